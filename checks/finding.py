@@ -1,0 +1,83 @@
+"""One result of a check, and all results together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Severity = Literal["error", "warning", "note"]
+_ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with one module, where, why it matters, and what to do.
+
+    ``path`` is the module's path in the diffusion model, ``cls`` its class, ``where`` the class's "file:line".
+    """
+
+    severity: Severity
+    path: str
+    cls: str
+    where: str
+    what: str
+    why: str
+    fix: str
+
+    def as_dict(self) -> dict[str, str]:
+        """The form of the record's ``check.findings``."""
+        return {
+            "severity": self.severity,
+            "path": self.path,
+            "class": self.cls,
+            "where": self.where,
+            "what": self.what,
+            "why": self.why,
+            "fix": self.fix,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.path} ({self.cls}, {self.where}): {self.what}. {self.why} {self.fix}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings of a check, worst first."""
+
+    modules: int
+    sites: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> int:
+        return sum(f.severity == "error" for f in self.findings)
+
+    @property
+    def warnings(self) -> int:
+        return sum(f.severity == "warning" for f in self.findings)
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing was found that keeps a module from being compiled."""
+        return self.errors == 0
+
+    def under(self, path: str) -> list[Finding]:
+        """Errors of a module and of everything below it."""
+        return [
+            f for f in self.findings if f.severity == "error" and (f.path == path or f.path.startswith(f"{path}."))
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record's ``check`` field."""
+        return {
+            "modules": self.modules,
+            "sites": self.sites,
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "findings": [f.as_dict() for f in self.findings],
+        }
+
+
+def worst_first(findings: list[Finding]) -> tuple[Finding, ...]:
+    """Findings by severity, the order within one severity kept."""
+    return tuple(sorted(findings, key=lambda f: _ORDER[f.severity]))

@@ -1,0 +1,80 @@
+"""Where code is, without this machine's folders."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from functools import cache
+from pathlib import Path
+
+from torch import nn
+
+
+def short_path(path: str) -> str:
+    """The end of a path that a reader can find again: from custom_nodes, site-packages or comfy on, else two parts."""
+    parts = Path(path).parts
+    for anchor in ("custom_nodes", "site-packages", "comfy", "comfy_extras"):
+        if anchor in parts:
+            at = len(parts) - 1 - parts[::-1].index(anchor)
+            return "/".join(parts[at + 1 if anchor == "site-packages" else at :])
+    return "/".join(parts[-2:])
+
+
+@cache
+def class_location(cls: type) -> str:
+    """"file:line" of a class; its module's name where there is no source."""
+    try:
+        file = inspect.getsourcefile(cls)
+        line = inspect.getsourcelines(cls)[1]
+    except (OSError, TypeError):
+        return cls.__module__
+    return f"{short_path(file)}:{line}" if file else cls.__module__
+
+
+@cache
+def called_children(cls: type[nn.Module]) -> frozenset[str]:
+    """Names of attributes that a class calls itself: ``self.proj(x)`` gives "proj", ``self.qkv.proj(x)`` gives nothing.
+
+    Elements of a list that is looped over count under the list's name: ``for block in self.blocks: block(x)``.
+    """
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if base is nn.Module or not issubclass(base, nn.Module):
+            continue
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        except (OSError, TypeError, SyntaxError):
+            continue
+        names |= _called(tree)
+    return frozenset(names)
+
+
+def _called(tree: ast.AST) -> set[str]:
+    loops: dict[str, set[str]] = {}
+    calls: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.For | ast.comprehension):
+            sources = _self_attributes(node.iter)
+            for target in ast.walk(node.target):
+                if isinstance(target, ast.Name):
+                    loops.setdefault(target.id, set()).update(sources)
+        elif isinstance(node, ast.Call):
+            calls.append(node.func)
+    names: set[str] = set()
+    for function in calls:
+        if isinstance(function, ast.Subscript):
+            function = function.value
+        if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id == "self":
+            names.add(function.attr)
+        elif isinstance(function, ast.Name):
+            names |= loops.get(function.id, set())
+    return names
+
+
+def _self_attributes(expression: ast.expr) -> set[str]:
+    return {
+        node.attr
+        for node in ast.walk(expression)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    }

@@ -1,0 +1,7 @@
+"""Compiling through OneDiff: backends and their proof, regions, what may enter a region, fallback."""
+
+from .backends import BACKENDS, backend_rows
+from .exceptions import BackendUnavailable, ModelUnfit
+from .session import Host, Session, Settings
+
+__all__ = ["BACKENDS", "BackendUnavailable", "Host", "ModelUnfit", "Session", "Settings", "backend_rows"]

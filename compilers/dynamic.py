@@ -1,0 +1,42 @@
+"""Which dimensions of a block's inputs may change from run to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+#: Smaller sizes are heads, groups or the 2x2 of a rotation, not tokens.
+MIN_TOKENS = 16
+
+
+def token_counts(tensors: list[torch.Tensor]) -> set[int]:
+    """Lengths of the sequences among the inputs, and the length of all of them joined (Flux joins text and image)."""
+    lengths = [t.shape[1] for t in tensors if t.ndim == 3 and t.shape[1] >= MIN_TOKENS]
+    return {*lengths, sum(lengths)}
+
+
+def dynamic_dimensions(tensors: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
+    """Dimensions that follow the picture's size or the prompt's length.
+
+    Tokens of (batch, tokens, channels); height and width (and frames) of (batch, channels, …, height, width); in tables
+    that go with tokens, such as rotary embeddings of (1, 1, tokens, dim, 2, 2), the dimension of that length. The batch
+    stays static: torch compiles size 1 apart anyway.
+    """
+    counts = token_counts(tensors)
+    for tensor in tensors:
+        if tensor.ndim == 3 and tensor.shape[1] >= MIN_TOKENS:
+            yield tensor, 1
+        elif tensor.ndim in (4, 5) and not counts:
+            yield from ((tensor, dim) for dim in range(2, tensor.ndim) if tensor.shape[dim] > 1)
+        elif tensor.ndim > 3:
+            yield from ((tensor, dim) for dim in range(1, tensor.ndim) if tensor.shape[dim] in counts)
+
+
+def mark_dynamic_dimensions(inputs: Any) -> None:
+    """Tells Dynamo, so that the first compile holds for all sizes. Where a size turns out to be fixed, it stays so."""
+    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+    for tensor, dim in dynamic_dimensions(tensors):
+        torch._dynamo.maybe_mark_dynamic(tensor, dim)

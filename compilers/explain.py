@@ -1,0 +1,75 @@
+"""Compiler failures in words."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sysconfig
+from pathlib import Path
+
+import torch
+
+from ..checks.source import short_path
+
+_INSTALL_COMPILER = {
+    "Linux": "install one, for example with “sudo apt install g++”, and restart ComfyUI.",
+    "Windows": "install the “Desktop development with C++” part of Visual Studio Build Tools and restart ComfyUI.",
+    "Darwin": "run “xcode-select --install” and restart ComfyUI.",
+}
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something, at most 200 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
+def causes(error: BaseException | None) -> list[BaseException]:
+    """An error and what caused it, outermost first."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = getattr(error, "inner_exception", None) or error.__cause__ or error.__context__
+    return chain
+
+
+def missing_tool(error: Exception, device: torch.device) -> str | None:
+    """The tool that a compiler could not find, with the command that mends it; None when it is something else."""
+    names = {type(cause).__name__ for cause in causes(error)}
+    text = " ".join(str(cause) for cause in causes(error))
+    system = platform.system()
+    if "Python.h" in text:
+        return (
+            "Python's header files are missing: install them, for example with "
+            f"“sudo apt install python{sysconfig.get_python_version()}-dev”, and restart ComfyUI."
+        )
+    if names & {"InvalidCxxCompiler", "CppCompileError", "CalledProcessError", "FileNotFoundError"}:
+        if names & {"CppCompileError"} and shutil.which("g++") and "InvalidCxxCompiler" not in names and "CXX" not in text:
+            return f"the C++ compiler failed: {first_line(error)}"
+        return f"no working C++ compiler was found: {_INSTALL_COMPILER.get(system, 'install one and restart ComfyUI.')}"
+    if device.type != "cpu" and ("TritonMissing" in names or "triton" in text.lower()):
+        package = "triton-windows" if system == "Windows" else "triton"
+        return f"Triton does not work here: run “pip install -U {package}” in ComfyUI's Python and restart ComfyUI."
+    return None
+
+
+def explain(error: Exception) -> tuple[str, dict[str, str] | None]:
+    """A failure as one sentence and, when it was a graph break, ``{"where": "file:line", "reason"}``."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tool = missing_tool(error, device)
+    if tool:
+        return tool, None
+    for cause in causes(error):
+        if isinstance(cause, torch.OutOfMemoryError):
+            return "out of memory.", None
+        if isinstance(cause, torch._dynamo.exc.Unsupported):
+            where, reason = _user_line(cause), first_line(cause)
+            return f"it does not fit into one graph: {reason} ({where})", {"where": where, "reason": reason}
+    return f"{type(error).__name__}: {first_line(error)}", None
+
+
+def _user_line(error: BaseException) -> str:
+    """The line of the model's own code where capturing stopped."""
+    frames = list(getattr(error, "real_stack", None) or [])
+    frames = [frame for frame in frames if "torch" not in Path(frame.filename).parts] or frames
+    return f"{short_path(frames[-1].filename)}:{frames[-1].lineno}" if frames else "unknown place"

@@ -1,0 +1,56 @@
+"""One compiled graph, shared by all blocks of a class, and the counts that the record shows."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+_numbers = itertools.count()
+
+
+@dataclass(eq=False)
+class SharedGraph:
+    """What the blocks of one class, one set of weight shapes and one variant of options have in common.
+
+    ``forward`` is the unbound function that is compiled. Backends fill the counts: ``graphs`` compiled, ``reasons`` of
+    each compile after the first, ``cache_hits`` and ``cache_misses`` of the compiler's cache on disk. ``failure`` is set
+    once when it cannot be compiled, so that no other block tries.
+    """
+
+    forward: Callable
+    label: str
+    graphs: int = 0
+    seconds: float = 0.0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    reasons: list[str] = field(default_factory=list)
+    failure: str | None = None
+    breaks: list[dict[str, str]] = field(default_factory=list)
+    runner: Callable[..., Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.name = f"onediff_{re.sub(r'[^0-9A-Za-z]+', '_', self.label)}_{next(_numbers)}"
+
+
+class GraphCache:
+    """Shared graphs by key. A graph goes when no model holds it any more, and its compiled code with it."""
+
+    def __init__(self) -> None:
+        self._graphs: weakref.WeakValueDictionary[tuple, SharedGraph] = weakref.WeakValueDictionary()
+
+    def get(self, key: tuple, forward: Callable, label: str) -> SharedGraph:
+        """The graph of a key, made when there is none."""
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = SharedGraph(forward, label)
+        return graph
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+
+GRAPHS = GraphCache()

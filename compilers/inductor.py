@@ -1,0 +1,100 @@
+"""The ``inductor`` backend: torch.compile, registered with OneDiff so that everything goes through one door."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from onediff.infer_compiler.backends.deployable_module import DeployableModule
+from onediff.infer_compiler.backends.registry import register_backend
+from torch import nn
+
+from .dynamic import mark_dynamic_dimensions
+from .graphs import SharedGraph
+
+
+class InductorDeployableModule(DeployableModule):
+    """A module whose forward is a compiled graph. It shares the parameters of the original and subclasses its class."""
+
+    def __init__(self, torch_module: nn.Module, graph: SharedGraph):
+        nn.Module.__init__(self)
+        for name in ("_modules", "_parameters", "_buffers"):
+            object.__setattr__(self, name, getattr(torch_module, name))
+        object.__setattr__(self, "_torch_module", torch_module)
+        object.__setattr__(self, "_graph", graph)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        graph: SharedGraph = self._graph
+        before = graph.graphs
+        start = time.perf_counter()
+        mark_dynamic_dimensions((args, kwargs))
+        result = graph.runner(self._torch_module, args, kwargs)
+        if graph.graphs != before:
+            graph.seconds += time.perf_counter() - start
+            if before:
+                graph.reasons.append(recompile_reason(graph.name))
+        return result
+
+
+def _deployable_class(cls: type[nn.Module]) -> type[InductorDeployableModule]:
+    return type(f"Inductor{cls.__name__}", (InductorDeployableModule, cls), {})
+
+
+def _entry(graph: SharedGraph) -> Callable:
+    """The function that Dynamo compiles. Dynamo keeps graphs, recompile limits and observed sizes by code object, so each
+    shared graph has its own."""
+    forward = graph.forward
+
+    def entry(block: nn.Module, args: tuple, kwargs: dict) -> Any:
+        return forward(block, *args, **kwargs)
+
+    entry.__code__ = entry.__code__.replace(co_name=graph.name)
+    return entry
+
+
+def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable:
+    """Inductor, with each compile counted."""
+
+    def compile_graph(gm: torch.fx.GraphModule, example_inputs: list) -> Callable:
+        from torch._dynamo.utils import counters
+        from torch._inductor.compile_fx import compile_fx
+
+        graph.graphs += 1
+        hits, misses = counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]
+        compiled = compile_fx(gm, example_inputs, config_patches=dict(config))
+        graph.cache_hits += counters["inductor"]["fxgraph_cache_hit"] - hits
+        graph.cache_misses += counters["inductor"]["fxgraph_cache_miss"] - misses
+        return compiled
+
+    return compile_graph
+
+
+def recompile_reason(code_name: str) -> str:
+    """Why Dynamo compiled this code again, in its words."""
+    from torch._dynamo.utils import get_compilation_metrics
+
+    for metrics in reversed(get_compilation_metrics()):
+        if metrics.co_name == code_name and metrics.recompile_reason:
+            return metrics.recompile_reason.partition(": ")[2] or metrics.recompile_reason
+    return "Dynamo gave no reason"
+
+
+@register_backend("inductor")
+def compile_with_inductor(torch_module: nn.Module, *, options: dict[str, Any] | None = None) -> DeployableModule:
+    """Compiles a module into one graph.
+
+    Args:
+        options: ``graph``, a SharedGraph that other modules of the class may share (default: its own), and ``config``,
+            Inductor settings (torch._inductor.config names).
+
+    Raises (at the first call of the result, not here):
+        torch._dynamo.exc.Unsupported: when the module does not fit into one graph.
+    """
+    options = options or {}
+    graph = options.get("graph") or SharedGraph(type(torch_module).forward, type(torch_module).__name__)
+    if graph.runner is None:
+        backend = _counting_backend(graph, options.get("config") or {})
+        graph.runner = torch.compile(_entry(graph), backend=backend, fullgraph=True)
+    return _deployable_class(type(torch_module))(torch_module, graph)

@@ -1,0 +1,132 @@
+"""What may enter a region of the ``transformer_options`` that ComfyUI passes to every block.
+
+The dict is full of things that change: block numbers, noise levels, conditioning ids, patches, other packs' keys. Compiled
+as it is, it costs a recompile a block; with its guards dropped, later patches are ignored. So the block is watched once,
+uncompiled, to learn which keys its own code reads. Afterwards only those are looked at, before the block runs: a patch on
+the block makes it run uncompiled, a plain value becomes part of the compiled variant's key, the rest never enters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..processors.foreign import BLOCK_PATCHES, OVERRIDE, origin
+
+#: Keys that only say where in the model a block is. Blocks read them to look up patches, which are resolved here.
+POSITION_KEYS = frozenset({"block", "block_index", "block_type", "total_blocks", "transformer_index"})
+
+PATCHES = "patches"
+REPLACEMENTS = "patches_replace"
+
+
+class _CopiedKey(str):
+    """A key handed out while the dict was iterated: looking it up copies the dict and tells nothing of the block."""
+
+    __slots__ = ()
+
+
+class Reads:
+    """Which keys a block's own code read and wrote; ``patches`` and ``replacements`` are the names that it looked up in
+    those two dicts."""
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
+        self.written: set[str] = set()
+        self.patches: set[str] = set()
+        self.replacements: set[str] = set()
+
+
+def watched(options: dict[str, Any], reads: Reads) -> WatchedOptions:
+    """``options`` for one uncompiled run of a block, noting into ``reads`` what the block reads and writes. The two dicts
+    of patches are there even when empty, so that the block's look-ups in them are seen."""
+    copy = dict(options)
+    copy[PATCHES] = WatchedOptions(options.get(PATCHES) or {}, reads.patches, set())
+    copy[REPLACEMENTS] = WatchedOptions(options.get(REPLACEMENTS) or {}, reads.replacements, set())
+    return WatchedOptions(copy, reads.keys, reads.written)
+
+
+class WatchedOptions(dict):
+    """A dict that notes the keys that are read and written. Its copies note into the same sets."""
+
+    def __init__(self, options: dict[str, Any], read: set[str], written: set[str]):
+        super().__init__(options)
+        self.read = read
+        self.written = written
+
+    def _note(self, key: Any) -> None:
+        if not isinstance(key, _CopiedKey):
+            self.read.add(key)
+
+    def __getitem__(self, key: Any) -> Any:
+        self._note(key)
+        return super().__getitem__(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self._note(key)
+        return super().get(key, default)
+
+    def __contains__(self, key: Any) -> bool:
+        self._note(key)
+        return super().__contains__(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([_CopiedKey(key) if isinstance(key, str) else key for key in super().__iter__()])
+
+    def copy(self) -> WatchedOptions:
+        return WatchedOptions(dict(super().items()), self.read, self.written)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.written.add(key)
+        super().__setitem__(key, value)
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        self.written.add(key)
+        return super().setdefault(key, default)
+
+
+class Unfit(str):
+    """A reason why a block runs uncompiled this time."""
+
+    __slots__ = ()
+
+
+def resolve(options: dict[str, Any], reads: Reads) -> dict[str, Any] | Unfit:
+    """The part of ``options`` that enters the compiled block, or the reason why it must run uncompiled.
+
+    Values in the result are plain and hashable: they are part of the key of the compiled variant.
+    """
+    override = options.get(OVERRIDE)
+    if override is not None:
+        return Unfit(f"another node replaced attention: {origin(override)}")
+    patches = options.get(PATCHES) or {}
+    for name in reads.patches & patches.keys():
+        if patches[name]:
+            return Unfit(f"another node put a {BLOCK_PATCHES.get(name, name)} on it: {origin(patches[name][0])}")
+    replacements = options.get(REPLACEMENTS) or {}
+    for name in reads.replacements & replacements.keys():
+        function = _replacement(replacements[name], options)
+        if function is not None:
+            return Unfit(f"another node replaced {name} in it: {origin(function)}")
+    if reads.written:
+        return Unfit(f"it writes to transformer_options: {', '.join(sorted(map(str, reads.written)))}")
+    entering: dict[str, Any] = {}
+    for key in reads.keys - POSITION_KEYS - {PATCHES, REPLACEMENTS, OVERRIDE}:
+        if key not in options:
+            continue
+        value = options[key]
+        if not isinstance(value, bool | int | float | str | None):
+            return Unfit(f"it reads transformer_options[{key!r}], a {type(value).__name__} that may change every step")
+        entering[key] = value
+    return entering
+
+
+def _replacement(by_block: dict | None, options: dict[str, Any]) -> Any:
+    """The replacement that concerns the block that is about to run: keyed (name, number, index) or (name, number)."""
+    if not by_block:
+        return None
+    block = options.get("block")
+    if block is None:
+        return next(iter(by_block.values()))
+    exact = (block[0], block[1], options.get("block_index", 0))
+    return by_block.get(exact, by_block.get(block))

@@ -1,0 +1,96 @@
+"""Compares a compiled result with the uncompiled one on the same input."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+#: Largest accepted ‖compiled - uncompiled‖ / ‖uncompiled‖ of a block's output, by the dtype it computes in. About ten
+#: times what reordering the sums of a block costs in that dtype.
+TOLERANCES = {
+    torch.float64: 1e-8,
+    torch.float32: 1e-4,
+    torch.float16: 1e-2,
+    torch.bfloat16: 4e-2,
+}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Differences of one block's outputs, the worst over them. ``relative`` is ‖c-u‖₂/‖u‖₂."""
+
+    max_abs: float
+    relative: float
+    cosine: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.relative <= self.tolerance
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record's ``parity`` field. JSON has no NaN and no infinity: those are null."""
+        values = {"max_abs": self.max_abs, "relative": self.relative, "cosine": self.cosine}
+        return {
+            **{name: value if math.isfinite(value) else None for name, value in values.items()},
+            "tolerance": self.tolerance,
+            "passed": self.passed,
+        }
+
+
+def compare(compiled: Any, uncompiled: Any) -> Parity:
+    """Parity of two results: tensors, or tuples, lists and dicts of them.
+
+    NaN or Inf where the other is finite, and results of different form, count as infinitely different.
+    """
+    ours, spec = pytree.tree_flatten(compiled)
+    theirs, expected_spec = pytree.tree_flatten(uncompiled)
+    if spec != expected_spec:
+        return Parity(math.inf, math.inf, 0.0, 0.0)
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if isinstance(b, torch.Tensor) and b.is_floating_point()]
+    return worst([_compare_tensors(a, b) for a, b in pairs])
+
+
+def worst(parities: list[Parity]) -> Parity:
+    """The worst of several, figure by figure; of none, a perfect one. The tolerance is that of the worst ``relative``."""
+    if not parities:
+        return Parity(0.0, 0.0, 1.0, TOLERANCES[torch.float32])
+    leading = max(parities, key=lambda p: p.relative / p.tolerance if p.tolerance else math.inf)
+    return Parity(
+        max_abs=max(p.max_abs for p in parities),
+        relative=leading.relative,
+        cosine=min(p.cosine for p in parities),
+        tolerance=leading.tolerance,
+    )
+
+
+def _compare_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> Parity:
+    tolerance = TOLERANCES.get(theirs.dtype, TOLERANCES[torch.bfloat16])
+    if not isinstance(ours, torch.Tensor) or ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return Parity(math.inf, math.inf, 0.0, tolerance)
+    a, b = ours.float().flatten(), theirs.float().flatten()
+    finite = torch.isfinite(b)
+    if not torch.equal(torch.isfinite(a), finite):
+        return Parity(math.inf, math.inf, 0.0, tolerance)
+    a, b = torch.where(finite, a, 0), torch.where(finite, b, 0)
+    difference, size = (a - b).norm().item(), b.norm().item()
+    relative = difference / size if size else (0.0 if difference == 0 else math.inf)
+    cosine = torch.nn.functional.cosine_similarity(a, b, dim=0).item() if size else 1.0
+    return Parity((a - b).abs().max().item() if a.numel() else 0.0, relative, cosine, tolerance)
+
+
+def clone_inputs(inputs: Any) -> Any:
+    """The same structure with every tensor cloned; a tensor that occurs twice stays one. Blocks write into their inputs,
+    so a second run needs its own."""
+    clones: dict[int, torch.Tensor] = {}
+
+    def clone(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        return clones.setdefault(id(leaf), leaf.clone())
+
+    return pytree.tree_map(clone, inputs)

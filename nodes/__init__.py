@@ -1,0 +1,24 @@
+"""What the user sees: one file a node. A node reads its inputs, calls a package of the pack, and returns."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .compile import OneDiffCompile
+from .forward_check import OneDiffForwardCheck
+from .host import start
+from .patch_attention import OneDiffPatchAttention
+
+
+class OneDiffExtension(ComfyExtension):
+    """The pack, as ComfyUI loads it."""
+
+    async def on_load(self) -> None:
+        start()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [OneDiffPatchAttention, OneDiffForwardCheck, OneDiffCompile]
+
+
+async def comfy_entrypoint() -> OneDiffExtension:
+    return OneDiffExtension()

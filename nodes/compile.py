@@ -1,0 +1,75 @@
+"""OneDiff Compile."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..compilers import BACKENDS, Session, Settings
+from ..processors.attach import KEY, OUTER_SAMPLE, attach
+from .host import host, new_record, ui
+
+STOP = "stop"
+
+
+class OneDiffCompile(io.ComfyNode):
+    """Compiles a model's blocks through OneDiff while it samples, and keeps them when they are right and faster."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OneDiffCompile",
+            display_name="OneDiff Compile",
+            category="OneDiff",
+            description="Compiles the model's blocks through OneDiff. The first steps are timed uncompiled and compared; "
+            "the faster way is kept.",
+            search_aliases=["torch.compile", "speed up", "inductor", "oneflow", "ModelSpeedup"],
+            not_idempotent=True,
+            inputs=[
+                io.Model.Input("model"),
+                io.Combo.Input(
+                    "backend", options=["auto", *BACKENDS], default="auto", tooltip="auto: the first that works here."
+                ),
+                io.Combo.Input(
+                    "scope",
+                    options=["blocks", "attention", "model"],
+                    default="blocks",
+                    tooltip="blocks: each block in one piece, equal blocks once. attention: the attention modules only.",
+                ),
+                io.Combo.Input(
+                    "effort",
+                    options=["fast start", "max speed"],
+                    default="fast start",
+                    tooltip="max speed: the compiler tries more variants, and takes longer.",
+                ),
+                io.Combo.Input(
+                    "if_unfit",
+                    options=["run uncompiled", STOP],
+                    default="run uncompiled",
+                    tooltip="What to do when something cannot be compiled. Parts that can be are compiled anyway.",
+                ),
+                io.Boolean.Input(
+                    "keep_faster",
+                    default=True,
+                    tooltip="On: go back to uncompiled when compiled steps are slower. Off: keep compiled steps anyway.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model")],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def validate_inputs(cls, **kwargs) -> bool:
+        """A backend or setting that this machine lacks gives way to one that it has; the record says so."""
+        return True
+
+    @classmethod
+    def execute(cls, model, backend, scope, effort, if_unfit, keep_faster) -> io.NodeOutput:
+        record = new_record(cls.hidden)
+        compiled = model.clone()
+        settings = Settings(backend, scope, effort, stop_if_unfit=if_unfit == STOP, keep_faster=bool(keep_faster))
+        session = Session(settings, record, host(), compiled.load_device)
+        session.prepare(compiled.get_model_object("diffusion_model"))
+        attach(compiled, session)
+        compiled.remove_wrappers_with_key(OUTER_SAMPLE, KEY)
+        compiled.add_wrapper_with_key(OUTER_SAMPLE, KEY, session.sampling)
+        return io.NodeOutput(compiled, ui=ui(record))

@@ -1,0 +1,65 @@
+"""Forward Check."""
+
+from __future__ import annotations
+
+import json
+
+from comfy_api.latest import io
+
+from ..checks import check_model
+from ..processors import find_sites
+from ..processors.attach import AttentionPatch, attached
+from .host import new_record, ui
+
+PREFIX = "diffusion_model."
+
+
+class OneDiffForwardCheck(io.ComfyNode):
+    """Looks for modules that cannot be called, before a compiler meets them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OneDiffForwardCheck",
+            display_name="Forward Check",
+            category="OneDiff",
+            description="Finds modules without a usable forward before they are compiled, and says what to do.",
+            search_aliases=["NotImplementedError", "forward", "compatibility", "onediff"],
+            not_idempotent=True,
+            inputs=[
+                io.Model.Input("model"),
+                io.Combo.Input(
+                    "on_problem",
+                    options=["report", "stop"],
+                    default="report",
+                    tooltip="report: show the findings and go on. stop: end the run when there is an error.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.String.Output(display_name="report", tooltip="All findings as JSON."),
+                io.Boolean.Output(display_name="ok", tooltip="True when no error was found."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def validate_inputs(cls, **kwargs) -> bool:
+        """A value that this version does not know means "report"."""
+        return True
+
+    @classmethod
+    def execute(cls, model, on_problem) -> io.NodeOutput:
+        record = new_record(cls.hidden)
+        diffusion_model = model.get_model_object("diffusion_model")
+        replaced = {
+            path.removeprefix(PREFIX): value for path, value in model.object_patches.items() if path.startswith(PREFIX)
+        }
+        processors = {
+            site.path: patch.processor for patch in attached(model, AttentionPatch) for site in patch.sites
+        }
+        report = check_model(diffusion_model, len(find_sites(diffusion_model)), replaced, processors)
+        record.update(state="checked" if report.ok or on_problem != "stop" else "failed", check=report.as_dict())
+        if not report.ok and on_problem == "stop":
+            raise ValueError(f"Forward Check (node {cls.hidden.unique_id}) found {report.findings[0]}")
+        return io.NodeOutput(model, json.dumps(report.as_dict(), ensure_ascii=False), report.ok, ui=ui(record))

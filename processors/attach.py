@@ -1,0 +1,157 @@
+"""Attaching processors to a ModelPatcher, and taking them off again.
+
+Everything this pack puts on a MODEL sits on a clone under one key. A patched site is an instance ``forward`` that is set
+around the model call and removed after it, so bypassing the node leaves nothing behind, and the weights keep their names.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+from .contract import KernelProcessor, ModuleProcessor, Processor
+from .foreign import OVERRIDE
+from .sites import Site
+
+#: The one key of all wrappers of this pack (comfy.patcher_extension).
+KEY = "onediff"
+
+APPLY_MODEL = "apply_model"
+OUTER_SAMPLE = "outer_sample"
+
+
+@contextmanager
+def swapped_forwards(forwards: list[tuple[nn.Module, Callable]]) -> Iterator[None]:
+    """Gives modules an instance ``forward`` for a while. What was there before comes back, also after an error."""
+    previous = []
+    try:
+        for module, forward in forwards:
+            previous.append((module, module.__dict__.get("forward")))
+            module.__dict__["forward"] = forward
+        yield
+    finally:
+        for module, forward in reversed(previous):
+            if forward is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = forward
+
+
+@cache
+def kernel_override(processor: KernelProcessor) -> Callable:
+    """The processor as an ``optimized_attention_override``; one function a processor, so compiled graphs are shared."""
+
+    def override(
+        func, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False, **kwargs
+    ):
+        scale, enable_gqa = kwargs.get("scale"), kwargs.get("enable_gqa", False)
+        return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
+
+    return override
+
+
+def options_position(forward: Callable) -> int | None:
+    """Index of ``transformer_options`` among the positional arguments of an unbound ``forward``, self not counted."""
+    code = forward.__code__
+    names = code.co_varnames[: code.co_argcount]
+    return names.index("transformer_options") - 1 if "transformer_options" in names else None
+
+
+@cache
+def kernel_forward(cls: type[nn.Module], override: Callable, superseded: Callable | None = None) -> Callable:
+    """``cls.forward`` with ``override`` in its ``transformer_options``.
+
+    An override that another node put there later stays in effect; one that was there before (``superseded``) does not.
+    """
+    forward = cls.forward
+    position = options_position(forward)
+
+    def forward_with_override(self, *args, **kwargs):
+        if position is not None and len(args) > position:
+            options = args[position]
+            if options.get(OVERRIDE, superseded) is superseded:
+                args = (*args[:position], {**options, OVERRIDE: override}, *args[position + 1 :])
+            return forward(self, *args, **kwargs)
+        options = kwargs.get("transformer_options") or {}
+        if options.get(OVERRIDE, superseded) is superseded:
+            kwargs["transformer_options"] = {**options, OVERRIDE: override}
+        return forward(self, *args, **kwargs)
+
+    return forward_with_override
+
+
+@cache
+def module_forward(processor: ModuleProcessor) -> Callable:
+    """A ``forward`` for ComfyUI's CrossAttention that asks the processor."""
+
+    def forward_of_processor(self, x, context=None, value=None, mask=None, transformer_options=None):
+        return processor(self, x, context, mask, value)
+
+    return forward_of_processor
+
+
+def site_forward(site: Site, processor: Processor, superseded: Callable | None = None) -> types.MethodType:
+    """The ``forward`` of a patched site. ``superseded`` is the attention override that was on the model before.
+
+    Raises:
+        TypeError: for a module processor at a site that has no to_q, to_k, to_v and to_out.
+    """
+    if isinstance(processor, KernelProcessor):
+        return types.MethodType(kernel_forward(type(site.module), kernel_override(processor), superseded), site.module)
+    if isinstance(processor, ModuleProcessor) and site.has_projections:
+        return types.MethodType(module_forward(processor), site.module)
+    raise TypeError(f"{type(processor).__name__} needs to_q, to_k, to_v and to_out, which {site.path} does not have")
+
+
+class AttentionPatch:
+    """The sites that one node patched, as a wrapper of ``apply_model``.
+
+    ``observe(options)`` is called once a sampling with the ``transformer_options``, for the record.
+    """
+
+    order = 0
+
+    def __init__(
+        self,
+        sites: list[Site],
+        processor: Processor,
+        observe: Callable[[dict[str, Any]], None],
+        superseded: Callable | None = None,
+    ):
+        self.sites = sites
+        self.processor = processor
+        self.forwards: list[tuple[nn.Module, Callable]] = [
+            (site.module, site_forward(site, processor, superseded)) for site in sites
+        ]
+        self.observe = observe
+        self.seen: Any = None
+
+    def __call__(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        options = transformer_options if transformer_options is not None else {}
+        sampling = options.get("sample_sigmas")
+        if sampling is None or sampling is not self.seen:
+            self.seen = sampling
+            self.observe(options)
+        with swapped_forwards(self.forwards):
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+
+def attach(model: Any, wrapper: Any, wrapper_type: str = APPLY_MODEL) -> None:
+    """Adds a wrapper to a ModelPatcher under ``KEY``, in the order of ``wrapper.order``: patches first (outermost),
+    then what compiles (innermost, so that it sees every patched site). A wrapper of the same class whose order is not 0
+    is replaced.
+    """
+    kept = [w for w in model.get_wrappers(wrapper_type, KEY) if not (wrapper.order and type(w) is type(wrapper))]
+    model.remove_wrappers_with_key(wrapper_type, KEY)
+    for item in sorted([*kept, wrapper], key=lambda w: w.order):
+        model.add_wrapper_with_key(wrapper_type, KEY, item)
+
+
+def attached(model: Any, cls: type, wrapper_type: str = APPLY_MODEL) -> list[Any]:
+    """The wrappers of a class that sit on a ModelPatcher."""
+    return [w for w in model.get_wrappers(wrapper_type, KEY) if isinstance(w, cls)]

@@ -1,0 +1,103 @@
+"""What a processor is, and the limits it states.
+
+A *kernel* processor takes the place of ComfyUI's attention function: it is given q, k and v. A *module* processor takes
+the place of a whole attention module: it is given the module and its hidden states, as diffusers' processors are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+
+Level = Literal["kernel", "module"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a processor can be used for. None means "any"."""
+
+    devices: frozenset[str] | None = None
+    dtypes: frozenset[torch.dtype] | None = None
+    max_head_dim: int | None = None
+
+    def not_supported_reasons(self, device: torch.device, dtype: torch.dtype, head_dim: int | None) -> list[str]:
+        """Every reason why it cannot be used here; an empty list means that it can."""
+        reasons = []
+        if self.devices is not None and device.type not in self.devices:
+            reasons.append(f"device {device.type} is not among {', '.join(sorted(self.devices))}")
+        if self.dtypes is not None and dtype not in self.dtypes:
+            names = ", ".join(sorted(str(d).removeprefix("torch.") for d in self.dtypes))
+            reasons.append(f"dtype {str(dtype).removeprefix('torch.')} is not among {names}")
+        if self.max_head_dim is not None and head_dim is not None and head_dim > self.max_head_dim:
+            reasons.append(f"head size {head_dim} > {self.max_head_dim}, the most that it supports")
+        return reasons
+
+
+class Processor(nn.Module):
+    """Base of all processors. ``level`` and ``limits`` are declared on the class."""
+
+    level: ClassVar[Level]
+    limits: ClassVar[Limits] = Limits()
+
+
+class KernelProcessor(Processor):
+    """Takes the place of ComfyUI's ``optimized_attention``."""
+
+    level = "kernel"
+
+    def forward(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        heads: int,
+        mask: torch.Tensor | None = None,
+        skip_reshape: bool = False,
+        skip_output_reshape: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> torch.Tensor:
+        """Attention of q, k, v.
+
+        Args:
+            q, k, v: (batch, tokens, heads * head_dim), or (batch, heads, tokens, head_dim) with ``skip_reshape``.
+            mask: bool (True takes part) or additive; (queries, keys), (batch, queries, keys) or
+                (batch, heads or 1, queries, keys); None attends to everything.
+            scale: factor on QKᵀ; None is 1/√head_dim.
+            enable_gqa: k and v may have fewer heads than q.
+
+        Returns:
+            (batch, tokens, heads * head_dim), or (batch, heads, tokens, head_dim) with ``skip_output_reshape``.
+        """
+        raise NotImplementedError
+
+
+class ModuleProcessor(Processor):
+    """Takes the place of an attention module's computation, with diffusers' call contract."""
+
+    level = "module"
+
+    def forward(
+        self,
+        attn: nn.Module,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        value: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The output of ``attn``.
+
+        Args:
+            attn: the module with ``to_q``, ``to_k``, ``to_v``, ``to_out`` and ``heads``.
+            hidden_states: (batch, tokens, channels).
+            encoder_hidden_states: (batch, context tokens, context channels); None is self-attention.
+            attention_mask: as the ``mask`` of a kernel processor.
+            value: what V is made from when that is not the context; (batch, context tokens, context channels).
+
+        Returns:
+            (batch, tokens, channels).
+        """
+        raise NotImplementedError

@@ -1,0 +1,45 @@
+"""What other nodes have put on a model that acts on attention or around it, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+#: Key in ``transformer_options`` of a function that takes the place of ComfyUI's attention function.
+OVERRIDE = "optimized_attention_override"
+
+#: Names of ``transformer_options["patches"]`` that act inside a block, with the words for them.
+BLOCK_PATCHES = {
+    "attn1_patch": "self-attention input patch",
+    "attn2_patch": "cross-attention input patch",
+    "attn1_output_patch": "self-attention output patch",
+    "attn2_output_patch": "cross-attention output patch",
+    "middle_patch": "patch between attentions",
+}
+
+
+def origin(function: Any) -> str:
+    """Where a function comes from: "module:name", without this machine's folders."""
+    function = getattr(function, "func", function)
+    target = function if isinstance(function, Callable) and hasattr(function, "__qualname__") else type(function)
+    module = (getattr(target, "__module__", None) or "?").replace("\\", "/")
+    module = module.split("custom_nodes/")[-1].split("custom_nodes.")[-1]
+    return f"{module.rpartition('/')[2]}:{target.__qualname__}"
+
+
+def foreign_patches(options: dict[str, Any]) -> list[dict[str, str]]:
+    """Everything in ``transformer_options`` that acts on attention, as ``{"what", "where"}``."""
+    found = []
+    if OVERRIDE in options:
+        found.append({"what": "attention override", "where": origin(options[OVERRIDE])})
+    for name, functions in (options.get("patches") or {}).items():
+        if name in BLOCK_PATCHES:
+            found += [{"what": BLOCK_PATCHES[name], "where": origin(function)} for function in functions]
+    for name, replacements in (options.get("patches_replace") or {}).items():
+        for block, function in replacements.items():
+            found.append({"what": f"replacement of {name} at {_block_name(block)}", "where": origin(function)})
+    return found
+
+
+def _block_name(block: Any) -> str:
+    return " ".join(str(part) for part in block) if isinstance(block, tuple) else str(block)

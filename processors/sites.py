@@ -1,0 +1,113 @@
+"""The places in a loaded model where attention is computed.
+
+They are found in the model's code: a module is a site when a method of its class, or a function that such a method
+calls, calls one of ComfyUI's attention functions. So a model that ComfyUI adds later is found without a list of names.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from torch import nn
+
+Kind = Literal["self", "cross"]
+
+#: Names of ComfyUI's attention functions (comfy.ldm.modules.attention).
+ATTENTION_FUNCTIONS = frozenset(
+    {
+        "optimized_attention",
+        "optimized_attention_masked",
+        "optimized_attention_for_device",
+        "attention_pytorch",
+        "attention_basic",
+        "attention_sub_quad",
+        "attention_split",
+    }
+)
+
+#: How many calls deep a function is followed. Flux: forward → attention → optimized_attention is 2.
+MAX_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention site.
+
+    ``path`` is relative to the diffusion model (``input_blocks.1.1.transformer_blocks.0.attn2``). ``has_projections``
+    tells a module site (to_q, to_k, to_v, to_out: a module processor fits) from a kernel site.
+    """
+
+    path: str
+    module: nn.Module
+    kind: Kind
+    has_projections: bool
+
+    @property
+    def head_dim(self) -> int | None:
+        """Channels of a head where the module tells, else None."""
+        return getattr(self.module, "dim_head", None) or getattr(self.module, "head_dim", None)
+
+
+def _functions(code: types.CodeType, namespace: dict) -> Iterator[types.FunctionType]:
+    """Python functions that ``code`` names in its module's namespace."""
+    for name in code.co_names:
+        value = namespace.get(name)
+        if isinstance(value, types.FunctionType):
+            yield value
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """The code and every code nested in it (lambdas, comprehensions, inner functions)."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+@cache
+def _reaches_attention(function: types.FunctionType, depth: int) -> bool:
+    for code in _codes(function.__code__):
+        if not ATTENTION_FUNCTIONS.isdisjoint(code.co_names):
+            return True
+        if depth and any(_reaches_attention(f, depth - 1) for f in _functions(code, function.__globals__)):
+            return True
+    return False
+
+
+@cache
+def computes_attention(cls: type[nn.Module]) -> bool:
+    """Whether a method of this class (not of a submodule) calls one of ComfyUI's attention functions."""
+    for base in cls.__mro__:
+        if base is nn.Module or not issubclass(base, nn.Module):
+            continue
+        for member in vars(base).values():
+            if isinstance(member, types.FunctionType) and _reaches_attention(member, MAX_DEPTH):
+                return True
+    return False
+
+
+def _kind(path: str, module: nn.Module) -> Kind:
+    """Cross-attention is told by the widths it reads, else by its name (attn2, cross_attn)."""
+    to_q, to_k = getattr(module, "to_q", None), getattr(module, "to_k", None)
+    if getattr(to_q, "in_features", None) != getattr(to_k, "in_features", None):
+        return "cross"
+    name = path.rpartition(".")[2].lower()
+    return "cross" if "cross" in name or name.endswith("attn2") else "self"
+
+
+def find_sites(diffusion_model: nn.Module) -> list[Site]:
+    """All sites of a diffusion model, in the model's order."""
+    return [
+        Site(
+            path=path,
+            module=module,
+            kind=_kind(path, module),
+            has_projections=all(hasattr(module, name) for name in ("to_q", "to_k", "to_v", "to_out", "heads")),
+        )
+        for path, module in diffusion_model.named_modules()
+        if path and computes_attention(type(module))
+    ]

@@ -1,0 +1,73 @@
+"""Model files: the stand-ins with random weights, and a look at a person's own checkpoint before ComfyUI gets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from .console import CannotContinue, say
+from .environment import ROOT, Environment
+
+# Part of the file names: raise it when scripts/standins.py writes other weights.
+RECIPE = 1
+# Stand-in to its size on disk in GB, to say before writing it.
+SIZES = {"sd15_small": 0.9, "sd15": 2.2, "flux_small": 0.1, "flux_vae": 0.2, "clip_l": 0.3}
+
+
+def standin(environment: Environment, name: str) -> Path:
+    """The stand-in `name`, written once and reused: `sd15_small` is `<cache>/checkpoints/sd15_small_random_1.safetensors`."""
+    path = environment.cache / "checkpoints" / f"{name}_random_{RECIPE}.safetensors"
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    say(f"Writing {path.name} ({SIZES[name]} GB) …")
+    script = ROOT / "scripts" / "standins.py"
+    result = subprocess.run(
+        [str(environment.python), str(script), str(environment.host), name, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise CannotContinue(
+            f"the checkpoint {path.name} could not be written; check the room on the disk of {path.parent}.",
+            result.stderr.strip().splitlines()[-6:],
+        )
+    return path
+
+
+def check_checkpoint(path: Path) -> Path:
+    """The file as an absolute path, or one sentence on why it cannot be a Stable Diffusion checkpoint in safetensors."""
+    path = path.expanduser()
+    if not path.is_file():
+        raise CannotContinue(f"there is no file {path}; --checkpoint takes the path of a .safetensors checkpoint.")
+    keys = _header(path)
+    if not any(key.startswith("model.diffusion_model.") for key in keys):
+        raise CannotContinue(
+            f"{path.name} is a safetensors file without a diffusion model in it; --checkpoint takes a full checkpoint "
+            "(model, text encoder and VAE in one file), for example v1-5-pruned-emaonly-fp16.safetensors."
+        )
+    return path.resolve()
+
+
+def _header(path: Path) -> dict:
+    wrong = CannotContinue(
+        f"{path.name} is not a safetensors file; .ckpt and .pt files are not loaded because they can run code, use the "
+        ".safetensors version of the checkpoint."
+    )
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size - 8, 100_000_000):
+                raise wrong
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise wrong from error
+    except OSError as error:
+        raise CannotContinue(f"{path} cannot be read ({error.strerror}).") from error
+    if 8 + length + max(ends, default=0) > size:
+        raise CannotContinue(f"{path.name} is cut short (an unfinished download?); fetch it again.")
+    return header

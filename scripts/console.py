@@ -1,0 +1,116 @@
+"""How the commands talk: plain lines, one live line on a terminal, one clear sentence when they cannot go on."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+class CannotContinue(Exception):
+    """The command stops here; the text is the one sentence that the person reads.
+
+    `details` are lines that help (the end of a log), shown above the sentence.
+    """
+
+    def __init__(self, sentence: str, details: list[str] | None = None) -> None:
+        super().__init__(sentence)
+        self.details = details or []
+
+
+def say(text: str = "") -> None:
+    _clear_live_line()
+    print(text, flush=True)
+
+
+_live_width = 0
+
+
+def _clear_live_line() -> None:
+    global _live_width
+    if _live_width:
+        print("\r" + " " * _live_width + "\r", end="", flush=True)
+        _live_width = 0
+
+
+def live(text: str) -> None:
+    """Rewrites one line on a terminal; elsewhere (a file, a CI log) it prints nothing."""
+    global _live_width
+    if sys.stdout.isatty():
+        text = text[:110]
+        print("\r" + text.ljust(_live_width), end="", flush=True)
+        _live_width = len(text)
+
+
+def duration(seconds: float) -> str:
+    """`duration(7.24)` is "7.2 s", `duration(125)` is "2 min 5 s"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def tail(path: Path, lines: int = 15) -> list[str]:
+    """The last lines of a log, without the empty ones."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip()[:300] for line in text.splitlines() if line.strip()][-lines:]
+
+
+@contextlib.contextmanager
+def running(command: list[str], **options) -> Iterator[subprocess.Popen]:
+    """A child process that does not outlive the block, whatever ends it."""
+    process = subprocess.Popen(command, **options)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def run_logged(command: list[str], log: Path, what: str, env: dict[str, str] | None = None) -> int:
+    """Runs a long command with its output in `log`, and shows how long it has been at it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with log.open("ab") as output, running(command, stdout=output, stderr=subprocess.STDOUT, env=env) as process:
+        while True:
+            try:
+                return process.wait(1)
+            except subprocess.TimeoutExpired:
+                live(f"{what} … {duration(time.monotonic() - started)}")
+
+
+def _stop(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def run(main: Callable[[], int]) -> int:
+    """Runs a command's main function: no traceback for what a person can mend, 130 for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal with an old code page must not end the demo over a "·".
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    with contextlib.suppress(ValueError, AttributeError):
+        signal.signal(signal.SIGTERM, _stop)
+    try:
+        return main()
+    except CannotContinue as stop:
+        for line in stop.details:
+            say(f"  | {line}")
+        say(f"Stopped: {stop}")
+        return 1
+    except KeyboardInterrupt:
+        say("Stopped by you; nothing is left running.")
+        return 130

@@ -1,0 +1,175 @@
+"""The demo: `python3 scripts/demo.py`. From nothing to a picture and the record of what was patched, checked and compiled."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# The repository, instead of its scripts folder.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from scripts import checkpoints, console
+from scripts.console import CannotContinue, duration, live, say
+from scripts.environment import ROOT, Environment, prepare
+from scripts.events import Events
+from scripts.prompt import Workflow, load_workflow, to_prompt, with_values
+from scripts.server import Server, error_of, link_file, port_is_free, serve
+from scripts.table import table
+
+WORKFLOW = ROOT / "example_workflows" / "sd15_onediff.json"
+NODES = {"OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile"}
+TEMPLATES = "onediff-demo"
+PORTS = range(8188, 8199)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run the example workflow in the real ComfyUI and print what it gained.")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a checkpoint (.safetensors); default: random weights")
+    parser.add_argument("--keep", action="store_true", help="leave the editor open with the workflow loaded, until Ctrl-C")
+    parser.add_argument("--port", type=int, help="port of ComfyUI (default: the first free one from 8188)")
+    parser.add_argument("--size", type=int, help="width and height (default: 512, with random weights 256)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: 20, with random weights 12)")
+    parser.add_argument("--full-size", action="store_true", help="random weights in the full size of SD 1.5 (2.2 GB)")
+    options = parser.parse_args()
+    if options.full_size and options.checkpoint:
+        parser.error("--full-size is about random weights; leave it out with --checkpoint")
+    for name, least in (("size", 64), ("steps", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            parser.error(f"--{name} must be at least {least}")
+    return options
+
+
+def main() -> int:
+    options = arguments()
+    if options.checkpoint:
+        options.checkpoint = checkpoints.check_checkpoint(options.checkpoint)
+    port = choose_port(options.port)
+    environment = prepare()
+    base = environment.cache / "demo"
+    checkpoint = choose_checkpoint(environment, options)
+    say("Starting ComfyUI …")
+    started = time.monotonic()
+    models = base / "models" / "checkpoints"
+    models.mkdir(parents=True, exist_ok=True)
+    link_file(checkpoint, models / checkpoint.name)
+    templates = template_folder(base)
+    with serve(environment, base, port=port) as server:
+        say(f"ComfyUI is up after {duration(time.monotonic() - started)}.")
+        size = options.size or (512 if options.checkpoint else 256)
+        steps = options.steps or (20 if options.checkpoint else 12)
+        workflow = adapted_workflow(server, checkpoint.name, size, steps)
+        picture = base / "output" / f"demo_{checkpoint.stem}_{size}.png"
+        run(server, workflow, picture)
+        if options.keep:
+            (templates / WORKFLOW.name).write_text(json.dumps(workflow), encoding="utf-8")
+            keep_open(server)
+    return 0
+
+
+def choose_port(wanted: int | None) -> int:
+    if wanted is not None:
+        if not 1 <= wanted <= 65535:
+            raise CannotContinue(f"{wanted} is not a port; take one from 1024 to 65535.")
+        if not port_is_free(wanted):
+            raise CannotContinue(f"port {wanted} is taken by another program; choose another one with --port.")
+        return wanted
+    for port in PORTS:
+        if port_is_free(port):
+            return port
+    raise CannotContinue(f"the ports {PORTS[0]} to {PORTS[-1]} are all taken; choose a free one with --port.")
+
+
+def choose_checkpoint(environment: Environment, options: argparse.Namespace) -> Path:
+    if options.checkpoint:
+        return options.checkpoint
+    name = "sd15" if options.full_size else "sd15_small"
+    path = checkpoints.standin(environment, name)
+    kind = "full-size" if options.full_size else "small"
+    say(f"No --checkpoint given: using a {kind} Stable Diffusion 1.5 with random weights, so the picture will be noise.")
+    return path
+
+
+def adapted_workflow(server: Server, checkpoint: str, size: int, steps: int) -> Workflow:
+    """The example workflow with this checkpoint, size and number of steps, and an id of its own."""
+    info = server.object_info()
+    missing = sorted(NODES - info.keys())
+    if missing:
+        raise CannotContinue(
+            f"ComfyUI did not load the pack ({', '.join(missing)} missing); its log is {server.log}.",
+            [line for line in console.tail(server.log, 200) if "onediff" in line.lower() or "Error" in line][-8:],
+        )
+    changes: dict[str, dict[str, Any]] = {
+        "CheckpointLoaderSimple": {"ckpt_name": checkpoint},
+        "EmptyLatentImage": {"width": size, "height": size},
+        "KSampler": {"steps": steps},
+    }
+    workflow = with_values(load_workflow(WORKFLOW), info, changes)
+    for node in workflow["nodes"]:
+        # The file is here: the editor need not offer its download.
+        node["properties"].pop("models", None)
+    return workflow
+
+
+def run(server: Server, workflow: Workflow, picture: Path) -> None:
+    say(f"Running {WORKFLOW.name} …")
+    started = time.monotonic()
+    events = Events(server.port, server.client)
+    events.start()
+    prompt_id = server.queue(to_prompt(workflow, server.object_info()), workflow)
+    try:
+        entry = server.wait(prompt_id, tick=lambda: live(progress(events, time.monotonic() - started)))
+    finally:
+        events.close()
+    records = [r for r in server.status().values() if r.get("workflow") in (workflow["id"], None)]
+    error = error_of(entry)
+    if error:
+        for line in table(records):
+            say("  " + line)
+        raise CannotContinue(f"the workflow failed in {error} (log: {server.log})", console.tail(server.log, 8))
+    images = server.images(entry)
+    if not images:
+        raise CannotContinue(f"the workflow ended without a picture; the log is {server.log}.", console.tail(server.log, 8))
+    picture.write_bytes(images[0])
+    say(f"Picture after {duration(time.monotonic() - started)}: {picture}")
+    say()
+    for line in table(records) or ["The pack sent no record of this run."]:
+        say("  " + line)
+    say()
+
+
+def progress(events: Events, seconds: float) -> str:
+    """One line on where the run is: "compiling 7/38 · 12 s", then "compiled · step 5/12 · 31 s"."""
+    parts = []
+    compiling = [r for r in list(events.records.values()) if r.get("state") in ("checking", "compiling", "measuring")]
+    if compiling:
+        parts.append(compiling[-1].get("summary") or compiling[-1]["state"])
+    step = events.latest.get("progress")
+    if step and step.get("max"):
+        parts.append(f"step {step['value']}/{step['max']}")
+    return " · ".join([*(parts or ["loading"]), duration(seconds)])
+
+
+def template_folder(base: Path) -> Path:
+    """A custom node without nodes, whose only part is a workflow that the editor can open by address."""
+    folder = base / "custom_nodes" / TEMPLATES / "example_workflows"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder.parent / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    return folder
+
+
+def keep_open(server: Server) -> None:
+    say("The editor is open with this workflow at")
+    say(f"  {server.address}/?template={WORKFLOW.stem}&source={TEMPLATES}")
+    say("Press Ctrl-C here to end it.")
+    while True:
+        server.check_alive()
+        time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

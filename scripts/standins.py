@@ -1,0 +1,182 @@
+"""Writes checkpoints with random weights, in the layout that ComfyUI's own loaders detect. Pictures from them are noise.
+
+Runs in the environment, with the host's folder: `python scripts/standins.py HOST NAME FILE`. The shapes come from the host's own
+model classes, built on the meta device; the values from one seed, scaled so that every layer's output stays near 1.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SEED = 15
+Shapes = dict[str, tuple[int, ...]]
+
+
+def recipes() -> dict[str, list[tuple[str, Callable[[], Any], str]]]:
+    """Per stand-in, its parts: key prefix, the module with the shapes, storage type."""
+    unet, vae, text = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+    return {
+        # 107 M parameters in the UNet; float32, so that a CPU computes as stored.
+        "sd15_small": [(unet, unet_small, "float32"), (text, text_model, "float16"), (vae, lambda: kl(4, 32), "float32")],
+        "sd15": [(unet, unet_full, "float16"), (text, text_model, "float16"), (vae, lambda: kl(4, 128), "float16")],
+        "flux_small": [("", flux, "float32")],
+        "flux_vae": [("", lambda: kl(16, 32), "float32")],
+        # A text encoder by itself: unlike one inside an SD 1.5 checkpoint, it has the text projection that Flux reads.
+        "clip_l": [("", text_encoder, "float16")],
+    }
+
+
+def unet_small() -> Any:
+    return _unet(num_res_blocks=[1, 1], channel_mult=(1, 2), transformer_depth=[1, 1], transformer_depth_output=[1] * 4)
+
+
+def unet_full() -> Any:
+    return _unet(
+        num_res_blocks=[2] * 4,
+        channel_mult=(1, 2, 4, 4),
+        transformer_depth=[1] * 6 + [0] * 2,
+        transformer_depth_output=[1] * 9 + [0] * 3,
+    )
+
+
+def _unet(**levels: Any) -> Any:
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    return UNetModel(
+        image_size=32,
+        in_channels=4,
+        out_channels=4,
+        model_channels=320,
+        num_heads=8,
+        use_spatial_transformer=True,
+        transformer_depth_middle=1,
+        context_dim=768,
+        legacy=False,
+        **levels,
+    )
+
+
+def text_encoder() -> Any:
+    import json
+
+    import comfy.clip_model
+    import comfy.ops
+
+    config = json.loads((Path(comfy.clip_model.__file__).parent / "sd1_clip_config.json").read_text())
+    return comfy.clip_model.CLIPTextModel(config, None, "meta", comfy.ops.disable_weight_init)
+
+
+def text_model() -> dict[str, Any]:
+    """Without the text projection, which SD 1.5 checkpoints do not carry."""
+    return {k: v for k, v in text_encoder().state_dict().items() if k.startswith("text_model.")}
+
+
+def kl(channels: int, decoder_width: int) -> Any:
+    """An autoencoder with the standard encoder; the loader accepts a decoder of any width, and 32 decodes quickly."""
+    from comfy.ldm.models.autoencoder import AutoencoderKL, AutoencodingEngine
+
+    config: dict[str, Any] = {
+        "double_z": True,
+        "z_channels": channels,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 128,
+        "ch_mult": [1, 2, 4, 4],
+        "num_res_blocks": 2,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    decoder = {**config, "ch": decoder_width}
+    if channels == 4:
+        return AutoencoderKL(ddconfig=config, embed_dim=channels, decoder_ddconfig=decoder)
+    coder = "comfy.ldm.modules.diffusionmodules.model."
+    return AutoencodingEngine(
+        regularizer_config={"target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"},
+        encoder_config={"target": coder + "Encoder", "params": config},
+        decoder_config={"target": coder + "Decoder", "params": decoder},
+    )
+
+
+def flux() -> Any:
+    import comfy.ops
+    from comfy.ldm.flux.model import Flux
+
+    return Flux(
+        image_model="flux",
+        in_channels=16,
+        out_channels=16,
+        vec_in_dim=768,
+        context_in_dim=768,
+        hidden_size=256,
+        mlp_ratio=4.0,
+        num_heads=2,
+        depth=2,
+        depth_single_blocks=4,
+        axes_dim=[16, 56, 56],
+        theta=10000,
+        patch_size=2,
+        qkv_bias=True,
+        guidance_embed=False,
+        txt_ids_dims=[],
+        operations=comfy.ops.disable_weight_init,
+    )
+
+
+def random_weights(shapes: Shapes, dtype: str, generator: Any) -> dict[str, Any]:
+    """Weights that keep a signal's size: `(320, 4, 3, 3)` has a fan-in of 36 and gets a deviation of 1/6."""
+    import torch
+
+    result = {}
+    for name, shape in sorted(shapes.items()):
+        value = torch.randn(shape, generator=generator)
+        if len(shape) >= 2:
+            value *= (0.4 if name.endswith("conv_out.weight") else 1.0) / math.sqrt(math.prod(shape[1:]))
+        elif name.endswith(("weight", "scale")):
+            value = 1 + value * 0.05
+        else:
+            value *= 0.02
+        result[name] = value.to(getattr(torch, dtype))
+    return result
+
+
+def build(name: str) -> dict[str, Any]:
+    import torch
+
+    generator = torch.Generator().manual_seed(SEED)
+    result: dict[str, Any] = {}
+    for prefix, make, dtype in recipes()[name]:
+        with torch.device("meta"):
+            part = make()
+        state = part if isinstance(part, dict) else part.state_dict()
+        shapes = {prefix + key: tuple(value.shape) for key, value in state.items()}
+        result.update(random_weights(shapes, dtype, generator))
+    return result
+
+
+def main(host: str, name: str, file: str) -> None:
+    # The host's folder takes the place of scripts/: both have a server.py.
+    sys.path[0] = host
+    # The host reads its command line when it is imported.
+    sys.argv[1:] = ["--cpu"]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    from safetensors.torch import save_file
+
+    partial = f"{file}.{os.getpid()}.partial"
+    try:
+        save_file(build(name), partial, {"format": "pt", "onediff": "random weights: pictures are noise"})
+        os.replace(partial, file)
+    finally:
+        if os.path.exists(partial):
+            os.unlink(partial)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])

@@ -1,0 +1,79 @@
+"""All tests: `python3 scripts/test.py [arguments for pytest]`. Style, the canvas extension's units, then pytest with the real host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# The repository, instead of its scripts folder.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from scripts import browser, console
+from scripts.console import duration, say
+from scripts.environment import ROOT, Environment, prepare
+
+OLDEST_NODE = 20
+
+
+def main() -> int:
+    environment = prepare()
+    python = str(environment.python)
+    results = {
+        "ruff": step("Style (ruff)", [python, "-m", "ruff", "check", "."]),
+        "web": web_tests(),
+    }
+    variables = {
+        **os.environ,
+        "ONEDIFF_CACHE": str(environment.cache),
+        "ONEDIFF_HOST": str(environment.host),
+        **browser.variables(environment),
+    }
+    say_compiler()
+    results["pytest"] = step("Tests (pytest)", [python, "-m", "pytest", *sys.argv[1:]], variables)
+    failed = [name for name, code in results.items() if code]
+    say(f"Failed: {', '.join(failed)}." if failed else "All passed, apart from what is named as skipped above.")
+    return 1 if failed else 0
+
+
+def step(what: str, command: list[str], env: dict[str, str] | None = None) -> int:
+    say(f"== {what}")
+    started = time.monotonic()
+    with console.running(command, cwd=ROOT, env=env) as process:
+        code = process.wait()
+    say(f"== {what}: {'failed' if code else 'passed'} after {duration(time.monotonic() - started)}")
+    return code
+
+
+def web_tests() -> int:
+    folder = ROOT / "tests" / "web"
+    files = sorted(str(file.relative_to(ROOT)) for file in folder.rglob("*.test.*js"))
+    reason = "there are none in tests/web" if not files else why_no_node()
+    if reason:
+        say(f"Tests of the canvas extension (node) skipped: {reason}")
+        return 0
+    return step("Tests of the canvas extension (node)", ["node", "--test", *files])
+
+
+def why_no_node() -> str | None:
+    node = shutil.which("node")
+    if node is None:
+        return f"Node.js is not installed; install version {OLDEST_NODE} or newer to run them."
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    major = version.lstrip("v").split(".")[0]
+    if not major.isdigit() or int(major) < OLDEST_NODE:
+        return f"Node.js is {version or 'not usable'}; install version {OLDEST_NODE} or newer to run them."
+    return None
+
+
+def say_compiler() -> None:
+    """Tests decide for themselves what they can do without a compiler; the person should know beforehand."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "c++", "clang++", "cl")):
+        say("No C++ compiler was found: on a CPU, what needs one cannot be tested (Debian and Ubuntu: apt install g++).")
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

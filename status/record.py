@@ -1,0 +1,102 @@
+"""The one JSON object that says what is active, what it gained, and why not.
+
+Field names and units are those of the published interface: times in milliseconds unless the name says seconds, a field
+that does not apply yet is ``None``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from .summary import summarize
+
+STATES = (
+    "idle",
+    "patched",
+    "checked",
+    "checking",
+    "compiling",
+    "measuring",
+    "compiled",
+    "partial",
+    "uncompiled",
+    "failed",
+)
+
+FIELDS = (
+    "workflow",
+    "node",
+    "state",
+    "summary",
+    "progress",
+    "model",
+    "backend",
+    "check",
+    "patches",
+    "compile",
+    "speed",
+    "parity",
+    "memory",
+    "machine",
+    "measured_at",
+)
+
+#: Seconds between two events of one record; interface.md allows two a second.
+MIN_INTERVAL = 0.5
+
+
+class Record:
+    """One node's status, published when it changes.
+
+    ``data`` is a plain dict with exactly the keys of ``FIELDS``. Nested values are replaced, never changed in place, so
+    that another thread can serialise ``data`` at any time. The dict is also what ComfyUI keeps as the node's ``ui``
+    output: a record that is filled while the model samples is complete in ``/history`` too.
+    """
+
+    def __init__(self, workflow: str | None, node: str, publish: Callable[[Record], None] | None = None):
+        self.data: dict[str, Any] = dict.fromkeys(FIELDS)
+        self.data.update(workflow=workflow, node=node, state="idle")
+        self._publish = publish
+        self._lock = threading.Lock()
+        self._sent_at = float("-inf")
+
+    @property
+    def key(self) -> str:
+        """Opaque key that keeps equal node ids of different workflows apart."""
+        return f"{self.data['workflow'] or '-'}:{self.data['node']}"
+
+    def __getitem__(self, field: str) -> Any:
+        return self.data[field]
+
+    def update(self, *, live: bool = False, **fields: Any) -> None:
+        """Replaces fields, rewrites the summary, and publishes.
+
+        ``live=True`` marks one of many updates in a row: it may be skipped so that at most two go out a second. Any other
+        update is always published.
+
+        Raises:
+            KeyError: for a field that the record does not have.
+            ValueError: for a state that is not in ``STATES``.
+        """
+        unknown = fields.keys() - self.data.keys()
+        if unknown:
+            raise KeyError(f"the status record has no field {sorted(unknown)}")
+        if "state" in fields and fields["state"] not in STATES:
+            raise ValueError(f"unknown state {fields['state']!r}; one of {', '.join(STATES)}")
+        with self._lock:
+            self.data.update(fields)
+            self.data["summary"] = summarize(self.data)
+            now = time.monotonic()
+            due = not live or now - self._sent_at >= MIN_INTERVAL
+            if due:
+                self._sent_at = now
+        if due and self._publish is not None:
+            self._publish(self)
+
+    def stamp(self) -> None:
+        """Notes the time of the last measurement (``measured_at``, ISO 8601, local time zone)."""
+        self.data["measured_at"] = datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds")

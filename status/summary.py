@@ -1,0 +1,80 @@
+"""The record's one line in English. The canvas builds its own, in the user's language, from the same fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def count(number: int, singular: str) -> str:
+    """``count(1, "block")`` is "1 block", ``count(3, "block")`` is "3 blocks"."""
+    return f"{number} {singular}" if number == 1 else f"{number} {singular}s"
+
+
+def summarize(record: dict[str, Any]) -> str:
+    """The summary line of a record, for example "compiled · inductor · 1.62× · 38 blocks"."""
+    return _SENTENCES.get(record["state"], _plain)(record)
+
+
+def _plain(record: dict[str, Any]) -> str:
+    progress = record["progress"] or {}
+    if progress.get("total"):
+        return f"{record['state']} {progress['done']}/{progress['total']}"
+    return str(record["state"])
+
+
+def _idle(record: dict[str, Any]) -> str:
+    regions = (record["compile"] or {}).get("regions")
+    return f"ready: {count(regions, 'block')} to compile when sampling" if regions else "not run yet"
+
+
+def _patched(record: dict[str, Any]) -> str:
+    patches = record["patches"] or {"sites": [], "foreign": []}
+    names = sorted({site["processor"] for site in patches["sites"]})
+    return f"patched {count(len(patches['sites']), 'site')} · {', '.join(names)}" if names else "nothing patched"
+
+
+def _checked(record: dict[str, Any]) -> str:
+    check = record["check"]
+    if not check["errors"] and not check["warnings"]:
+        return f"checked {count(check['modules'], 'module')}, no problems"
+    return f"checked: {count(check['errors'], 'error')}, {count(check['warnings'], 'warning')}"
+
+
+def _compiled(record: dict[str, Any]) -> str:
+    compile_ = record["compile"] or {}
+    parts = [record["state"], (record["backend"] or {}).get("used") or "no backend"]
+    speed = record["speed"] or {}
+    if speed.get("speedup"):
+        parts.append(f"{speed['speedup']:.2f}×")
+    blocks = count(compile_.get("regions_compiled") or 0, "block")
+    skipped = len(compile_.get("regions_uncompiled") or [])
+    parts.append(f"{blocks}, {skipped} uncompiled" if skipped else blocks)
+    return " · ".join(parts)
+
+
+def _uncompiled(record: dict[str, Any]) -> str:
+    speed = record["speed"] or {}
+    if speed.get("kept") == "uncompiled" and speed.get("speedup"):
+        return f"uncompiled: compiling was slower by {round((1 / speed['speedup'] - 1) * 100)} %"
+    reason = (record["backend"] or {}).get("reason")
+    skipped = (record["compile"] or {}).get("regions_uncompiled") or []
+    if skipped and (record["backend"] or {}).get("used"):
+        reason = skipped[0]["reason"]
+    return f"uncompiled: {reason}" if reason else "uncompiled"
+
+
+def _failed(record: dict[str, Any]) -> str:
+    findings = (record["check"] or {}).get("findings") or []
+    reason = findings[0]["what"] if findings else (record["backend"] or {}).get("reason")
+    return f"failed: {reason}" if reason else "failed"
+
+
+_SENTENCES = {
+    "idle": _idle,
+    "patched": _patched,
+    "checked": _checked,
+    "compiled": _compiled,
+    "partial": _compiled,
+    "uncompiled": _uncompiled,
+    "failed": _failed,
+}

@@ -1,0 +1,97 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { describe } from "../../web/status/text.js";
+import { chinese, english, record, states } from "./records.mjs";
+
+const line = (name, at) => {
+  const { symbol, text } = describe(states[name], english, at);
+  return `${symbol} ${text}`;
+};
+
+test("each state reads as a person would say it", () => {
+  const read = Object.fromEntries(Object.keys(states).map((name) => [name, line(name)]));
+  assert.deepEqual(read, {
+    idle: "○ not run yet",
+    patched: "✓ 10 sites patched · sdpa",
+    patchedOddly: "! 1 warning · 1 site patched · sdpa",
+    checked: "✓ no problems · 686 modules",
+    findings: "✗ 2 errors, 1 warning · AttnProcessor: has no forward",
+    checking: "… checking 412/686 · middle_block.1",
+    compiling: "… compiling 7/38 · 12 s · input_blocks.1.0",
+    measuring: "… measuring",
+    compiled: "▲ compiled · 1.62× · 148 ms a step · inductor",
+    partial: "◐ partly compiled 36/38 · 1.40× · 171 ms a step · inductor",
+    slower: "▽ kept uncompiled: 9 % faster · 3.00 s a step",
+    differs: "▽ uncompiled · result differs too much",
+    uncompiled: "▽ uncompiled · no C++ compiler was found",
+    failed: "✗ failed · AttnProcessor has no forward",
+  });
+});
+
+test("a node that never ran, and one that is switched off, say so", () => {
+  assert.equal(describe(null, english).text, "not run yet");
+  assert.equal(line("compiled", { bypassed: true }), "– switched off");
+});
+
+test("states differ by their symbol, not only by colour", () => {
+  const outcomes = ["idle", "checked", "patchedOddly", "compiling", "compiled", "partial", "uncompiled", "failed"];
+  assert.equal(new Set(outcomes.map((name) => describe(states[name], english).symbol)).size, outcomes.length);
+});
+
+test("elapsed time runs on between two messages of the server", () => {
+  assert.match(line("compiling", { age: 3.9 }), / 16 s /);
+  assert.match(line("compiling", { age: 63 }), / 1 min 15 s /);
+  assert.doesNotMatch(line("checking"), / s /);
+});
+
+test("only the last words of a line may be shortened, so figures are whole or absent", () => {
+  for (const [name, status] of Object.entries(states)) {
+    const { parts } = describe(status, english);
+    const elastic = parts.findIndex((part) => part.elastic);
+    assert.ok(elastic === -1 || elastic === parts.length - 1, name);
+  }
+  assert.deepEqual(
+    describe(states.compiled, english).parts.some((part) => part.elastic),
+    false,
+  );
+});
+
+test("what the server leaves out leaves no gap", () => {
+  assert.equal(describe(record({ state: "compiled" }), english).text, "compiled");
+  assert.equal(describe(record({ state: "partial", compile: { regions: 38 } }), english).text, "partly compiled");
+  assert.equal(describe(record({ state: "uncompiled" }), english).text, "uncompiled");
+  assert.equal(describe(record({ state: "failed", summary: "failed" }), english).text, "failed");
+  assert.equal(describe(record({ state: "checked" }), english).text, "no problems");
+  assert.equal(describe(record({ state: "patched" }), english).text, "no site patched");
+  assert.equal(describe(record({ state: "compiled", speed: { speedup: null, compiled_ms: "fast" } }), english).text, "compiled");
+});
+
+test("regions may come as a number or as a list", () => {
+  const compile = { regions: ["a", "b", "c"], regions_compiled: ["a"], regions_uncompiled: [] };
+  assert.equal(describe(record({ state: "partial", compile }), english).text, "partly compiled 1/3");
+});
+
+test("without a summary the reason comes from what did not compile, then from the backend", () => {
+  const left = { regions_uncompiled: [{ path: "out", reason: "a hook is on it" }] };
+  assert.equal(describe(record({ state: "uncompiled", compile: left }), english).text, "uncompiled · a hook is on it");
+  assert.equal(describe(record({ state: "uncompiled", backend: { used: null, reason: "onediff is not installed" } }), english).text, "uncompiled · onediff is not installed");
+});
+
+test("a state of a newer server shows the server's own words", () => {
+  assert.equal(describe(record({ state: "quantised", summary: "quantised · 8 bit" }), english).text, "quantised · 8 bit");
+});
+
+test("text of the server stays one line of printable length", () => {
+  const { text } = describe(record({ state: "failed", summary: `failed: a\n  b\u0000c\u202e${"x".repeat(5000)}` }), english);
+  assert.match(text, /^failed · a b c x+…$/);
+  assert.ok(text.length < 450);
+});
+
+test("Chinese has words for every state", () => {
+  assert.equal(describe(states.compiled, chinese).text, "已编译 · 1.62× · 每步 148 毫秒 · inductor");
+  assert.equal(describe(states.findings, chinese).text, "2 个错误，1 个警告 · AttnProcessor: has no forward");
+  for (const name of ["idle", "patched", "checked", "checking", "compiling", "measuring", "compiled", "partial", "slower", "differs", "uncompiled", "failed"]) {
+    assert.match(describe(states[name], chinese).parts[0].text, /[\u4e00-\u9fff]/, name);
+  }
+});

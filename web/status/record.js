@@ -1,0 +1,82 @@
+// @ts-check
+// The shape of a status record (see README, "The record"), and how to read the parts that may be missing.
+
+/**
+ * @typedef {Object} Finding
+ * @property {string} [severity] error, warning or note
+ * @property {string} [path] module path, e.g. "input_blocks.1.1.transformer_blocks.0.attn2"
+ * @property {string} [class]
+ * @property {string} [where] file:line
+ * @property {string} [what]
+ * @property {string} [why]
+ * @property {string} [fix]
+ */
+
+/**
+ * @typedef {Object} Progress
+ * @property {number} [done]
+ * @property {number} [total]
+ * @property {string} [path] the block that is being worked on
+ * @property {number} [seconds] since this phase began
+ */
+
+/**
+ * @typedef {Object} StatusRecord
+ * @property {string} workflow
+ * @property {string} node execution id: "12", in a subgraph "3:12"
+ * @property {string} state
+ * @property {string | null} [summary]
+ * @property {Record<string, any> | null} [model]
+ * @property {Record<string, any> | null} [backend]
+ * @property {Record<string, any> | null} [check]
+ * @property {Record<string, any> | null} [patches]
+ * @property {Record<string, any> | null} [compile]
+ * @property {Record<string, any> | null} [speed]
+ * @property {Record<string, any> | null} [parity]
+ * @property {Record<string, any> | null} [memory]
+ * @property {Record<string, any> | null} [machine]
+ * @property {string | null} [measured_at]
+ * @property {Progress | null} [progress] only while something is going on
+ */
+
+const LONGEST = 400;
+const LIVE = new Set(["checking", "compiling", "measuring"]);
+
+/** @param {StatusRecord | null} record */
+export const isLive = (record) => record !== null && LIVE.has(record.state);
+
+/** @param {unknown} value @returns {value is number} */
+export const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+
+/** @param {unknown} value @returns {any[]} */
+export const list = (value) => (Array.isArray(value) ? value : []);
+
+/**
+ * How many, of something given as a number or as a list; null when it is neither.
+ * @param {unknown} value
+ */
+export const count = (value) => (isNumber(value) ? value : Array.isArray(value) ? value.length : null);
+
+/**
+ * One printable line: text from a server or a file may hold line breaks, control characters or pages of traceback.
+ * @param {unknown} value
+ */
+export function plain(value) {
+  if (value === null || value === undefined || typeof value === "object") return "";
+  const line = String(value).replace(/[\s\p{Cc}\p{Cf}]+/gu, " ").trim();
+  return line.length > LONGEST ? `${line.slice(0, LONGEST - 1)}…` : line;
+}
+
+/** @param {StatusRecord} record @returns {Finding[]} */
+export const findings = (record) => list(record.check?.findings).filter((found) => found && typeof found === "object");
+
+/**
+ * Errors or warnings: the counter where the record has one, else the findings of that severity.
+ * @param {StatusRecord} record
+ * @param {"error" | "warning"} severity
+ */
+export const problems = (record, severity) =>
+  count(record.check?.[`${severity}s`]) ?? findings(record).filter((found) => found.severity === severity).length;
+
+/** @param {StatusRecord} record @returns {{site: string, processor: string}[]} */
+export const patchedSites = (record) => list(record.patches?.sites).filter((site) => site && typeof site === "object");

@@ -1,0 +1,101 @@
+// @ts-check
+// The latest record of every node, of every workflow that the server told this page about.
+
+/** @typedef {import("./record.js").StatusRecord} StatusRecord */
+
+/**
+ * @typedef {Object} Entry
+ * @property {StatusRecord} record
+ * @property {number} order later is larger
+ * @property {number} at when it arrived, in milliseconds of the store's clock
+ */
+
+/** @param {() => number} [clock] milliseconds */
+export function createStore(clock = () => performance.now()) {
+  /** @type {Map<string, Entry>} */
+  const entries = new Map();
+  /** @type {Set<() => void>} */
+  const listeners = new Set();
+  let order = 0;
+
+  const tell = () => {
+    for (const listener of [...listeners]) listener();
+  };
+
+  /** @param {unknown} record */
+  const keep = (record) => {
+    if (!isRecord(record)) return false;
+    order += 1;
+    entries.set(key(record.workflow, record.node), { record, order, at: clock() });
+    return true;
+  };
+
+  return {
+    /**
+     * Take in one record; what it says replaces what was known of that node.
+     * @param {unknown} record
+     */
+    put(record) {
+      if (keep(record)) tell();
+    },
+
+    /** A point in time, to be taken before asking the server for all records. */
+    mark: () => order,
+
+    /**
+     * Take in everything that the server knows. What it does not know any more is forgotten, for it may be a new
+     * server; what arrived since `mark` is newer than the answer and stays.
+     * @param {unknown} records key → record; the keys mean nothing here
+     * @param {number} mark
+     */
+    load(records, mark) {
+      const newer = new Set();
+      for (const [name, entry] of entries) {
+        if (entry.order > mark) newer.add(name);
+        else entries.delete(name);
+      }
+      const known = Object.values(records && typeof records === "object" ? records : {}).filter(isRecord);
+      // A record that is still being made has no time yet: it is the newest.
+      const time = (/** @type {StatusRecord} */ record) => Date.parse(record.measured_at ?? "") || Infinity;
+      known.sort((a, b) => (time(a) === time(b) ? 0 : time(a) - time(b)));
+      for (const record of known) if (!newer.has(key(record.workflow, record.node))) keep(record);
+      tell();
+    },
+
+    /**
+     * The newest record of any of these execution ids.
+     * @param {string} workflow
+     * @param {string[]} nodes more than one for a node of a subgraph that is used several times
+     * @returns {Entry | null}
+     */
+    find(workflow, nodes) {
+      /** @type {Entry | null} */
+      let newest = null;
+      for (const node of nodes) {
+        const entry = entries.get(key(workflow, node));
+        if (entry && (newest === null || entry.order > newest.order)) newest = entry;
+      }
+      return newest;
+    },
+
+    /**
+     * @param {() => void} listener called after every change
+     * @returns {() => void} ends it
+     */
+    subscribe(listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+
+    /** @param {Entry} entry @returns {number} seconds since it arrived */
+    age: (entry) => Math.max(0, clock() - entry.at) / 1000,
+  };
+}
+
+/** @param {string} workflow @param {string} node */
+const key = (workflow, node) => JSON.stringify([workflow, node]);
+
+/** @param {any} value @returns {value is StatusRecord} */
+function isRecord(value) {
+  return Boolean(value) && [value.workflow, value.node, value.state].every((name) => typeof name === "string" && name !== "");
+}

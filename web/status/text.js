@@ -1,0 +1,163 @@
+// @ts-check
+// A record as one line: a symbol and a few words, the most telling first.
+
+import { duration, elapsed, factor, percentFaster } from "./format.js";
+import { count, findings, isLive, isNumber, patchedSites, plain, problems } from "./record.js";
+
+/** @typedef {import("../words.js").Words} Words */
+/** @typedef {import("./record.js").StatusRecord} StatusRecord */
+
+/**
+ * A piece of the line. Pieces that do not fit are left out from the end; an elastic one may be shortened instead.
+ * @typedef {Object} Part
+ * @property {string} text
+ * @property {boolean} [elastic]
+ */
+
+/**
+ * @typedef {Object} Line
+ * @property {string} symbol tells the states apart without colour
+ * @property {"quiet" | "live" | "good" | "warn" | "bad"} tone
+ * @property {Part[]} parts
+ * @property {string} text the parts as one sentence, without the symbol
+ */
+
+/** @typedef {{symbol: string, tone: Line["tone"], parts: (Part | string | null)[]}} Draft */
+
+/**
+ * @param {StatusRecord | null} record null: nothing known about this node
+ * @param {Words} words
+ * @param {{bypassed?: boolean, age?: number}} [at] age: seconds since the record arrived
+ * @returns {Line}
+ */
+export function describe(record, words, { bypassed = false, age = 0 } = {}) {
+  const draft = bypassed ? quiet("bypassed", words) : record === null ? quiet("idle", words) : drafted(record, words, age);
+  const parts = draft.parts
+    .map((part) => (typeof part === "string" ? { text: part } : part))
+    .filter((part) => part !== null && part.text !== "");
+  const shown = /** @type {Part[]} */ (parts);
+  return { symbol: draft.symbol, tone: draft.tone, parts: shown, text: shown.map((part) => part.text).join(" · ") };
+}
+
+/** @param {string} state @param {Words} words @returns {Draft} */
+const quiet = (state, words) => ({ symbol: state === "bypassed" ? "–" : "○", tone: "quiet", parts: [words(`status.${state}`)] });
+
+/** @param {StatusRecord} record @param {Words} words @param {number} age @returns {Draft} */
+function drafted(record, words, age) {
+  if (isLive(record)) return live(record, words, age);
+  switch (record.state) {
+    case "patched":
+      return patched(record, words);
+    case "checked":
+      return checked(record, words);
+    case "compiled":
+      return { symbol: "▲", tone: "good", parts: [words("status.compiled"), ...speed(record, words), plain(record.backend?.used)] };
+    case "partial":
+      return { symbol: "◐", tone: "warn", parts: [partly(record, words), ...speed(record, words), plain(record.backend?.used)] };
+    case "uncompiled":
+      return uncompiled(record, words);
+    case "failed":
+      return { symbol: "✗", tone: "bad", parts: [words("status.failed"), { text: reason(record), elastic: true }] };
+    case "idle":
+      return quiet("idle", words);
+    default:
+      // A state of a newer server: its own words are better than none.
+      return { symbol: "○", tone: "quiet", parts: [{ text: plain(record.summary) || plain(record.state), elastic: true }] };
+  }
+}
+
+/** @param {StatusRecord} record @param {Words} words @param {number} age @returns {Draft} */
+function live(record, words, age) {
+  const { done, total, path, seconds } = record.progress ?? {};
+  const of = isNumber(done) && isNumber(total) && total > 0 ? ` ${done}/${total}` : "";
+  const time = isNumber(seconds) && seconds + age >= 1 ? elapsed(words, seconds + age) : "";
+  return { symbol: "…", tone: "live", parts: [words(`status.${record.state}`) + of, time, { text: plain(path), elastic: true }] };
+}
+
+/** @param {StatusRecord} record @param {Words} words @returns {Draft} */
+function patched(record, words) {
+  const sites = patchedSites(record);
+  const processors = [...new Set(sites.map((site) => plain(site.processor)))].filter(Boolean);
+  const patch = [
+    sites.length ? words("status.sites", { count: sites.length }) : words("status.no_sites"),
+    { text: processors.join(", "), elastic: true },
+  ];
+  const trouble = troubles(record, words);
+  if (trouble) return { ...trouble, parts: [trouble.parts[0], ...patch] };
+  return sites.length ? { symbol: "✓", tone: "good", parts: patch } : { symbol: "!", tone: "warn", parts: patch };
+}
+
+/** @param {StatusRecord} record @param {Words} words @returns {Draft} */
+function checked(record, words) {
+  const trouble = troubles(record, words);
+  if (trouble) return trouble;
+  const modules = count(record.check?.modules);
+  const seen = modules === null ? null : words("status.modules", { count: modules });
+  return { symbol: "✓", tone: "good", parts: [words("status.no_problems"), seen] };
+}
+
+/**
+ * "2 errors, 1 warning"; empty where the check found nothing worse than a note.
+ * @param {StatusRecord} record @param {Words} words
+ */
+export function troubleCounts(record, words) {
+  const errors = problems(record, "error");
+  const warnings = problems(record, "warning");
+  const counts = [errors && words("status.errors", { count: errors }), warnings && words("status.warnings", { count: warnings })];
+  return counts.filter(Boolean).join(words("status.and"));
+}
+
+/** @param {StatusRecord} record @param {Words} words @returns {Draft | null} null: nothing worse than a note */
+function troubles(record, words) {
+  const counts = troubleCounts(record, words);
+  if (!counts) return null;
+  const errors = problems(record, "error");
+  const worst = findings(record).find((found) => found.severity === (errors ? "error" : "warning"));
+  const what = [plain(worst?.class) || plain(worst?.path), plain(worst?.what)].filter(Boolean).join(": ");
+  return {
+    symbol: errors ? "✗" : "!",
+    tone: errors ? "bad" : "warn",
+    parts: [counts, { text: what, elastic: true }],
+  };
+}
+
+/** @param {StatusRecord} record @param {Words} words */
+function speed(record, words) {
+  const { speedup, compiled_ms: step } = record.speed ?? {};
+  return [
+    isNumber(speedup) ? factor(words, speedup) : null,
+    isNumber(step) ? words("status.a_step", { time: duration(words, step) }) : null,
+  ];
+}
+
+/** @param {StatusRecord} record @param {Words} words */
+function partly(record, words) {
+  const total = count(record.compile?.regions);
+  const done = count(record.compile?.regions_compiled);
+  return words("status.partial") + (total !== null && done !== null ? ` ${done}/${total}` : "");
+}
+
+/** @param {StatusRecord} record @param {Words} words @returns {Draft} */
+function uncompiled(record, words) {
+  const draft = { symbol: "▽", tone: /** @type {const} */ ("warn") };
+  const { eager_ms: eager, compiled_ms: compiled } = record.speed ?? {};
+  const step = isNumber(eager) ? words("status.a_step", { time: duration(words, eager) }) : null;
+  if (record.parity?.passed === false) return { ...draft, parts: [words("status.uncompiled"), { text: words("status.differs"), elastic: true }] };
+  if (isNumber(eager) && isNumber(compiled) && eager > 0 && compiled > eager) {
+    return { ...draft, parts: [words("status.slower", { percent: percentFaster(eager, compiled) }), step] };
+  }
+  return { ...draft, parts: [words("status.uncompiled"), { text: reason(record), elastic: true }] };
+}
+
+/**
+ * Why something did not happen, in the server's words: the summary says it behind its colon.
+ * @param {StatusRecord} record
+ */
+export function reason(record) {
+  const summary = plain(record.summary);
+  const colon = summary.indexOf(": ");
+  if (colon >= 0) return summary.slice(colon + 2);
+  const error = findings(record).find((found) => found.severity === "error");
+  const region = Array.isArray(record.compile?.regions_uncompiled) ? record.compile.regions_uncompiled[0] : null;
+  return plain(error?.what) || plain(region?.reason) || plain(record.backend?.reason) || (summary === record.state ? "" : summary);
+}
