@@ -15,7 +15,6 @@ from functools import cache
 from torch import nn
 
 
-
 @dataclass(frozen=True)
 class Completeness:
     """A rule on a module's class. ``problem(cls)`` says what is wrong in words, or None."""

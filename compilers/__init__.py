@@ -2,6 +2,7 @@
 
 from .backends import BACKENDS, backend_rows
 from .exceptions import BackendUnavailable, ModelUnfit
-from .session import Host, Session, Settings
+from .session import Session
+from .settings import Host, Settings
 
 __all__ = ["BACKENDS", "BackendUnavailable", "Host", "ModelUnfit", "Session", "Settings", "backend_rows"]

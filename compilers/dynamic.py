@@ -15,18 +15,20 @@ MIN_TOKENS = 16
 def token_counts(tensors: list[torch.Tensor]) -> set[int]:
     """Lengths of the sequences among the inputs, and the length of all of them joined (Flux joins text and image)."""
     lengths = [t.shape[1] for t in tensors if t.ndim == 3 and t.shape[1] >= MIN_TOKENS]
-    return {*lengths, sum(lengths)}
+    return {*lengths, sum(lengths)} if lengths else set()
 
 
 def dynamic_dimensions(tensors: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
-    """Dimensions that follow the picture's size or the prompt's length.
+    """Dimensions that follow the batch, the picture's size or the prompt's length.
 
-    Tokens of (batch, tokens, channels); height and width (and frames) of (batch, channels, …, height, width); in tables
-    that go with tokens, such as rotary embeddings of (1, 1, tokens, dim, 2, 2), the dimension of that length. The batch
-    stays static: torch compiles size 1 apart anyway.
+    The batch from 2 on (torch compiles size 1 apart). Tokens of (batch, tokens, channels); height and width, and frames,
+    of (batch, channels, …, height, width); in tables that go with tokens, such as rotary embeddings of
+    (1, 1, tokens, dim, 2, 2), the dimension of that length.
     """
     counts = token_counts(tensors)
     for tensor in tensors:
+        if tensor.ndim >= 2 and tensor.shape[0] > 1:
+            yield tensor, 0
         if tensor.ndim == 3 and tensor.shape[1] >= MIN_TOKENS:
             yield tensor, 1
         elif tensor.ndim in (4, 5) and not counts:

@@ -33,7 +33,12 @@ class SharedGraph:
     runner: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
+        #: Name of the compiled function, unique in this process.
         self.name = f"onediff_{re.sub(r'[^0-9A-Za-z]+', '_', self.label)}_{next(_numbers)}"
+
+    def counts(self) -> tuple[int, float, int, int, int]:
+        """Graphs, seconds, recompiles, cache hits and cache misses so far."""
+        return (self.graphs, self.seconds, len(self.reasons), self.cache_hits, self.cache_misses)
 
 
 class GraphCache:

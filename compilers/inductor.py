@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -72,12 +73,15 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable:
 
 
 def recompile_reason(code_name: str) -> str:
-    """Why Dynamo compiled this code again, in its words."""
+    """Why Dynamo compiled this code again, for people: "batch 1 needs a graph of its own"."""
     from torch._dynamo.utils import get_compilation_metrics
 
     for metrics in reversed(get_compilation_metrics()):
         if metrics.co_name == code_name and metrics.recompile_reason:
-            return metrics.recompile_reason.partition(": ")[2] or metrics.recompile_reason
+            reason = metrics.recompile_reason.partition(": ")[2] or metrics.recompile_reason
+            if re.match(r"2 <= .*\.size\(\)\[0\]", reason) or re.search(r"at index 0\. expected 1, ", reason):
+                return "batch 1 needs a graph of its own"
+            return reason.partition("  #")[0]
     return "Dynamo gave no reason"
 
 

@@ -8,7 +8,7 @@ the block makes it run uncompiled, a plain value becomes part of the compiled va
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView
 from typing import Any
 
 from ..processors.foreign import BLOCK_PATCHES, OVERRIDE, origin
@@ -72,6 +72,9 @@ class WatchedOptions(dict):
 
     def __iter__(self) -> Iterator[str]:
         return iter([_CopiedKey(key) if isinstance(key, str) else key for key in super().__iter__()])
+
+    def keys(self) -> KeysView:
+        return KeysView(self)
 
     def copy(self) -> WatchedOptions:
         return WatchedOptions(dict(super().items()), self.read, self.written)

@@ -72,14 +72,14 @@ def _compare_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> Parity:
     tolerance = TOLERANCES.get(theirs.dtype, TOLERANCES[torch.bfloat16])
     if not isinstance(ours, torch.Tensor) or ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return Parity(math.inf, math.inf, 0.0, tolerance)
-    a, b = ours.float().flatten(), theirs.float().flatten()
+    a, b = ours.double().flatten(), theirs.double().flatten()
     finite = torch.isfinite(b)
     if not torch.equal(torch.isfinite(a), finite):
         return Parity(math.inf, math.inf, 0.0, tolerance)
     a, b = torch.where(finite, a, 0), torch.where(finite, b, 0)
     difference, size = (a - b).norm().item(), b.norm().item()
     relative = difference / size if size else (0.0 if difference == 0 else math.inf)
-    cosine = torch.nn.functional.cosine_similarity(a, b, dim=0).item() if size else 1.0
+    cosine = (a @ b / (a.norm() * size).clamp_min(1e-30)).item() if size else 1.0
     return Parity((a - b).abs().max().item() if a.numel() else 0.0, relative, cosine, tolerance)
 
 

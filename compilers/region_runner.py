@@ -16,6 +16,8 @@ from .regions import Region
 if TYPE_CHECKING:
     from .session import Session
 
+Inputs = tuple[tuple, dict[str, Any]]
+
 
 class RegionRunner:
     """Stands in for a block's ``forward`` while a session samples.
@@ -34,15 +36,20 @@ class RegionRunner:
         self.graphs: dict[tuple, SharedGraph] = {}
         self._signature = region.signature
         self._compiled: dict[tuple, Callable] = {}
+        self._verified: set[tuple] = set()
         self._forward: Callable = self.block.forward
         self._position: int | None = None
 
     def bind(self) -> tuple[nn.Module, Callable]:
         """Notes the block's current ``forward``, which a patch may have set, and returns what takes its place."""
         self._forward = self.block.forward
-        function = getattr(self._forward, "__func__", None)
-        self._position = options_position(type(self.block).forward) if function is not None else None
+        self._position = options_position(type(self.block).forward)
         return self.block, self.run
+
+    def functions(self) -> tuple:
+        """What runs in this block now: its forward and those of patched sites inside it."""
+        inner = (module.__dict__["forward"] for module in self.session.patched_below(self.region))
+        return tuple(getattr(forward, "__func__", forward) for forward in (self._forward, *inner))
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The block's forward."""
@@ -50,96 +57,75 @@ class RegionRunner:
         session.ran_region = True
         if self.reason is not None:
             return self._forward(*args, **kwargs)
-        if session.watching:
-            return self._watch(args, kwargs)
-        if not session.active:
-            return self._forward(*args, **kwargs)
-        options = self._options(args, kwargs)
-        entering = {} if options is None else resolve(options, session.reads(type(self.block)))
+        options = self._options((args, kwargs))
+        seen = type(self.block) in session.memory.reads
+        reads = session.memory.reads_of(type(self.block))
+        if session.watching or not seen:
+            session.dirty = True
+            inputs = (args, kwargs) if options is None else self._replaced((args, kwargs), watched(options, reads))
+            return self._forward(*inputs[0], **inputs[1])
+        entering = {} if options is None else resolve(options, reads)
         if isinstance(entering, Unfit):
-            self._skip(entering)
-            return self._forward(*args, **kwargs)
-        compiled = self._variant(entering)
-        if compiled is None:
-            return self._forward(*args, **kwargs)
-        inputs = self._with_options(args, kwargs, entering) if options is not None else (args, kwargs)
-        if self.parity is None:
-            return self._verify(compiled, inputs, args, kwargs)
-        return self._run_compiled(compiled, inputs)
+            return self._skip(entering, (args, kwargs))
+        inputs = (args, kwargs) if options is None else self._replaced((args, kwargs), entering)
+        return self._run_variant(entering, inputs, (args, kwargs))
 
-    def _options(self, args: tuple, kwargs: dict) -> dict[str, Any] | None:
+    def _options(self, inputs: Inputs) -> dict[str, Any] | None:
+        args, kwargs = inputs
         if self._position is not None and len(args) > self._position:
             return args[self._position]
         return kwargs.get("transformer_options")
 
-    def _with_options(self, args: tuple, kwargs: dict, options: dict[str, Any]) -> tuple[tuple, dict]:
+    def _replaced(self, inputs: Inputs, options: dict[str, Any]) -> Inputs:
+        args, kwargs = inputs
         if self._position is not None and len(args) > self._position:
             return (*args[: self._position], options, *args[self._position + 1 :]), kwargs
         return args, {**kwargs, "transformer_options": options}
 
-    def _watch(self, args: tuple, kwargs: dict) -> Any:
-        options = self._options(args, kwargs)
-        if options is None:
-            return self._forward(*args, **kwargs)
-        reads = self.session.reads(type(self.block))
-        args, kwargs = self._with_options(args, kwargs, watched(options, reads))
-        return self._forward(*args, **kwargs)
+    def _skip(self, reason: str, inputs: Inputs) -> Any:
+        self.skipped = reason
+        return self._forward(*inputs[0], **inputs[1])
 
-    def _skip(self, reason: str) -> None:
-        self.session.dirty = True
-        if self.skipped != reason:
-            self.skipped = reason
-            self.session.changed()
-
-    def _variant(self, entering: dict[str, Any]) -> Callable | None:
-        """The compiled block for these options and for the processors that sit on it now; None when there is none."""
-        function = getattr(self._forward, "__func__", None)
-        if function is None:
-            self._skip("another node replaced its forward with something that is not a method")
-            return None
-        inner = tuple(m.__dict__["forward"].__func__ for m in self.session.patched_below(self.region))
-        key = (self.session.backend_key, self._signature, function, inner, tuple(sorted(entering.items())))
+    def _run_variant(self, entering: dict[str, Any], inputs: Inputs, original: Inputs) -> Any:
+        """Runs the block compiled for these options and for the processors that sit on it now."""
+        functions = self.functions()
+        if not hasattr(self._forward, "__func__"):
+            return self._skip("another node replaced its forward with something that is not a method", original)
+        key = (self._signature, functions, tuple(sorted(entering.items())))
         graph = self.graphs.get(key)
         if graph is None:
-            graph = self.graphs[key] = GRAPHS.get(key, function, type(self.block).__name__)
+            label = type(self.block).__name__
+            graph = self.graphs[key] = self.session.graph_of(key, lambda full: GRAPHS.get(full, functions[0], label))
         if graph.failure is not None:
             self.reason = graph.failure
-            self.session.changed()
-            return None
+            return self._forward(*original[0], **original[1])
         if key not in self._compiled:
-            self._compiled[key] = self.session.compile_block(self, graph)
-            self.parity = None
-        return self._compiled[key]
-
-    def _verify(self, compiled: Callable, inputs: tuple[tuple, dict], args: tuple, kwargs: dict) -> Any:
-        """The first compiled run, on clones of the inputs, beside the uncompiled run whose result is used."""
-        self.session.dirty = True
-        self.session.before_verify(self)
-        clones = clone_inputs(inputs)
-        try:
-            result = compiled(*clones[0], **clones[1])
-        except Exception as error:
-            self.session.region_failed(self, error)
-            return self._forward(*args, **kwargs)
-        uncompiled = self._forward(*args, **kwargs)
-        parity = compare(result, uncompiled)
-        if parity.passed:
-            self.parity = parity
-        else:
-            self.reason = (
-                f"its compiled result differs from the uncompiled one: {parity.relative:.1e} relative,"
-                f" {parity.tolerance:.0e} accepted"
-            )
-        self.session.verified(self, parity)
-        return uncompiled
-
-    def _run_compiled(self, compiled: Callable, inputs: tuple[tuple, dict]) -> Any:
-        graphs = sum(graph.graphs for graph in self.graphs.values())
-        result = compiled(*inputs[0], **inputs[1])
-        if sum(graph.graphs for graph in self.graphs.values()) != graphs:
-            self.session.dirty = True
-            self.session.changed()
+            self._compiled[key] = self.session.compile_block(self.block, graph)
+        if key not in self._verified:
+            return self._verify(key, graph, inputs, original)
+        before = graph.graphs
+        result = self._compiled[key](*inputs[0], **inputs[1])
+        self.session.dirty |= graph.graphs != before
         self.session.ran_compiled = True
         return result
 
-
+    def _verify(self, key: tuple, graph: SharedGraph, inputs: Inputs, original: Inputs) -> Any:
+        """The first compiled run, on clones of the inputs, beside the uncompiled run whose result is used."""
+        self.session.before_verify(self)
+        args, kwargs = clone_inputs(inputs)
+        try:
+            result = self._compiled[key](*args, **kwargs)
+        except Exception as error:
+            self.session.region_failed(self, graph, error)
+            return self._forward(*original[0], **original[1])
+        uncompiled = self._forward(*original[0], **original[1])
+        parity = compare(result, uncompiled)
+        self._verified.add(key)
+        self.parity = parity
+        if not parity.passed:
+            self.reason = (
+                f"its compiled result differs from the uncompiled one by {parity.relative:.1e} relative;"
+                f" {parity.tolerance:.0e} is accepted"
+            )
+        self.session.verified(self, parity)
+        return uncompiled

@@ -1,12 +1,12 @@
 """One compiled MODEL: uncompiled steps are timed, blocks are compiled and compared, compiled steps are timed, and the
-faster is kept."""
+faster way is kept."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -18,52 +18,26 @@ from ..processors.attach import swapped_forwards
 from ..processors.foreign import foreign_patches
 from ..status import Record
 from ..status.machine import package_version
-from ..status.timing import PeakMemory, StepTimes, Stopwatch, median
+from ..status.timing import PeakMemory, StepTimes, Stopwatch
 from .backends import Backend, choose_backend
 from .exceptions import BackendUnavailable, ModelUnfit
 from .graphs import SharedGraph
-from .options import Reads
-from .parity import Parity, worst
+from .memory import ModelMemory, memory_of
+from .parity import Parity
 from .region_runner import RegionRunner
-from .regions import find_regions
+from .regions import Region, find_regions
+from .session_record import model_fields, session_fields
+from .settings import Host, Settings
 
 log = logging.getLogger(__name__)
-
-#: Uncompiled steps that are timed before compiling. The first one also warms up, and counts only when it stays alone.
-UNCOMPILED_STEPS = 2
-
-#: Compiled steps after which the slower way is given up.
-COMPILED_STEPS = 3
-
-#: A compiled step that takes this much longer than an uncompiled one is slower; less than that is noise.
-NOISE = 1.03
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The inputs of the node."""
-
-    backend: str = "auto"
-    scope: str = "blocks"
-    effort: str = "fast start"
-    stop_if_unfit: bool = False
-    keep_faster: bool = True
-
-
-@dataclass(frozen=True)
-class Host:
-    """What a session needs of ComfyUI. ``check_interrupt`` raises when the user pressed Cancel."""
-
-    check_interrupt: Callable[[], None]
-    interrupt_error: type[BaseException]
-    version: str | None = None
 
 
 class Session:
     """The state behind one OneDiff Compile node, as a wrapper of ``apply_model``.
 
-    It goes through ``watching`` (uncompiled, timed), ``active`` (compiled; the first run of each block is compared with an
-    uncompiled one) and, when compiling is not possible or not worth it, neither (``given_up`` says why).
+    The first step runs uncompiled, ``watching`` what the blocks read, and so do a few later ones, for their time. The
+    others run compiled; the first run of each block is compared with an uncompiled one. ``given_up`` says why nothing is
+    compiled any more.
     """
 
     order = 1
@@ -75,50 +49,47 @@ class Session:
         self.device = device
         self.backend: Backend | None = None
         self.runners: list[RegionRunner] = []
-        self.report: Report | None = None
+        self.memory = ModelMemory()
         self.times = StepTimes()
-        self.stopwatch = Stopwatch(device)
-        self.memory = PeakMemory(device)
+        self.last_steps: deque[float] = deque(maxlen=40)
+        self.steps_per_image = 0
         self.peaks: dict[str, float | None] = {"eager_peak_mb": None, "compiled_peak_mb": None}
+        self.foreign: list[dict[str, str]] = []
+        self.baseline: dict[SharedGraph, tuple[int, float, int, int, int]] = {}
         self.watching = False
-        self.active = False
         self.given_up: str | None = None
-        self.dropped = False
-        self.dirty = False
+        self.dirty = False  # this step compiled or compared something: its time means nothing
         self.ran_region = False
         self.ran_compiled = False
-        self._reads: dict[type, Reads] = {}
+        self._stopwatch = Stopwatch(device)
+        self._peak_memory = PeakMemory(device)
         self._blocks: list[tuple[str, int]] = []
-        self._sites_of: dict[str, list[nn.Module]] = {}
-        self._foreign: list[dict[str, str]] = []
+        self._patchable: dict[str, list[nn.Module]] = {}
         self._steps = 0
-        self._images: list[int] = []
         self._started = 0.0
-        self._verifying = 0
 
     # What region runners ask for.
 
-    @property
-    def backend_key(self) -> tuple:
-        return (self.backend.name if self.backend else None, self.settings.effort, self.device.type)
+    def patched_below(self, region: Region) -> list[nn.Module]:
+        """Patched sites inside a region, the region's own module not counted."""
+        return [module for module in self._patchable[region.path] if "forward" in module.__dict__]
 
-    def reads(self, cls: type[nn.Module]) -> Reads:
-        """What blocks of a class have been seen to read from ``transformer_options``."""
-        return self._reads.setdefault(cls, Reads())
+    def graph_of(self, key: tuple, find: Callable[[tuple], SharedGraph]) -> SharedGraph:
+        """The shared graph of a block's variant for this session's backend, kept as long as the model is."""
+        graph = find((self.backend.name if self.backend else None, self.settings.effort, self.device.type, *key))
+        self.memory.graphs.add(graph)
+        self.baseline.setdefault(graph, graph.counts())
+        return graph
 
-    def patched_below(self, region: Any) -> list[nn.Module]:
-        """Patched sites inside a region (the region's own module not counted)."""
-        return [m for m in self._sites_of.get(region.path, ()) if "forward" in m.__dict__]
-
-    def compile_block(self, runner: RegionRunner, graph: SharedGraph) -> Callable:
+    def compile_block(self, block: nn.Module, graph: SharedGraph) -> Callable:
         """Asks OneDiff for the compiled module of a block. Nothing is compiled before its first call."""
         assert self.backend is not None
-        return self.backend.compile(runner.block, graph, self.settings.effort)
+        return self.backend.compile(block, graph, self.settings.effort)
 
     def before_verify(self, runner: RegionRunner) -> None:
         """Tells people which block is next, and lets Cancel through."""
         self.host.check_interrupt()
-        self._verifying += 1
+        self.dirty = True
         done = sum(r.parity is not None or r.reason is not None for r in self.runners)
         progress = {
             "done": done,
@@ -129,30 +100,23 @@ class Session:
         self.record.update(live=done > 0, state="compiling", progress=progress)
 
     def verified(self, runner: RegionRunner, parity: Parity) -> None:
-        """A block was compared; a block that differs stays uncompiled."""
+        """A block was compared; one that differs stays uncompiled."""
         if not parity.passed:
             self._unfit(f"{runner.region.path}: {runner.reason}")
 
-    def region_failed(self, runner: RegionRunner, error: Exception) -> None:
-        """A block could not be compiled, or its compiled code failed. It runs uncompiled from now on, and so does every
-        block that shares its graph."""
+    def region_failed(self, runner: RegionRunner, graph: SharedGraph, error: Exception) -> None:
+        """A block could not be compiled: it runs uncompiled from now on, and so does every block of its graph."""
         if isinstance(error, self.host.interrupt_error):
             raise error
         assert self.backend is not None
-        reason, graph_break = self.backend.explain(error)
-        runner.reason = reason
-        for graph in runner.graphs.values():
-            if graph.graphs == 0:
-                graph.failure = reason
-                graph.breaks = [graph_break] if graph_break else []
-        log.warning("OneDiff: %s runs uncompiled: %s", runner.region.path, reason)
-        self._unfit(f"{runner.region.path} cannot be compiled: {reason}")
+        runner.reason, graph_break = self.backend.explain(error)
+        if graph.graphs == 0:
+            graph.failure = runner.reason
+            graph.breaks = [graph_break] if graph_break else []
+        log.warning("OneDiff: %s runs uncompiled: %s", runner.region.path, runner.reason)
+        self._unfit(f"{runner.region.path} cannot be compiled: {runner.reason}")
 
-    def changed(self) -> None:
-        """Something that the record shows has changed while sampling."""
-        self._publish(live=True)
-
-    # What the wrappers call.
+    # What ComfyUI calls.
 
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of one whole sampling (``outer_sample``): what it measured is published at its end."""
@@ -163,8 +127,8 @@ class Session:
             return executor(*args, **kwargs)
         finally:
             if self._steps:
-                self._images.append(self._steps)
-                self._publish()
+                self.steps_per_image = self._steps
+                self.publish()
                 log.info("OneDiff Compile (node %s): %s", self.record["node"], self.record["summary"])
 
     def __call__(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
@@ -175,145 +139,115 @@ class Session:
 
         if self.given_up is None:
             self.prepare(executor.class_obj.diffusion_model)
-            self._foreign = foreign_patches(options)
+        if self._steps == 0:
+            self.foreign = foreign_patches(options)
+        self._steps += 1
         if self.given_up is not None:
-            return self._run_uncompiled(call)
+            return call()
         return self._run(call, _shape(x, c_crossattn))
 
-    def _run_uncompiled(self, call: Callable[[], Any]) -> Any:
-        self._steps += 1
-        return call()
-
-    def _run(self, call: Callable[[], Any], shape: tuple) -> Any:
-        measured = len(self.times.eager.get(shape, ())) + (0 if self._verifying == 0 else UNCOMPILED_STEPS)
-        self.watching = measured < UNCOMPILED_STEPS
-        self.active = not self.watching
+    def _run(self, call: Callable[[], Any], shape: Hashable) -> Any:
+        swaps = [runner.bind() for runner in self.runners]
+        self.times = self.memory.times_of((self.settings, tuple(runner.functions() for runner in self.runners)))
+        if self.settings.keep_faster and self.times.slower_compiled():
+            self._give_up("compiled steps took longer than uncompiled ones")
+            return call()
+        self.watching = self.times.uncompiled_next(shape)
         self.dirty = self.ran_region = self.ran_compiled = False
-        if self.watching:
+        if self.watching and not self.times.compiled:
             self.record.update(live=True, state="measuring", progress=None)
-        self.memory.start()
+        self._peak_memory.start()
         try:
-            with swapped_forwards([runner.bind() for runner in self.runners]):
-                result, milliseconds = self.stopwatch.time(call)
+            with swapped_forwards(swaps):
+                result, milliseconds = self._stopwatch.time(call)
         except Exception as error:
-            if isinstance(error, self.host.interrupt_error) or self.watching or not self.ran_compiled:
+            if isinstance(error, (self.host.interrupt_error, ModelUnfit)) or not self.ran_compiled:
                 raise
             return self._rerun_uncompiled(call, error)
-        self._steps += 1
-        self._measure(shape, milliseconds)
+        if self.ran_region:  # else a caching node skipped the model
+            self._measure(shape, milliseconds)
         return result
 
     def _rerun_uncompiled(self, call: Callable[[], Any], error: Exception) -> Any:
-        """Compiled code failed in a block that ran before, whose inputs it may have overwritten: the step starts again,
-        uncompiled."""
+        """Compiled code failed in a block that ran before. It may have overwritten its inputs, so the whole step runs
+        again, uncompiled."""
         assert self.backend is not None
-        reason, _ = self.backend.explain(error)
-        self._give_up(f"compiled code failed: {reason}")
-        return self._run_uncompiled(call)
+        self._give_up(f"compiled code failed: {self.backend.explain(error)[0]}")
+        return call()
 
     # Before the first step.
 
     def prepare(self, diffusion_model: nn.Module) -> None:
-        """Chooses the backend, checks the model and finds its regions; again when another node changed its blocks."""
-        blocks = [(path, id(module)) for path, module in diffusion_model.named_modules()]
-        if blocks != self._blocks:
-            self._started = time.monotonic()
-            self.record.update(state="checking", progress=None)
-            self._blocks = blocks
-            self._find_regions(diffusion_model)
-            self._choose_backend()
-            self._publish()
+        """Checks the model, finds its regions and chooses the backend; again when another node changed its modules.
 
-    def _find_regions(self, diffusion_model: nn.Module) -> None:
+        Raises:
+            ModelUnfit: when something cannot be compiled and the user asked to stop then.
+        """
+        blocks = [(path, id(module)) for path, module in diffusion_model.named_modules()]
+        if blocks == self._blocks:
+            return
+        self._blocks = blocks
+        self._started = time.monotonic()
+        self.memory = memory_of(diffusion_model)
+        self.record.update(state="checking", progress=None)
         sites = find_sites(diffusion_model)
-        self.report = check_model(diffusion_model, len(sites))
-        scope = self.settings.scope if self.settings.scope == "attention" else "blocks"
-        regions = find_regions(diffusion_model, sites, scope)
-        self._sites_of = {
-            region.path: [s.module for s in sites if s.path.startswith(f"{region.path}.")] for region in regions
-        }
-        self.runners = [RegionRunner(self, region, self._check_reason(region.path)) for region in regions]
-        parameters = sum(p.numel() for p in diffusion_model.parameters())
-        dtype = next((p.dtype for p in diffusion_model.parameters()), None)
-        self.record.update(
-            model={
-                "class": type(diffusion_model).__name__,
-                "parameters": parameters,
-                "dtype": str(dtype).removeprefix("torch."),
-                "device": str(self.device),
-            },
-            check=self.report.as_dict(),
-        )
+        report = check_model(diffusion_model, len(sites))
+        self.record.update(check=report.as_dict(), **model_fields(diffusion_model, self.device))
+        regions = find_regions(diffusion_model, sites, self.settings.scope)
+        self._patchable = {r.path: [s.module for s in sites if s.path.startswith(f"{r.path}.")] for r in regions}
+        self.runners = [RegionRunner(self, region, _check_reason(report, region)) for region in regions]
         if not self.runners:
             self._give_up("no block of this model has a form that can be compiled on its own")
+        elif self._choose_backend():
+            self.publish()
+            broken = next((runner for runner in self.runners if runner.reason), None)
+            if broken is not None:
+                self._unfit(f"{broken.region.path} cannot be compiled: {broken.reason}")
 
-    def _check_reason(self, path: str) -> str | None:
-        errors = self.report.under(path) if self.report else []
-        return f"{errors[0].path} ({errors[0].where}) {errors[0].what}" if errors else None
-
-    def _choose_backend(self) -> None:
-        if self.given_up is not None:
-            return
+    def _choose_backend(self) -> bool:
         try:
             self.backend, reason = choose_backend(self.settings.backend, self.device)
         except BackendUnavailable as error:
-            self._backend_record(None, error.reason)
+            self._note_backend(None, error.reason)
             self._give_up(error.reason)
-            return
+            return False
         if self.settings.scope == "model":
             reason += " Scope “model” is not there yet: compiled block by block."
-        self._backend_record(self.backend.name, reason)
-        broken = [runner for runner in self.runners if runner.reason]
-        if broken:
-            self._unfit(f"{broken[0].region.path} cannot be compiled: {broken[0].reason}")
+        self._note_backend(self.backend, reason)
+        return True
 
-    def _backend_record(self, used: str | None, reason: str) -> None:
-        version = package_version("torch") if used == "inductor" else package_version(used or "")
+    def _note_backend(self, used: Backend | None, reason: str) -> None:
+        name, version = (used.name, package_version(used.package)) if used else (None, None)
         self.record.update(
-            backend={"requested": self.settings.backend, "used": used, "version": version, "reason": reason}
+            backend={"requested": self.settings.backend, "used": name, "version": version, "reason": reason}
         )
 
     # After each step.
 
-    def _measure(self, shape: tuple, milliseconds: float) -> None:
-        if not self.ran_region:
-            return  # a caching node skipped the model
+    def _measure(self, shape: Hashable, milliseconds: float) -> None:
+        self.last_steps.append(round(milliseconds, 2))
         if self.watching:
             self.times.add(shape, milliseconds, compiled=False)
-            self.peaks["eager_peak_mb"] = self.memory.read()
-            return
-        if self.dirty:
-            self.times.last.append(round(milliseconds, 2))
-        elif self.ran_compiled:
+            self.peaks["eager_peak_mb"] = self._peak_memory.read()
+            if not self.times.compiled:
+                return
+        elif self.ran_compiled and not self.dirty:
             self.times.add(shape, milliseconds, compiled=True)
-            self.peaks["compiled_peak_mb"] = self.memory.read()
-        self._drop_if_slower()
-        self._publish(live=True)
-
-    def _drop_if_slower(self) -> None:
-        if all(runner.reason is not None for runner in self.runners):
-            reasons = {runner.reason for runner in self.runners}
-            self._give_up(self.runners[0].reason if len(reasons) == 1 else "no block could be compiled")
-            return
-        eager, compiled = self._medians()
-        if not self.settings.keep_faster or eager is None or compiled is None:
-            return
-        if len(self.times.comparable()[1]) >= COMPILED_STEPS and compiled > eager * NOISE:
-            self.dropped = True
-            self._give_up("compiled steps took longer than uncompiled ones")
-
-    def _medians(self) -> tuple[float | None, float | None]:
-        eager, compiled = self.times.comparable()
-        return median(eager[1:] or eager), median(compiled)
+            self.peaks["compiled_peak_mb"] = self._peak_memory.read()
+        reasons = [runner.reason for runner in self.runners]
+        if all(reasons):
+            self._give_up(reasons[0] if len(set(reasons)) == 1 else f"no block could be compiled: {reasons[0]}")
+        else:
+            self.publish(live=True)
 
     # Outcomes.
 
     def _give_up(self, reason: str) -> None:
         """From now on the model runs uncompiled, at no cost."""
         self.given_up = reason
-        self.watching = self.active = False
-        self._publish()
-        if not self.dropped:
+        self.watching = False
+        self.publish()
+        if not self.times.slower_compiled():
             self._unfit(reason)
 
     def _unfit(self, reason: str) -> None:
@@ -321,7 +255,9 @@ class Session:
             self.record.update(state="failed", progress=None)
             raise ModelUnfit(str(self.record["node"]), reason if reason.endswith(".") else f"{reason}.")
 
-    def _state(self) -> str:
+    @property
+    def state(self) -> str:
+        """The record's ``state``."""
         if self.given_up is not None:
             return "uncompiled"
         compiled = [r for r in self.runners if r.parity is not None and r.reason is None]
@@ -329,19 +265,17 @@ class Session:
             return "measuring" if self._steps else "idle"
         return "compiled" if len(compiled) == len(self.runners) and not any(r.skipped for r in compiled) else "partial"
 
-    def _publish(self, live: bool = False) -> None:
-        from .session_record import fields
-
+    def publish(self, live: bool = False) -> None:
+        """Writes what is known now into the record."""
         self.record.stamp()
-        self.record.update(live=live, **fields(self))
+        self.record.update(live=live, **session_fields(self))
 
 
-def _shape(x: torch.Tensor, context: torch.Tensor | None) -> tuple:
+def _check_reason(report: Report, region: Region) -> str | None:
+    errors = report.under(region.path)
+    return f"{errors[0].path} ({errors[0].where}) {errors[0].what}" if errors else None
+
+
+def _shape(x: torch.Tensor, context: torch.Tensor | None) -> Hashable:
     """What must be equal for two steps to be compared: the sizes of the latents and of the prompt."""
     return (tuple(x.shape), x.dtype, None if context is None else tuple(context.shape))
-
-
-def worst_parity(runners: list[RegionRunner]) -> Parity | None:
-    """The worst parity of all blocks that were compared."""
-    compared = [runner.parity for runner in runners if runner.parity is not None]
-    return worst(compared) if compared else None

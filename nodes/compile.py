@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..compilers import BACKENDS, Session, Settings
 from ..processors.attach import KEY, OUTER_SAMPLE, attach
-from .host import host, new_record, ui
+from .host import host, new_record, schema, ui
 
 STOP = "stop"
 
@@ -16,7 +16,7 @@ class OneDiffCompile(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="OneDiffCompile",
             display_name="OneDiff Compile",
             category="OneDiff",
@@ -24,6 +24,7 @@ class OneDiffCompile(io.ComfyNode):
             "the faster way is kept.",
             search_aliases=["torch.compile", "speed up", "inductor", "oneflow", "ModelSpeedup"],
             not_idempotent=True,
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model"),
                 io.Combo.Input(

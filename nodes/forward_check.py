@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..checks import check_model
 from ..processors import find_sites
 from ..processors.attach import AttentionPatch, attached
-from .host import new_record, ui
+from .host import new_record, schema, ui
 
 PREFIX = "diffusion_model."
 
@@ -19,13 +19,14 @@ class OneDiffForwardCheck(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="OneDiffForwardCheck",
             display_name="Forward Check",
             category="OneDiff",
             description="Finds modules without a usable forward before they are compiled, and says what to do.",
             search_aliases=["NotImplementedError", "forward", "compatibility", "onediff"],
             not_idempotent=True,
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model"),
                 io.Combo.Input(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import comfy.model_management
 import comfyui_version
+from comfy_api.latest import io
 from server import PromptServer
 
 from ..compilers import Host, backend_rows
@@ -27,6 +29,12 @@ def host() -> Host:
         interrupt_error=comfy.model_management.InterruptProcessingException,
         version=comfyui_version.__version__,
     )
+
+
+def schema(**fields: Any) -> io.Schema:
+    """``io.Schema`` with the fields that this ComfyUI knows: older ones lack some."""
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    return io.Schema(**{name: value for name, value in fields.items() if name in known})
 
 
 def new_record(hidden: Any) -> Record:

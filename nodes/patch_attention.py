@@ -23,7 +23,7 @@ from ..processors import (
 from ..processors.attach import AttentionPatch, attach
 from ..processors.foreign import OVERRIDE, foreign_patches
 from ..status import Record
-from .host import new_record, ui
+from .host import new_record, schema, ui
 
 ProcessorType = io.Custom("ONEDIFF_PROCESSOR")
 
@@ -33,13 +33,14 @@ class OneDiffPatchAttention(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="OneDiffPatchAttention",
             display_name="Patch Attention Processors",
             category="OneDiff",
             description="Computes attention with another processor at the chosen places of the model.",
             search_aliases=["attention processor", "sdpa", "set_attn_processor", "onediff"],
             not_idempotent=True,
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model"),
                 io.Combo.Input(

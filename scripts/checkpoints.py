@@ -16,7 +16,7 @@ SIZES = {"sd15_small": 0.9, "sd15": 2.2, "flux_small": 0.1, "flux_vae": 0.2, "cl
 
 
 def standin(environment: Environment, name: str) -> Path:
-    """The stand-in `name`, written once and reused: `sd15_small` is `<cache>/checkpoints/sd15_small_random_1.safetensors`."""
+    """The stand-in `name`, written once and reused: `<cache>/checkpoints/sd15_small_random_1.safetensors`."""
     path = environment.cache / "checkpoints" / f"{name}_random_{RECIPE}.safetensors"
     if path.is_file():
         return path
@@ -38,7 +38,7 @@ def standin(environment: Environment, name: str) -> Path:
 
 
 def check_checkpoint(path: Path) -> Path:
-    """The file as an absolute path, or one sentence on why it cannot be a Stable Diffusion checkpoint in safetensors."""
+    """The file as an absolute path, or one sentence on why it cannot be a Stable Diffusion checkpoint."""
     path = path.expanduser()
     if not path.is_file():
         raise CannotContinue(f"there is no file {path}; --checkpoint takes the path of a .safetensors checkpoint.")

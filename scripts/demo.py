@@ -1,4 +1,4 @@
-"""The demo: `python3 scripts/demo.py`. From nothing to a picture and the record of what was patched, checked and compiled."""
+"""The demo, `python3 scripts/demo.py`: from nothing to a picture and the record of what OneDiff did and gained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scripts import checkpoints, console
 from scripts.console import CannotContinue, duration, live, say
 from scripts.environment import ROOT, Environment, prepare
 from scripts.events import Events
-from scripts.prompt import Workflow, load_workflow, to_prompt, with_values
+from scripts.prompt import Prompt, Workflow, load_workflow, to_prompt, with_values
 from scripts.server import Server, error_of, link_file, port_is_free, serve
 from scripts.table import table
 
@@ -27,9 +27,9 @@ PORTS = range(8188, 8199)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Run the example workflow in the real ComfyUI and print what it gained.")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a checkpoint (.safetensors); default: random weights")
-    parser.add_argument("--keep", action="store_true", help="leave the editor open with the workflow loaded, until Ctrl-C")
+    parser = argparse.ArgumentParser(description="Run the example workflow in the real ComfyUI and print the gain.")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a .safetensors file; default: random weights")
+    parser.add_argument("--keep", action="store_true", help="leave the editor open with the workflow, until Ctrl-C")
     parser.add_argument("--port", type=int, help="port of ComfyUI (default: the first free one from 8188)")
     parser.add_argument("--size", type=int, help="width and height (default: 512, with random weights 256)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: 20, with random weights 12)")
@@ -90,7 +90,7 @@ def choose_checkpoint(environment: Environment, options: argparse.Namespace) -> 
     name = "sd15" if options.full_size else "sd15_small"
     path = checkpoints.standin(environment, name)
     kind = "full-size" if options.full_size else "small"
-    say(f"No --checkpoint given: using a {kind} Stable Diffusion 1.5 with random weights, so the picture will be noise.")
+    say(f"No --checkpoint given: a {kind} Stable Diffusion 1.5 with random weights, so the picture will be noise.")
     return path
 
 
@@ -120,9 +120,10 @@ def run(server: Server, workflow: Workflow, picture: Path) -> None:
     started = time.monotonic()
     events = Events(server.port, server.client)
     events.start()
-    prompt_id = server.queue(to_prompt(workflow, server.object_info()), workflow)
+    prompt = to_prompt(workflow, server.object_info())
+    prompt_id = server.queue(prompt, workflow)
     try:
-        entry = server.wait(prompt_id, tick=lambda: live(progress(events, time.monotonic() - started)))
+        entry = server.wait(prompt_id, tick=lambda: live(progress(events, prompt, time.monotonic() - started)))
     finally:
         events.close()
     records = [r for r in server.status().values() if r.get("workflow") in (workflow["id"], None)]
@@ -133,7 +134,7 @@ def run(server: Server, workflow: Workflow, picture: Path) -> None:
         raise CannotContinue(f"the workflow failed in {error} (log: {server.log})", console.tail(server.log, 8))
     images = server.images(entry)
     if not images:
-        raise CannotContinue(f"the workflow ended without a picture; the log is {server.log}.", console.tail(server.log, 8))
+        raise CannotContinue(f"the workflow ended without a picture (log: {server.log}).", console.tail(server.log, 8))
     picture.write_bytes(images[0])
     say(f"Picture after {duration(time.monotonic() - started)}: {picture}")
     say()
@@ -142,16 +143,17 @@ def run(server: Server, workflow: Workflow, picture: Path) -> None:
     say()
 
 
-def progress(events: Events, seconds: float) -> str:
-    """One line on where the run is: "compiling 7/38 · 12 s", then "compiled · step 5/12 · 31 s"."""
-    parts = []
-    compiling = [r for r in list(events.records.values()) if r.get("state") in ("checking", "compiling", "measuring")]
-    if compiling:
-        parts.append(compiling[-1].get("summary") or compiling[-1]["state"])
+def progress(events: Events, prompt: Prompt, seconds: float) -> str:
+    """Where the run is: "Load Checkpoint · 2.1 s", then "KSampler · compiling 7/38 · step 2/12 · 12 s"."""
+    node = (events.latest.get("executing") or {}).get("node")
+    parts = [prompt[node]["_meta"]["title"] if node in prompt else "starting"]
+    busy = [r for r in list(events.records.values()) if r.get("state") in ("checking", "compiling", "measuring")]
+    if busy:
+        parts.append(busy[-1].get("summary") or busy[-1]["state"])
     step = events.latest.get("progress")
-    if step and step.get("max"):
+    if step and step.get("max") and step.get("node") == node:
         parts.append(f"step {step['value']}/{step['max']}")
-    return " · ".join([*(parts or ["loading"]), duration(seconds)])
+    return " · ".join([*parts, duration(seconds)])
 
 
 def template_folder(base: Path) -> Path:

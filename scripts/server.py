@@ -109,7 +109,7 @@ class Server:
             time.sleep(0.25)
         raise CannotContinue(f"the workflow did not finish within {timeout:.0f} s.", tail(self.log, 8))
 
-    def run(self, prompt: dict[str, Any], workflow: dict[str, Any] | None = None, timeout: float = 1800) -> dict[str, Any]:
+    def run(self, prompt: dict[str, Any], workflow: dict | None = None, timeout: float = 1800) -> dict[str, Any]:
         return self.wait(self.queue(prompt, workflow), timeout)
 
     def images(self, entry: dict[str, Any]) -> list[bytes]:

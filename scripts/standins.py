@@ -1,7 +1,8 @@
-"""Writes checkpoints with random weights, in the layout that ComfyUI's own loaders detect. Pictures from them are noise.
+"""Writes checkpoints with random weights, in the layout that ComfyUI's loaders detect. Pictures from them are noise.
 
-Runs in the environment, with the host's folder: `python scripts/standins.py HOST NAME FILE`. The shapes come from the host's own
-model classes, built on the meta device; the values from one seed, scaled so that every layer's output stays near 1.
+Runs in the environment, with the host's folder: `python scripts/standins.py HOST NAME FILE`. The shapes come from the
+host's own model classes, built on the meta device; the values from one seed, scaled so that every layer's output stays
+near 1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ def recipes() -> dict[str, list[tuple[str, Callable[[], Any], str]]]:
     unet, vae, text = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
     return {
         # 107 M parameters in the UNet; float32, so that a CPU computes as stored.
-        "sd15_small": [(unet, unet_small, "float32"), (text, text_model, "float16"), (vae, lambda: kl(4, 32), "float32")],
+        "sd15_small": [
+            (unet, unet_small, "float32"),
+            (text, text_model, "float16"),
+            (vae, lambda: kl(4, 32), "float32"),
+        ],
         "sd15": [(unet, unet_full, "float16"), (text, text_model, "float16"), (vae, lambda: kl(4, 128), "float16")],
         "flux_small": [("", flux, "float32")],
         "flux_vae": [("", lambda: kl(16, 32), "float32")],

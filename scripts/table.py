@@ -20,11 +20,26 @@ def table(records: Iterable[Record]) -> list[str]:
 
 
 def merged(records: Iterable[Record]) -> list[Record]:
-    """One record of all: each field from the last node that filled it, because each node of the row fills its own."""
+    """One record of all: each node of the row fills its own part, and what several fill is put together."""
+    ordered = sorted(records, key=lambda r: _order(r.get("node")))
     result: Record = {}
-    for record in sorted(records, key=lambda r: _order(r.get("node"))):
+    for record in ordered:
         result.update({name: value for name, value in record.items() if value is not None})
+    for name, lists in (("patches", ("sites", "foreign")), ("check", ("findings",))):
+        parts = [record[name] for record in ordered if record.get(name)]
+        if parts:
+            result[name] = {**parts[-1], **{key: _union(part.get(key) for part in parts) for key in lists}}
+    if result.get("check"):
+        severities = [finding.get("severity") for finding in result["check"]["findings"]]
+        result["check"].update(errors=severities.count("error"), warnings=severities.count("warning"))
     return [result] if result else []
+
+
+def _union(lists: Iterable[list | None]) -> list:
+    result: list = []
+    for items in lists:
+        result += [item for item in items or () if item not in result]
+    return result
 
 
 def row_group(record: Record) -> Rows:
@@ -46,8 +61,8 @@ def _model(model: Record | None, machine: Record | None) -> Rows:
     if model.get("parameters"):
         parts.append(f"{model['parameters'] / 1e6:,.0f} M parameters")
     parts += [str(model[name]).replace("torch.", "") for name in ("dtype", "device") if model.get(name)]
-    if machine and machine.get("device_name"):
-        parts.append(str(machine["device_name"]))
+    if machine and machine.get("device"):
+        parts.append(str(machine["device"]))
     return [("model", ", ".join(parts))]
 
 

@@ -1,4 +1,4 @@
-"""All tests: `python3 scripts/test.py [arguments for pytest]`. Style, the canvas extension's units, then pytest with the real host."""
+"""All tests, `python3 scripts/test.py [arguments for pytest]`: style, the canvas extension, then the real host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts import browser, console
 from scripts.console import duration, say
-from scripts.environment import ROOT, Environment, prepare
+from scripts.environment import ROOT, prepare
 
 OLDEST_NODE = 20
 
@@ -72,7 +72,7 @@ def why_no_node() -> str | None:
 def say_compiler() -> None:
     """Tests decide for themselves what they can do without a compiler; the person should know beforehand."""
     if not any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "c++", "clang++", "cl")):
-        say("No C++ compiler was found: on a CPU, what needs one cannot be tested (Debian and Ubuntu: apt install g++).")
+        say("No C++ compiler was found; on a CPU, compiling needs one (Debian and Ubuntu: apt install g++).")
 
 
 if __name__ == "__main__":

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 
+#: Uncompiled steps that are timed: the first step, which warms up and counts only while it is alone, and one after each of
+#: the first compiled steps, so that both are measured side by side and a machine that gets busy slows both.
+UNCOMPILED_STEPS = 3
 
-def median(values: list[float]) -> float | None:
-    """Median, None of nothing."""
-    return statistics.median(values) if values else None
+#: Compiled steps that are compared; later ones ran too long after the uncompiled ones.
+COMPILED_STEPS = 3
+
+#: A compiled step that takes this many times as long as an uncompiled one is slower; less is noise.
+NOISE = 1.03
 
 
 class Stopwatch:
-    """Milliseconds of a call on ``device``.
-
-    On CUDA the call is bracketed by events and read after a synchronisation; elsewhere by a clock.
-    """
+    """Milliseconds of a call on ``device``: by events and a synchronisation on CUDA, by a clock elsewhere."""
 
     def __init__(self, device: torch.device):
         self.cuda = device.type == "cuda" and torch.cuda.is_available()
-        self.device = device
 
     def time(self, call: Callable[[], Any]) -> tuple[Any, float]:
         """Runs ``call`` and returns its result and its milliseconds."""
@@ -59,22 +59,42 @@ class PeakMemory:
 
 
 class StepTimes:
-    """Step times by shape, apart for uncompiled and compiled steps, and the last few for the canvas."""
+    """Step times by shape, uncompiled and compiled ones apart. Two are compared only on the same shapes."""
 
-    def __init__(self, keep_last: int = 40):
-        self.eager: dict[Any, list[float]] = {}
-        self.compiled: dict[Any, list[float]] = {}
-        self.last: deque[float] = deque(maxlen=keep_last)
+    def __init__(self) -> None:
+        self.eager: dict[Hashable, list[float]] = {}
+        self.compiled: dict[Hashable, list[float]] = {}
 
-    def add(self, shape: Any, milliseconds: float, *, compiled: bool) -> None:
-        """Notes one step."""
-        (self.compiled if compiled else self.eager).setdefault(shape, []).append(milliseconds)
-        self.last.append(round(milliseconds, 2))
+    def add(self, shape: Hashable, milliseconds: float, *, compiled: bool) -> None:
+        """Notes one step, while more are needed."""
+        times = (self.compiled if compiled else self.eager).setdefault(shape, [])
+        if len(times) < (COMPILED_STEPS if compiled else UNCOMPILED_STEPS):
+            times.append(milliseconds)
 
-    def comparable(self) -> tuple[list[float], list[float]]:
-        """Uncompiled and compiled times of the shape that has most of both; empty lists when none has both."""
+    def uncompiled_next(self, shape: Hashable) -> bool:
+        """Whether the next step of this shape should run uncompiled, to be timed."""
+        eager, compiled = len(self.eager.get(shape, ())), len(self.compiled.get(shape, ()))
+        if not self.compiled:
+            return eager == 0
+        return 0 < eager <= compiled and eager < UNCOMPILED_STEPS
+
+    def medians(self) -> tuple[float | None, float | None]:
+        """Median milliseconds uncompiled and compiled, on the shape that has most of both; None where there is none."""
         shared = [shape for shape in self.eager if shape in self.compiled]
         if not shared:
-            return [], []
+            eager = next(iter(self.eager.values()), None)
+            return (_median(eager) if eager and not self.compiled else None), None
         best = max(shared, key=lambda shape: min(len(self.eager[shape]), len(self.compiled[shape])))
-        return self.eager[best], self.compiled[best]
+        return _median(self.eager[best]), statistics.median(self.compiled[best])
+
+    def slower_compiled(self) -> bool:
+        """Whether compiled steps are known to be slower than uncompiled ones, by more than noise."""
+        eager, compiled = self.medians()
+        if eager is None or compiled is None or compiled <= eager * NOISE:
+            return False
+        return any(len(self.compiled.get(s, ())) == COMPILED_STEPS and len(t) > 1 for s, t in self.eager.items())
+
+
+def _median(eager: list[float]) -> float:
+    """Median of uncompiled steps, the first (a warm-up) left out when there are more."""
+    return statistics.median(eager[1:] or eager)

@@ -16,10 +16,11 @@ const MARGIN = 4;
 
 /** @type {Record<string, any>} */
 let tables = {};
+const words = () => createWords(tables, app.extensionManager?.setting?.get("Comfy.Locale") ?? "en");
 const store = createStore();
 const board = createBoard({
   store,
-  words: () => createWords(tables, app.extensionManager?.setting?.get("Comfy.Locale") ?? "en"),
+  words,
   root: () => app.rootGraph ?? app.graph,
 });
 
@@ -49,6 +50,7 @@ function attach(node) {
     getMinHeight: () => LINE_HEIGHT + 2 * MARGIN,
   });
   widget.serialize = false;
+  widget.label = words()("status.label");
   // A fixed height in both renderers, where a DOM widget otherwise takes what the node has left.
   widget.computeLayoutSize = undefined;
   widget.computeSize = () => [0, LINE_HEIGHT + 2 * MARGIN];
@@ -93,13 +95,15 @@ app.registerExtension({
     // Bypassing a node and changing the language are not events of the server.
     api.addEventListener("graphChanged", board.refresh);
     app.ui.settings.addEventListener("Comfy.Locale.change", board.refresh);
-    await load();
+    void load();
   },
 
   nodeCreated(/** @type {any} */ node) {
     if (NODES.has(node.comfyClass)) attach(node);
   },
 
-  // Also runs on undo and when another workflow tab is shown.
-  afterConfigureGraph: load,
+  // Also runs on undo and when another workflow tab is shown. The host would wait for a promise.
+  afterConfigureGraph() {
+    void load();
+  },
 });

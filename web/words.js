@@ -30,7 +30,8 @@ export function createWords(tables, locale) {
   return (key, values = {}) => {
     for (const language of languages) {
       const counted = "count" in values ? `${key}_${form.get(language)?.select(Number(values.count))}` : key;
-      const text = look(tables[language], counted) ?? look(tables[language], `${key}_other`) ?? look(tables[language], key);
+      const text =
+        look(tables[language], counted) ?? look(tables[language], `${key}_other`) ?? look(tables[language], key);
       if (text !== undefined) return text.replace(/\{(\w+)\}/g, (whole, name) => String(values[name] ?? whole));
     }
     return key;

@@ -19,7 +19,12 @@ test("a node of a subgraph has an id for each place where the subgraph is used",
   const node = { id: "12" };
   const inner = graph(node);
   const outer = graph({ id: "2", subgraph: inner });
-  const root = graph({ id: "3", subgraph: inner }, { id: "7", subgraph: inner }, { id: "9", subgraph: outer }, { id: "12" });
+  const root = graph(
+    { id: "3", subgraph: inner },
+    { id: "7", subgraph: inner },
+    { id: "9", subgraph: outer },
+    { id: "12" },
+  );
   assert.deepEqual(executionIds(root, node), ["3:12", "7:12", "9:2:12"]);
 });
 

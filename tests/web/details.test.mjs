@@ -19,7 +19,9 @@ test("a compiled model: what ran, what it gained, and how exact it is", () => {
 
 test("another backend than the one asked for is said, with the reason", () => {
   const backend = { requested: "oneflow", used: "inductor", version: null, reason: "oneflow is not installed." };
-  assert.deepEqual(details(record({ state: "compiled", backend }), english), ["Backend: inductor, not oneflow as asked for. oneflow is not installed."]);
+  assert.deepEqual(details(record({ state: "compiled", backend }), english), [
+    "Backend: inductor, not oneflow as asked for. oneflow is not installed.",
+  ]);
 });
 
 test("findings: worst first, with path, place and remedy", () => {
@@ -69,17 +71,22 @@ test("patches: which processor at how many sites, and who else is there", () => 
 
 test("a result outside the tolerance says by how much", () => {
   assert.ok(
-    details(states.differs, english).includes("The first compiled step differs from an uncompiled one by 0.4, more than the 0.01 that is allowed."),
+    details(states.differs, english).includes(
+      "The first compiled step differs from an uncompiled one by 0.4, more than the 0.01 that is allowed.",
+    ),
   );
   assert.ok(
-    details(record({ state: "uncompiled", parity: { relative: null, tolerance: 0.01, passed: false } }), english).includes(
-      "The first compiled step gave another result than an uncompiled one.",
-    ),
+    details(
+      record({ state: "uncompiled", parity: { relative: null, tolerance: 0.01, passed: false } }),
+      english,
+    ).includes("The first compiled step gave another result than an uncompiled one."),
   );
 });
 
 test("no backend: the reason stands behind it", () => {
-  assert.deepEqual(details(states.uncompiled, english), ["No backend is in use (auto was asked for). no C++ compiler was found"]);
+  assert.deepEqual(details(states.uncompiled, english), [
+    "No backend is in use (auto was asked for). no C++ compiler was found",
+  ]);
 });
 
 test("a long list ends in a number, for a tooltip cannot be scrolled", () => {

@@ -3,7 +3,8 @@
 import { readFileSync } from "node:fs";
 import { createWords } from "../../web/words.js";
 
-const table = (language) => JSON.parse(readFileSync(new URL(`../../locales/${language}/main.json`, import.meta.url), "utf8"));
+const table = (language) =>
+  JSON.parse(readFileSync(new URL(`../../locales/${language}/main.json`, import.meta.url), "utf8"));
 
 export const tables = { en: table("en"), zh: table("zh") };
 export const english = createWords(tables, "en");
@@ -31,14 +32,31 @@ export const record = (fields) => ({
   ...fields,
 });
 
-const inductor = { requested: "auto", used: "inductor", version: "2.11.0", reason: "The only backend that works on this machine." };
-const blocks = { regions: 38, regions_compiled: 38, regions_uncompiled: [], graphs: 17, graph_breaks: [], recompiles: [], seconds: 37.4, cache: "cold" };
+const inductor = {
+  requested: "auto",
+  used: "inductor",
+  version: "2.11.0",
+  reason: "The only backend that works on this machine.",
+};
+const blocks = {
+  regions: 38,
+  regions_compiled: 38,
+  regions_uncompiled: [],
+  graphs: 17,
+  graph_breaks: [],
+  recompiles: [],
+  seconds: 37.4,
+  cache: "cold",
+};
 
 export const states = {
   idle: record({}),
   patched: record({
     state: "patched",
-    patches: { sites: Array.from({ length: 10 }, (_, index) => ({ site: `input_blocks.${index}.1`, processor: "sdpa" })), foreign: [] },
+    patches: {
+      sites: Array.from({ length: 10 }, (_, index) => ({ site: `input_blocks.${index}.1`, processor: "sdpa" })),
+      foreign: [],
+    },
   }),
   patchedOddly: record({
     state: "patched",
@@ -46,7 +64,17 @@ export const states = {
     check: {
       errors: 0,
       warnings: 1,
-      findings: [{ severity: "warning", path: "", class: null, where: null, what: "no processor named sage", why: "it is not installed", fix: "sdpa is used instead" }],
+      findings: [
+        {
+          severity: "warning",
+          path: "",
+          class: null,
+          where: null,
+          what: "no processor named sage",
+          why: "it is not installed",
+          fix: "sdpa is used instead",
+        },
+      ],
     },
   }),
   checked: record({ state: "checked", check: { modules: 686, sites: 32, errors: 0, warnings: 0, findings: [] } }),
@@ -58,21 +86,57 @@ export const states = {
       errors: 2,
       warnings: 1,
       findings: [
-        { severity: "warning", path: "out", class: "Out", where: "models/custom.py:40", what: "overrides __call__", why: "compilers call forward", fix: "rename it" },
-        { severity: "error", path: "input_blocks.1.1.attn2.processor", class: "AttnProcessor", where: "models/custom.py:12", what: "has no forward", why: "nn.Module calls forward", fix: "rename __call__ to forward" },
-        { severity: "error", path: "input_blocks.2.1.attn2.processor", class: "AttnProcessor", where: "models/custom.py:12", what: "has no forward", why: null, fix: null },
+        {
+          severity: "warning",
+          path: "out",
+          class: "Out",
+          where: "models/custom.py:40",
+          what: "overrides __call__",
+          why: "compilers call forward",
+          fix: "rename it",
+        },
+        {
+          severity: "error",
+          path: "input_blocks.1.1.attn2.processor",
+          class: "AttnProcessor",
+          where: "models/custom.py:12",
+          what: "has no forward",
+          why: "nn.Module calls forward",
+          fix: "rename __call__ to forward",
+        },
+        {
+          severity: "error",
+          path: "input_blocks.2.1.attn2.processor",
+          class: "AttnProcessor",
+          where: "models/custom.py:12",
+          what: "has no forward",
+          why: null,
+          fix: null,
+        },
       ],
     },
   }),
   checking: record({ state: "checking", progress: { done: 412, total: 686, path: "middle_block.1", seconds: 0.3 } }),
-  compiling: record({ state: "compiling", backend: inductor, progress: { done: 7, total: 38, path: "input_blocks.1.0", seconds: 12.2 } }),
+  compiling: record({
+    state: "compiling",
+    backend: inductor,
+    progress: { done: 7, total: 38, path: "input_blocks.1.0", seconds: 12.2 },
+  }),
   measuring: record({ state: "measuring", backend: inductor, compile: blocks }),
   compiled: record({
     state: "compiled",
     model: { class: "UNetModel", parameters: 859_520_964, dtype: "float16", device: "cuda:0" },
     backend: inductor,
     compile: blocks,
-    speed: { eager_ms: 240.1, compiled_ms: 148.2, speedup: 1.62, per_second: 6.7, steps_ms: [], kept: "compiled", breakeven_images: 20.2 },
+    speed: {
+      eager_ms: 240.1,
+      compiled_ms: 148.2,
+      speedup: 1.62,
+      per_second: 6.7,
+      steps_ms: [],
+      kept: "compiled",
+      breakeven_images: 20.2,
+    },
     parity: { max_abs: 0.0004, relative: 0.00000123, cosine: 1, tolerance: 0.001, passed: true },
     memory: { eager_peak_mb: 5012.4, compiled_peak_mb: 4801.1 },
     machine: { torch: "2.11.0", device: "NVIDIA H100" },
@@ -91,7 +155,11 @@ export const states = {
     },
     speed: { eager_ms: 240, compiled_ms: 171, speedup: 1.4, kept: "compiled" },
   }),
-  slower: record({ state: "uncompiled", backend: inductor, speed: { eager_ms: 3000, compiled_ms: 3270, speedup: 0.917, kept: "uncompiled" } }),
+  slower: record({
+    state: "uncompiled",
+    backend: inductor,
+    speed: { eager_ms: 3000, compiled_ms: 3270, speedup: 0.917, kept: "uncompiled" },
+  }),
   differs: record({
     state: "uncompiled",
     backend: inductor,

@@ -25,7 +25,16 @@ test("two workflows that both have a node 12 do not mix", () => {
 
 test("a record without a workflow, of an API client, is shown on no canvas", () => {
   const store = createStore();
-  for (const odd of [record({ workflow: null }), record({ workflow: "" }), record({ node: null }), { state: "compiled" }, null, "text", 3]) store.put(odd);
+  for (const odd of [
+    record({ workflow: null }),
+    record({ workflow: "" }),
+    record({ node: null }),
+    { state: "compiled" },
+    null,
+    "text",
+    3,
+  ])
+    store.put(odd);
   assert.equal(state(store, ["12"]), null);
   assert.equal(state(store, ["12"], ""), null);
   assert.equal(state(store, ["12"], "null"), null);

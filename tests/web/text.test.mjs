@@ -45,6 +45,21 @@ test("elapsed time runs on between two messages of the server", () => {
   assert.doesNotMatch(line("checking"), / s /);
 });
 
+test("uncompiled and much faster reads as a factor", () => {
+  const speed = { eager_ms: 279, compiled_ms: 2324, kept: "uncompiled" };
+  assert.equal(
+    describe(record({ state: "uncompiled", speed }), english).text,
+    "kept uncompiled: 8.33× as fast · 279 ms a step",
+  );
+});
+
+test("a node that has run before anything was sampled waits for the sampler", () => {
+  assert.equal(
+    describe(record({ state: "idle", compile: { regions: 15, regions_compiled: 0 } }), english).text,
+    "waiting for the sampler",
+  );
+});
+
 test("only the last words of a line may be shortened, so figures are whole or absent", () => {
   for (const [name, status] of Object.entries(states)) {
     const { parts } = describe(status, english);
@@ -64,7 +79,10 @@ test("what the server leaves out leaves no gap", () => {
   assert.equal(describe(record({ state: "failed", summary: "failed" }), english).text, "failed");
   assert.equal(describe(record({ state: "checked" }), english).text, "no problems");
   assert.equal(describe(record({ state: "patched" }), english).text, "no site patched");
-  assert.equal(describe(record({ state: "compiled", speed: { speedup: null, compiled_ms: "fast" } }), english).text, "compiled");
+  assert.equal(
+    describe(record({ state: "compiled", speed: { speedup: null, compiled_ms: "fast" } }), english).text,
+    "compiled",
+  );
 });
 
 test("regions may come as a number or as a list", () => {
@@ -75,15 +93,25 @@ test("regions may come as a number or as a list", () => {
 test("without a summary the reason comes from what did not compile, then from the backend", () => {
   const left = { regions_uncompiled: [{ path: "out", reason: "a hook is on it" }] };
   assert.equal(describe(record({ state: "uncompiled", compile: left }), english).text, "uncompiled · a hook is on it");
-  assert.equal(describe(record({ state: "uncompiled", backend: { used: null, reason: "onediff is not installed" } }), english).text, "uncompiled · onediff is not installed");
+  assert.equal(
+    describe(record({ state: "uncompiled", backend: { used: null, reason: "onediff is not installed" } }), english)
+      .text,
+    "uncompiled · onediff is not installed",
+  );
 });
 
 test("a state of a newer server shows the server's own words", () => {
-  assert.equal(describe(record({ state: "quantised", summary: "quantised · 8 bit" }), english).text, "quantised · 8 bit");
+  assert.equal(
+    describe(record({ state: "quantised", summary: "quantised · 8 bit" }), english).text,
+    "quantised · 8 bit",
+  );
 });
 
 test("text of the server stays one line of printable length", () => {
-  const { text } = describe(record({ state: "failed", summary: `failed: a\n  b\u0000c\u202e${"x".repeat(5000)}` }), english);
+  const { text } = describe(
+    record({ state: "failed", summary: `failed: a\n  b\u0000c\u202e${"x".repeat(5000)}` }),
+    english,
+  );
   assert.match(text, /^failed · a b c x+…$/);
   assert.ok(text.length < 450);
 });
@@ -91,7 +119,20 @@ test("text of the server stays one line of printable length", () => {
 test("Chinese has words for every state", () => {
   assert.equal(describe(states.compiled, chinese).text, "已编译 · 1.62× · 每步 148 毫秒 · inductor");
   assert.equal(describe(states.findings, chinese).text, "2 个错误，1 个警告 · AttnProcessor: has no forward");
-  for (const name of ["idle", "patched", "checked", "checking", "compiling", "measuring", "compiled", "partial", "slower", "differs", "uncompiled", "failed"]) {
+  for (const name of [
+    "idle",
+    "patched",
+    "checked",
+    "checking",
+    "compiling",
+    "measuring",
+    "compiled",
+    "partial",
+    "slower",
+    "differs",
+    "uncompiled",
+    "failed",
+  ]) {
     assert.match(describe(states[name], chinese).parts[0].text, /[\u4e00-\u9fff]/, name);
   }
 });

@@ -9,7 +9,9 @@ const root = new URL("../../", import.meta.url);
 
 /** @returns {[string, string][]} dotted key and text */
 const flat = (tree, path = "") =>
-  Object.entries(tree).flatMap(([key, value]) => (typeof value === "string" ? [[`${path}${key}`, value]] : flat(value, `${path}${key}.`)));
+  Object.entries(tree).flatMap(([key, value]) =>
+    typeof value === "string" ? [[`${path}${key}`, value]] : flat(value, `${path}${key}.`),
+  );
 const withoutPlural = (key) => key.replace(/_(one|other)$/, "");
 const placeholders = (text) => [...new Set(text.match(/\{\w+\}/g))].sort();
 
@@ -33,7 +35,9 @@ test("text put into a sentence is not taken for a placeholder or a pattern", () 
 });
 
 test("Chinese has every word that English has, with the same placeholders", () => {
-  const [en, zh] = [tables.en, tables.zh].map((table) => new Map(flat(table).map(([key, text]) => [withoutPlural(key), placeholders(text)])));
+  const [en, zh] = [tables.en, tables.zh].map(
+    (table) => new Map(flat(table).map(([key, text]) => [withoutPlural(key), placeholders(text)])),
+  );
   assert.deepEqual([...zh.keys()].sort(), [...en.keys()].sort());
   for (const [key, names] of en) assert.deepEqual(zh.get(key), names, key);
 });
@@ -42,13 +46,20 @@ test("every word that the code asks for exists", () => {
   const known = new Set(flat(tables.en).map(([key]) => withoutPlural(key).replace(/^onediff\./, "")));
   const read = (name) => readFileSync(new URL(`web/status/${name}`, root), "utf8");
   for (const name of readdirSync(new URL("web/status", root))) {
-    for (const [, key] of read(name).matchAll(/(?:words|say)\(\s*"([\w.]+)"/g)) assert.ok(known.has(key), `${name}: ${key}`);
-    for (const [, key] of read(name).matchAll(/tell\(\s*"(\w+)"/g)) assert.ok(known.has(`details.${key}`), `${name}: ${key}`);
+    for (const [, key] of read(name).matchAll(/(?:words|say)\(\s*"([\w.]+)"/g))
+      assert.ok(known.has(key), `${name}: ${key}`);
+    for (const [, key] of read(name).matchAll(/tell\(\s*"(\w+)"/g))
+      assert.ok(known.has(`details.${key}`), `${name}: ${key}`);
   }
 });
 
 test("node names and tooltips exist in both languages and hold nothing that the host takes for a pattern", () => {
-  const [en, zh] = ["en", "zh"].map((language) => JSON.parse(readFileSync(new URL(`locales/${language}/nodeDefs.json`, root), "utf8")));
-  assert.deepEqual(flat(zh).map(([key]) => key), flat(en).map(([key]) => key));
+  const [en, zh] = ["en", "zh"].map((language) =>
+    JSON.parse(readFileSync(new URL(`locales/${language}/nodeDefs.json`, root), "utf8")),
+  );
+  assert.deepEqual(
+    flat(zh).map(([key]) => key),
+    flat(en).map(([key]) => key),
+  );
   for (const [key, text] of [...flat(en), ...flat(zh)]) assert.doesNotMatch(text, /[@{}|]/, key);
 });

@@ -30,5 +30,7 @@ function pathsTo(graph, target, path, above) {
   if (graph === target) return [path];
   if (above.has(graph)) return [];
   const seen = new Set([...above, graph]);
-  return graph.nodes.flatMap((node) => (node.subgraph ? pathsTo(node.subgraph, target, `${path}${node.id}:`, seen) : []));
+  return graph.nodes.flatMap((node) =>
+    node.subgraph ? pathsTo(node.subgraph, target, `${path}${node.id}:`, seen) : [],
+  );
 }

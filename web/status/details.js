@@ -46,7 +46,12 @@ function some(items, tell, line) {
 /** @param {StatusRecord} record @param {Words} tell */
 function model(record, tell) {
   const { parameters, dtype, device } = record.model ?? {};
-  const parts = [plain(record.model?.class), isNumber(parameters) ? tell("parameters", { value: millions(parameters) }) : "", plain(dtype), plain(device)];
+  const parts = [
+    plain(record.model?.class),
+    isNumber(parameters) ? tell("parameters", { value: millions(parameters) }) : "",
+    plain(dtype),
+    plain(device),
+  ];
   const said = parts.filter(Boolean).join(", ");
   return said ? [tell("model", { model: said })] : [];
 }
@@ -59,7 +64,9 @@ function backend(record, tell) {
   const version = plain(record.backend.version);
   const reason = plain(record.backend.reason);
   const name = version ? `${used} ${version}` : used;
-  const said = used ? tell(["", "auto", used].includes(requested) ? "backend" : "backend_instead", { name, requested }) : tell("backend_none", { requested });
+  const said = used
+    ? tell(["", "auto", used].includes(requested) ? "backend" : "backend_instead", { name, requested })
+    : tell("backend_none", { requested });
   return [reason ? `${said} ${reason}` : said];
 }
 
@@ -84,15 +91,18 @@ function check(record, words, tell) {
   const modules = count(record.check.modules);
   const sites = count(record.check.sites) ?? 0;
   const found = troubleCounts(record, words) || words("status.no_problems");
-  const looked = modules === null ? [] : [tell("checked", { modules, sites, found })];
-  const rank = (/** @type {import("./record.js").Finding} */ { severity }) => (severity === "error" ? 0 : severity === "warning" ? 1 : 2);
+  const looked = !modules ? [] : [tell("checked", { modules, sites, found })];
+  const rank = (/** @type {import("./record.js").Finding} */ { severity }) =>
+    severity === "error" ? 0 : severity === "warning" ? 1 : 2;
   const ranked = findings(record).sort((a, b) => rank(a) - rank(b));
   return [...looked, ...some(ranked, tell, (found) => finding(found, tell))];
 }
 
 /** @param {import("./record.js").Finding} found @param {Words} tell */
 function finding(found, tell) {
-  const severity = tell(["error", "warning"].includes(found.severity ?? "") ? `severity_${found.severity}` : "severity_note");
+  const severity = tell(
+    ["error", "warning"].includes(found.severity ?? "") ? `severity_${found.severity}` : "severity_note",
+  );
   const place = [plain(found.class), plain(found.where)].filter(Boolean).join(", ");
   const at = place ? tell("finding_at", { path: plain(found.path), place }) : plain(found.path);
   const said = [sentence(found.what), sentence(found.why), sentence(found.fix)].filter(Boolean).join(" ");
@@ -112,14 +122,25 @@ function compiled(record, tell) {
   const said = [];
   if (count(regions) !== null) said.push(tell("regions", { done: count(done) ?? 0, total: count(regions) ?? 0 }));
   if (count(graphs) !== null) {
-    said.push(tell("graphs", { graphs: count(graphs) ?? 0, breaks: count(breaks) ?? 0, recompiles: count(recompiles) ?? 0 }));
+    said.push(
+      tell("graphs", { graphs: count(graphs) ?? 0, breaks: count(breaks) ?? 0, recompiles: count(recompiles) ?? 0 }),
+    );
   }
-  if (isNumber(seconds)) said.push(tell(cache === "warm" ? "compile_warm" : "compile_cold", { seconds: seconds.toFixed(seconds < 10 ? 1 : 0) }));
+  if (isNumber(seconds))
+    said.push(
+      tell(cache === "warm" ? "compile_warm" : "compile_cold", { seconds: seconds.toFixed(seconds < 10 ? 1 : 0) }),
+    );
   return [
     said.join(" "),
-    ...some(list(record.compile.regions_uncompiled), tell, (left) => tell("region_uncompiled", { path: plain(left?.path), reason: sentence(left?.reason) })),
-    ...some(list(breaks), tell, (broken) => tell("graph_break", { where: plain(broken?.where), reason: sentence(broken?.reason) })),
-    ...some(list(recompiles), tell, (again) => tell("recompile", { region: plain(again?.region), reason: sentence(again?.reason) })),
+    ...some(list(record.compile.regions_uncompiled), tell, (left) =>
+      tell("region_uncompiled", { path: plain(left?.path), reason: sentence(left?.reason) }),
+    ),
+    ...some(list(breaks), tell, (broken) =>
+      tell("graph_break", { where: plain(broken?.where), reason: sentence(broken?.reason) }),
+    ),
+    ...some(list(recompiles), tell, (again) =>
+      tell("recompile", { region: plain(again?.region), reason: sentence(again?.reason) }),
+    ),
   ];
 }
 
@@ -132,7 +153,8 @@ function speed(record, words, tell) {
   if (isNumber(speedup)) said.push(tell("speedup", { factor: factor(words, speedup) }));
   if (record.speed?.kept === "uncompiled") said.push(tell("kept_uncompiled"));
   if (isNumber(images)) said.push(tell("breakeven", { count: Math.ceil(images) }));
-  if (record.progress && isNumber(record.progress.seconds)) said.push(tell("since", { time: elapsed(words, record.progress.seconds) }));
+  if (record.progress && isNumber(record.progress.seconds))
+    said.push(tell("since", { time: elapsed(words, record.progress.seconds) }));
   return [said.join(" ")];
 }
 
@@ -142,13 +164,17 @@ function parity(record, tell) {
   if (typeof passed !== "boolean") return [];
   const difference = isNumber(relative) ? relative : largest;
   if (!isNumber(difference) || !isNumber(tolerance)) return [tell(passed ? "parity_same" : "parity_differs")];
-  return [tell(passed ? "parity_within" : "parity_outside", { difference: tiny(difference), tolerance: tiny(tolerance) })];
+  return [
+    tell(passed ? "parity_within" : "parity_outside", { difference: tiny(difference), tolerance: tiny(tolerance) }),
+  ];
 }
 
 /** @param {StatusRecord} record @param {Words} tell */
 function memory(record, tell) {
   const { eager_peak_mb: eager, compiled_peak_mb: peak } = record.memory ?? {};
-  return isNumber(eager) && isNumber(peak) ? [tell("memory", { eager: Math.round(eager), compiled: Math.round(peak) })] : [];
+  return isNumber(eager) && isNumber(peak)
+    ? [tell("memory", { eager: Math.round(eager), compiled: Math.round(peak) })]
+    : [];
 }
 
 /** @param {StatusRecord} record @param {Words} tell */

@@ -35,7 +35,8 @@ export function elapsed(words, seconds) {
  * An error size: 0.00000123 → "1.2e-6", 0.05 → "0.05".
  * @param {number} value
  */
-export const tiny = (value) => (value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(1) : String(+value.toPrecision(2)));
+export const tiny = (value) =>
+  value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(1) : String(+value.toPrecision(2));
 
 /**
  * By how many per cent the uncompiled step is faster: 109 ms compiled against 100 ms → "9".

@@ -1,5 +1,5 @@
 // @ts-check
-// The shape of a status record (see README, "The record"), and how to read the parts that may be missing.
+// The shape of a status record, as the server sends it, and how to read the parts that may be missing.
 
 /**
  * @typedef {Object} Finding
@@ -63,7 +63,9 @@ export const count = (value) => (isNumber(value) ? value : Array.isArray(value) 
  */
 export function plain(value) {
   if (value === null || value === undefined || typeof value === "object") return "";
-  const line = String(value).replace(/[\s\p{Cc}\p{Cf}]+/gu, " ").trim();
+  const line = String(value)
+    .replace(/[\s\p{Cc}\p{Cf}]+/gu, " ")
+    .trim();
   return line.length > LONGEST ? `${line.slice(0, LONGEST - 1)}…` : line;
 }
 

@@ -97,5 +97,7 @@ const key = (workflow, node) => JSON.stringify([workflow, node]);
 
 /** @param {any} value @returns {value is StatusRecord} */
 function isRecord(value) {
-  return Boolean(value) && [value.workflow, value.node, value.state].every((name) => typeof name === "string" && name !== "");
+  return (
+    Boolean(value) && [value.workflow, value.node, value.state].every((name) => typeof name === "string" && name !== "")
+  );
 }

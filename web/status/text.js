@@ -31,7 +31,11 @@ import { count, findings, isLive, isNumber, patchedSites, plain, problems } from
  * @returns {Line}
  */
 export function describe(record, words, { bypassed = false, age = 0 } = {}) {
-  const draft = bypassed ? quiet("bypassed", words) : record === null ? quiet("idle", words) : drafted(record, words, age);
+  const draft = bypassed
+    ? quiet("bypassed", words)
+    : record === null
+      ? quiet("idle", words)
+      : drafted(record, words, age);
   const parts = draft.parts
     .map((part) => (typeof part === "string" ? { text: part } : part))
     .filter((part) => part !== null && part.text !== "");
@@ -40,7 +44,11 @@ export function describe(record, words, { bypassed = false, age = 0 } = {}) {
 }
 
 /** @param {string} state @param {Words} words @returns {Draft} */
-const quiet = (state, words) => ({ symbol: state === "bypassed" ? "–" : "○", tone: "quiet", parts: [words(`status.${state}`)] });
+const quiet = (state, words) => ({
+  symbol: state === "bypassed" ? "–" : "○",
+  tone: "quiet",
+  parts: [words(`status.${state}`)],
+});
 
 /** @param {StatusRecord} record @param {Words} words @param {number} age @returns {Draft} */
 function drafted(record, words, age) {
@@ -51,18 +59,30 @@ function drafted(record, words, age) {
     case "checked":
       return checked(record, words);
     case "compiled":
-      return { symbol: "▲", tone: "good", parts: [words("status.compiled"), ...speed(record, words), plain(record.backend?.used)] };
+      return {
+        symbol: "▲",
+        tone: "good",
+        parts: [words("status.compiled"), ...speed(record, words), plain(record.backend?.used)],
+      };
     case "partial":
-      return { symbol: "◐", tone: "warn", parts: [partly(record, words), ...speed(record, words), plain(record.backend?.used)] };
+      return {
+        symbol: "◐",
+        tone: "warn",
+        parts: [partly(record, words), ...speed(record, words), plain(record.backend?.used)],
+      };
     case "uncompiled":
       return uncompiled(record, words);
     case "failed":
       return { symbol: "✗", tone: "bad", parts: [words("status.failed"), { text: reason(record), elastic: true }] };
     case "idle":
-      return quiet("idle", words);
+      return quiet(record.compile ? "waiting" : "idle", words);
     default:
       // A state of a newer server: its own words are better than none.
-      return { symbol: "○", tone: "quiet", parts: [{ text: plain(record.summary) || plain(record.state), elastic: true }] };
+      return {
+        symbol: "○",
+        tone: "quiet",
+        parts: [{ text: plain(record.summary) || plain(record.state), elastic: true }],
+      };
   }
 }
 
@@ -71,7 +91,11 @@ function live(record, words, age) {
   const { done, total, path, seconds } = record.progress ?? {};
   const of = isNumber(done) && isNumber(total) && total > 0 ? ` ${done}/${total}` : "";
   const time = isNumber(seconds) && seconds + age >= 1 ? elapsed(words, seconds + age) : "";
-  return { symbol: "…", tone: "live", parts: [words(`status.${record.state}`) + of, time, { text: plain(path), elastic: true }] };
+  return {
+    symbol: "…",
+    tone: "live",
+    parts: [words(`status.${record.state}`) + of, time, { text: plain(path), elastic: true }],
+  };
 }
 
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
@@ -103,7 +127,10 @@ function checked(record, words) {
 export function troubleCounts(record, words) {
   const errors = problems(record, "error");
   const warnings = problems(record, "warning");
-  const counts = [errors && words("status.errors", { count: errors }), warnings && words("status.warnings", { count: warnings })];
+  const counts = [
+    errors && words("status.errors", { count: errors }),
+    warnings && words("status.warnings", { count: warnings }),
+  ];
   return counts.filter(Boolean).join(words("status.and"));
 }
 
@@ -142,11 +169,15 @@ function uncompiled(record, words) {
   const draft = { symbol: "▽", tone: /** @type {const} */ ("warn") };
   const { eager_ms: eager, compiled_ms: compiled } = record.speed ?? {};
   const step = isNumber(eager) ? words("status.a_step", { time: duration(words, eager) }) : null;
-  if (record.parity?.passed === false) return { ...draft, parts: [words("status.uncompiled"), { text: words("status.differs"), elastic: true }] };
   if (isNumber(eager) && isNumber(compiled) && eager > 0 && compiled > eager) {
-    return { ...draft, parts: [words("status.slower", { percent: percentFaster(eager, compiled) }), step] };
+    const by =
+      compiled < 2 * eager
+        ? words("number.percent_faster", { value: percentFaster(eager, compiled) })
+        : words("number.times_as_fast", { factor: factor(words, compiled / eager) });
+    return { ...draft, parts: [words("status.slower", { by }), step] };
   }
-  return { ...draft, parts: [words("status.uncompiled"), { text: reason(record), elastic: true }] };
+  const why = record.parity?.passed === false ? words("status.differs") : reason(record);
+  return { ...draft, parts: [words("status.uncompiled"), { text: why, elastic: true }] };
 }
 
 /**
@@ -159,5 +190,10 @@ export function reason(record) {
   if (colon >= 0) return summary.slice(colon + 2);
   const error = findings(record).find((found) => found.severity === "error");
   const region = Array.isArray(record.compile?.regions_uncompiled) ? record.compile.regions_uncompiled[0] : null;
-  return plain(error?.what) || plain(region?.reason) || plain(record.backend?.reason) || (summary === record.state ? "" : summary);
+  return (
+    plain(error?.what) ||
+    plain(region?.reason) ||
+    plain(record.backend?.reason) ||
+    (summary === record.state ? "" : summary)
+  );
 }

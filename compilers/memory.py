@@ -1,0 +1,40 @@
+"""What is known of a loaded model, kept as long as the model is.
+
+A node that runs again, because its inputs or a LoRA before it changed, finds its compiled graphs and its timings here.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable
+
+from torch import nn
+
+from ..status.timing import StepTimes
+from .graphs import SharedGraph
+from .options import Reads
+
+
+class ModelMemory:
+    """Graphs that the model's blocks use, what its blocks read, and step times by what was active."""
+
+    def __init__(self) -> None:
+        self.graphs: set[SharedGraph] = set()
+        self.reads: dict[type, Reads] = {}
+        self.times: dict[Hashable, StepTimes] = {}
+
+    def reads_of(self, cls: type[nn.Module]) -> Reads:
+        """What blocks of a class have been seen to read from ``transformer_options``."""
+        return self.reads.setdefault(cls, Reads())
+
+    def times_of(self, variant: Hashable) -> StepTimes:
+        """Step times with these patches and settings."""
+        return self.times.setdefault(variant, StepTimes())
+
+
+_memories: weakref.WeakKeyDictionary[nn.Module, ModelMemory] = weakref.WeakKeyDictionary()
+
+
+def memory_of(diffusion_model: nn.Module) -> ModelMemory:
+    """The memory of a model, made at the first call. It goes with the model."""
+    return _memories.setdefault(diffusion_model, ModelMemory())
