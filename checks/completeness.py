@@ -101,5 +101,3 @@ def broken_rule(module: nn.Module) -> Completeness | None:
     if "forward" in module.__dict__:
         return None
     return next((rule for rule in RULES if rule.applies(type(module))), None)
-
-

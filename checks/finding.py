@@ -63,9 +63,7 @@ class Report:
 
     def under(self, path: str) -> list[Finding]:
         """Errors of a module and of everything below it."""
-        return [
-            f for f in self.findings if f.severity == "error" and (f.path == path or f.path.startswith(f"{path}."))
-        ]
+        return [f for f in self.findings if f.severity == "error" and (f.path == path or f.path.startswith(f"{path}."))]
 
     def as_dict(self) -> dict[str, Any]:
         """The record's ``check`` field."""

@@ -23,7 +23,7 @@ def short_path(path: str) -> str:
 
 @cache
 def class_location(cls: type) -> str:
-    """"file:line" of a class; its module's name where there is no source."""
+    """The "file:line" of a class; its module's name where there is no source."""
     try:
         file = inspect.getsourcefile(cls)
         line = inspect.getsourcelines(cls)[1]

@@ -16,7 +16,10 @@ CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
 def check_model(
-    diffusion_model: nn.Module, sites: int, replaced: Mapping[str, Any] | None = None, attached: Mapping[str, nn.Module] | None = None
+    diffusion_model: nn.Module,
+    sites: int,
+    replaced: Mapping[str, Any] | None = None,
+    attached: Mapping[str, nn.Module] | None = None,
 ) -> Report:
     """The forward check of a diffusion model.
 

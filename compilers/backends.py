@@ -94,7 +94,7 @@ def missing_onediff() -> str | None:
     try:
         importlib.import_module("onediff.infer_compiler")
     except Exception as error:  # a broken installation may raise anything
-        return f"onediff cannot be imported ({type(error).__name__}: {error}): run “pip install --force-reinstall onediff”."
+        return f"onediff cannot be imported ({type(error).__name__}: {error}): run “pip install -U onediff”."
     return None
 
 

@@ -21,8 +21,8 @@ def token_counts(tensors: list[torch.Tensor]) -> set[int]:
 def dynamic_dimensions(tensors: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
     """Dimensions that follow the batch, the picture's size or the prompt's length.
 
-    The batch from 2 on (torch compiles size 1 apart). Tokens of (batch, tokens, channels); height and width, and frames,
-    of (batch, channels, …, height, width); in tables that go with tokens, such as rotary embeddings of
+    The batch from 2 on (torch compiles size 1 apart). Tokens of (batch, tokens, channels); height and width, and
+    frames, of (batch, channels, …, height, width); in tables that go with tokens, such as rotary embeddings of
     (1, 1, tokens, dim, 2, 2), the dimension of that length.
     """
     counts = token_counts(tensors)

@@ -44,7 +44,12 @@ def missing_tool(error: Exception, device: torch.device) -> str | None:
             f"“sudo apt install python{sysconfig.get_python_version()}-dev”, and restart ComfyUI."
         )
     if names & {"InvalidCxxCompiler", "CppCompileError", "CalledProcessError", "FileNotFoundError"}:
-        if names & {"CppCompileError"} and shutil.which("g++") and "InvalidCxxCompiler" not in names and "CXX" not in text:
+        if (
+            names & {"CppCompileError"}
+            and shutil.which("g++")
+            and "InvalidCxxCompiler" not in names
+            and "CXX" not in text
+        ):
             return f"the C++ compiler failed: {first_line(error)}"
         return f"no working C++ compiler was found: {_INSTALL_COMPILER.get(system, 'install one and restart ComfyUI.')}"
     if device.type != "cpu" and ("TritonMissing" in names or "triton" in text.lower()):
@@ -55,21 +60,36 @@ def missing_tool(error: Exception, device: torch.device) -> str | None:
 
 def explain(error: Exception) -> tuple[str, dict[str, str] | None]:
     """A failure as one sentence and, when it was a graph break, ``{"where": "file:line", "reason"}``."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tool = missing_tool(error, device)
+    tool = missing_tool(error, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if tool:
         return tool, None
     for cause in causes(error):
         if isinstance(cause, torch.OutOfMemoryError):
             return "out of memory.", None
         if isinstance(cause, torch._dynamo.exc.Unsupported):
-            where, reason = _user_line(cause), first_line(cause)
+            frames = _model_frames(cause)
+            where = f"{short_path(frames[-1].filename)}:{frames[-1].lineno}" if frames else "unknown place"
+            reason = _break_reason(cause, frames)
             return f"it does not fit into one graph: {reason} ({where})", {"where": where, "reason": reason}
     return f"{type(error).__name__}: {first_line(error)}", None
 
 
-def _user_line(error: BaseException) -> str:
-    """The line of the model's own code where capturing stopped."""
+#: ComfyUI's attentions that read free memory, which no graph can hold.
+_MEMORY_READING = {"attention_sub_quad", "attention_split"}
+
+
+def _break_reason(error: BaseException, frames: list) -> str:
+    attention = next((frame.name for frame in frames if frame.name in _MEMORY_READING), None)
+    if attention:
+        return (
+            f"ComfyUI's {attention} reads free memory. Patch this place with sdpa, or start ComfyUI with"
+            " --use-pytorch-cross-attention"
+        )
+    return first_line(error)
+
+
+def _model_frames(error: BaseException) -> list:
+    """The stack where capturing stopped, without the parts inside installed packages."""
     frames = list(getattr(error, "real_stack", None) or [])
-    frames = [frame for frame in frames if "torch" not in Path(frame.filename).parts] or frames
-    return f"{short_path(frames[-1].filename)}:{frames[-1].lineno}" if frames else "unknown place"
+    own = [frame for frame in frames if not {"site-packages", "dist-packages"} & set(Path(frame.filename).parts)]
+    return own or frames

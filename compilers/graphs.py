@@ -17,8 +17,8 @@ class SharedGraph:
     """What the blocks of one class, one set of weight shapes and one variant of options have in common.
 
     ``forward`` is the unbound function that is compiled. Backends fill the counts: ``graphs`` compiled, ``reasons`` of
-    each compile after the first, ``cache_hits`` and ``cache_misses`` of the compiler's cache on disk. ``failure`` is set
-    once when it cannot be compiled, so that no other block tries.
+    each compile after the first, ``cache_hits`` and ``cache_misses`` of the compiler's cache on disk. ``failure`` is
+    set once when it cannot be compiled, so that no other block tries.
     """
 
     forward: Callable

@@ -44,8 +44,8 @@ def _deployable_class(cls: type[nn.Module]) -> type[InductorDeployableModule]:
 
 
 def _entry(graph: SharedGraph) -> Callable:
-    """The function that Dynamo compiles. Dynamo keeps graphs, recompile limits and observed sizes by code object, so each
-    shared graph has its own."""
+    """The function that Dynamo compiles. Dynamo keeps graphs, recompile limits and observed sizes by code object, so
+    each shared graph has its own."""
     forward = graph.forward
 
     def entry(block: nn.Module, args: tuple, kwargs: dict) -> Any:

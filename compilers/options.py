@@ -1,9 +1,10 @@
 """What may enter a region of the ``transformer_options`` that ComfyUI passes to every block.
 
-The dict is full of things that change: block numbers, noise levels, conditioning ids, patches, other packs' keys. Compiled
-as it is, it costs a recompile a block; with its guards dropped, later patches are ignored. So the block is watched once,
-uncompiled, to learn which keys its own code reads. Afterwards only those are looked at, before the block runs: a patch on
-the block makes it run uncompiled, a plain value becomes part of the compiled variant's key, the rest never enters.
+The dict is full of things that change: block numbers, noise levels, conditioning ids, patches, other packs' keys.
+Compiled as it is, it costs a recompile a block; with its guards dropped, later patches are ignored. So the block is
+watched once, uncompiled, to learn which keys its own code reads. Afterwards only those are looked at, before the block
+runs: a patch on the block makes it run uncompiled, a plain value becomes part of the compiled variant's key, the rest
+never enters.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Reads:
 
 
 def watched(options: dict[str, Any], reads: Reads) -> WatchedOptions:
-    """``options`` for one uncompiled run of a block, noting into ``reads`` what the block reads and writes. The two dicts
-    of patches are there even when empty, so that the block's look-ups in them are seen."""
+    """``options`` for one uncompiled run of a block, noting into ``reads`` what the block reads and writes. The two
+    dicts of patches are there even when empty, so that the block's look-ups in them are seen."""
     copy = dict(options)
     copy[PATCHES] = WatchedOptions(options.get(PATCHES) or {}, reads.patches, set())
     copy[REPLACEMENTS] = WatchedOptions(options.get(REPLACEMENTS) or {}, reads.replacements, set())

@@ -56,7 +56,7 @@ def compare(compiled: Any, uncompiled: Any) -> Parity:
 
 
 def worst(parities: list[Parity]) -> Parity:
-    """The worst of several, figure by figure; of none, a perfect one. The tolerance is that of the worst ``relative``."""
+    """The worst of several, figure by figure; of none, a perfect one. The tolerance is the worst one's."""
     if not parities:
         return Parity(0.0, 0.0, 1.0, TOLERANCES[torch.float32])
     leading = max(parities, key=lambda p: p.relative / p.tolerance if p.tolerance else math.inf)
@@ -84,8 +84,8 @@ def _compare_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> Parity:
 
 
 def clone_inputs(inputs: Any) -> Any:
-    """The same structure with every tensor cloned; a tensor that occurs twice stays one. Blocks write into their inputs,
-    so a second run needs its own."""
+    """The same structure with every tensor cloned; a tensor that occurs twice stays one. Blocks write into their
+    inputs, so a second run needs its own."""
     clones: dict[int, torch.Tensor] = {}
 
     def clone(leaf: Any) -> Any:

@@ -1,7 +1,8 @@
 """The blocks of a model that are compiled as one piece each.
 
-Found from the model's structure. A region is a block in a list of blocks (a child of ModuleList or Sequential) that holds
-an attention site; besides, a repeated block without attention that holds much of the weight, such as a residual block.
+Found from the model's structure. A region is a block in a list of blocks (a child of ModuleList or Sequential) that
+holds an attention site; besides, a repeated block without attention that holds much of the weight, such as a residual
+block.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ class Session:
     """The state behind one OneDiff Compile node, as a wrapper of ``apply_model``.
 
     The first step runs uncompiled, ``watching`` what the blocks read, and so do a few later ones, for their time. The
-    others run compiled; the first run of each block is compared with an uncompiled one. ``given_up`` says why nothing is
-    compiled any more.
+    others run compiled; the first run of each block is compared with an uncompiled one. ``given_up`` says why nothing
+    is compiled any more.
     """
 
     order = 1
@@ -66,7 +66,8 @@ class Session:
         self._blocks: list[tuple[str, int]] = []
         self._patchable: dict[str, list[nn.Module]] = {}
         self._steps = 0
-        self._started = 0.0
+        self._sampling = False
+        self._compiling_since: float | None = None
 
     # What region runners ask for.
 
@@ -90,12 +91,13 @@ class Session:
         """Tells people which block is next, and lets Cancel through."""
         self.host.check_interrupt()
         self.dirty = True
+        self._compiling_since = self._compiling_since or time.monotonic()
         done = sum(r.parity is not None or r.reason is not None for r in self.runners)
         progress = {
             "done": done,
             "total": len(self.runners),
             "path": runner.region.path,
-            "seconds": round(time.monotonic() - self._started, 1),
+            "seconds": round(time.monotonic() - self._compiling_since, 1),
         }
         self.record.update(live=done > 0, state="compiling", progress=progress)
 
@@ -121,17 +123,23 @@ class Session:
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of one whole sampling (``outer_sample``): what it measured is published at its end."""
         self._steps = 0
+        self._sampling = True
+        self._compiling_since = None
         for runner in self.runners:
             runner.skipped = None
         try:
-            return executor(*args, **kwargs)
+            result = executor(*args, **kwargs)
+            self.steps_per_image = self._steps
+            return result
         finally:
-            if self._steps:
-                self.steps_per_image = self._steps
+            self._sampling = False
+            if self.record["state"] != "failed":
                 self.publish()
-                log.info("OneDiff Compile (node %s): %s", self.record["node"], self.record["summary"])
+            log.info("OneDiff Compile (node %s): %s", self.record["node"], self.record["summary"])
 
-    def __call__(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+    def __call__(
+        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
+    ):
         options = transformer_options if transformer_options is not None else {}
 
         def call() -> Any:
@@ -187,7 +195,6 @@ class Session:
         if blocks == self._blocks:
             return
         self._blocks = blocks
-        self._started = time.monotonic()
         self.memory = memory_of(diffusion_model)
         self.record.update(state="checking", progress=None)
         sites = find_sites(diffusion_model)
@@ -262,7 +269,7 @@ class Session:
             return "uncompiled"
         compiled = [r for r in self.runners if r.parity is not None and r.reason is None]
         if not compiled:
-            return "measuring" if self._steps else "idle"
+            return "measuring" if self._sampling else "idle"
         return "compiled" if len(compiled) == len(self.runners) and not any(r.skipped for r in compiled) else "partial"
 
     def publish(self, live: bool = False) -> None:

@@ -20,7 +20,7 @@ class OneDiffCompile(io.ComfyNode):
             node_id="OneDiffCompile",
             display_name="OneDiff Compile",
             category="OneDiff",
-            description="Compiles the model's blocks through OneDiff. The first steps are timed uncompiled and compared; "
+            description="Compiles the model's blocks through OneDiff. A few steps are timed uncompiled and compared; "
             "the faster way is kept.",
             search_aliases=["torch.compile", "speed up", "inductor", "oneflow", "ModelSpeedup"],
             not_idempotent=True,
@@ -34,7 +34,7 @@ class OneDiffCompile(io.ComfyNode):
                     "scope",
                     options=["blocks", "attention", "model"],
                     default="blocks",
-                    tooltip="blocks: each block in one piece, equal blocks once. attention: the attention modules only.",
+                    tooltip="blocks: each block in one piece, equal blocks once. attention: attention modules only.",
                 ),
                 io.Combo.Input(
                     "effort",
@@ -51,7 +51,7 @@ class OneDiffCompile(io.ComfyNode):
                 io.Boolean.Input(
                     "keep_faster",
                     default=True,
-                    tooltip="On: go back to uncompiled when compiled steps are slower. Off: keep compiled steps anyway.",
+                    tooltip="On: go back to uncompiled when compiled steps are slower. Off: stay compiled anyway.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model")],

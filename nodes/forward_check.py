@@ -56,9 +56,7 @@ class OneDiffForwardCheck(io.ComfyNode):
         replaced = {
             path.removeprefix(PREFIX): value for path, value in model.object_patches.items() if path.startswith(PREFIX)
         }
-        processors = {
-            site.path: patch.processor for patch in attached(model, AttentionPatch) for site in patch.sites
-        }
+        processors = {site.path: patch.processor for patch in attached(model, AttentionPatch) for site in patch.sites}
         report = check_model(diffusion_model, len(find_sites(diffusion_model)), replaced, processors)
         record.update(state="checked" if report.ok or on_problem != "stop" else "failed", check=report.as_dict())
         if not report.ok and on_problem == "stop":

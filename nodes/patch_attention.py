@@ -59,9 +59,11 @@ class OneDiffPatchAttention(io.ComfyNode):
                 io.String.Input(
                     "blocks",
                     default="",
-                    tooltip="Names of places, separated by commas, * allowed: middle_block, double_blocks.*. Empty: all.",
+                    tooltip="Names of places, commas between, * allowed: middle_block, double_blocks.*. Empty: all.",
                 ),
-                ProcessorType.Input("custom", optional=True, tooltip="A loaded processor; takes the place of “processor”."),
+                ProcessorType.Input(
+                    "custom", optional=True, tooltip="A loaded processor; takes the place of “processor”."
+                ),
             ],
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
@@ -84,25 +86,26 @@ class OneDiffPatchAttention(io.ComfyNode):
         try:
             chosen = select_sites(all_sites, sites, blocks)
         except UnknownSites as error:
-            record.update(state="failed")
+            findings.append(_no_such_site(error))
+            record.update(state="failed", check=Report(0, len(all_sites), tuple(findings)).as_dict())
             raise ValueError(f"Patch Attention Processors (node {cls.hidden.unique_id}): {error}") from error
-        instance = custom if isinstance(custom, Processor) else _processor(processor, findings)
+        name, instance = ("custom", custom) if isinstance(custom, Processor) else _processor(processor, findings)
         chosen = _fitting(chosen, instance, findings)
 
-        patches = {"sites": [{"site": s.path, "processor": processor} for s in chosen], "foreign": []}
+        patches = {"sites": [{"site": site.path, "processor": name} for site in chosen], "foreign": []}
         superseded = patched.model_options["transformer_options"].get(OVERRIDE)
         attach(patched, AttentionPatch(chosen, instance, _observer(record, patches, superseded), superseded))
-        report = Report(modules=0, sites=len(all_sites), findings=tuple(findings))
-        record.update(state="patched", patches=patches, check=report.as_dict())
+        record.update(state="patched", patches=patches, check=Report(0, len(all_sites), tuple(findings)).as_dict())
         return io.NodeOutput(patched, ui=ui(record))
 
 
-def _processor(name: str, findings: list[Finding]) -> Processor:
+def _processor(name: str, findings: list[Finding]) -> tuple[str, Processor]:
+    """The processor of that name, or the default with a finding."""
     try:
-        return get_processor(name)
+        return name, get_processor(name)
     except UnknownProcessor as error:
         findings.append(_unknown("processor", name, ", ".join(error.known), DEFAULT_PROCESSOR))
-        return get_processor(DEFAULT_PROCESSOR)
+        return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
 
 
 def _fitting(sites: list[Site], processor: Processor, findings: list[Finding]) -> list[Site]:
@@ -134,6 +137,18 @@ def _unknown(name: str, value: str, known: str, used: str) -> Finding:
         what=f"{name} {value!r} is not known here; {used!r} is used instead",
         why="The workflow comes from a newer version, or from a machine that has more.",
         fix=f"Choose one of {known}.",
+    )
+
+
+def _no_such_site(error: UnknownSites) -> Finding:
+    return Finding(
+        severity="error",
+        path="blocks",
+        cls="OneDiffPatchAttention",
+        where="input",
+        what=f"{error.glob!r} matches no attention site of this model",
+        why="The run stops, because a patch that silently reaches nothing would look as if it worked.",
+        fix=f"Near matches: {', '.join(error.near)}." if error.near else "Leave blocks empty for all sites.",
     )
 
 

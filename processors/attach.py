@@ -1,7 +1,8 @@
 """Attaching processors to a ModelPatcher, and taking them off again.
 
 Everything this pack puts on a MODEL sits on a clone under one key. A patched site is an instance ``forward`` that is set
-around the model call and removed after it, so bypassing the node leaves nothing behind, and the weights keep their names.
+around the model call and removed after it, so bypassing the node leaves nothing behind and the weights keep their
+names.
 """
 
 from __future__ import annotations
@@ -131,7 +132,9 @@ class AttentionPatch:
         self.observe = observe
         self.seen: Any = None
 
-    def __call__(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+    def __call__(
+        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
+    ):
         options = transformer_options if transformer_options is not None else {}
         sampling = options.get("sample_sigmas")
         if sampling is None or sampling is not self.seen:

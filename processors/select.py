@@ -17,7 +17,9 @@ class UnknownSites(ValueError):
         self.glob = glob
         self.near = near
         hint = f" Near matches: {', '.join(near)}." if near else ""
-        super().__init__(f"blocks: {glob!r} matches no attention site of this model.{hint} Leave it empty for all sites.")
+        super().__init__(
+            f"blocks: {glob!r} matches no attention site of this model.{hint} Leave it empty for all sites."
+        )
 
 
 def parse_globs(blocks: str) -> list[str]:

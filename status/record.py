@@ -75,8 +75,8 @@ class Record:
     def update(self, *, live: bool = False, **fields: Any) -> None:
         """Replaces fields, rewrites the summary, and publishes.
 
-        ``live=True`` marks one of many updates in a row: it may be skipped so that at most two go out a second. Any other
-        update is always published.
+        ``live=True`` marks one of many updates in a row: it may be skipped so that at most two go out a second. Any
+        other update is always published.
 
         Raises:
             KeyError: for a field that the record does not have.

@@ -54,7 +54,7 @@ def _compiled(record: dict[str, Any]) -> str:
 
 def _uncompiled(record: dict[str, Any]) -> str:
     speed = record["speed"] or {}
-    if speed.get("kept") == "uncompiled" and speed.get("speedup"):
+    if speed.get("kept") == "uncompiled" and (speed.get("speedup") or 1) < 1:
         return f"uncompiled: compiling was slower by {round((1 / speed['speedup'] - 1) * 100)} %"
     reason = (record["backend"] or {}).get("reason")
     skipped = (record["compile"] or {}).get("regions_uncompiled") or []

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-#: Uncompiled steps that are timed: the first step, which warms up and counts only while it is alone, and one after each of
-#: the first compiled steps, so that both are measured side by side and a machine that gets busy slows both.
+#: Uncompiled steps that are timed: the first step, which warms up and counts only while it is alone, and one after
+#: each of the first compiled steps, so that both are measured side by side and a machine that gets busy slows both.
 UNCOMPILED_STEPS = 3
 
 #: Compiled steps that are compared; later ones ran too long after the uncompiled ones.
