@@ -48,7 +48,7 @@ def watched(options: dict[str, Any], reads: Reads) -> WatchedOptions:
 
 
 class WatchedOptions(dict):
-    """A dict that notes the keys that are read and written. Its copies note into the same sets."""
+    """A dict that notes the keys that are read and written. A copy notes its reads here too; what is written into it concerns nobody."""
 
     def __init__(self, options: dict[str, Any], read: set[str], written: set[str]):
         super().__init__(options)
@@ -78,7 +78,7 @@ class WatchedOptions(dict):
         return KeysView(self)
 
     def copy(self) -> WatchedOptions:
-        return WatchedOptions(dict(super().items()), self.read, self.written)
+        return WatchedOptions(dict(super().items()), self.read, set())
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.written.add(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -21,6 +22,12 @@ def standin(environment: Environment, name: str) -> Path:
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free / 1e9
+    if free < SIZES[name] + 0.5:
+        raise CannotContinue(
+            f"the checkpoint {path.name} needs {SIZES[name]} GB and the disk of {path.parent} has {free:.1f} GB free; "
+            "make room or name a folder on another disk in ONEDIFF_CACHE."
+        )
     say(f"Writing {path.name} ({SIZES[name]} GB) …")
     script = ROOT / "scripts" / "standins.py"
     result = subprocess.run(

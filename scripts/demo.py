@@ -1,7 +1,5 @@
 """The demo, `python3 scripts/demo.py`: from nothing to a picture and the record of what OneDiff did and gained."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -166,7 +164,7 @@ def template_folder(base: Path) -> Path:
 
 def keep_open(server: Server) -> None:
     say("The editor is open with this workflow at")
-    say(f"  {server.address}/?template={WORKFLOW.stem}&source={TEMPLATES}")
+    say(f"  {server.url}/?template={WORKFLOW.stem}&source={TEMPLATES}")
     say("Press Ctrl-C here to end it.")
     while True:
         server.check_alive()

@@ -22,7 +22,6 @@ from . import host
 from .console import CannotContinue, duration, run_logged, say, tail
 
 ROOT = Path(__file__).resolve().parent.parent
-OLDEST, NEWEST = (3, 10), (3, 13)
 # One set of builds that fits together with and without a GPU; left to themselves, the host's requirements mix versions.
 PINS = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 _NEEDED_GB = 10
@@ -56,7 +55,7 @@ def cache_folder() -> Path:
 
 def prepare() -> Environment:
     """Makes or reuses everything, and says what it is doing when that takes time."""
-    _check_python()
+    _check_venv()
     cache = cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -89,13 +88,7 @@ def _prepare(cache: Path) -> Environment:
     return Environment(cache, python, folder)
 
 
-def _check_python() -> None:
-    this = sys.version_info[:2]
-    if not OLDEST <= this <= NEWEST:
-        raise CannotContinue(
-            f"this is Python {this[0]}.{this[1]}, and ComfyUI with OneDiff needs {OLDEST[0]}.{OLDEST[1]} to "
-            f"{NEWEST[0]}.{NEWEST[1]}; run the same command with one of those, for example python3.12."
-        )
+def _check_venv() -> None:
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         raise CannotContinue(
             "this Python cannot make virtual environments; on Debian and Ubuntu, `sudo apt install python3-venv` "

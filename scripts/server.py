@@ -54,11 +54,11 @@ class Server:
     client: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
-    def address(self) -> str:
+    def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def get(self, path: str, timeout: float = 30) -> bytes:
-        with _open(self.address + path, timeout=timeout) as answer:
+        with _open(self.url + path, timeout=timeout) as answer:
             return answer.read()
 
     def get_json(self, path: str, timeout: float = 30) -> Any:
@@ -66,7 +66,7 @@ class Server:
 
     def post_json(self, path: str, body: Any, timeout: float = 60) -> Any:
         request = urllib.request.Request(
-            self.address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with _open(request, timeout=timeout) as answer:
             data = answer.read()

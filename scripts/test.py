@@ -1,7 +1,5 @@
 """All tests, `python3 scripts/test.py [arguments for pytest]`: style, the canvas extension, then the real host."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -55,7 +53,7 @@ def web_tests() -> int:
     if reason:
         say(f"Tests of the canvas extension (node) skipped: {reason}")
         return 0
-    return step("Tests of the canvas extension (node)", ["node", "--test", *files])
+    return step("Tests of the canvas extension (node)", ["node", "--test", "--test-reporter=spec", *files])
 
 
 def why_no_node() -> str | None:

@@ -1,0 +1,134 @@
+"""The forward check on modules that are broken in the ways that people break them."""
+
+from __future__ import annotations
+
+import abc
+
+import pytest
+import torch
+from onediff_pack.checks import check_model
+from torch import nn
+
+
+class NoForward(nn.Module):
+    pass
+
+
+class OnlyRaises(nn.Module):
+    def forward(self, x):
+        """Not written yet."""
+        raise NotImplementedError("later")
+
+
+class Abstract(nn.Module):
+    @abc.abstractmethod
+    def forward(self, x): ...
+
+
+class CallsItself(nn.Module):
+    """diffusers' processors before they were modules."""
+
+    def __call__(self, attn, hidden_states):
+        return hidden_states
+
+
+class RaisesSometimes(nn.Module):
+    def forward(self, x):
+        if x.ndim != 2:
+            raise NotImplementedError("2-d only")
+        return x
+
+
+class Holder(nn.Module):
+    """Never called: its parent reaches into it, as Flux's blocks do with SelfAttention."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(4, 4)
+
+
+class Block(nn.Module):
+    def __init__(self, part: nn.Module):
+        super().__init__()
+        self.part = part
+        self.held = Holder()
+        self.items = nn.ModuleList([nn.Linear(4, 4)])
+
+    def forward(self, x):
+        x = self.part(x)
+        for item in self.items:
+            x = item(x)
+        return self.held.qkv(x)
+
+
+class Model(nn.Module):
+    def __init__(self, *parts: nn.Module):
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(part) for part in parts])
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("part", "what"),
+    [
+        (NoForward(), "has no forward"),
+        (OnlyRaises(), "only raises NotImplementedError"),
+        (Abstract(), "only raises NotImplementedError"),
+        (CallsItself(), "overrides __call__ instead of forward"),
+    ],
+)
+def test_a_broken_module_is_named_with_file_and_line(part, what):
+    report = check_model(Model(nn.Linear(4, 4), part), sites=2)
+    assert not report.ok
+    (finding,) = report.findings
+    assert what in finding.what
+    assert finding.path == "blocks.1.part"
+    assert finding.cls == type(part).__name__
+    assert finding.where.startswith("checks/test_checks.py:")
+    line = int(finding.where.rpartition(":")[2])
+    with open(__file__) as source:
+        assert f"class {type(part).__name__}(" in source.readlines()[line - 1]
+    assert finding.fix
+    assert report.under("blocks.1") == [finding]
+    assert report.under("blocks.0") == []
+
+
+def test_complete_modules_containers_and_holders_are_no_findings():
+    report = check_model(Model(nn.Linear(4, 4), RaisesSometimes()), sites=0)
+    assert report.ok
+    assert report.findings == ()
+
+
+def test_an_element_that_is_looped_over_is_called():
+    model = Model(nn.Linear(4, 4))
+    model.blocks[0].items.append(NoForward())
+    assert [finding.path for finding in check_model(model, 0).findings] == ["blocks.0.items.1"]
+
+
+def test_replaced_parts_and_attached_processors_are_checked():
+    report = check_model(
+        Model(nn.Linear(4, 4)), 1, replaced={"blocks.0.part": NoForward()}, attached={"blocks.0": CallsItself()}
+    )
+    assert {finding.path for finding in report.findings} == {"blocks.0.part", "blocks.0.processor"}
+
+
+def test_the_finding_matches_what_torch_does():
+    """What the check calls broken raises when it is called, and what it passes runs."""
+    with pytest.raises(NotImplementedError):
+        Model(NoForward())(torch.ones(1, 4))
+    Model(nn.Linear(4, 4))(torch.ones(1, 4))
+
+
+@pytest.mark.usefixtures("host")
+@pytest.mark.parametrize("name", ["unet", "flux"])
+def test_the_hosts_models_pass(name):
+    import models
+
+    model = getattr(models, f"{name}_patcher")().model.diffusion_model
+    report = check_model(model, 0)
+    assert report.findings == ()
+    assert report.modules > 40

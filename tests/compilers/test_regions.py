@@ -1,0 +1,63 @@
+"""Which blocks become regions, in the host's own models."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from onediff_pack.compilers.regions import find_regions
+from onediff_pack.processors import find_sites
+
+pytestmark = pytest.mark.usefixtures("host")
+
+
+def regions_of(model, scope="blocks"):
+    return find_regions(model, find_sites(model), scope)
+
+
+def classes(regions):
+    return Counter(type(region.module).__name__ for region in regions)
+
+
+def test_sd15_in_full_size():
+    import comfy.ops
+    import models
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    config = {
+        **models.UNET,
+        "model_channels": 320,
+        "num_res_blocks": [2, 2, 2, 2],
+        "channel_mult": [1, 2, 4, 4],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_output": [1] * 9 + [0] * 3,
+        "context_dim": 768,
+        "num_heads": 8,
+    }
+    unet = UNetModel(**config, device="meta", operations=comfy.ops.disable_weight_init)
+    regions = regions_of(unet)
+    assert classes(regions) == {"ResBlock": 22, "BasicTransformerBlock": 16}
+    assert len({region.signature for region in regions}) == 15
+    assert classes(regions_of(unet, "attention")) == {"CrossAttention": 32}
+
+
+def test_flux():
+    import models
+
+    regions = regions_of(models.flux_patcher().model.diffusion_model)
+    assert [region.path for region in regions][:3] == ["double_blocks.0", "double_blocks.1", "single_blocks.0"]
+    assert classes(regions) == {"DoubleStreamBlock": 2, "SingleStreamBlock": 3}
+    assert len({region.signature for region in regions}) == 2
+
+
+def test_no_region_lies_in_another():
+    import models
+
+    paths = [region.path for region in regions_of(models.unet_patcher().model.diffusion_model)]
+    assert not [(a, b) for a in paths for b in paths if a != b and b.startswith(f"{a}.")]
+
+
+def test_a_model_without_attention_has_its_heavy_repeated_blocks():
+    layers = [torch.nn.Sequential(torch.nn.Linear(4, 4)) for _ in range(3)]
+    assert regions_of(torch.nn.Sequential(*layers)) == []

@@ -1,0 +1,43 @@
+"""Makes the pack importable as ComfyUI does it (under a name of its own), and the host importable for its model classes.
+
+The repository's root must not be on sys.path: its ``nodes`` would hide ComfyUI's ``nodes.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACK = "onediff_pack"
+
+
+def _host_folder() -> Path | None:
+    named = os.environ.get("ONEDIFF_HOST")
+    found = [Path(named)] if named else sorted((ROOT / ".cache" / "host").glob("ComfyUI-*"))
+    return next((folder for folder in found if (folder / "main.py").is_file()), None)
+
+
+HOST = _host_folder()
+if HOST is not None:
+    sys.path.insert(0, str(HOST))
+    from comfy.cli_args import args
+
+    args.cpu = True
+    args.use_pytorch_cross_attention = True
+
+package = types.ModuleType(PACK)
+package.__path__ = [str(ROOT)]
+sys.modules[PACK] = package
+
+
+@pytest.fixture(scope="session")
+def host() -> Path:
+    """The folder of the real ComfyUI."""
+    if HOST is None:
+        pytest.skip("ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
+    return HOST

@@ -1,0 +1,91 @@
+"""Small models of the host's own classes, with random weights, for tests inside one process."""
+
+from __future__ import annotations
+
+import comfy.model_patcher
+import comfy.ops
+import comfy.supported_models
+import torch
+
+UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [1, 1],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1],
+    "context_dim": 48,
+    "num_heads": 2,
+    "num_head_channels": -1,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "use_temporal_attention": False,
+    "use_linear_in_transformer": False,
+    "adm_in_channels": None,
+    "dtype": torch.float32,
+}
+
+FLUX = {
+    "image_model": "flux",
+    "in_channels": 4,
+    "out_channels": 4,
+    "vec_in_dim": 32,
+    "context_in_dim": 48,
+    "hidden_size": 64,
+    "mlp_ratio": 4.0,
+    "num_heads": 2,
+    "depth": 2,
+    "depth_single_blocks": 3,
+    "axes_dim": [8, 12, 12],
+    "theta": 10000,
+    "patch_size": 2,
+    "qkv_bias": True,
+    "guidance_embed": False,
+    "txt_ids_dims": [],
+    "dtype": torch.float32,
+}
+
+
+def unet_patcher(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
+    """A Stable Diffusion 1.5 architecture, about 1 M parameters, in a ModelPatcher."""
+    return _patcher(comfy.supported_models.SD15, UNET, seed)
+
+
+def flux_patcher(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
+    """A Flux of 2 double and 3 single blocks in a ModelPatcher."""
+    return _patcher(comfy.supported_models.FluxSchnell, FLUX, seed)
+
+
+def _patcher(config: type, unet_config: dict, seed: int) -> comfy.model_patcher.ModelPatcher:
+    torch.manual_seed(seed)
+    settings = config(dict(unet_config))
+    settings.custom_operations = comfy.ops.disable_weight_init
+    model = settings.get_model({})
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+        parameter.requires_grad_(False)
+    return comfy.model_patcher.ModelPatcher(model.eval(), torch.device("cpu"), torch.device("cpu"))
+
+
+def step(patcher, size: int = 16, batch: int = 2, tokens: int = 20, seed: int = 1, **options) -> torch.Tensor:
+    """One model call as the sampler makes it, with the patcher's wrappers and options in effect."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, 4, size, size, generator=generator)
+    context = torch.randn(batch, tokens, 48, generator=generator)
+    transformer_options = {
+        **patcher.model_options["transformer_options"],
+        "wrappers": patcher.wrappers,
+        "callbacks": patcher.callbacks,
+        "sigmas": torch.ones(batch),
+        "cond_or_uncond": [0, 1],
+        **options,
+    }
+    is_flux = hasattr(patcher.model.diffusion_model, "vector_in")
+    extra = {"y": torch.randn(batch, 32, generator=generator)} if is_flux else {}
+    with torch.inference_mode():
+        return patcher.model.apply_model(
+            x, torch.full((batch,), 0.5), c_crossattn=context, transformer_options=transformer_options, **extra
+        )

@@ -1,0 +1,140 @@
+"""Patches on a ModelPatcher: which code runs, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from onediff_pack.processors import KernelProcessor, ModuleProcessor, find_sites, get_processor, select_sites
+from onediff_pack.processors.attach import APPLY_MODEL, KEY, OUTER_SAMPLE, AttentionPatch, attach
+
+pytestmark = pytest.mark.usefixtures("host")
+
+
+class Counting(KernelProcessor):
+    """Counts its calls and computes nothing of use: zeros, so that its effect shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, q, k, v, heads, mask=None, skip_reshape=False, *rest):
+        self.calls += 1
+        return torch.zeros(q.shape[0], q.shape[2], q.shape[1] * q.shape[3]) if skip_reshape else torch.zeros_like(q)
+
+
+@pytest.fixture(params=["unet", "flux"])
+def patcher(request):
+    import models
+
+    return getattr(models, f"{request.param}_patcher")()
+
+
+def patched_with(patcher, processor, kind="all", blocks="", superseded=None):
+    sites = select_sites(find_sites(patcher.model.diffusion_model), kind, blocks)
+    clone = patcher.clone()
+    seen = []
+    attach(clone, AttentionPatch(sites, processor, seen.append, superseded))
+    return clone, sites, seen
+
+
+def instance_forwards(patcher):
+    return [path for path, module in patcher.model.named_modules() if "forward" in module.__dict__]
+
+
+def test_a_patch_acts_on_the_clone_only_and_leaves_nothing(patcher):
+    from models import step
+
+    plain = step(patcher)
+    processor = Counting()
+    clone, sites, seen = patched_with(patcher, processor)
+    changed = step(clone)
+    assert processor.calls == len(sites)
+    assert not torch.equal(changed, plain)
+    assert len(seen) == 1
+    assert instance_forwards(patcher) == []
+    assert torch.equal(step(patcher), plain)
+
+
+def test_sdpa_keeps_the_result(patcher):
+    from models import step
+
+    clone, _, _ = patched_with(patcher, get_processor("sdpa"))
+    torch.testing.assert_close(step(clone), step(patcher), rtol=1e-4, atol=1e-5)
+
+
+def test_a_patch_comes_off_after_an_error(patcher):
+    from models import step
+
+    class Broken(KernelProcessor):
+        def forward(self, *args, **kwargs):
+            raise RuntimeError("on purpose")
+
+    clone, _, _ = patched_with(patcher, Broken())
+    with pytest.raises(RuntimeError, match="on purpose"):
+        step(clone)
+    assert instance_forwards(patcher) == []
+
+
+def test_filters_decide_where_it_runs():
+    from models import step, unet_patcher
+
+    patcher, processor = unet_patcher(), Counting()
+    clone, _, _ = patched_with(patcher, processor, "cross", "middle_block")
+    step(clone)
+    assert processor.calls == 1
+
+
+def test_the_later_of_two_patches_counts():
+    from models import step, unet_patcher
+
+    patcher, first, second = unet_patcher(), Counting(), Counting()
+    clone, _, _ = patched_with(patcher, first)
+    clone, _, _ = patched_with(clone, second, "all", "middle_block")
+    step(clone)
+    assert (first.calls, second.calls) == (12, 2)
+
+
+def test_an_override_of_another_node_stays_in_effect_when_it_came_later(patcher):
+    from models import step
+
+    calls = []
+
+    def foreign(func, *args, **kwargs):
+        calls.append(1)
+        return func(*args, **kwargs)
+
+    processor = Counting()
+    clone, sites, seen = patched_with(patcher, processor)
+    clone.model_options["transformer_options"]["optimized_attention_override"] = foreign
+    step(clone)
+    assert (len(calls), processor.calls) == (len(sites), 0)
+    assert seen[0]["optimized_attention_override"] is foreign
+
+
+def test_an_override_that_was_there_before_gives_way():
+    from models import flux_patcher, step
+
+    def foreign(func, *args, **kwargs):
+        raise AssertionError("superseded")
+
+    patcher, processor = flux_patcher(), Counting()
+    patcher.model_options["transformer_options"]["optimized_attention_override"] = foreign
+    clone, sites, _ = patched_with(patcher, processor, superseded=foreign)
+    step(clone)
+    assert processor.calls == len(sites)
+
+
+def test_reference_needs_projections():
+    from models import flux_patcher, step, unet_patcher
+
+    clone, sites, _ = patched_with(unet_patcher(), get_processor("reference"))
+    assert isinstance(clone.get_wrappers(APPLY_MODEL, KEY)[0].processor, ModuleProcessor)
+    torch.testing.assert_close(step(clone), step(unet_patcher()), rtol=1e-4, atol=1e-5)
+    with pytest.raises(TypeError, match="double_blocks.0 does not have"):
+        patched_with(flux_patcher(), get_processor("reference"))
+
+
+def test_wrapper_types_are_the_hosts():
+    from comfy.patcher_extension import WrappersMP
+
+    assert (APPLY_MODEL, OUTER_SAMPLE) == (WrappersMP.APPLY_MODEL, WrappersMP.OUTER_SAMPLE)
