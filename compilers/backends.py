@@ -49,7 +49,7 @@ class InductorBackend:
         return missing_onediff()
 
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
-        return onediff_compile(block, self.name, {"graph": graph, "config": INDUCTOR_CONFIG[effort]})
+        return onediff_compile(block, self.name, {"graph": graph, "config": INDUCTOR_CONFIG.get(effort, {})})
 
     def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
         return explain(error)

@@ -1,7 +1,7 @@
 """Attaching processors to a ModelPatcher, and taking them off again.
 
-Everything this pack puts on a MODEL sits on a clone under one key. A patched site is an instance ``forward`` that is set
-around the model call and removed after it, so bypassing the node leaves nothing behind and the weights keep their
+Everything this pack puts on a MODEL sits on a clone under one key. A patched site is an instance ``forward`` that is
+set around the model call and removed after it, so bypassing the node leaves nothing behind and the weights keep their
 names.
 """
 

@@ -30,7 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="leave the editor open with the workflow, until Ctrl-C")
     parser.add_argument("--port", type=int, help="port of ComfyUI (default: the first free one from 8188)")
     parser.add_argument("--size", type=int, help="width and height (default: 512, with random weights 256)")
-    parser.add_argument("--steps", type=int, help="sampling steps (default: 20, with random weights 12)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: 20, with random weights 10)")
     parser.add_argument("--full-size", action="store_true", help="random weights in the full size of SD 1.5 (2.2 GB)")
     options = parser.parse_args()
     if options.full_size and options.checkpoint:
@@ -46,7 +46,8 @@ def main() -> int:
     options = arguments()
     if options.checkpoint:
         options.checkpoint = checkpoints.check_checkpoint(options.checkpoint)
-    port = choose_port(options.port)
+    if options.port is not None:
+        choose_port(options.port)  # Before minutes of installing, not after.
     environment = prepare()
     base = environment.cache / "demo"
     checkpoint = choose_checkpoint(environment, options)
@@ -56,10 +57,10 @@ def main() -> int:
     models.mkdir(parents=True, exist_ok=True)
     link_file(checkpoint, models / checkpoint.name)
     templates = template_folder(base)
-    with serve(environment, base, port=port) as server:
+    with serve(environment, base, port=choose_port(options.port)) as server:
         say(f"ComfyUI is up after {duration(time.monotonic() - started)}.")
         size = options.size or (512 if options.checkpoint else 256)
-        steps = options.steps or (20 if options.checkpoint else 12)
+        steps = options.steps or (20 if options.checkpoint else 10)
         workflow = adapted_workflow(server, checkpoint.name, size, steps)
         picture = base / "output" / f"demo_{checkpoint.stem}_{size}.png"
         run(server, workflow, picture)

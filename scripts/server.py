@@ -156,10 +156,11 @@ def serve(
     port = port or free_port()
     if not port_is_free(port):
         raise CannotContinue(f"port {port} is taken by another program; choose another one with --port.")
-    log = base / "server.log"
+    # Its own log and no database on disk: two servers may share a folder.
+    log = base / f"server-{port}.log"
     command = [
         *(str(environment.python), str(environment.host / "main.py"), "--port", str(port)),
-        *("--base-directory", str(base), "--database-url", f"sqlite:///{(base / 'comfyui.db').as_posix()}"),
+        *("--base-directory", str(base), "--database-url", "sqlite:///:memory:"),
         # No API nodes: they are not needed here, and without them the editor asks nothing of the internet.
         *("--disable-auto-launch", "--disable-api-nodes"),
         *([] if sees_accelerator(environment.python) else ["--cpu"]),

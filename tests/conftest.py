@@ -1,4 +1,4 @@
-"""Makes the pack importable as ComfyUI does it (under a name of its own), and the host importable for its model classes.
+"""Makes the pack importable as ComfyUI does it, under a name of its own, and the host importable for its classes.
 
 The repository's root must not be on sys.path: its ``nodes`` would hide ComfyUI's ``nodes.py``.
 """
@@ -30,9 +30,10 @@ if HOST is not None:
     args.cpu = True
     args.use_pytorch_cross_attention = True
 
-package = types.ModuleType(PACK)
-package.__path__ = [str(ROOT)]
-sys.modules[PACK] = package
+for name, folder in ((PACK, ROOT), ("scripts", ROOT / "scripts")):
+    package = types.ModuleType(name)
+    package.__path__ = [str(folder)]
+    sys.modules[name] = package
 
 
 @pytest.fixture(scope="session")

@@ -107,7 +107,7 @@ def test_the_steps_and_the_record(patcher, backend):
 def test_equal_blocks_share_a_graph_also_with_a_second_node(patcher, backend):
     from models import step
 
-    first, session, record = compiled_clone(patcher)
+    first, session, _record = compiled_clone(patcher)
     for _ in range(3):
         step(first)
     second, other, other_record = compiled_clone(patcher)
@@ -121,7 +121,7 @@ def test_equal_blocks_share_a_graph_also_with_a_second_node(patcher, backend):
 def test_a_patch_is_part_of_the_compiled_variant_and_toggling_it_gives_the_first_result_again(patcher, backend):
     from models import step
 
-    clone, session, _ = compiled_clone(patcher)
+    clone, _session, _ = compiled_clone(patcher)
     for _ in range(3):
         plain = step(clone)
     patched = clone.clone()
@@ -147,7 +147,7 @@ def test_a_foreign_override_runs_the_blocks_uncompiled_and_is_named(patcher, bac
     def zero_attention(func, *args, **kwargs):
         return func(*args, **kwargs) * 0
 
-    clone, session, record = compiled_clone(patcher)
+    clone, _session, record = compiled_clone(patcher)
     for _ in range(6):  # the last of the steps that run uncompiled for their time
         plain = step(clone)
     expected = step(patcher, optimized_attention_override=zero_attention)

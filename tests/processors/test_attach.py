@@ -127,10 +127,10 @@ def test_an_override_that_was_there_before_gives_way():
 def test_reference_needs_projections():
     from models import flux_patcher, step, unet_patcher
 
-    clone, sites, _ = patched_with(unet_patcher(), get_processor("reference"))
+    clone, _sites, _ = patched_with(unet_patcher(), get_processor("reference"))
     assert isinstance(clone.get_wrappers(APPLY_MODEL, KEY)[0].processor, ModuleProcessor)
     torch.testing.assert_close(step(clone), step(unet_patcher()), rtol=1e-4, atol=1e-5)
-    with pytest.raises(TypeError, match="double_blocks.0 does not have"):
+    with pytest.raises(TypeError, match=r"double_blocks\.0 does not have"):
         patched_with(flux_patcher(), get_processor("reference"))
 
 

@@ -81,7 +81,7 @@ def test_names_and_errors():
     assert processor_names() == ["sdpa", "reference"]
     assert isinstance(get_processor("sdpa"), KernelProcessor)
     assert isinstance(get_processor("reference"), ModuleProcessor)
-    with pytest.raises(UnknownProcessor, match="'spda'.*Did you mean sdpa"):
+    with pytest.raises(UnknownProcessor, match=r"'spda'.*Did you mean sdpa"):
         get_processor("spda")
     with pytest.raises(ValueError, match="registered already"):
         register_processor("sdpa")(KernelProcessor)

@@ -102,7 +102,7 @@ def test_uncompiled_and_compiled_steps_alternate_then_compiled_ones_go_on():
 @pytest.mark.parametrize(("compiled", "slower"), [([60, 61, 62], True), ([50, 51, 52], False), ([51, 53, 53], False)])
 def test_slower_means_by_more_than_noise(compiled, slower):
     times = StepTimes()
-    drive(times, [99, 52, 52], compiled + [60], steps=6)
+    drive(times, [99, 52, 52], [*compiled, 60], steps=6)
     assert times.slower_compiled() is slower
 
 

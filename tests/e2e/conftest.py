@@ -1,0 +1,28 @@
+"""The real ComfyUI with this pack."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from examples import start
+
+from scripts.environment import Environment
+from scripts.server import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def environment(host: Path) -> Environment:
+    return Environment(Path(os.environ.get("ONEDIFF_CACHE", ROOT / ".cache")), Path(sys.executable), host)
+
+
+@pytest.fixture(scope="session")
+def server(environment: Environment) -> Iterator[Server]:
+    """ComfyUI as it starts by default; on a CPU its own attention (sub-quadratic) then breaks every graph."""
+    with start(environment, "default") as running:
+        yield running

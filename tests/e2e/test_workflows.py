@@ -1,0 +1,167 @@
+"""The example workflows on the real server: the picture, the record, and equality with the same workflow uncompiled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from examples import OURS, bypass, example, run, start
+
+from scripts.environment import Environment
+from scripts.server import Server
+
+#: Blocks and distinct graphs (class and weight shapes) of the stand-ins.
+EXPECTED = {"sd15": (15, 9), "flux": (6, 2)}
+SITES = {"sd15": 14, "flux": 6}
+
+KEEP = {"keep_faster": False}
+
+
+@pytest.fixture(scope="module")
+def sdpa_server(environment: Environment) -> Iterator[Server]:
+    """ComfyUI with PyTorch's attention, the default on GPUs."""
+    with start(environment, "sdpa", flags=["--use-pytorch-cross-attention"]) as running:
+        yield running
+
+
+@pytest.fixture(params=["its own attention, patched with sdpa", "PyTorch attention"])
+def attention(request) -> tuple[Server, tuple[str, ...]]:
+    """A server, and the nodes that are not needed there."""
+    if request.param == "PyTorch attention":
+        return request.getfixturevalue("sdpa_server"), ("OneDiffPatchAttention",)
+    return request.getfixturevalue("server"), ()
+
+
+@pytest.mark.parametrize("model", list(EXPECTED))
+def test_compiled_equals_uncompiled_in_one_graph_a_kind_of_block(attention, model):
+    server, unneeded = attention
+    workflow = bypass(example(model, server, OneDiffCompile=KEEP), *unneeded)
+    compiled = run(server, workflow)
+    uncompiled = run(server, bypass(workflow, "OneDiffCompile"))
+    record = compiled.records["OneDiffCompile"]
+
+    regions, graphs = EXPECTED[model]
+    assert record["state"] == "compiled", record["summary"]
+    assert record["backend"]["used"] == "inductor"
+    assert record["compile"] | {"seconds": 0, "cache": ""} == {
+        "regions": regions,
+        "regions_compiled": regions,
+        "regions_uncompiled": [],
+        "graphs": graphs,
+        "graph_breaks": [],
+        "recompiles": [],
+        "seconds": 0,
+        "cache": "",
+    }
+    assert record["compile"]["seconds"] > 0
+    assert record["parity"]["passed"]
+    assert 0 < record["parity"]["relative"] <= record["parity"]["tolerance"] == 1e-4
+    assert record["speed"]["eager_ms"] > 0
+    assert record["speed"]["compiled_ms"] > 0
+    assert record["speed"]["speedup"] == pytest.approx(
+        record["speed"]["eager_ms"] / record["speed"]["compiled_ms"], rel=0.01
+    )
+    assert len(record["speed"]["steps_ms"]) == 6
+    assert record["check"]["errors"] == 0
+    assert record["workflow"] == workflow["id"]
+
+    (picture,), (expected,) = compiled.pictures, uncompiled.pictures
+    assert picture.std() > 1, "the picture is flat, so equality would prove nothing"
+    assert abs(picture - expected).max() <= 1
+
+
+@pytest.mark.parametrize("model", list(EXPECTED))
+def test_a_second_sampling_compiles_nothing_and_its_history_holds_the_record(attention, model):
+    server, unneeded = attention
+    changes = {"OneDiffCompile": KEEP}
+    first = run(server, bypass(example(model, server, **changes), *unneeded)).records["OneDiffCompile"]
+    again = run(server, bypass(example(model, server, KSampler={"seed": 5, "steps": 6}, **changes), *unneeded))
+    record = again.records["OneDiffCompile"]
+    assert record["compile"] == first["compile"]
+    assert record["measured_at"] >= first["measured_at"]
+
+
+@pytest.mark.parametrize("model", list(EXPECTED))
+def test_bypassed_nodes_leave_the_hosts_own_picture(server, model):
+    workflow = example(model, server)
+    (before,) = run(server, workflow, stock=True).pictures
+    assert run(server, workflow).error is None
+    (after,) = run(server, bypass(workflow, *OURS)).pictures
+    assert (after == before).all()
+
+
+def test_what_was_patched_and_checked_is_in_the_records(server):
+    records = run(server, example("sd15", server)).records
+    patched = records["OneDiffPatchAttention"]
+    assert patched["state"] == "patched"
+    assert len(patched["patches"]["sites"]) == SITES["sd15"]
+    assert {site["processor"] for site in patched["patches"]["sites"]} == {"sdpa"}
+    checked = records["OneDiffForwardCheck"]
+    assert (checked["state"], checked["check"]["errors"]) == ("checked", 0)
+    assert checked["check"]["modules"] > 300
+    assert set(server.status()) >= {f"{records['OneDiffCompile']['workflow']}:{r['node']}" for r in records.values()}
+
+
+def test_reference_gives_the_same_picture_as_sdpa_also_compiled(server):
+    reference = {"processor": "reference"}
+    compiled = run(server, example("sd15", server, OneDiffPatchAttention=reference, OneDiffCompile=KEEP))
+    (sdpa,) = run(server, bypass(example("sd15", server), "OneDiffCompile")).pictures
+    assert compiled.records["OneDiffCompile"]["compile"]["regions_uncompiled"] == []
+    assert abs(compiled.pictures[0] - sdpa).max() <= 1
+
+
+def test_without_the_patch_the_reason_and_the_remedy_are_said(server):
+    """ComfyUI's own attention on a CPU reads free memory: the blocks with attention stay uncompiled, the rest not."""
+    workflow = bypass(example("sd15", server, OneDiffCompile=KEEP), "OneDiffPatchAttention")
+    result = run(server, workflow)
+    record = result.records["OneDiffCompile"]
+    assert result.error is None
+    assert record["state"] == "partial"
+    assert record["compile"]["regions_compiled"] == 8
+    reasons = {region["reason"] for region in record["compile"]["regions_uncompiled"]}
+    assert len(reasons) == 1
+    assert "attention_sub_quad reads free memory. Patch this place with sdpa" in reasons.pop()
+
+
+def test_filters_and_an_unknown_glob(server):
+    some = run(server, example("sd15", server, OneDiffPatchAttention={"sites": "cross", "blocks": "middle_block"}))
+    assert [site["site"] for site in some.records["OneDiffPatchAttention"]["patches"]["sites"]] == [
+        "middle_block.1.transformer_blocks.0.attn2"
+    ]
+    wrong = run(server, example("sd15", server, OneDiffPatchAttention={"blocks": "midle_block"}))
+    assert wrong.error.startswith("OneDiffPatchAttention: Patch Attention Processors (node ")
+    assert "'midle_block' matches no attention site" in wrong.error
+    assert "middle_block" in wrong.error
+    assert run(server, example("sd15", server)).error is None, "the queue goes on"
+
+
+def test_values_of_a_newer_version_run_and_are_named(server):
+    result = run(
+        server,
+        example(
+            "sd15",
+            server,
+            OneDiffPatchAttention={"processor": "sage3", "sites": "temporal"},
+            OneDiffCompile={"backend": "tensorrt", "scope": "model", "effort": "extreme", "if_unfit": "ask"},
+            OneDiffForwardCheck={"on_problem": "mend"},
+        ),
+    )
+    assert result.error is None
+    findings = result.records["OneDiffPatchAttention"]["check"]["findings"]
+    assert [finding["what"].partition(" is not known")[0] for finding in findings] == [
+        "sites 'temporal'",
+        "processor 'sage3'",
+    ]
+    backend = result.records["OneDiffCompile"]["backend"]
+    assert (backend["requested"], backend["used"]) == ("tensorrt", "inductor")
+
+
+def test_backends_are_listed_with_reasons(server):
+    rows = {row["name"]: row for row in server.get_json("/onediff/backends", timeout=120)["backends"]}
+    assert list(rows) == ["inductor", "oneflow", "nexfort"]
+    assert rows["inductor"]["available"]
+    assert rows["inductor"]["seconds"] > 0
+    assert not rows["oneflow"]["available"]
+    assert "use inductor" in rows["oneflow"]["reason"]
+    assert json.dumps(rows).isascii() or "/root" not in json.dumps(rows)
