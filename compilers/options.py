@@ -48,7 +48,10 @@ def watched(options: dict[str, Any], reads: Reads) -> WatchedOptions:
 
 
 class WatchedOptions(dict):
-    """A dict that notes the keys that are read and written. A copy notes its reads here too; what is written into it concerns nobody."""
+    """A dict that notes the keys that are read and written.
+
+    A copy notes its reads here too; what is written into the copy concerns nobody.
+    """
 
     def __init__(self, options: dict[str, Any], read: set[str], written: set[str]):
         super().__init__(options)

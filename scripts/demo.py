@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from scripts import checkpoints, console
 from scripts.console import CannotContinue, duration, live, say
 from scripts.environment import ROOT, Environment, prepare
 from scripts.events import Events
+from scripts.ports import port_is_free, port_taken
 from scripts.prompt import Prompt, Workflow, load_workflow, to_prompt, with_values
-from scripts.server import Server, error_of, link_file, port_is_free, serve
+from scripts.server import Server, error_of, link_file, serve
 from scripts.table import table
 
 WORKFLOW = ROOT / "example_workflows" / "sd15_onediff.json"
@@ -46,8 +48,7 @@ def main() -> int:
     options = arguments()
     if options.checkpoint:
         options.checkpoint = checkpoints.check_checkpoint(options.checkpoint)
-    if options.port is not None:
-        choose_port(options.port)  # Before minutes of installing, not after.
+    ports = choose_ports(options.port)
     environment = prepare()
     base = environment.cache / "demo"
     checkpoint = choose_checkpoint(environment, options)
@@ -57,7 +58,7 @@ def main() -> int:
     models.mkdir(parents=True, exist_ok=True)
     link_file(checkpoint, models / checkpoint.name)
     templates = template_folder(base)
-    with serve(environment, base, port=choose_port(options.port)) as server:
+    with serve(environment, base, ports=ports) as server:
         say(f"ComfyUI is up after {duration(time.monotonic() - started)}.")
         size = options.size or (512 if options.checkpoint else 256)
         steps = options.steps or (20 if options.checkpoint else 10)
@@ -70,17 +71,15 @@ def main() -> int:
     return 0
 
 
-def choose_port(wanted: int | None) -> int:
-    if wanted is not None:
-        if not 1 <= wanted <= 65535:
-            raise CannotContinue(f"{wanted} is not a port; take one from 1024 to 65535.")
-        if not port_is_free(wanted):
-            raise CannotContinue(f"port {wanted} is taken by another program; choose another one with --port.")
-        return wanted
-    for port in PORTS:
-        if port_is_free(port):
-            return port
-    raise CannotContinue(f"the ports {PORTS[0]} to {PORTS[-1]} are all taken; choose a free one with --port.")
+def choose_ports(wanted: int | None) -> Sequence[int]:
+    """The wanted port, looked at before minutes of installing, or those to try."""
+    if wanted is None:
+        return PORTS
+    if not 1024 <= wanted <= 65535:
+        raise CannotContinue(f"{wanted} is not a usable port; take one from 1024 to 65535.")
+    if not port_is_free(wanted):
+        raise port_taken([wanted])
+    return [wanted]
 
 
 def choose_checkpoint(environment: Environment, options: argparse.Namespace) -> Path:

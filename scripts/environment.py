@@ -159,7 +159,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
     """Two commands started together must not build the same folder; the lock ends with its process, even killed."""
     with path.open("a+b") as file:
         said = False
-        while not _try_lock(file.fileno()):
+        while not try_lock(file.fileno()):
             if not said:
                 say("Another run is preparing the environment; waiting for it …")
                 said = True
@@ -167,7 +167,8 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
         yield
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Takes an open file's lock, or says that somebody has it; closing the file gives it back."""
     try:
         if os.name == "nt":
             import msvcrt

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -22,6 +21,7 @@ from typing import Any
 
 from .console import CannotContinue, tail
 from .environment import ROOT, Environment, python_says
+from .ports import reserved_port
 
 PACK = "comfyui-onediff"
 _SEES_ACCELERATOR = (
@@ -145,20 +145,36 @@ def serve(
     environment: Environment,
     base: Path,
     *,
-    port: int = 0,
+    ports: Sequence[int] = (),
     flags: Sequence[str] = (),
     variables: dict[str, str] | None = None,
     pack: bool = True,
     start_timeout: float = 180,
 ) -> Iterator[Server]:
-    """A running ComfyUI with `base` as its folder; port 0 takes any free one. It is gone when the block ends."""
+    """A running ComfyUI with `base` as its folder, gone when the block ends.
+
+    It takes the first free one of `ports`, or any free port; `flags` and `variables` go to ComfyUI as they are, and
+    `pack=False` leaves this repository out of its custom nodes.
+    """
     prepare_base(base, pack)
-    port = port or free_port()
-    if not port_is_free(port):
-        raise CannotContinue(f"port {port} is taken by another program; choose another one with --port.")
-    # Its own log and no database on disk: two servers may share a folder.
-    log = base / f"server-{port}.log"
-    command = [
+    with reserved_port(environment.cache / "ports", ports) as port:
+        command = host_command(environment, base, port, flags)
+        # A log of its own and no database on disk: two servers may share a folder.
+        log = base / f"server-{port}.log"
+        options: dict[str, Any] = {"start_new_session": True} if os.name != "nt" else {}
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", **(variables or {})}
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=base, env=env, **options)
+        server = Server(port, base, log, process)
+        try:
+            _wait_until_up(server, start_timeout)
+            yield server
+        finally:
+            _stop(process)
+
+
+def host_command(environment: Environment, base: Path, port: int, flags: Sequence[str]) -> list[str]:
+    return [
         *(str(environment.python), str(environment.host / "main.py"), "--port", str(port)),
         *("--base-directory", str(base), "--database-url", "sqlite:///:memory:"),
         # No API nodes: they are not needed here, and without them the editor asks nothing of the internet.
@@ -166,16 +182,6 @@ def serve(
         *([] if sees_accelerator(environment.python) else ["--cpu"]),
         *flags,
     ]
-    options: dict[str, Any] = {"start_new_session": True} if os.name != "nt" else {}
-    env = {**os.environ, "PYTHONUNBUFFERED": "1", **(variables or {})}
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=base, env=env, **options)
-    server = Server(port, base, log, process)
-    try:
-        _wait_until_up(server, start_timeout)
-        yield server
-    finally:
-        _stop(process)
 
 
 def prepare_base(base: Path, pack: bool = True) -> None:
@@ -226,23 +232,6 @@ def link_file(target: Path, link: Path) -> None:
 @functools.cache
 def sees_accelerator(python: Path) -> bool:
     return python_says(python, _SEES_ACCELERATOR) == "True"
-
-
-def port_is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        if os.name != "nt":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _open(request: Any, timeout: float) -> Any:
