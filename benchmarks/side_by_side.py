@@ -1,8 +1,8 @@
 """Side by side on the real ComfyUI: uncompiled, ComfyUI's own compile node, and this pack.
 
-``python3 benchmarks/side_by_side.py [MODEL ...] [--size 256] [--steps 12] [--out FILE]`` prints one table and asserts, for
-this pack alone: 0 graph breaks, one graph a kind of block, 0 compiles in a second sampling, the uncompiled picture. Models
-are stand-ins with random weights: ``sd15_small``, ``sd15`` (full size), ``flux_small``.
+``python3 benchmarks/side_by_side.py [MODEL ...] [--size 256] [--steps 12] [--out FILE]`` prints one table. For this
+pack alone it asserts 0 graph breaks, one graph a kind of block, 0 compiles in a second sampling, and the uncompiled
+picture. Models are stand-ins with random weights: ``sd15_small``, ``sd15`` (full size), ``flux_small``.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ class Bench:
         start = time.perf_counter()
         entry = self.server.run(prompt(self.model, way, self.patched, self.size, self.steps, seed), timeout=3600)
         seconds = time.perf_counter() - start
+        say(f"  {way}, seed {seed}: {seconds:.1f} s")
         if error_of(entry):
             raise console.CannotContinue(f"{self.model}, {way}: {error_of(entry)}")
         return seconds, pixels(self.server.images(entry)[0]), entry

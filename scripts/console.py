@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -71,13 +72,25 @@ def running(command: list[str], **options) -> Iterator[subprocess.Popen]:
     try:
         yield process
     finally:
+        end(process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Asks in ever stronger words. Ctrl-C first: pytest then stops the servers that its fixtures started."""
+    # A Ctrl-C on the terminal has reached the child already; a second one would cut its tidying short.
+    for ask, seconds in ((lambda: None, 2), (lambda: _interrupt(process), 30), (process.terminate, 10)):
         if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            ask()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def _interrupt(process: subprocess.Popen) -> None:
+    if os.name != "nt":
+        process.send_signal(signal.SIGINT)
 
 
 def run_logged(command: list[str], log: Path, what: str, env: dict[str, str] | None = None) -> int:
@@ -92,8 +105,11 @@ def run_logged(command: list[str], log: Path, what: str, env: dict[str, str] | N
                 live(f"{what} … {duration(time.monotonic() - started)}")
 
 
-def _stop(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+def interrupt_on_termination() -> None:
+    """Makes SIGTERM unwind this process like Ctrl-C, so that what it started is stopped; a handler of others stays."""
+    with contextlib.suppress(ValueError):  # Only the main thread may.
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def run(main: Callable[[], int]) -> int:
@@ -102,8 +118,9 @@ def run(main: Callable[[], int]) -> int:
         # A terminal with an old code page must not end the demo over a "·".
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    with contextlib.suppress(ValueError, AttributeError):
-        signal.signal(signal.SIGTERM, _stop)
+    interrupt_on_termination()
+    # A shell starts background jobs with this ignored, and children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return main()
     except CannotContinue as stop:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .console import CannotContinue, tail
+from .console import CannotContinue, interrupt_on_termination, tail
 from .environment import ROOT, Environment, python_says
 from .ports import reserved_port
 
@@ -157,6 +157,7 @@ def serve(
     `pack=False` leaves this repository out of its custom nodes.
     """
     prepare_base(base, pack)
+    interrupt_on_termination()
     with reserved_port(environment.cache / "ports", ports) as port:
         command = host_command(environment, base, port, flags)
         # A log of its own and no database on disk: two servers may share a folder.
@@ -211,7 +212,7 @@ def link_folder(target: Path, link: Path) -> None:
         import _winapi
 
         # A symbolic link needs special rights on Windows, a junction does not.
-        _winapi.CreateJunction(str(target), str(link))
+        _winapi.CreateJunction(str(target), str(link))  # type: ignore[attr-defined]
     else:
         link.symlink_to(target, target_is_directory=True)
 

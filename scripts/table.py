@@ -135,7 +135,7 @@ def _speed(speed: Record | None) -> Rows:
 def _parity(parity: Record | None) -> Rows:
     if not parity or parity.get("relative") is None:
         return [("parity", NOTHING)]
-    verdict = {True: "passed", False: "failed"}.get(parity.get("passed"), NOTHING)
+    verdict = NOTHING if parity.get("passed") is None else "passed" if parity["passed"] else "failed"
     tolerance = f", tolerance {parity['tolerance']:g}" if parity.get("tolerance") is not None else ""
     return [("parity", f"relative difference {parity['relative']:.2g}{tolerance}: {verdict}")]
 
