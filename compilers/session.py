@@ -145,10 +145,10 @@ class Session:
         def call() -> Any:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
-        if self.given_up is None:
-            self.prepare(executor.class_obj.diffusion_model)
         if self._steps == 0:
             self.foreign = foreign_patches(options)
+            if self.given_up is None:
+                self.prepare(executor.class_obj.diffusion_model)
         self._steps += 1
         if self.given_up is not None:
             return call()
@@ -245,7 +245,7 @@ class Session:
         if all(reasons):
             self._give_up(reasons[0] if len(set(reasons)) == 1 else f"no block could be compiled: {reasons[0]}")
         else:
-            self.publish(live=True)
+            self.publish(live=not self.dirty)
 
     # Outcomes.
 
@@ -273,7 +273,9 @@ class Session:
         return "compiled" if len(compiled) == len(self.runners) and not any(r.skipped for r in compiled) else "partial"
 
     def publish(self, live: bool = False) -> None:
-        """Writes what is known now into the record."""
+        """Writes what is known now into the record; ``live`` ones only as often as pages are told."""
+        if live and not self.record.due:
+            return
         self.record.stamp()
         self.record.update(live=live, **session_fields(self))
 

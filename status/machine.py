@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 
+@cache
 def package_version(name: str) -> str | None:
     """Version of an installed distribution, None when it is not installed. Imports nothing."""
     try:

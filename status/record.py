@@ -72,6 +72,11 @@ class Record:
     def __getitem__(self, field: str) -> Any:
         return self.data[field]
 
+    @property
+    def due(self) -> bool:
+        """Whether a live update would be published now."""
+        return time.monotonic() - self._sent_at >= MIN_INTERVAL
+
     def update(self, *, live: bool = False, **fields: Any) -> None:
         """Replaces fields, rewrites the summary, and publishes.
 
@@ -90,10 +95,9 @@ class Record:
         with self._lock:
             self.data.update(fields)
             self.data["summary"] = summarize(self.data)
-            now = time.monotonic()
-            due = not live or now - self._sent_at >= MIN_INTERVAL
+            due = not live or self.due
             if due:
-                self._sent_at = now
+                self._sent_at = time.monotonic()
         if due and self._publish is not None:
             self._publish(self)
 

@@ -147,11 +147,12 @@ def test_a_foreign_override_runs_the_blocks_uncompiled_and_is_named(patcher, bac
     def zero_attention(func, *args, **kwargs):
         return func(*args, **kwargs) * 0
 
-    clone, _session, record = compiled_clone(patcher)
+    clone, session, record = compiled_clone(patcher)
     for _ in range(6):  # the last of the steps that run uncompiled for their time
         plain = step(clone)
     expected = step(patcher, optimized_attention_override=zero_attention)
     torch.testing.assert_close(step(clone, optimized_attention_override=zero_attention), expected)
+    session.publish()
     assert record["state"] == "partial"
     reasons = {region["reason"] for region in record["compile"]["regions_uncompiled"]}
     assert any("replaced attention" in reason and "zero_attention" in reason for reason in reasons)
