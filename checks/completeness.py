@@ -10,9 +10,10 @@ import ast
 import inspect
 import textwrap
 from dataclasses import dataclass
-from functools import cache
 
 from torch import nn
+
+from .cached import cached
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,13 @@ RULES: tuple[Completeness, ...] = (
 )
 
 
-@cache
+@cached
 def overrides_call(cls: type[nn.Module]) -> bool:
     """Whether a class of this module (nn.Module not counted) defines ``__call__``."""
     return cls.__call__ is not nn.Module.__call__
 
 
-@cache
+@cached
 def only_raises(function) -> bool:
     """Whether all that a function does, docstring and passes aside, is to raise NotImplementedError."""
     if getattr(function, "__isabstractmethod__", False):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from functools import cache
 from pathlib import Path
 
 from torch import nn
+
+from .cached import cached
 
 
 def short_path(path: str) -> str:
@@ -21,8 +22,8 @@ def short_path(path: str) -> str:
     return "/".join(parts[-2:])
 
 
-@cache
-def class_location(cls: type) -> str:
+@cached
+def class_location(cls: type[nn.Module]) -> str:
     """The "file:line" of a class; its module's name where there is no source."""
     try:
         file = inspect.getsourcefile(cls)
@@ -32,7 +33,7 @@ def class_location(cls: type) -> str:
     return f"{short_path(file)}:{line}" if file else cls.__module__
 
 
-@cache
+@cached
 def called_children(cls: type[nn.Module]) -> frozenset[str]:
     """Names of attributes that a class calls itself: ``self.proj(x)`` gives "proj", ``self.qkv.proj(x)`` gives nothing.
 

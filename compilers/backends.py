@@ -26,8 +26,12 @@ log = logging.getLogger(__name__)
 class Backend(Protocol):
     """What the rest of the pack knows of a backend. Nothing above it assumes Dynamo or Inductor."""
 
-    name: str
-    package: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def package(self) -> str:
+        """The distribution whose version the record shows."""
 
     def absent(self) -> str | None:
         """Why it cannot work here, found out without compiling; None when it may."""

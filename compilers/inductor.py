@@ -28,6 +28,7 @@ class InductorDeployableModule(DeployableModule):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         graph: SharedGraph = self._graph
+        assert graph.runner is not None
         before = graph.graphs
         start = time.perf_counter()
         mark_dynamic_dimensions((args, kwargs))
@@ -55,10 +56,10 @@ def _entry(graph: SharedGraph) -> Callable:
     return entry
 
 
-def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable:
+def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..., Any]:
     """Inductor, with each compile counted."""
 
-    def compile_graph(gm: torch.fx.GraphModule, example_inputs: list) -> Callable:
+    def compile_graph(gm: torch.fx.GraphModule, example_inputs: list) -> Any:
         from torch._dynamo.utils import counters
         from torch._inductor.compile_fx import compile_fx
 

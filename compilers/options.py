@@ -77,7 +77,7 @@ class WatchedOptions(dict):
     def __iter__(self) -> Iterator[str]:
         return iter([_CopiedKey(key) if isinstance(key, str) else key for key in super().__iter__()])
 
-    def keys(self) -> KeysView:
+    def keys(self) -> KeysView:  # type: ignore[override]
         return KeysView(self)
 
     def copy(self) -> WatchedOptions:

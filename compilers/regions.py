@@ -88,8 +88,5 @@ def _heavy_blocks(modules: dict[str, nn.Module], taken: set[str]) -> set[str]:
 
 def _weighted_layers(module: nn.Module) -> int:
     """Layers below a module that hold a matrix or a kernel."""
-    return sum(
-        1
-        for layer in module.modules()
-        if isinstance(getattr(layer, "weight", None), torch.Tensor) and layer.weight.ndim >= 2
-    )
+    weights = (getattr(layer, "weight", None) for layer in module.modules())
+    return sum(isinstance(weight, torch.Tensor) and weight.ndim >= 2 for weight in weights)

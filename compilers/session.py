@@ -241,8 +241,8 @@ class Session:
         elif self.ran_compiled and not self.dirty:
             self.times.add(shape, milliseconds, compiled=True)
             self.peaks["compiled_peak_mb"] = self._peak_memory.read()
-        reasons = [runner.reason for runner in self.runners]
-        if all(reasons):
+        reasons = [runner.reason for runner in self.runners if runner.reason]
+        if len(reasons) == len(self.runners):
             self._give_up(reasons[0] if len(set(reasons)) == 1 else f"no block could be compiled: {reasons[0]}")
         else:
             self.publish(live=not self.dirty)

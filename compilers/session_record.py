@@ -75,9 +75,11 @@ def _compile(session: Session) -> dict[str, Any]:
 def _speed(session: Session) -> dict[str, Any]:
     eager, compiled = session.times.medians()
     speedup = eager / compiled if eager and compiled else None
-    kept = None
-    if speedup is not None:
-        kept = "uncompiled" if session.given_up is not None else "compiled"
+    kept = None  # while it is not decided
+    if speedup is not None and session.given_up is not None:
+        kept = "uncompiled"
+    elif session.times.complete() or (speedup is not None and not session.settings.keep_faster):
+        kept = "compiled"
     current = eager if kept == "uncompiled" or compiled is None else compiled
     return {
         "eager_ms": _round(eager, 2),

@@ -10,11 +10,11 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 from torch import nn
 
+from ..checks.cached import cached
 from .contract import KernelProcessor, ModuleProcessor, Processor
 from .foreign import OVERRIDE
 from .sites import Site
@@ -43,7 +43,7 @@ def swapped_forwards(forwards: list[tuple[nn.Module, Callable]]) -> Iterator[Non
                 module.__dict__["forward"] = forward
 
 
-@cache
+@cached
 def kernel_override(processor: KernelProcessor) -> Callable:
     """The processor as an ``optimized_attention_override``; one function a processor, so compiled graphs are shared."""
 
@@ -63,7 +63,7 @@ def options_position(forward: Callable) -> int | None:
     return names.index("transformer_options") - 1 if "transformer_options" in names else None
 
 
-@cache
+@cached
 def kernel_forward(cls: type[nn.Module], override: Callable, superseded: Callable | None = None) -> Callable:
     """``cls.forward`` with ``override`` in its ``transformer_options``.
 
@@ -86,7 +86,7 @@ def kernel_forward(cls: type[nn.Module], override: Callable, superseded: Callabl
     return forward_with_override
 
 
-@cache
+@cached
 def module_forward(processor: ModuleProcessor) -> Callable:
     """A ``forward`` for ComfyUI's CrossAttention that asks the processor."""
 

@@ -7,7 +7,7 @@ the place of a whole attention module: it is given the module and its hidden sta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -82,7 +82,7 @@ class ModuleProcessor(Processor):
 
     def forward(
         self,
-        attn: nn.Module,
+        attn: Any,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 #: Key in ``transformer_options`` of a function that takes the place of ComfyUI's attention function.
@@ -21,7 +20,7 @@ BLOCK_PATCHES = {
 def origin(function: Any) -> str:
     """Where a function comes from: "module:name", without this machine's folders."""
     function = getattr(function, "func", function)
-    target = function if isinstance(function, Callable) and hasattr(function, "__qualname__") else type(function)
+    target = function if callable(function) and hasattr(function, "__qualname__") else type(function)
     module = (getattr(target, "__module__", None) or "?").replace("\\", "/")
     module = module.split("custom_nodes/")[-1].split("custom_nodes.")[-1]
     return f"{module.rpartition('/')[2]}:{target.__qualname__}"

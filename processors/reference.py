@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
 
 from .contract import ModuleProcessor
 from .registry import register_processor
@@ -30,7 +31,7 @@ class ReferenceProcessor(ModuleProcessor):
 
     def forward(
         self,
-        attn: nn.Module,
+        attn: Any,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,

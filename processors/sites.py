@@ -9,10 +9,11 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 from torch import nn
+
+from ..checks.cached import cached
 
 Kind = Literal["self", "cross"]
 
@@ -68,7 +69,7 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _codes(constant)
 
 
-@cache
+@cached
 def _reaches_attention(function: types.FunctionType, depth: int) -> bool:
     for code in _codes(function.__code__):
         if not ATTENTION_FUNCTIONS.isdisjoint(code.co_names):
@@ -78,7 +79,7 @@ def _reaches_attention(function: types.FunctionType, depth: int) -> bool:
     return False
 
 
-@cache
+@cached
 def computes_attention(cls: type[nn.Module]) -> bool:
     """Whether a method of this class (not of a submodule) calls one of ComfyUI's attention functions."""
     for base in cls.__mro__:

@@ -22,6 +22,7 @@ def main() -> int:
     python = str(environment.python)
     results = {
         "ruff": step("Style (ruff)", [python, "-m", "ruff", "check", "."]),
+        "mypy": step("Types (mypy)", [python, "-m", "mypy"]),
         "web": web_tests(),
     }
     variables = {

@@ -19,6 +19,9 @@ COMPILED_STEPS = 3
 #: A compiled step that takes this many times as long as an uncompiled one is slower; less is noise.
 NOISE = 1.03
 
+#: The same while not all steps were timed yet.
+MUCH = 1.25
+
 
 class Stopwatch:
     """Milliseconds of a call on ``device``: by events and a synchronisation on CUDA, by a clock elsewhere."""
@@ -87,12 +90,23 @@ class StepTimes:
         best = max(shared, key=lambda shape: min(len(self.eager[shape]), len(self.compiled[shape])))
         return _median(self.eager[best]), statistics.median(self.compiled[best])
 
+    def complete(self) -> bool:
+        """Whether as many steps of one shape were timed as are compared."""
+        return any(
+            len(self.compiled.get(shape, ())) == COMPILED_STEPS and len(eager) == UNCOMPILED_STEPS
+            for shape, eager in self.eager.items()
+        )
+
     def slower_compiled(self) -> bool:
-        """Whether compiled steps are known to be slower than uncompiled ones, by more than noise."""
+        """Whether compiled steps are known to be slower than uncompiled ones: by more than noise when all steps were
+        timed, by much when there are at least two of each so far."""
         eager, compiled = self.medians()
-        if eager is None or compiled is None or compiled <= eager * NOISE:
+        if eager is None or compiled is None:
             return False
-        return any(len(self.compiled.get(s, ())) == COMPILED_STEPS and len(t) > 1 for s, t in self.eager.items())
+        if self.complete():
+            return compiled > eager * NOISE
+        two = any(len(self.compiled.get(shape, ())) > 1 and len(times) > 1 for shape, times in self.eager.items())
+        return two and compiled > eager * MUCH
 
 
 def _median(eager: list[float]) -> float:

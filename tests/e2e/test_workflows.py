@@ -54,7 +54,6 @@ def test_compiled_equals_uncompiled_in_one_graph_a_kind_of_block(attention, mode
         "seconds": 0,
         "cache": "",
     }
-    assert record["compile"]["seconds"] > 0
     assert record["parity"]["passed"]
     assert 0 < record["parity"]["relative"] <= record["parity"]["tolerance"] == 1e-4
     assert record["speed"]["eager_ms"] > 0

@@ -106,6 +106,19 @@ def test_slower_means_by_more_than_noise(compiled, slower):
     assert times.slower_compiled() is slower
 
 
+def test_much_slower_is_known_after_two_steps_of_each():
+    times = StepTimes()
+    assert drive(times, [99, 52], [70, 71], steps=4) == "ucuc"
+    assert times.slower_compiled()
+    assert not times.complete()
+
+
+def test_a_little_slower_is_not_known_after_two_steps_of_each():
+    times = StepTimes()
+    drive(times, [99, 52], [60, 60], steps=4)
+    assert not times.slower_compiled()
+
+
 def test_steps_of_different_shapes_are_not_compared():
     times = StepTimes()
     times.add("small", 10, compiled=False)
