@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
@@ -23,6 +23,11 @@ class Finding:
     what: str
     why: str
     fix: str
+
+    @property
+    def brief(self) -> str:
+        """Which module, where, and what: "blocks.0.ff (pack/blocks.py:12) has no forward."."""
+        return f"{self.path} ({self.where}) {self.what}."
 
     def as_dict(self) -> dict[str, str]:
         """The form of the record's ``check.findings``."""
@@ -60,6 +65,10 @@ class Report:
     def ok(self) -> bool:
         """True when nothing was found that keeps a module from being compiled."""
         return self.errors == 0
+
+    def extended(self, findings: tuple[Finding, ...]) -> Report:
+        """The same report with more findings."""
+        return replace(self, findings=worst_first([*self.findings, *findings]))
 
     def under(self, path: str) -> list[Finding]:
         """Errors of a module and of everything below it."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..status.machine import device_name, package_version
 from .exceptions import BackendUnavailable
-from .explain import explain, missing_tool
+from .explain import explain, is_out_of_memory, missing_tool
 from .graphs import SharedGraph
 from .parity import compare
 
@@ -118,6 +118,7 @@ class Proof:
     available: bool
     reason: str
     seconds: float | None = None
+    passing: bool = False  # a reason that may be gone the next time, such as a full device
 
 
 _proofs: dict[tuple[str, str], Proof] = {}
@@ -141,8 +142,11 @@ def prove(backend: Backend, device: torch.device) -> Proof:
     key = (backend.name, device.type)
     with _lock:
         if key not in _proofs:
-            _proofs[key] = _prove(backend, device)
-            log.debug("backend %s on %s: %s", *key, _proofs[key])
+            proof = _prove(backend, device)
+            log.debug("backend %s on %s: %s", *key, proof)
+            if proof.passing:
+                return proof
+            _proofs[key] = proof
         return _proofs[key]
 
 
@@ -158,7 +162,7 @@ def _prove(backend: Backend, device: torch.device) -> Proof:
             compiled = backend.compile(module, SharedGraph(_Tiny.forward, "proof"), "fast start")
             parity = compare(compiled(x), module(x))
     except Exception as error:  # whatever a compiler raises, the answer is "no, because"
-        return Proof(False, missing_tool(error, device) or backend.explain(error)[0])
+        return Proof(False, missing_tool(error, device) or backend.explain(error)[0], passing=is_out_of_memory(error))
     seconds = round(time.perf_counter() - start, 1)
     if not parity.passed:
         return Proof(False, f"it computes wrong numbers here ({parity.relative:.1e} relative difference).", seconds)
@@ -178,15 +182,21 @@ def choose_backend(requested: str, device: torch.device) -> tuple[Backend, str]:
         backend = BACKENDS.get(requested)
         proof = prove(backend, device) if backend else Proof(False, f"this version knows no backend {requested!r}.")
         if backend is not None and proof.available:
-            return backend, f"Asked for; {proof.reason}"
+            return backend, f"Asked for. It {proof.reason}"
         instead = f"{requested} is not available: {proof.reason} "
     failures = []
     for backend in BACKENDS.values():
         proof = prove(backend, device)
         if proof.available:
-            return backend, f"{instead}{'Used instead' if instead else 'First that works'}: it {proof.reason}"
+            return (
+                backend,
+                f"{instead}{'Used instead' if instead else 'The first that works'}: {backend.name}. It {proof.reason}",
+            )
         failures.append(f"{backend.name}: {proof.reason}")
-    raise BackendUnavailable(requested, instead or prove(BACKENDS["inductor"], device).reason)
+    known = [failure for failure in failures if not failure.startswith(f"{requested}: ")]
+    raise BackendUnavailable(
+        requested, instead + " ".join(known if instead else failures[:1]).removeprefix("inductor: ")
+    )
 
 
 def backend_rows(device: torch.device) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import sysconfig
 from pathlib import Path
 
@@ -29,8 +28,13 @@ def causes(error: BaseException | None) -> list[BaseException]:
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)
-        error = getattr(error, "inner_exception", None) or error.__cause__ or error.__context__
+        error = getattr(error, "inner_exception", None) or error.__cause__
     return chain
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device ran out of memory, in torch or in Triton."""
+    return any(isinstance(c, torch.OutOfMemoryError) or "out of memory" in str(c).lower() for c in causes(error))
 
 
 def missing_tool(error: Exception, device: torch.device) -> str | None:
@@ -43,35 +47,33 @@ def missing_tool(error: Exception, device: torch.device) -> str | None:
             "Python's header files are missing: install them, for example with "
             f"“sudo apt install python{sysconfig.get_python_version()}-dev”, and restart ComfyUI."
         )
-    if names & {"InvalidCxxCompiler", "CppCompileError", "CalledProcessError", "FileNotFoundError"}:
-        if (
-            names & {"CppCompileError"}
-            and shutil.which("g++")
-            and "InvalidCxxCompiler" not in names
-            and "CXX" not in text
-        ):
-            return f"the C++ compiler failed: {first_line(error)}"
+    if "InvalidCxxCompiler" in names:
         return f"no working C++ compiler was found: {_INSTALL_COMPILER.get(system, 'install one and restart ComfyUI.')}"
-    if device.type != "cpu" and ("TritonMissing" in names or "triton" in text.lower()):
+    if "CppCompileError" in names:
+        return f"the C++ compiler failed: {first_line(causes(error)[-1])}"
+    if device.type != "cpu" and ("TritonMissing" in names or "No module named 'triton'" in text):
         package = "triton-windows" if system == "Windows" else "triton"
-        return f"Triton does not work here: run “pip install -U {package}” in ComfyUI's Python and restart ComfyUI."
+        return f"Triton is missing: run “pip install {package}” in ComfyUI's Python and restart ComfyUI."
     return None
 
 
 def explain(error: Exception) -> tuple[str, dict[str, str] | None]:
     """A failure as one sentence and, when it was a graph break, ``{"where": "file:line", "reason"}``."""
+    if is_out_of_memory(error):
+        return "it ran out of memory.", None
     tool = missing_tool(error, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if tool:
         return tool, None
     for cause in causes(error):
-        if isinstance(cause, torch.OutOfMemoryError):
-            return "out of memory.", None
+        if isinstance(cause, torch._dynamo.exc.FailOnRecompileLimitHit):
+            return "it would have to be compiled again and again; Dynamo's limit is reached.", None
         if isinstance(cause, torch._dynamo.exc.Unsupported):
             frames = _model_frames(cause)
             where = f"{short_path(frames[-1].filename)}:{frames[-1].lineno}" if frames else "unknown place"
             reason = _break_reason(cause, frames)
-            return f"it does not fit into one graph: {reason} ({where})", {"where": where, "reason": reason}
-    return f"{type(error).__name__}: {first_line(error)}", None
+            return f"it does not fit into one graph: {reason} ({where}).", {"where": where, "reason": reason}
+    cause = causes(error)[-1]
+    return f"{type(cause).__name__}: {first_line(cause)}", None
 
 
 #: ComfyUI's attentions that read free memory, which no graph can hold.

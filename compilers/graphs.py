@@ -17,8 +17,7 @@ class SharedGraph:
     """What the blocks of one class, one set of weight shapes and one variant of options have in common.
 
     ``forward`` is the unbound function that is compiled. Backends fill the counts: ``graphs`` compiled, ``reasons`` of
-    each compile after the first, ``cache_hits`` and ``cache_misses`` of the compiler's cache on disk. ``failure`` is
-    set once when it cannot be compiled, so that no other block tries.
+    each compile after the first, ``cache_hits`` and ``cache_misses`` of the compiler's cache on disk.
     """
 
     forward: Callable
@@ -28,8 +27,6 @@ class SharedGraph:
     cache_hits: int = 0
     cache_misses: int = 0
     reasons: list[str] = field(default_factory=list)
-    failure: str | None = None
-    breaks: list[dict[str, str]] = field(default_factory=list)
     runner: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
@@ -53,9 +50,6 @@ class GraphCache:
         if graph is None:
             graph = self._graphs[key] = SharedGraph(forward, label)
         return graph
-
-    def __len__(self) -> int:
-        return len(self._graphs)
 
 
 GRAPHS = GraphCache()

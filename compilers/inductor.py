@@ -12,6 +12,7 @@ from onediff.infer_compiler.backends.deployable_module import DeployableModule
 from onediff.infer_compiler.backends.registry import register_backend
 from torch import nn
 
+from ..checks.cached import cached
 from .dynamic import mark_dynamic_dimensions
 from .graphs import SharedGraph
 
@@ -40,6 +41,7 @@ class InductorDeployableModule(DeployableModule):
         return result
 
 
+@cached
 def _deployable_class(cls: type[nn.Module]) -> type[InductorDeployableModule]:
     return type(f"Inductor{cls.__name__}", (InductorDeployableModule, cls), {})
 
@@ -63,9 +65,9 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..
         from torch._dynamo.utils import counters
         from torch._inductor.compile_fx import compile_fx
 
-        graph.graphs += 1
         hits, misses = counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]
         compiled = compile_fx(gm, example_inputs, config_patches=dict(config))
+        graph.graphs += 1
         graph.cache_hits += counters["inductor"]["fxgraph_cache_hit"] - hits
         graph.cache_misses += counters["inductor"]["fxgraph_cache_miss"] - misses
         return compiled

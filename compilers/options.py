@@ -9,7 +9,7 @@ never enters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, KeysView
+from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import Any
 
 from ..processors.foreign import BLOCK_PATCHES, OVERRIDE, origin
@@ -80,12 +80,27 @@ class WatchedOptions(dict):
     def keys(self) -> KeysView:  # type: ignore[override]
         return KeysView(self)
 
+    def items(self) -> ItemsView:  # type: ignore[override]
+        return ItemsView(self)
+
+    def values(self) -> ValuesView:  # type: ignore[override]
+        return ValuesView(self)
+
     def copy(self) -> WatchedOptions:
         return WatchedOptions(dict(super().items()), self.read, set())
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.written.add(key)
         super().__setitem__(key, value)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        self._note(key)
+        self.written.add(key)
+        return super().pop(key, *default)
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
         self.written.add(key)
@@ -105,25 +120,25 @@ def resolve(options: dict[str, Any], reads: Reads) -> dict[str, Any] | Unfit:
     """
     override = options.get(OVERRIDE)
     if override is not None:
-        return Unfit(f"another node replaced attention: {origin(override)}")
+        return Unfit(f"another node replaced attention: {origin(override)}.")
     patches = options.get(PATCHES) or {}
     for name in reads.patches & patches.keys():
         if patches[name]:
-            return Unfit(f"another node put a {BLOCK_PATCHES.get(name, name)} on it: {origin(patches[name][0])}")
+            return Unfit(f"another node put a {BLOCK_PATCHES.get(name, name)} on it: {origin(patches[name][0])}.")
     replacements = options.get(REPLACEMENTS) or {}
     for name in reads.replacements & replacements.keys():
         function = _replacement(replacements[name], options)
         if function is not None:
-            return Unfit(f"another node replaced {name} in it: {origin(function)}")
+            return Unfit(f"another node replaced {name} in it: {origin(function)}.")
     if reads.written:
-        return Unfit(f"it writes to transformer_options: {', '.join(sorted(map(str, reads.written)))}")
+        return Unfit(f"it writes to transformer_options: {', '.join(sorted(map(str, reads.written)))}.")
     entering: dict[str, Any] = {}
     for key in reads.keys - POSITION_KEYS - {PATCHES, REPLACEMENTS, OVERRIDE}:
         if key not in options:
             continue
         value = options[key]
         if not isinstance(value, bool | int | float | str | None):
-            return Unfit(f"it reads transformer_options[{key!r}], a {type(value).__name__} that may change every step")
+            return Unfit(f"it reads transformer_options[{key!r}], a {type(value).__name__} that may change every step.")
         entering[key] = value
     return entering
 

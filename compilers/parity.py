@@ -32,6 +32,16 @@ class Parity:
     def passed(self) -> bool:
         return self.relative <= self.tolerance
 
+    @property
+    def difference(self) -> str:
+        """What is wrong with it, for people."""
+        if not math.isfinite(self.relative):
+            return "its compiled result has NaN, Inf or another form where the uncompiled one has not."
+        return (
+            f"its compiled result differs from the uncompiled one by {self.relative:.1e} relative;"
+            f" {self.tolerance:.0e} is accepted."
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """The record's ``parity`` field. JSON has no NaN and no infinity: those are null."""
         values = {"max_abs": self.max_abs, "relative": self.relative, "cosine": self.cosine}

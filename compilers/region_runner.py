@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..processors.attach import options_position
+from ..processors.attach import Inputs, options_of, options_position, with_options
 from .graphs import GRAPHS, SharedGraph
 from .options import Unfit, resolve, watched
 from .parity import Parity, clone_inputs, compare
@@ -16,14 +16,15 @@ from .regions import Region
 if TYPE_CHECKING:
     from .session import Session
 
-Inputs = tuple[tuple, dict[str, Any]]
+#: Combinations of patches and settings that a block is compiled for. A setting may change every step.
+MAX_VARIANTS = 4
 
 
 class RegionRunner:
     """Stands in for a block's ``forward`` while a session samples.
 
     ``reason`` says why the block is not compiled at all; ``skipped`` why it ran uncompiled in this sampling although it
-    could be. ``parity`` is None until the first compiled run was compared.
+    could be. ``parity`` is None until a compiled run was compared.
     """
 
     def __init__(self, session: Session, region: Region, reason: str | None = None):
@@ -33,12 +34,25 @@ class RegionRunner:
         self.reason = reason
         self.skipped: str | None = None
         self.parity: Parity | None = None
+        self.ran = False
         self.graphs: dict[tuple, SharedGraph] = {}
         self._signature = region.signature
         self._compiled: dict[tuple, Callable] = {}
         self._verified: set[tuple] = set()
         self._forward: Callable = self.block.forward
         self._position: int | None = None
+        self._unsuitable: str | None = None
+
+    @property
+    def uncompiled_because(self) -> str | None:
+        """Why the block ran uncompiled, None when it did not."""
+        return self.reason or self.skipped
+
+    def begin(self) -> None:
+        """Starts a sampling."""
+        self.ran = False
+        self.skipped = None
+        self._unsuitable = unsuitable(self.block)
 
     def bind(self) -> tuple[nn.Module, Callable]:
         """Notes the block's current ``forward``, which a patch may have set, and returns what takes its place."""
@@ -53,58 +67,56 @@ class RegionRunner:
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The block's forward."""
-        session = self.session
-        session.ran_region = True
-        if self.reason is not None:
-            return self._forward(*args, **kwargs)
-        options = self._options((args, kwargs))
-        seen = type(self.block) in session.memory.reads
+        session, original = self.session, (args, kwargs)
+        session.ran_region = self.ran = True
+        if self.reason is not None or session.bypassing:
+            return self._run_uncompiled(original)
+        options = options_of(original, self._position)
+        watching = session.watching or type(self.block) not in session.memory.reads
         reads = session.memory.reads_of(type(self.block))
-        if session.watching or not seen:
+        if watching:
             session.dirty = True
-            inputs = (args, kwargs) if options is None else self._replaced((args, kwargs), watched(options, reads))
-            return self._forward(*inputs[0], **inputs[1])
+            if options is None:
+                return self._run_uncompiled(original)
+            return self._run_uncompiled(with_options(original, self._position, watched(options, reads)))
         entering = {} if options is None else resolve(options, reads)
         if isinstance(entering, Unfit):
-            return self._skip(entering, (args, kwargs))
-        inputs = (args, kwargs) if options is None else self._replaced((args, kwargs), entering)
-        return self._run_variant(entering, inputs, (args, kwargs))
+            return self._skip(entering, original)
+        if self._unsuitable is not None:
+            return self._skip(self._unsuitable, original)
+        inputs = original if options is None else with_options(original, self._position, entering)
+        return self._run_variant(entering, inputs, original)
 
-    def _options(self, inputs: Inputs) -> dict[str, Any] | None:
-        args, kwargs = inputs
-        if self._position is not None and len(args) > self._position:
-            return args[self._position]
-        return kwargs.get("transformer_options")
-
-    def _replaced(self, inputs: Inputs, options: dict[str, Any]) -> Inputs:
-        args, kwargs = inputs
-        if self._position is not None and len(args) > self._position:
-            return (*args[: self._position], options, *args[self._position + 1 :]), kwargs
-        return args, {**kwargs, "transformer_options": options}
+    def _run_uncompiled(self, inputs: Inputs) -> Any:
+        return self._forward(*inputs[0], **inputs[1])
 
     def _skip(self, reason: str, inputs: Inputs) -> Any:
-        self.skipped = reason
-        return self._forward(*inputs[0], **inputs[1])
+        self.skipped = str(reason)
+        return self._run_uncompiled(inputs)
 
     def _run_variant(self, entering: dict[str, Any], inputs: Inputs, original: Inputs) -> Any:
         """Runs the block compiled for these options and for the processors that sit on it now."""
         functions = self.functions()
         if not hasattr(self._forward, "__func__"):
-            return self._skip("another node replaced its forward with something that is not a method", original)
+            return self._skip("another node replaced its forward with something that is not a method.", original)
         key = (self._signature, functions, tuple(sorted(entering.items())))
         graph = self.graphs.get(key)
         if graph is None:
+            if len(self.graphs) >= MAX_VARIANTS:
+                return self._skip(f"it was compiled for {MAX_VARIANTS} combinations of settings already.", original)
             label = type(self.block).__name__
             graph = self.graphs[key] = self.session.graph_of(key, lambda full: GRAPHS.get(full, functions[0], label))
-        if graph.failure is not None:
-            self.reason = graph.failure
-            return self._forward(*original[0], **original[1])
+        if graph in self.session.failures:
+            self.session.give_up_block(self, self.session.failures[graph])
+            return self._run_uncompiled(original)
         if key not in self._compiled:
             self._compiled[key] = self.session.compile_block(self.block, graph)
         if key not in self._verified:
             return self._verify(key, graph, inputs, original)
         before = graph.graphs
+        self.session.running = (self, graph)  # still set when the call raises
         result = self._compiled[key](*inputs[0], **inputs[1])
+        self.session.running = None
         self.session.dirty |= graph.graphs != before
         self.session.ran_compiled = True
         return result
@@ -113,19 +125,29 @@ class RegionRunner:
         """The first compiled run, on clones of the inputs, beside the uncompiled run whose result is used."""
         self.session.before_verify(self)
         args, kwargs = clone_inputs(inputs)
+        failure: Exception | None = None
         try:
             result = self._compiled[key](*args, **kwargs)
         except Exception as error:
-            self.session.region_failed(self, graph, error)
-            return self._forward(*original[0], **original[1])
-        uncompiled = self._forward(*original[0], **original[1])
-        parity = compare(result, uncompiled)
+            failure = error.with_traceback(None)  # the traceback would keep the failed run's memory
+        if failure is not None:
+            del args, kwargs
+            self.session.block_failed(self, graph, failure)
+            return self._run_uncompiled(original)
+        uncompiled = self._run_uncompiled(original)
+        self.parity = compare(result, uncompiled)
         self._verified.add(key)
-        self.parity = parity
-        if not parity.passed:
-            self.reason = (
-                f"its compiled result differs from the uncompiled one by {parity.relative:.1e} relative;"
-                f" {parity.tolerance:.0e} is accepted"
-            )
-        self.session.verified(self, parity)
+        if not self.parity.passed:
+            self.session.give_up_block(self, self.parity.difference)
         return uncompiled
+
+
+def unsuitable(block: nn.Module) -> str | None:
+    """What is on a block's modules now that a graph would ignore or compile anew for, None when there is nothing."""
+    for name, module in block.named_modules():
+        at = f" at {name}" if name else ""
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"another node put a hook on it{at}."
+        if getattr(module, "weight_function", None) or getattr(module, "bias_function", None):
+            return f"its weights are patched while it runs{at}, because the model is only partly loaded."
+    return None

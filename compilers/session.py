@@ -11,19 +11,20 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
-from ..checks import Report, check_model
+from ..checks import Finding, check_model
 from ..processors import find_sites
-from ..processors.attach import swapped_forwards
+from ..processors.attach import APPLY_MODEL, KEY, AttentionPatch, swapped_forwards
 from ..processors.foreign import foreign_patches
 from ..status import Record
 from ..status.machine import package_version
 from ..status.timing import PeakMemory, StepTimes, Stopwatch
 from .backends import Backend, choose_backend
 from .exceptions import BackendUnavailable, ModelUnfit
+from .explain import is_out_of_memory
 from .graphs import SharedGraph
 from .memory import ModelMemory, memory_of
-from .parity import Parity
 from .region_runner import RegionRunner
 from .regions import Region, find_regions
 from .session_record import model_fields, session_fields
@@ -37,12 +38,19 @@ class Session:
 
     The first step runs uncompiled, ``watching`` what the blocks read, and so do a few later ones, for their time. The
     others run compiled; the first run of each block is compared with an uncompiled one. ``given_up`` says why nothing
-    is compiled any more.
+    is compiled any more; shapes in ``slow`` and ``too_large`` run uncompiled, the others not.
     """
 
     order = 1
 
-    def __init__(self, settings: Settings, record: Record, host: Host, device: torch.device):
+    def __init__(
+        self,
+        settings: Settings,
+        record: Record,
+        host: Host,
+        device: torch.device,
+        findings: tuple[Finding, ...] = (),
+    ):
         self.settings = settings
         self.record = record
         self.host = host
@@ -51,16 +59,26 @@ class Session:
         self.runners: list[RegionRunner] = []
         self.memory = ModelMemory()
         self.times = StepTimes()
+        self.shape: Hashable = None
+        self.slow: set[Hashable] = set()
+        self.too_large: set[Hashable] = set()
         self.last_steps: deque[float] = deque(maxlen=40)
         self.steps_per_image = 0
         self.peaks: dict[str, float | None] = {"eager_peak_mb": None, "compiled_peak_mb": None}
         self.foreign: list[dict[str, str]] = []
+        self.patched: list[dict[str, str]] = []
         self.baseline: dict[SharedGraph, tuple[int, float, int, int, int]] = {}
-        self.watching = False
+        self.failures: dict[SharedGraph, str] = {}
+        self.breaks: list[dict[str, str]] = []
         self.given_up: str | None = None
-        self.dirty = False  # this step compiled or compared something: its time means nothing
+        # Of the current step:
+        self.watching = False
+        self.bypassing = False  # the rest of the step runs uncompiled
+        self.dirty = False  # it compiled or compared something, so its time means nothing
         self.ran_region = False
         self.ran_compiled = False
+        self.running: tuple[RegionRunner, SharedGraph] | None = None
+        self._findings = findings
         self._stopwatch = Stopwatch(device)
         self._peak_memory = PeakMemory(device)
         self._blocks: list[tuple[str, int]] = []
@@ -101,22 +119,25 @@ class Session:
         }
         self.record.update(live=done > 0, state="compiling", progress=progress)
 
-    def verified(self, runner: RegionRunner, parity: Parity) -> None:
-        """A block was compared; one that differs stays uncompiled."""
-        if not parity.passed:
-            self._unfit(f"{runner.region.path}: {runner.reason}")
-
-    def region_failed(self, runner: RegionRunner, graph: SharedGraph, error: Exception) -> None:
-        """A block could not be compiled: it runs uncompiled from now on, and so does every block of its graph."""
-        if isinstance(error, self.host.interrupt_error):
-            raise error
+    def block_failed(self, runner: RegionRunner, graph: SharedGraph, error: Exception) -> None:
+        """A compiled block raised. It runs uncompiled from now on, and so does every block of its graph; after running
+        out of memory, only steps of this shape do."""
         assert self.backend is not None
-        runner.reason, graph_break = self.backend.explain(error)
-        if graph.graphs == 0:
-            graph.failure = runner.reason
-            graph.breaks = [graph_break] if graph_break else []
-        log.warning("OneDiff: %s runs uncompiled: %s", runner.region.path, runner.reason)
-        self._unfit(f"{runner.region.path} cannot be compiled: {runner.reason}")
+        if is_out_of_memory(error):
+            self.too_large.add(self.shape)
+            self.bypassing = True
+            return
+        reason, graph_break = self.backend.explain(error)
+        self.failures[graph] = reason
+        if graph_break is not None:
+            self.breaks.append(graph_break)
+        self.give_up_block(runner, reason)
+
+    def give_up_block(self, runner: RegionRunner, reason: str) -> None:
+        """A block runs uncompiled from now on."""
+        runner.reason = reason
+        log.warning("OneDiff: %s runs uncompiled: %s", runner.region.path, reason)
+        self._stop_if_unfit()
 
     # What ComfyUI calls.
 
@@ -125,11 +146,12 @@ class Session:
         self._steps = 0
         self._sampling = True
         self._compiling_since = None
-        for runner in self.runners:
-            runner.skipped = None
         try:
             result = executor(*args, **kwargs)
             self.steps_per_image = self._steps
+            for runner in self.runners:
+                if not runner.ran and self.ran_compiled:
+                    runner.skipped = "the model did not call it in this sampling."
             return result
         finally:
             self._sampling = False
@@ -146,41 +168,62 @@ class Session:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
         if self._steps == 0:
-            self.foreign = foreign_patches(options)
-            if self.given_up is None:
-                self.prepare(executor.class_obj.diffusion_model)
+            self._begin(executor.class_obj.diffusion_model, options)
         self._steps += 1
-        if self.given_up is not None:
+        self.shape = _shape((x, c_concat, c_crossattn, kwargs), control, options)
+        if self.given_up is not None or self.shape in self.slow or self.shape in self.too_large:
             return call()
-        return self._run(call, _shape(x, c_crossattn))
+        return self._run(call)
 
-    def _run(self, call: Callable[[], Any], shape: Hashable) -> Any:
+    def _begin(self, model: nn.Module, options: dict[str, Any]) -> None:
+        """Looks once a sampling at the model, and at what other nodes have put on it."""
+        wrappers = (options.get("wrappers") or {}).get(APPLY_MODEL, {})
+        self.foreign = foreign_patches(options)
+        self.patched = [patch for w in wrappers.get(KEY, ()) if isinstance(w, AttentionPatch) for patch in w.described]
+        if "torch.compile" in wrappers or hasattr(model, "_orig_mod"):
+            self.give_up("another node compiles the whole model (TorchCompileModel): remove one of the two.")
+        elif "multigpu_thread_device" in options:
+            self.give_up("ComfyUI runs this model on several GPUs, which this version does not support.")
+        if self.given_up is None:
+            self.prepare(model)
+        for runner in self.runners:
+            runner.begin()
+        self._stop_if_unfit()
+
+    def _run(self, call: Callable[[], Any]) -> Any:
         swaps = [runner.bind() for runner in self.runners]
         self.times = self.memory.times_of((self.settings, tuple(runner.functions() for runner in self.runners)))
-        if self.settings.keep_faster and self.times.slower_compiled():
-            self._give_up("compiled steps took longer than uncompiled ones")
+        if self._found_slow():
             return call()
-        self.watching = self.times.uncompiled_next(shape)
-        self.dirty = self.ran_region = self.ran_compiled = False
+        self.watching = self.times.uncompiled_next(self.shape)
+        self.bypassing = self.dirty = self.ran_region = self.ran_compiled = False
+        self.running = None
         if self.watching and not self.times.compiled:
             self.record.update(live=True, state="measuring", progress=None)
         self._peak_memory.start()
+        failure: Exception | None = None
         try:
             with swapped_forwards(swaps):
-                result, milliseconds = self._stopwatch.time(call)
+                result, milliseconds = self._stopwatch.time(call, wait=self.times.open(self.shape))
         except Exception as error:
-            if isinstance(error, (self.host.interrupt_error, ModelUnfit)) or not self.ran_compiled:
+            if self.running is None:
                 raise
-            return self._rerun_uncompiled(call, error)
+            failure = error.with_traceback(None)  # the traceback would keep the failed step's memory
+        if failure is not None:
+            return self._rerun(call, failure)
         if self.ran_region:  # else a caching node skipped the model
-            self._measure(shape, milliseconds)
+            self._measure(milliseconds)
         return result
 
-    def _rerun_uncompiled(self, call: Callable[[], Any], error: Exception) -> Any:
-        """Compiled code failed in a block that ran before. It may have overwritten its inputs, so the whole step runs
-        again, uncompiled."""
-        assert self.backend is not None
-        self._give_up(f"compiled code failed: {self.backend.explain(error)[0]}")
+    def _rerun(self, call: Callable[[], Any], error: Exception) -> Any:
+        """Compiled code of a block that ran before failed. It may have overwritten its inputs, so the whole step runs
+        again, without that graph."""
+        assert self.running is not None
+        runner, graph = self.running
+        self.block_failed(runner, graph, error)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.publish()
         return call()
 
     # Before the first step.
@@ -198,93 +241,116 @@ class Session:
         self.memory = memory_of(diffusion_model)
         self.record.update(state="checking", progress=None)
         sites = find_sites(diffusion_model)
-        report = check_model(diffusion_model, len(sites))
+        report = check_model(diffusion_model, len(sites)).extended(self._findings)
         self.record.update(check=report.as_dict(), **model_fields(diffusion_model, self.device))
-        regions = find_regions(diffusion_model, sites, self.settings.scope)
+        scope = "attention" if self.settings.scope == "attention" else "blocks"
+        regions = find_regions(diffusion_model, sites, scope)
         self._patchable = {r.path: [s.module for s in sites if s.path.startswith(f"{r.path}.")] for r in regions}
-        self.runners = [RegionRunner(self, region, _check_reason(report, region)) for region in regions]
+        broken = {region.path: report.under(region.path) for region in regions}
+        self.runners = [RegionRunner(self, r, broken[r.path][0].brief if broken[r.path] else None) for r in regions]
         if not self.runners:
-            self._give_up("no block of this model has a form that can be compiled on its own")
-        elif self._choose_backend():
-            self.publish()
-            broken = next((runner for runner in self.runners if runner.reason), None)
-            if broken is not None:
-                self._unfit(f"{broken.region.path} cannot be compiled: {broken.reason}")
+            self.give_up(f"this model has no part that scope “{scope}” could compile.")
+        else:
+            self._choose_backend()
+        self.publish()
+        self._stop_if_unfit()
 
-    def _choose_backend(self) -> bool:
+    def _choose_backend(self) -> None:
         try:
             self.backend, reason = choose_backend(self.settings.backend, self.device)
         except BackendUnavailable as error:
-            self._note_backend(None, error.reason)
-            self._give_up(error.reason)
-            return False
+            self.give_up(error.reason)
+            return
         if self.settings.scope == "model":
             reason += " Scope “model” is not there yet: compiled block by block."
-        self._note_backend(self.backend, reason)
-        return True
+        self._note_backend(reason)
 
-    def _note_backend(self, used: Backend | None, reason: str) -> None:
-        name, version = (used.name, package_version(used.package)) if used else (None, None)
+    def _note_backend(self, reason: str) -> None:
+        name, version = (self.backend.name, package_version(self.backend.package)) if self.backend else (None, None)
         self.record.update(
             backend={"requested": self.settings.backend, "used": name, "version": version, "reason": reason}
         )
 
     # After each step.
 
-    def _measure(self, shape: Hashable, milliseconds: float) -> None:
+    def _measure(self, milliseconds: float) -> None:
         self.last_steps.append(round(milliseconds, 2))
         if self.watching:
-            self.times.add(shape, milliseconds, compiled=False)
-            self.peaks["eager_peak_mb"] = self._peak_memory.read()
+            self.times.add(self.shape, milliseconds, compiled=False)
+            self.peaks = {**self.peaks, "eager_peak_mb": self._peak_memory.read()}
             if not self.times.compiled:
                 return
         elif self.ran_compiled and not self.dirty:
-            self.times.add(shape, milliseconds, compiled=True)
-            self.peaks["compiled_peak_mb"] = self._peak_memory.read()
+            self.times.add(self.shape, milliseconds, compiled=True)
+            self.peaks = {**self.peaks, "compiled_peak_mb": self._peak_memory.read()}
         reasons = [runner.reason for runner in self.runners if runner.reason]
         if len(reasons) == len(self.runners):
-            self._give_up(reasons[0] if len(set(reasons)) == 1 else f"no block could be compiled: {reasons[0]}")
+            self.give_up(reasons[0] if len(set(reasons)) == 1 else f"no block could be compiled: {reasons[0]}")
         else:
+            self._found_slow()
             self.publish(live=not self.dirty)
+
+    def _found_slow(self) -> bool:
+        """Whether compiled steps of this shape are known to be slower, and the user wants the faster way."""
+        if self.settings.keep_faster and self.times.slower_compiled(self.shape):
+            self.slow.add(self.shape)
+            self.publish()
+        return self.shape in self.slow
 
     # Outcomes.
 
-    def _give_up(self, reason: str) -> None:
-        """From now on the model runs uncompiled, at no cost."""
+    def give_up(self, reason: str) -> None:
+        """From now on the model runs uncompiled, at next to no cost."""
         self.given_up = reason
         self.watching = False
+        self._note_backend(reason)
         self.publish()
-        if not self.times.slower_compiled():
-            self._unfit(reason)
+        self._stop_if_unfit()
 
-    def _unfit(self, reason: str) -> None:
-        if self.settings.stop_if_unfit:
+    @property
+    def uncompiled_because(self) -> str | None:
+        """Why steps like the last one run uncompiled as a whole, None when they do not."""
+        if self.given_up is not None:
+            return self.given_up
+        if self.shape in self.too_large:
+            return "compiled steps of this size ran out of memory."
+        if self.shape in self.slow:
+            return "compiled steps took longer than uncompiled ones."
+        reasons = [runner.uncompiled_because for runner in self.runners]
+        return reasons[0] if reasons and all(reasons) else None
+
+    def _stop_if_unfit(self) -> None:
+        if not self.settings.stop_if_unfit:
+            return
+        broken = next((r for r in self.runners if r.reason), None)
+        reason = self.given_up or (f"{broken.region.path} cannot be compiled: {broken.reason}" if broken else None)
+        if reason is not None:
+            self._note_backend(reason)
             self.record.update(state="failed", progress=None)
-            raise ModelUnfit(str(self.record["node"]), reason if reason.endswith(".") else f"{reason}.")
+            raise ModelUnfit(str(self.record["node"]), reason)
 
     @property
     def state(self) -> str:
         """The record's ``state``."""
-        if self.given_up is not None:
+        if self.uncompiled_because is not None:
             return "uncompiled"
-        compiled = [r for r in self.runners if r.parity is not None and r.reason is None]
-        if not compiled:
+        compared = [r for r in self.runners if r.parity is not None]
+        if not compared:
             return "measuring" if self._sampling else "idle"
-        return "compiled" if len(compiled) == len(self.runners) and not any(r.skipped for r in compiled) else "partial"
+        return "partial" if any(r.uncompiled_because for r in self.runners) else "compiled"
 
     def publish(self, live: bool = False) -> None:
         """Writes what is known now into the record; ``live`` ones only as often as pages are told."""
         if live and not self.record.due:
             return
-        self.record.stamp()
+        if self.last_steps:
+            self.record.stamp()
         self.record.update(live=live, **session_fields(self))
 
 
-def _check_reason(report: Report, region: Region) -> str | None:
-    errors = report.under(region.path)
-    return f"{errors[0].path} ({errors[0].where}) {errors[0].what}" if errors else None
-
-
-def _shape(x: torch.Tensor, context: torch.Tensor | None) -> Hashable:
-    """What must be equal for two steps to be compared: the sizes of the latents and of the prompt."""
-    return (tuple(x.shape), x.dtype, None if context is None else tuple(context.shape))
+def _shape(inputs: Any, control: Any, options: dict[str, Any]) -> Hashable:
+    """What must be equal for two steps to be compared: the sizes of all inputs, whether a ControlNet acts, and which of
+    the prompts are in the batch."""
+    leaves = pytree.tree_leaves(inputs)
+    sizes = tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves if isinstance(leaf, torch.Tensor))
+    return (sizes, control is not None, tuple(options.get("cond_or_uncond") or ()))

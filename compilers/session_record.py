@@ -28,58 +28,61 @@ def model_fields(diffusion_model: nn.Module, device: torch.device) -> dict[str, 
 
 
 def session_fields(session: Session) -> dict[str, Any]:
-    """Everything that a session knows now."""
+    """Everything that a session knows now. What was not measured yet is None."""
     compared = [runner.parity for runner in session.runners if runner.parity is not None]
     backend = session.record["backend"]
-    if session.given_up is not None and backend is not None:
-        backend = {**backend, "reason": session.given_up}
+    if backend is not None and session.uncompiled_because is not None:
+        backend = {**backend, "reason": session.uncompiled_because}
     return {
         "state": session.state,
         "progress": None,
         "backend": backend,
-        "patches": {"sites": [], "foreign": session.foreign},
+        "patches": {"sites": session.patched, "foreign": session.foreign},
         "compile": _compile(session),
-        "speed": _speed(session),
+        "speed": _speed(session) if session.last_steps else None,
         "parity": worst(compared).as_dict() if compared else None,
-        "memory": session.peaks,
+        "memory": session.peaks if any(session.peaks.values()) else None,
         "machine": machine(session.device, session.host.version),
     }
 
 
 def _compile(session: Session) -> dict[str, Any]:
     """Graphs in use, and what this session spent on them: a graph that was there before costs it nothing."""
-    used = {graph for runner in session.runners for graph in runner.graphs.values()}
-    spent = [tuple(now - before for now, before in zip(g.counts(), session.baseline[g], strict=True)) for g in used]
-    hits, misses = sum(s[3] for s in spent), sum(s[4] for s in spent)
-    recompiles = [
-        {"region": graph.label, "reason": reason}
-        for graph in used
-        for reason in graph.reasons[session.baseline[graph][2] :]
-    ]
+    first_block = {graph: r.region.path for r in reversed(session.runners) for graph in r.graphs.values()}
+    spent = {
+        g: [now - before for now, before in zip(g.counts(), session.baseline[g], strict=True)] for g in first_block
+    }
+    hits, misses = sum(s[3] for s in spent.values()), sum(s[4] for s in spent.values())
     return {
         "regions": len(session.runners),
-        "regions_compiled": sum(r.parity is not None and not (r.reason or r.skipped) for r in session.runners),
+        "regions_compiled": sum(r.parity is not None and not r.uncompiled_because for r in session.runners),
         "regions_uncompiled": [
-            {"path": runner.region.path, "reason": runner.reason or runner.skipped}
+            {"path": runner.region.path, "reason": runner.uncompiled_because}
             for runner in session.runners
-            if runner.reason or runner.skipped
+            if runner.uncompiled_because
         ],
-        "graphs": sum(graph.graphs for graph in used),
-        "graph_breaks": [graph_break for graph in used for graph_break in graph.breaks],
-        "recompiles": recompiles,
-        "seconds": round(sum(s[1] for s in spent), 1),
+        "graphs": sum(graph.graphs for graph in first_block),
+        "graph_breaks": list(session.breaks),
+        "recompiles": [
+            {"region": f"{graph.label}, first at {path}", "reason": reason}
+            for graph, path in first_block.items()
+            for reason in graph.reasons[session.baseline[graph][2] :]
+        ],
+        "seconds": round(sum(s[1] for s in spent.values()), 1),
         "cache": None if hits + misses == 0 else ("warm" if misses == 0 else "cold"),
     }
 
 
 def _speed(session: Session) -> dict[str, Any]:
-    eager, compiled = session.times.medians()
+    """Times of steps like the last one. ``kept`` is None while it is not decided."""
+    eager, compiled = session.times.medians(session.shape)
     speedup = eager / compiled if eager and compiled else None
-    kept = None  # while it is not decided
-    if speedup is not None and session.given_up is not None:
+    kept = None
+    if session.shape in session.slow:
         kept = "uncompiled"
-    elif session.times.complete() or (speedup is not None and not session.settings.keep_faster):
-        kept = "compiled"
+    elif speedup is not None and session.uncompiled_because is None:
+        undecided = session.settings.keep_faster and session.times.open(session.shape)
+        kept = None if undecided else "compiled"
     current = eager if kept == "uncompiled" or compiled is None else compiled
     return {
         "eager_ms": _round(eager, 2),

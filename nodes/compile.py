@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..checks import Finding
 from ..compilers import BACKENDS, Session, Settings
 from ..processors.attach import KEY, OUTER_SAMPLE, attach
 from .host import host, new_record, schema, ui
+from .inputs import known
 
-STOP = "stop"
+SCOPES = ("blocks", "attention", "model")
+EFFORTS = ("fast start", "max speed")
+RUN, STOP = "run uncompiled", "stop"
 
 
 class OneDiffCompile(io.ComfyNode):
@@ -32,20 +36,20 @@ class OneDiffCompile(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "scope",
-                    options=["blocks", "attention", "model"],
+                    options=list(SCOPES),
                     default="blocks",
                     tooltip="blocks: each block in one piece, equal blocks once. attention: attention modules only.",
                 ),
                 io.Combo.Input(
                     "effort",
-                    options=["fast start", "max speed"],
+                    options=list(EFFORTS),
                     default="fast start",
                     tooltip="max speed: the compiler tries more variants, and takes longer.",
                 ),
                 io.Combo.Input(
                     "if_unfit",
-                    options=["run uncompiled", STOP],
-                    default="run uncompiled",
+                    options=[RUN, STOP],
+                    default=RUN,
                     tooltip="What to do when something cannot be compiled. Parts that can be are compiled anyway.",
                 ),
                 io.Boolean.Input(
@@ -65,10 +69,17 @@ class OneDiffCompile(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, backend, scope, effort, if_unfit, keep_faster) -> io.NodeOutput:
+        findings: list[Finding] = []
+        settings = Settings(
+            backend=backend,
+            scope=known("OneDiffCompile", "scope", scope, SCOPES, findings),
+            effort=known("OneDiffCompile", "effort", effort, EFFORTS, findings),
+            stop_if_unfit=known("OneDiffCompile", "if_unfit", if_unfit, (RUN, STOP), findings) == STOP,
+            keep_faster=bool(keep_faster),
+        )
         record = new_record(cls.hidden)
         compiled = model.clone()
-        settings = Settings(backend, scope, effort, stop_if_unfit=if_unfit == STOP, keep_faster=bool(keep_faster))
-        session = Session(settings, record, host(), compiled.load_device)
+        session = Session(settings, record, host(), compiled.load_device, tuple(findings))
         session.prepare(compiled.get_model_object("diffusion_model"))
         attach(compiled, session)
         compiled.remove_wrappers_with_key(OUTER_SAMPLE, KEY)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 
 from comfy_api.latest import io
 
-from ..checks import check_model
+from ..checks import Finding, check_model
 from ..processors import find_sites
 from ..processors.attach import AttentionPatch, attached
 from .host import new_record, schema, ui
+from .inputs import known
 
+log = logging.getLogger(__name__)
+
+REPORT, STOP = "report", "stop"
 PREFIX = "diffusion_model."
 
 
@@ -31,8 +36,8 @@ class OneDiffForwardCheck(io.ComfyNode):
                 io.Model.Input("model"),
                 io.Combo.Input(
                     "on_problem",
-                    options=["report", "stop"],
-                    default="report",
+                    options=[REPORT, STOP],
+                    default=REPORT,
                     tooltip="report: show the findings and go on. stop: end the run when there is an error.",
                 ),
             ],
@@ -52,13 +57,17 @@ class OneDiffForwardCheck(io.ComfyNode):
     @classmethod
     def execute(cls, model, on_problem) -> io.NodeOutput:
         record = new_record(cls.hidden)
+        findings: list[Finding] = []
+        stop = known("OneDiffForwardCheck", "on_problem", on_problem, (REPORT, STOP), findings) == STOP
         diffusion_model = model.get_model_object("diffusion_model")
         replaced = {
             path.removeprefix(PREFIX): value for path, value in model.object_patches.items() if path.startswith(PREFIX)
         }
         processors = {site.path: patch.processor for patch in attached(model, AttentionPatch) for site in patch.sites}
         report = check_model(diffusion_model, len(find_sites(diffusion_model)), replaced, processors)
-        record.update(state="checked" if report.ok or on_problem != "stop" else "failed", check=report.as_dict())
-        if not report.ok and on_problem == "stop":
+        report = report.extended(tuple(findings))
+        record.update(state="failed" if stop and not report.ok else "checked", check=report.as_dict())
+        log.info("Forward Check (node %s): %s", cls.hidden.unique_id, record["summary"])
+        if stop and not report.ok:
             raise ValueError(f"Forward Check (node {cls.hidden.unique_id}) found {report.findings[0]}")
         return io.NodeOutput(model, json.dumps(report.as_dict(), ensure_ascii=False), report.ok, ui=ui(record))

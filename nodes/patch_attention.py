@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io
@@ -10,7 +11,6 @@ from ..checks import Finding, Report
 from ..processors import (
     DEFAULT_PROCESSOR,
     SITE_KINDS,
-    ModuleProcessor,
     Processor,
     Site,
     UnknownProcessor,
@@ -20,11 +20,15 @@ from ..processors import (
     processor_names,
     select_sites,
 )
-from ..processors.attach import AttentionPatch, attach
+from ..processors.attach import AttentionPatch, attach, not_patchable_reason
 from ..processors.foreign import OVERRIDE, foreign_patches
 from ..status import Record
 from .host import new_record, schema, ui
+from .inputs import known, unknown_value
 
+log = logging.getLogger(__name__)
+
+NODE = "OneDiffPatchAttention"
 ProcessorType = io.Custom("ONEDIFF_PROCESSOR")
 
 
@@ -80,22 +84,27 @@ class OneDiffPatchAttention(io.ComfyNode):
         patched = model.clone()
         all_sites = find_sites(patched.get_model_object("diffusion_model"))
         findings: list[Finding] = []
-        if sites not in SITE_KINDS:
-            findings.append(_unknown("sites", sites, ", ".join(SITE_KINDS), "all"))
-            sites = "all"
+        kind = known(NODE, "sites", sites, SITE_KINDS, findings)
         try:
-            chosen = select_sites(all_sites, sites, blocks)
+            chosen = select_sites(all_sites, kind, blocks)
         except UnknownSites as error:
             findings.append(_no_such_site(error))
             record.update(state="failed", check=Report(0, len(all_sites), tuple(findings)).as_dict())
             raise ValueError(f"Patch Attention Processors (node {cls.hidden.unique_id}): {error}") from error
         name, instance = ("custom", custom) if isinstance(custom, Processor) else _processor(processor, findings)
-        chosen = _fitting(chosen, instance, findings)
+        fitting = _fitting(chosen, name, instance, patched, findings)
+        if not chosen:
+            findings.append(_nothing_chosen(kind))
 
-        patches = {"sites": [{"site": site.path, "processor": name} for site in chosen], "foreign": []}
         superseded = patched.model_options["transformer_options"].get(OVERRIDE)
-        attach(patched, AttentionPatch(chosen, instance, _observer(record, patches, superseded), superseded))
-        record.update(state="patched", patches=patches, check=Report(0, len(all_sites), tuple(findings)).as_dict())
+        patch = AttentionPatch(fitting, instance, _observer(record, superseded), superseded, name)
+        attach(patched, patch)
+        record.update(
+            state="patched",
+            patches={"sites": patch.described, "foreign": []},
+            check=Report(0, len(all_sites), tuple(findings)).as_dict(),
+        )
+        log.info("Patch Attention Processors (node %s): %s", cls.hidden.unique_id, record["summary"])
         return io.NodeOutput(patched, ui=ui(record))
 
 
@@ -104,39 +113,46 @@ def _processor(name: str, findings: list[Finding]) -> tuple[str, Processor]:
     try:
         return name, get_processor(name)
     except UnknownProcessor as error:
-        findings.append(_unknown("processor", name, ", ".join(error.known), DEFAULT_PROCESSOR))
+        findings.append(unknown_value(NODE, "processor", name, error.known, DEFAULT_PROCESSOR))
         return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
 
 
-def _fitting(sites: list[Site], processor: Processor, findings: list[Finding]) -> list[Site]:
-    """The sites that this kind of processor can take the place of; the others become one finding."""
-    if not isinstance(processor, ModuleProcessor):
-        return sites
-    unfit = [site for site in sites if not site.has_projections]
-    if unfit:
+def _fitting(sites: list[Site], name: str, processor: Processor, model: Any, findings: list[Finding]) -> list[Site]:
+    """The sites where this processor can be used; each reason why it cannot becomes one finding."""
+    dtype = model.model_dtype()
+    unfit: dict[str, list[Site]] = {}
+    fitting = []
+    for site in sites:
+        limits = processor.limits.not_supported_reasons(model.load_device, dtype, site.head_dim)
+        reason = not_patchable_reason(site, processor) or "; ".join(limits)
+        if reason:
+            unfit.setdefault(reason, []).append(site)
+        else:
+            fitting.append(site)
+    for reason, places in unfit.items():
         findings.append(
             Finding(
                 severity="warning",
-                path=unfit[0].path,
-                cls=type(unfit[0].module).__name__,
+                path=places[0].path,
+                cls=type(places[0].module).__name__,
                 where="blocks",
-                what=f"{len(unfit)} of {len(sites)} chosen places keep their own attention",
-                why="This processor needs to_q, to_k, to_v and to_out, which these blocks do not have.",
-                fix="Use sdpa for this model.",
+                what=f"{len(places)} of {len(sites)} chosen places keep their own attention",
+                why=f"{reason}.",
+                fix="Nothing is wrong with the picture." if name == DEFAULT_PROCESSOR else "Use sdpa for this model.",
             )
         )
-    return [site for site in sites if site.has_projections]
+    return fitting
 
 
-def _unknown(name: str, value: str, known: str, used: str) -> Finding:
+def _nothing_chosen(kind: str) -> Finding:
     return Finding(
         severity="warning",
-        path=name,
-        cls="OneDiffPatchAttention",
+        path="sites",
+        cls=NODE,
         where="input",
-        what=f"{name} {value!r} is not known here; {used!r} is used instead",
-        why="The workflow comes from a newer version, or from a machine that has more.",
-        fix=f"Choose one of {known}.",
+        what=f"this model has no {kind} attention site among the chosen blocks",
+        why="Flux and its like attend to picture and prompt at once, which counts as self.",
+        fix="Set sites to all.",
     )
 
 
@@ -144,7 +160,7 @@ def _no_such_site(error: UnknownSites) -> Finding:
     return Finding(
         severity="error",
         path="blocks",
-        cls="OneDiffPatchAttention",
+        cls=NODE,
         where="input",
         what=f"{error.glob!r} matches no attention site of this model",
         why="The run stops, because a patch that silently reaches nothing would look as if it worked.",
@@ -152,13 +168,13 @@ def _no_such_site(error: UnknownSites) -> Finding:
     )
 
 
-def _observer(record: Record, patches: dict[str, Any], superseded: Any):
+def _observer(record: Record, superseded: Any):
     """Notes in the record what other nodes put on attention by the time that the model samples."""
 
     def observe(options: dict[str, Any]) -> None:
         options = {key: value for key, value in options.items() if key != OVERRIDE or value is not superseded}
         foreign = foreign_patches(options)
         if foreign != record["patches"]["foreign"]:
-            record.update(patches={**patches, "foreign": foreign})
+            record.update(patches={**record["patches"], "foreign": foreign})
 
     return observe

@@ -7,6 +7,7 @@ names.
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ KEY = "onediff"
 
 APPLY_MODEL = "apply_model"
 OUTER_SAMPLE = "outer_sample"
+
+#: Positional and keyword arguments of a call.
+Inputs = tuple[tuple, dict[str, Any]]
 
 
 @contextmanager
@@ -63,6 +67,29 @@ def options_position(forward: Callable) -> int | None:
     return names.index("transformer_options") - 1 if "transformer_options" in names else None
 
 
+def accepts_options(forward: Callable) -> bool:
+    """Whether an unbound ``forward`` can be given ``transformer_options``."""
+    code = forward.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return "transformer_options" in names or bool(code.co_flags & inspect.CO_VARKEYWORDS)
+
+
+def options_of(inputs: Inputs, position: int | None) -> dict[str, Any] | None:
+    """The ``transformer_options`` of a call."""
+    args, kwargs = inputs
+    if position is not None and len(args) > position:
+        return args[position]
+    return kwargs.get("transformer_options")
+
+
+def with_options(inputs: Inputs, position: int | None, options: dict[str, Any]) -> Inputs:
+    """The same call with other ``transformer_options``."""
+    args, kwargs = inputs
+    if position is not None and len(args) > position:
+        return (*args[:position], options, *args[position + 1 :]), kwargs
+    return args, {**kwargs, "transformer_options": options}
+
+
 @cached
 def kernel_forward(cls: type[nn.Module], override: Callable, superseded: Callable | None = None) -> Callable:
     """``cls.forward`` with ``override`` in its ``transformer_options``.
@@ -73,40 +100,56 @@ def kernel_forward(cls: type[nn.Module], override: Callable, superseded: Callabl
     position = options_position(forward)
 
     def forward_with_override(self, *args, **kwargs):
-        if position is not None and len(args) > position:
-            options = args[position]
-            if options.get(OVERRIDE, superseded) is superseded:
-                args = (*args[:position], {**options, OVERRIDE: override}, *args[position + 1 :])
-            return forward(self, *args, **kwargs)
-        options = kwargs.get("transformer_options") or {}
+        options = options_of((args, kwargs), position)
+        options = {} if options is None else options
         if options.get(OVERRIDE, superseded) is superseded:
-            kwargs["transformer_options"] = {**options, OVERRIDE: override}
+            options = options.copy()  # not {**options}: a watched dict stays watched
+            options[OVERRIDE] = override
+            args, kwargs = with_options((args, kwargs), position, options)
         return forward(self, *args, **kwargs)
 
     return forward_with_override
 
 
 @cached
-def module_forward(processor: ModuleProcessor) -> Callable:
-    """A ``forward`` for ComfyUI's CrossAttention that asks the processor."""
+def module_forward(cls: type[nn.Module], processor: ModuleProcessor, superseded: Callable | None = None) -> Callable:
+    """A ``forward`` for ComfyUI's CrossAttention that asks the processor, unless another node has replaced attention
+    later."""
+    forward = cls.forward
 
     def forward_of_processor(self, x, context=None, value=None, mask=None, transformer_options=None):
+        options = transformer_options or {}
+        if options.get(OVERRIDE, superseded) is not superseded:
+            return forward(self, x, context, value, mask, options)
         return processor(self, x, context, mask, value)
 
     return forward_of_processor
+
+
+def not_patchable_reason(site: Site, processor: Processor) -> str | None:
+    """Why a processor cannot take a site's place, None when it can."""
+    name = type(site.module).__name__
+    if isinstance(processor, ModuleProcessor) and not site.has_projections:
+        return f"{name} does not compute attention from to_q, to_k, to_v and to_out alone, which this processor needs"
+    if isinstance(processor, KernelProcessor) and not accepts_options(type(site.module).forward):
+        return f"ComfyUI passes {name} no transformer_options, through which a processor is reached"
+    return None
 
 
 def site_forward(site: Site, processor: Processor, superseded: Callable | None = None) -> types.MethodType:
     """The ``forward`` of a patched site. ``superseded`` is the attention override that was on the model before.
 
     Raises:
-        TypeError: for a module processor at a site that has no to_q, to_k, to_v and to_out.
+        TypeError: for a site where this processor cannot be used.
     """
-    if isinstance(processor, KernelProcessor):
-        return types.MethodType(kernel_forward(type(site.module), kernel_override(processor), superseded), site.module)
-    if isinstance(processor, ModuleProcessor) and site.has_projections:
-        return types.MethodType(module_forward(processor), site.module)
-    raise TypeError(f"{type(processor).__name__} needs to_q, to_k, to_v and to_out, which {site.path} does not have")
+    reason = not_patchable_reason(site, processor)
+    if reason is not None:
+        raise TypeError(f"{site.path}: {reason}")
+    cls = type(site.module)
+    if isinstance(processor, ModuleProcessor):
+        return types.MethodType(module_forward(cls, processor, superseded), site.module)
+    assert isinstance(processor, KernelProcessor)
+    return types.MethodType(kernel_forward(cls, kernel_override(processor), superseded), site.module)
 
 
 class AttentionPatch:
@@ -123,9 +166,11 @@ class AttentionPatch:
         processor: Processor,
         observe: Callable[[dict[str, Any]], None],
         superseded: Callable | None = None,
+        name: str = "custom",
     ):
         self.sites = sites
         self.processor = processor
+        self.described = [{"site": site.path, "processor": name} for site in sites]
         self.forwards: list[tuple[nn.Module, Callable]] = [
             (site.module, site_forward(site, processor, superseded)) for site in sites
         ]

@@ -6,6 +6,7 @@ calls, calls one of ComfyUI's attention functions. So a model that ComfyUI adds 
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Site:
     """One attention site.
 
     ``path`` is relative to the diffusion model (``input_blocks.1.1.transformer_blocks.0.attn2``). ``has_projections``
-    tells a module site (to_q, to_k, to_v, to_out: a module processor fits) from a kernel site.
+    tells a module site (to_q, to_k, to_v, to_out and nothing else: a module processor fits) from a kernel site.
     """
 
     path: str
@@ -70,25 +71,25 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 @cached
-def _reaches_attention(function: types.FunctionType, depth: int) -> bool:
+def _reaches_attention(function: types.FunctionType, cls: type[nn.Module] | None, depth: int) -> bool:
+    """Whether a function calls attention: itself, through functions of its module, or through methods of ``cls``."""
     for code in _codes(function.__code__):
         if not ATTENTION_FUNCTIONS.isdisjoint(code.co_names):
             return True
-        if depth and any(_reaches_attention(f, depth - 1) for f in _functions(code, function.__globals__)):
+        if not depth:
+            continue
+        if any(_reaches_attention(f, None, depth - 1) for f in _functions(code, function.__globals__)):
+            return True
+        methods = (getattr(cls, name, None) for name in code.co_names if name != function.__name__)
+        if any(_reaches_attention(m, cls, depth - 1) for m in methods if isinstance(m, types.FunctionType)):
             return True
     return False
 
 
 @cached
 def computes_attention(cls: type[nn.Module]) -> bool:
-    """Whether a method of this class (not of a submodule) calls one of ComfyUI's attention functions."""
-    for base in cls.__mro__:
-        if base is nn.Module or not issubclass(base, nn.Module):
-            continue
-        for member in vars(base).values():
-            if isinstance(member, types.FunctionType) and _reaches_attention(member, MAX_DEPTH):
-                return True
-    return False
+    """Whether ``forward`` of this class (not of a submodule) calls one of ComfyUI's attention functions."""
+    return isinstance(cls.forward, types.FunctionType) and _reaches_attention(cls.forward, cls, MAX_DEPTH)
 
 
 def _kind(path: str, module: nn.Module) -> Kind:
@@ -100,15 +101,19 @@ def _kind(path: str, module: nn.Module) -> Kind:
     return "cross" if "cross" in name or name.endswith("attn2") else "self"
 
 
+def _has_projections(module: nn.Module) -> bool:
+    """Whether attention of ``module`` is to_q, to_k, to_v, attention, to_out and nothing else (norms, rotations)."""
+    names = ("to_q", "to_k", "to_v", "to_out")
+    parts = {name for name, child in module.named_children() if any(True for _ in child.parameters())}
+    arguments = list(inspect.signature(type(module).forward).parameters)
+    return parts == set(names) and hasattr(module, "heads") and arguments[1:5] == ["x", "context", "value", "mask"]
+
+
 def find_sites(diffusion_model: nn.Module) -> list[Site]:
-    """All sites of a diffusion model, in the model's order."""
-    return [
-        Site(
-            path=path,
-            module=module,
-            kind=_kind(path, module),
-            has_projections=all(hasattr(module, name) for name in ("to_q", "to_k", "to_v", "to_out", "heads")),
-        )
-        for path, module in diffusion_model.named_modules()
-        if path and computes_attention(type(module))
-    ]
+    """All sites of a diffusion model, in the model's order. What lies inside a site is not one of its own."""
+    sites: list[Site] = []
+    for path, module in diffusion_model.named_modules():
+        inside = any(path.startswith(f"{site.path}.") for site in sites)
+        if path and not inside and computes_attention(type(module)):
+            sites.append(Site(path, module, _kind(path, module), _has_projections(module)))
+    return sites

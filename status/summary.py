@@ -55,17 +55,14 @@ def _compiled(record: dict[str, Any]) -> str:
 def _uncompiled(record: dict[str, Any]) -> str:
     speed = record["speed"] or {}
     if speed.get("kept") == "uncompiled" and (speed.get("speedup") or 1) < 1:
-        return f"uncompiled: compiling was slower by {round((1 / speed['speedup'] - 1) * 100)} %"
+        return f"uncompiled: compiled steps took {round((1 / speed['speedup'] - 1) * 100)} % longer"
     reason = (record["backend"] or {}).get("reason")
-    skipped = (record["compile"] or {}).get("regions_uncompiled") or []
-    if skipped and (record["backend"] or {}).get("used"):
-        reason = skipped[0]["reason"]
     return f"uncompiled: {reason}" if reason else "uncompiled"
 
 
 def _failed(record: dict[str, Any]) -> str:
     findings = (record["check"] or {}).get("findings") or []
-    reason = findings[0]["what"] if findings else (record["backend"] or {}).get("reason")
+    reason = (record["backend"] or {}).get("reason") or (findings[0]["what"] if findings else None)
     return f"failed: {reason}" if reason else "failed"
 
 

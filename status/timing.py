@@ -24,23 +24,23 @@ MUCH = 1.25
 
 
 class Stopwatch:
-    """Milliseconds of a call on ``device``: by events and a synchronisation on CUDA, by a clock elsewhere."""
+    """Milliseconds of a call on ``device``."""
 
     def __init__(self, device: torch.device):
-        self.cuda = device.type == "cuda" and torch.cuda.is_available()
+        self.device = device if device.type != "cpu" and hasattr(torch, "accelerator") else None
 
-    def time(self, call: Callable[[], Any]) -> tuple[Any, float]:
-        """Runs ``call`` and returns its result and its milliseconds."""
-        if not self.cuda:
-            start = time.perf_counter()
-            result = call()
-            return result, (time.perf_counter() - start) * 1e3
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
+    def time(self, call: Callable[[], Any], *, wait: bool = True) -> tuple[Any, float]:
+        """Runs ``call`` and returns its result and its milliseconds. An accelerator works on after the call returns:
+        with ``wait`` it is waited for, without it the time is that of handing the work over."""
+        self._synchronize(wait)
+        start = time.perf_counter()
         result = call()
-        end.record()
-        end.synchronize()
-        return result, begin.elapsed_time(end)
+        self._synchronize(wait)
+        return result, (time.perf_counter() - start) * 1e3
+
+    def _synchronize(self, wait: bool) -> None:
+        if wait and self.device is not None:
+            torch.accelerator.synchronize(self.device)
 
 
 class PeakMemory:
@@ -74,41 +74,36 @@ class StepTimes:
         if len(times) < (COMPILED_STEPS if compiled else UNCOMPILED_STEPS):
             times.append(milliseconds)
 
+    def _counts(self, shape: Hashable) -> tuple[int, int]:
+        return len(self.eager.get(shape, ())), len(self.compiled.get(shape, ()))
+
+    def open(self, shape: Hashable) -> bool:
+        """Whether steps of this shape still have to be timed."""
+        eager, compiled = self._counts(shape)
+        return eager < UNCOMPILED_STEPS or compiled < COMPILED_STEPS
+
     def uncompiled_next(self, shape: Hashable) -> bool:
         """Whether the next step of this shape should run uncompiled, to be timed."""
-        eager, compiled = len(self.eager.get(shape, ())), len(self.compiled.get(shape, ()))
+        eager, compiled = self._counts(shape)
         if not self.compiled:
             return eager == 0
-        return 0 < eager <= compiled and eager < UNCOMPILED_STEPS
+        return eager < UNCOMPILED_STEPS and eager <= compiled and eager + compiled > 0
 
-    def medians(self) -> tuple[float | None, float | None]:
-        """Median milliseconds uncompiled and compiled, on the shape that has most of both; None where there is none."""
-        shared = [shape for shape in self.eager if shape in self.compiled]
-        if not shared:
-            eager = next(iter(self.eager.values()), None)
-            return (_median(eager) if eager and not self.compiled else None), None
-        best = max(shared, key=lambda shape: min(len(self.eager[shape]), len(self.compiled[shape])))
-        return _median(self.eager[best]), statistics.median(self.compiled[best])
-
-    def complete(self) -> bool:
-        """Whether as many steps of one shape were timed as are compared."""
-        return any(
-            len(self.compiled.get(shape, ())) == COMPILED_STEPS and len(eager) == UNCOMPILED_STEPS
-            for shape, eager in self.eager.items()
+    def medians(self, shape: Hashable) -> tuple[float | None, float | None]:
+        """Median milliseconds of a shape, uncompiled and compiled; None where nothing was timed. The first uncompiled
+        step, a warm-up, is left out when there are more."""
+        eager, compiled = self.eager.get(shape), self.compiled.get(shape)
+        return (
+            statistics.median(eager[1:] or eager) if eager else None,
+            statistics.median(compiled) if compiled else None,
         )
 
-    def slower_compiled(self) -> bool:
-        """Whether compiled steps are known to be slower than uncompiled ones: by more than noise when all steps were
-        timed, by much when there are at least two of each so far."""
-        eager, compiled = self.medians()
+    def slower_compiled(self, shape: Hashable) -> bool:
+        """Whether compiled steps of a shape are known to be slower than uncompiled ones: by more than noise when all
+        steps were timed, by much when there are two of each so far."""
+        eager, compiled = self.medians(shape)
         if eager is None or compiled is None:
             return False
-        if self.complete():
+        if not self.open(shape):
             return compiled > eager * NOISE
-        two = any(len(self.compiled.get(shape, ())) > 1 and len(times) > 1 for shape, times in self.eager.items())
-        return two and compiled > eager * MUCH
-
-
-def _median(eager: list[float]) -> float:
-    """Median of uncompiled steps, the first (a warm-up) left out when there are more."""
-    return statistics.median(eager[1:] or eager)
+        return min(self._counts(shape)) > 1 and compiled > eager * MUCH

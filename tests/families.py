@@ -99,6 +99,14 @@ def family(name: str) -> Callable[[Callable[[], Family]], Callable[[], Family]]:
     return register
 
 
+def _small(config: type, **extra: Any) -> type:
+    """A config of the host with other values where it insists on those of the real model."""
+    return type(config.__name__, (config,), {"unet_extra_config": extra})
+
+
+SMALL_HEADS = {"num_heads": -1, "num_head_channels": 16}
+
+
 def _unet(**changes: Any) -> dict[str, Any]:
     return {**models.UNET, "channel_mult": [1, 1], **changes}
 
@@ -110,36 +118,14 @@ def sd15() -> Family:
 
 @family("SD 2, v-prediction")
 def sd2() -> Family:
-    class VPrediction(supported.SD20):
-        unet_extra_config = {**supported.SD20.unet_extra_config, "num_head_channels": 16}
-
-        def model_type(self, state_dict, prefix=""):
-            return comfy.model_base.ModelType.V_PREDICTION
-
-    unet = _unet(use_linear_in_transformer=True, num_heads=-1)
-    return Family(VPrediction, unet, lambda c: {"x": c.image(4), "c_crossattn": c.prompt()})
+    config = _small(supported.SD20, **SMALL_HEADS)
+    config.model_type = lambda self, state_dict, prefix="": comfy.model_base.ModelType.V_PREDICTION
+    unet = _unet(use_linear_in_transformer=True)
+    return Family(config, unet, lambda c: {"x": c.image(4), "c_crossattn": c.prompt()})
 
 
 def _with_pooled(c: Call) -> Inputs:
     return {"x": c.image(4), "c_crossattn": c.prompt(), "y": c.noise(40)}
-
-
-class SmallHeads:
-    """Heads that fit into small models."""
-
-    unet_extra_config = {"num_heads": -1, "num_head_channels": 16}
-
-
-class SmallSDXL(SmallHeads, supported.SDXL):
-    pass
-
-
-class SmallRefiner(SmallHeads, supported.SDXLRefiner):
-    pass
-
-
-class SmallSVD(SmallHeads, supported.SVD_img2vid):
-    pass
 
 
 @family("SDXL")
@@ -152,7 +138,7 @@ def sdxl() -> Family:
         transformer_depth_middle=2,
         transformer_depth_output=[0, 0, 2, 2],
     )
-    return Family(SmallSDXL, unet, _with_pooled)
+    return Family(_small(supported.SDXL, **SMALL_HEADS), unet, _with_pooled)
 
 
 @family("SDXL refiner")
@@ -167,7 +153,7 @@ def sdxl_refiner() -> Family:
         transformer_depth_middle=1,
         transformer_depth_output=[0, 0, 1, 1, 0, 0],
     )
-    return Family(SmallRefiner, unet, _with_pooled)
+    return Family(_small(supported.SDXLRefiner, **SMALL_HEADS), unet, _with_pooled)
 
 
 SVD_FRAMES = 3
@@ -200,7 +186,7 @@ def svd() -> Family:
             "num_video_frames": SVD_FRAMES,
         }
 
-    return Family(SmallSVD, unet, inputs)
+    return Family(_small(supported.SVD_img2vid, **SMALL_HEADS), unet, inputs)
 
 
 @family("SD 3")
@@ -663,14 +649,14 @@ def hunyuan_dit() -> Family:
 def ace_step() -> Family:
     unet = {
         "audio_model": "ace",
-        "attention_head_dim": 32,
+        "attention_head_dim": 64,
         "in_channels": 8,
-        "inner_dim": 64,
+        "inner_dim": 256,
         "max_height": 16,
         "max_position": 4096,
         "max_width": 4096,
         "mlp_ratio": 2.5,
-        "num_attention_heads": 2,
+        "num_attention_heads": 4,
         "num_layers": 2,
         "out_channels": 8,
         "patch_size": [16, 1],
@@ -694,3 +680,146 @@ def ace_step() -> Family:
         }
 
     return Family(supported.ACEStep, unet, inputs)
+
+
+@family("CogVideoX")
+def cogvideox() -> Family:
+    unet = {
+        "image_model": "cogvideox",
+        "num_attention_heads": 2,
+        "attention_head_dim": 64,
+        "time_embed_dim": 32,
+        "text_embed_dim": WIDTH,
+        "num_layers": 2,
+        "in_channels": 16,
+        "use_rotary_positional_embeddings": True,
+    }
+    return Family(supported.CogVideoX_T2V, unet, lambda c: {"x": c.video(16), "c_crossattn": c.prompt()})
+
+
+@family("Kandinsky 5")
+def kandinsky5() -> Family:
+    unet = {
+        "image_model": "kandinsky5",
+        "model_dim": 64,
+        "axes_dims": (8, 12, 12),
+        "time_dim": 32,
+        "ff_dim": 96,
+        "visual_embed_dim": 64,
+        "in_text_dim": WIDTH,
+        "in_text_dim2": 32,
+        "num_text_blocks": 2,
+        "num_visual_blocks": 2,
+    }
+
+    def inputs(c: Call) -> Inputs:
+        return {"x": c.video(16, 1), "c_crossattn": c.prompt(), "y": c.noise(32)}
+
+    return Family(supported.Kandinsky5Image, unet, inputs)
+
+
+@family("OmniGen 2")
+def omnigen2() -> Family:
+    unet = {
+        "image_model": "omnigen2",
+        "axes_dim_rope": [8, 12, 12],
+        "axes_lens": [1024, 256, 256],
+        "hidden_size": 64,
+        "in_channels": 16,
+        "multiple_of": 16,
+        "num_attention_heads": 2,
+        "num_kv_heads": 1,
+        "num_layers": 2,
+        "num_refiner_layers": 2,
+        "text_feat_dim": WIDTH,
+        "timestep_scale": 1000.0,
+    }
+
+    def inputs(c: Call) -> Inputs:
+        return {"x": c.image(16), "c_crossattn": c.prompt(), "num_tokens": c.tokens}
+
+    return Family(supported.Omnigen2, unet, inputs)
+
+
+@family("ERNIE-Image")
+def ernie_image() -> Family:
+    unet = {
+        "image_model": "ernie",
+        "hidden_size": 64,
+        "num_attention_heads": 2,
+        "num_layers": 2,
+        "ffn_hidden_size": 96,
+        "in_channels": 16,
+        "out_channels": 16,
+        "text_in_dim": WIDTH,
+        "rope_axes_dim": (8, 12, 12),
+    }
+    return Family(supported.ErnieImage, unet, lambda c: {"x": c.image(16), "c_crossattn": c.prompt()})
+
+
+@family("Krea 2")
+def krea2() -> Family:
+    unet = {
+        "image_model": "krea2",
+        "features": 64,
+        "txtdim": 32,
+        "heads": 2,
+        "kvheads": 1,
+        "multiplier": 2,
+        "layers": 2,
+        "txtlayers": 3,
+        "txtheads": 2,
+        "txtkvheads": 2,
+    }
+    return Family(supported.Krea2, unet, lambda c: {"x": c.image(16), "c_crossattn": c.prompt(96)})
+
+
+@family("JoyImage")
+def joy_image() -> Family:
+    config = _small(supported.JoyImage, theta=10000, rope_dim_list=[8, 12, 12])
+    unet = {"image_model": "joyimage", "hidden_size": 64, "num_attention_heads": 2, "text_dim": WIDTH, "num_layers": 2}
+    return Family(config, unet, lambda c: {"x": c.video(16, 1), "c_crossattn": c.prompt()})
+
+
+@family("Stable Cascade")
+def stable_cascade() -> Family:
+    unet = {
+        "stable_cascade_stage": "c",
+        "c_r": 16,
+        "c_cond": 32,
+        "c_hidden": [32, 32],
+        "nhead": [2, 2],
+        "blocks": [[1, 1], [1, 1]],
+        "c_clip_text": WIDTH,
+        "c_clip_text_pooled": 32,
+        "c_clip_img": 32,
+    }
+
+    def inputs(c: Call) -> Inputs:
+        return {
+            "x": c.image(16),
+            "clip_text": c.prompt(),
+            "clip_text_pooled": c.noise(1, 32),
+            "clip_img": c.noise(1, 32),
+            "sca": torch.zeros(c.batch),
+            "crp": torch.zeros(c.batch),
+        }
+
+    return Family(supported.Stable_Cascade_C, unet, inputs)
+
+
+@family("Ideogram 4")
+def ideogram4() -> Family:
+    config = _small(
+        supported.Ideogram4,
+        num_attention_heads=2,
+        attention_head_dim=32,
+        intermediate_size=96,
+        adaln_dim=32,
+        llm_features_dim=WIDTH,
+        rope_theta=5000000,
+        mrope_section=[6, 5, 5],
+        norm_eps=1e-5,
+    )
+    unet = {"image_model": "ideogram4", "in_channels": 128, "num_layers": 2}
+    return Family(config, unet, lambda c: {"x": c.image(128), "c_crossattn": c.prompt()})

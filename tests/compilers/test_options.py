@@ -77,11 +77,11 @@ def test_a_plain_value_that_the_block_reads_enters():
 
 def test_a_tensor_that_the_block_reads_cannot_enter():
     resolved = resolve(OPTIONS, reads_of(lambda options: options["sigmas"], OPTIONS))
-    assert resolved == "it reads transformer_options['sigmas'], a Tensor that may change every step"
+    assert resolved == "it reads transformer_options['sigmas'], a Tensor that may change every step."
 
 
 def test_a_block_that_writes_runs_uncompiled():
     def writes(options):
         options["grid_sizes"] = (1, 2)
 
-    assert resolve(OPTIONS, reads_of(writes, OPTIONS)) == "it writes to transformer_options: grid_sizes"
+    assert resolve(OPTIONS, reads_of(writes, OPTIONS)) == "it writes to transformer_options: grid_sizes."

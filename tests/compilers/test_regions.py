@@ -58,6 +58,20 @@ def test_no_region_lies_in_another():
     assert not [(a, b) for a in paths for b in paths if a != b and b.startswith(f"{a}.")]
 
 
-def test_a_model_without_attention_has_its_heavy_repeated_blocks():
-    layers = [torch.nn.Sequential(torch.nn.Linear(4, 4)) for _ in range(3)]
-    assert regions_of(torch.nn.Sequential(*layers)) == []
+class Two(torch.nn.Module):
+    """A block of two layers without attention."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(8, width), torch.nn.Linear(width, 8)
+
+    def forward(self, x):
+        return self.down(self.up(x))
+
+
+def test_repeated_blocks_without_attention_are_regions_when_they_are_heavy():
+    single = torch.nn.Linear(8, 8)
+    model = torch.nn.Sequential(torch.nn.Sequential(Two(64), single, Two(64)), torch.nn.Linear(8, 8))
+    assert [region.path for region in regions_of(model)] == ["0.0", "0.2"]
+    model.append(torch.nn.Linear(8, 20000))  # now they hold less than 2 % of the weight
+    assert regions_of(model) == []

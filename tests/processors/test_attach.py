@@ -130,7 +130,7 @@ def test_reference_needs_projections():
     clone, _sites, _ = patched_with(unet_patcher(), get_processor("reference"))
     assert isinstance(clone.get_wrappers(APPLY_MODEL, KEY)[0].processor, ModuleProcessor)
     torch.testing.assert_close(step(clone), step(unet_patcher()), rtol=1e-4, atol=1e-5)
-    with pytest.raises(TypeError, match=r"double_blocks\.0 does not have"):
+    with pytest.raises(TypeError, match=r"double_blocks\.0: DoubleStreamBlock does not compute"):
         patched_with(flux_patcher(), get_processor("reference"))
 
 

@@ -32,7 +32,7 @@ def test_equal_node_ids_of_two_workflows_stay_apart():
     assert len(hub.snapshot()) == 2
 
 
-def test_live_updates_are_at_most_two_a_second_and_the_last_one_is_never_lost(monkeypatch):
+def test_live_updates_are_at_most_two_a_second_and_others_always_go_out(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("onediff_pack.status.record.time.monotonic", lambda: now[0])
     sent = []
@@ -71,7 +71,7 @@ def test_live_updates_are_at_most_two_a_second_and_the_last_one_is_never_lost(mo
         ),
         (
             {"state": "uncompiled", "speed": {"kept": "uncompiled", "speedup": 0.9}},
-            "uncompiled: compiling was slower by 11 %",
+            "uncompiled: compiled steps took 11 % longer",
         ),
         ({"state": "uncompiled", "backend": {"used": None, "reason": "no compiler."}}, "uncompiled: no compiler."),
     ],
@@ -82,12 +82,12 @@ def test_summaries(fields, summary):
     assert record["summary"] == summary
 
 
-def drive(times: StepTimes, eager: list[float], compiled: list[float], steps: int) -> str:
+def drive(times: StepTimes, eager: list[float], compiled: list[float], steps: int, shape: str = "shape") -> str:
     """Lets the schedule choose ``steps`` steps; returns which were uncompiled (u) and compiled (c)."""
     eager, compiled, chosen = iter(eager), iter(compiled), ""
     for _ in range(steps):
-        uncompiled = times.uncompiled_next("shape")
-        times.add("shape", next(eager) if uncompiled else next(compiled), compiled=not uncompiled)
+        uncompiled = times.uncompiled_next(shape)
+        times.add(shape, next(eager, 1) if uncompiled else next(compiled, 1), compiled=not uncompiled)
         chosen += "u" if uncompiled else "c"
     return chosen
 
@@ -95,34 +95,33 @@ def drive(times: StepTimes, eager: list[float], compiled: list[float], steps: in
 def test_uncompiled_and_compiled_steps_alternate_then_compiled_ones_go_on():
     times = StepTimes()
     assert drive(times, [90, 50, 54], [40, 42, 41] + [1] * 9, steps=10) == "ucucuccccc"
-    assert times.medians() == (52, 41)  # the warm-up of 90 and the late steps are left out
-    assert not times.slower_compiled()
+    assert times.medians("shape") == (52, 41)  # the warm-up of 90 and the late steps are left out
+    assert not times.slower_compiled("shape")
 
 
 @pytest.mark.parametrize(("compiled", "slower"), [([60, 61, 62], True), ([50, 51, 52], False), ([51, 53, 53], False)])
 def test_slower_means_by_more_than_noise(compiled, slower):
     times = StepTimes()
     drive(times, [99, 52, 52], [*compiled, 60], steps=6)
-    assert times.slower_compiled() is slower
+    assert times.slower_compiled("shape") is slower
 
 
 def test_much_slower_is_known_after_two_steps_of_each():
     times = StepTimes()
     assert drive(times, [99, 52], [70, 71], steps=4) == "ucuc"
-    assert times.slower_compiled()
-    assert not times.complete()
+    assert times.slower_compiled("shape")
+    assert times.open("shape")
 
 
 def test_a_little_slower_is_not_known_after_two_steps_of_each():
     times = StepTimes()
     drive(times, [99, 52], [60, 60], steps=4)
-    assert not times.slower_compiled()
+    assert not times.slower_compiled("shape")
 
 
-def test_steps_of_different_shapes_are_not_compared():
+def test_another_size_is_timed_on_its_own_without_starting_uncompiled():
     times = StepTimes()
-    times.add("small", 10, compiled=False)
-    times.add("large", 80, compiled=True)
-    assert times.medians() == (None, None)
-    assert not times.slower_compiled()
-    assert not times.uncompiled_next("large")
+    drive(times, [99, 52, 52], [40, 40, 40], steps=6)
+    assert drive(times, [70, 60, 60], [90, 91, 92], steps=8, shape="larger") == "cuucuccc"
+    assert times.slower_compiled("larger")
+    assert not times.slower_compiled("shape")
