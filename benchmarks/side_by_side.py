@@ -22,7 +22,7 @@ sys.path[0] = str(ROOT)
 from scripts import console
 from scripts.checkpoints import standin
 from scripts.console import say
-from scripts.environment import Environment, prepare
+from scripts.environment import Environment, continue_inside, prepare
 from scripts.server import Server, error_of, link_file, link_folder, serve
 
 #: Distinct kinds of blocks (class and weight shapes): so many graphs does this pack need.
@@ -177,11 +177,15 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--out", type=Path, help="a JSON file for the rows")
+    parser.add_argument("--setup", choices=list(SETUPS), action="append", help="default: all")
     options = parser.parse_args()
     environment = prepare()
+    code = continue_inside(environment)
+    if code is not None:
+        return code
     rows: list[dict[str, Any]] = []
     for model in options.models:
-        for setup in SETUPS:
+        for setup in options.setup or SETUPS:
             say(f"{model}, {setup} …")
             with serve_for(environment, model, setup) as server:
                 rows += Bench(server, model, setup, options.size, options.steps).rows()

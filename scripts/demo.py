@@ -13,8 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts import checkpoints, console
 from scripts.console import CannotContinue, duration, live, say
-from scripts.environment import ROOT, Environment, prepare
-from scripts.events import Events
+from scripts.environment import ROOT, Environment, continue_inside, prepare
 from scripts.ports import port_is_free, port_taken
 from scripts.prompt import Prompt, Workflow, load_workflow, to_prompt, with_values
 from scripts.server import Server, error_of, link_file, serve
@@ -50,6 +49,9 @@ def main() -> int:
         options.checkpoint = checkpoints.check_checkpoint(options.checkpoint)
     ports = choose_ports(options.port)
     environment = prepare()
+    code = continue_inside(environment)
+    if code is not None:
+        return code
     base = environment.cache / "demo"
     checkpoint = choose_checkpoint(environment, options)
     say("Starting ComfyUI …")
@@ -116,7 +118,9 @@ def adapted_workflow(server: Server, checkpoint: str, size: int, steps: int) -> 
 def run(server: Server, workflow: Workflow, picture: Path) -> None:
     say(f"Running {WORKFLOW.name} …")
     started = time.monotonic()
-    events = Events(server.port, server.client)
+    from scripts.events import Events  # aiohttp is there only inside the environment
+
+    events = Events(server.url, server.client)
     events.start()
     prompt = to_prompt(workflow, server.object_info())
     prompt_id = server.queue(prompt, workflow)
@@ -141,7 +145,7 @@ def run(server: Server, workflow: Workflow, picture: Path) -> None:
     say()
 
 
-def progress(events: Events, prompt: Prompt, seconds: float) -> str:
+def progress(events: Any, prompt: Prompt, seconds: float) -> str:
     """Where the run is: "Load Checkpoint · 2.1 s", then "KSampler · compiling 7/38 · step 2/12 · 12 s"."""
     node = (events.latest.get("executing") or {}).get("node")
     parts = [prompt[node]["_meta"]["title"] if node in prompt else "starting"]

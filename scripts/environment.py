@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import host
-from .console import CannotContinue, duration, run_logged, say, tail
+from .console import CannotContinue, duration, run_logged, running, say, tail
 
 ROOT = Path(__file__).resolve().parent.parent
 # One set of builds that fits together with and without a GPU; left to themselves, the host's requirements mix versions.
@@ -68,6 +68,14 @@ def prepare() -> Environment:
             f"the cache folder {cache} cannot be used ({error.strerror or error}); make it writable or name another "
             "one in ONEDIFF_CACHE."
         ) from error
+
+
+def continue_inside(environment: Environment) -> int | None:
+    """Runs this command again in the environment's own Python; None when that is the one that is running."""
+    if Path(sys.prefix).resolve() == environment.python.parent.parent.resolve():
+        return None
+    with running([str(environment.python), *sys.argv]) as process:
+        return process.wait()
 
 
 def _prepare(cache: Path) -> Environment:

@@ -163,6 +163,10 @@ SVD_FRAMES = 3
 def svd() -> Family:
     unet = _unet(
         in_channels=8,
+        num_res_blocks=[2],
+        channel_mult=[1],
+        transformer_depth=[1, 1],
+        transformer_depth_output=[1, 1, 1],
         num_classes="sequential",
         adm_in_channels=40,
         use_linear_in_transformer=True,
@@ -448,24 +452,6 @@ def hunyuan_video() -> Family:
         }
 
     return Family(supported.HunyuanVideo, HUNYUAN_VIDEO, inputs)
-
-
-@family("HunyuanImage 2.1")
-def hunyuan_image() -> Family:
-    unet = {
-        **HUNYUAN_VIDEO,
-        "patch_size": [1, 1],
-        "vec_in_dim": None,
-        "axes_dim": [16, 16],
-        "guidance_embed": False,
-        "byt5": True,
-        "meanflow": True,
-    }
-
-    def inputs(c: Call) -> Inputs:
-        return {"x": c.image(16), "c_crossattn": c.prompt(), "txt_byt5": c.noise(18, 1472)}
-
-    return Family(supported.HunyuanImage21, unet, inputs)
 
 
 LTXV = {
@@ -787,9 +773,12 @@ def stable_cascade() -> Family:
         "stable_cascade_stage": "c",
         "c_r": 16,
         "c_cond": 32,
-        "c_hidden": [32, 32],
-        "nhead": [2, 2],
-        "blocks": [[1, 1], [1, 1]],
+        "c_hidden": [32],
+        "nhead": [2],
+        "blocks": [[1], [1]],
+        "block_repeat": [[1], [1]],
+        "level_config": ["CTA"],
+        "switch_level": [],
         "c_clip_text": WIDTH,
         "c_clip_text_pooled": 32,
         "c_clip_img": 32,

@@ -4,6 +4,7 @@ once a kind, and no change of sizes compiles anything again."""
 from __future__ import annotations
 
 import importlib
+import logging
 
 import pytest
 import torch
@@ -90,6 +91,7 @@ class Passthrough:
 def inductor(monkeypatch):
     from torch._inductor import compile_fx
 
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "handlers", [])  # pytest would keep every line of it
     passthrough = Passthrough()
     monkeypatch.setattr(compile_fx, "compile_fx", passthrough.compile_fx)
     monkeypatch.setattr(backends, "_proofs", {("inductor", "cpu"): backends.Proof(True, "stands in.", 0.0)})
