@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from onediff.infer_compiler.backends.deployable_module import DeployableModule
 from onediff.infer_compiler.backends.registry import register_backend
 from torch import nn
+from torch._prims_common import make_contiguous_strides_for
+from torch.utils import _pytree as pytree
 
 from ..checks.cached import cached
 from .dynamic import mark_dynamic_dimensions
@@ -32,13 +35,45 @@ class InductorDeployableModule(DeployableModule):
         assert graph.runner is not None
         before = graph.graphs
         start = time.perf_counter()
-        mark_dynamic_dimensions((args, kwargs))
-        result = graph.runner(self._torch_module, args, kwargs)
+        inputs, copies = in_plain_layout((args, kwargs))
+        mark_dynamic_dimensions(inputs)
+        result = graph.runner(self._torch_module, *inputs)
+        for original, copy in copies:
+            original.copy_(copy)
         if graph.graphs != before:
             graph.seconds += time.perf_counter() - start
             if before:
                 graph.reasons.append(recompile_reason(graph.name))
         return result
+
+
+def in_plain_layout(inputs: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """The inputs with transposed and sliced tensors made contiguous; and those tensors, each with its copy.
+
+    Dynamo compiles for one layout, and often the first block of a model gets a transposed tensor, the others a
+    contiguous one. Blocks write into their inputs: afterwards the copies belong back into the originals. A repeated
+    tensor stays one, and nothing can be written into it.
+    """
+    copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def plain(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or leaf.ndim < 3:
+            return leaf
+        strides = make_contiguous_strides_for(leaf.shape)
+        if leaf.stride() == strides:
+            return leaf
+        if leaf.is_contiguous():  # dimensions of size 1 have any stride
+            return leaf.as_strided(leaf.shape, strides)
+        repeated = [dim for dim, stride in enumerate(leaf.stride()) if stride == 0 and leaf.shape[dim] > 1]
+        if repeated:
+            once = leaf
+            for dim in repeated:
+                once = once.narrow(dim, 0, 1)
+            return once.contiguous().expand(leaf.shape)
+        copies.append((leaf, leaf.contiguous()))
+        return copies[-1][1]
+
+    return pytree.tree_map(plain, inputs), copies
 
 
 @cached
@@ -59,7 +94,8 @@ def _entry(graph: SharedGraph) -> Callable:
 
 
 def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..., Any]:
-    """Inductor, with each compile counted."""
+    """Inductor, with each compile counted. Dynamo keeps every backend for ever, so this one must not hold the graph."""
+    graph = weakref.proxy(graph)
 
     def compile_graph(gm: torch.fx.GraphModule, example_inputs: list) -> Any:
         from torch._dynamo.utils import counters

@@ -95,12 +95,15 @@ def _compare_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> Parity:
 
 def clone_inputs(inputs: Any) -> Any:
     """The same structure with every tensor cloned; a tensor that occurs twice stays one. Blocks write into their
-    inputs, so a second run needs its own."""
+    inputs, so a second run needs its own. Dynamo looks whether a tensor is one of inference mode: so is its clone."""
     clones: dict[int, torch.Tensor] = {}
 
     def clone(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
             return leaf
-        return clones.setdefault(id(leaf), leaf.clone())
+        if id(leaf) not in clones:
+            with torch.inference_mode(leaf.is_inference()):
+                clones[id(leaf)] = leaf.clone()
+        return clones[id(leaf)]
 
     return pytree.tree_map(clone, inputs)

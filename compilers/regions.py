@@ -31,9 +31,10 @@ class Region:
 
     @property
     def signature(self) -> tuple:
-        """Blocks with equal signatures can share a compiled graph: class, and name, shape and dtype of every tensor."""
+        """Blocks with equal signatures can share a compiled graph: classes; name, shape and dtype of every tensor."""
         tensors = [*self.module.named_parameters(), *self.module.named_buffers()]
-        return (type(self.module), tuple((n, tuple(t.shape), t.dtype) for n, t in tensors))
+        classes = tuple(type(module) for module in self.module.modules())
+        return (classes, tuple((n, tuple(t.shape), t.dtype) for n, t in tensors))
 
 
 def find_regions(diffusion_model: nn.Module, sites: Iterable[Site], scope: str = "blocks") -> list[Region]:
