@@ -190,7 +190,7 @@ def choose_backend(requested: str, device: torch.device) -> tuple[Backend, str]:
         if proof.available:
             return (
                 backend,
-                f"{instead}{'Used instead' if instead else 'The first that works'}: {backend.name}. It {proof.reason}",
+                f"{instead}{'Used instead' if instead else 'The first that works here'}: it {proof.reason}",
             )
         failures.append(f"{backend.name}: {proof.reason}")
     known = [failure for failure in failures if not failure.startswith(f"{requested}: ")]

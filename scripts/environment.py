@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -75,6 +76,8 @@ def continue_inside(environment: Environment) -> int | None:
     if Path(sys.prefix).resolve() == environment.python.parent.parent.resolve():
         return None
     with running([str(environment.python), *sys.argv]) as process:
+        # Ctrl-C reaches the child as well, which tidies up and says so.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         return process.wait()
 
 
