@@ -91,12 +91,11 @@ def with_options(inputs: Inputs, position: int | None, options: dict[str, Any]) 
 
 
 @cached
-def kernel_forward(cls: type[nn.Module], override: Callable, superseded: Callable | None = None) -> Callable:
-    """``cls.forward`` with ``override`` in its ``transformer_options``.
+def kernel_forward(forward: Callable, override: Callable, superseded: Callable | None = None) -> Callable:
+    """A class's ``forward`` with ``override`` in its ``transformer_options``.
 
     An override that another node put there later stays in effect; one that was there before (``superseded``) does not.
     """
-    forward = cls.forward
     position = options_position(forward)
 
     def forward_with_override(self, *args, **kwargs):
@@ -112,10 +111,9 @@ def kernel_forward(cls: type[nn.Module], override: Callable, superseded: Callabl
 
 
 @cached
-def module_forward(cls: type[nn.Module], processor: ModuleProcessor, superseded: Callable | None = None) -> Callable:
+def module_forward(forward: Callable, processor: ModuleProcessor, superseded: Callable | None = None) -> Callable:
     """A ``forward`` for ComfyUI's CrossAttention that asks the processor, unless another node has replaced attention
-    later."""
-    forward = cls.forward
+    later: then ``forward``, the class's own, runs."""
 
     def forward_of_processor(self, x, context=None, value=None, mask=None, transformer_options=None):
         options = transformer_options or {}
@@ -145,11 +143,11 @@ def site_forward(site: Site, processor: Processor, superseded: Callable | None =
     reason = not_patchable_reason(site, processor)
     if reason is not None:
         raise TypeError(f"{site.path}: {reason}")
-    cls = type(site.module)
+    forward = type(site.module).forward
     if isinstance(processor, ModuleProcessor):
-        return types.MethodType(module_forward(cls, processor, superseded), site.module)
+        return types.MethodType(module_forward(forward, processor, superseded), site.module)
     assert isinstance(processor, KernelProcessor)
-    return types.MethodType(kernel_forward(cls, kernel_override(processor), superseded), site.module)
+    return types.MethodType(kernel_forward(forward, kernel_override(processor), superseded), site.module)
 
 
 class AttentionPatch:
