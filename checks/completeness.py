@@ -9,70 +9,74 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import nn
 
-from .cached import cached
+from ..processors.cached import cached
+from .rule import Hit, Layer, Rule, Subject, rule
 
 
-@dataclass(frozen=True)
-class Completeness:
-    """A rule on a module's class. ``problem(cls)`` says what is wrong in words, or None."""
+class Completeness(Rule):
+    """A rule on a module's class. An instance's own ``forward`` counts as complete."""
 
-    what: str
-    why: str
-    fix: str
+    layer: ClassVar[Layer] = "completeness"
 
     def applies(self, cls: type[nn.Module]) -> bool:
         raise NotImplementedError
 
+    def hits(self, subject: Subject) -> Iterator[Hit]:
+        if "forward" not in subject.module.__dict__ and self.applies(type(subject.module)):
+            yield Hit()
 
+
+@rule
 class NoForward(Completeness):
     """The class has no ``forward`` but the one that every nn.Module inherits, which raises."""
+
+    what = "has no forward"
+    why = "Calling it raises NotImplementedError."
+    fix = "Define forward(self, …) in the class, with the arguments of the module that it replaces."
 
     def applies(self, cls: type[nn.Module]) -> bool:
         return cls.forward is nn.Module.forward and not overrides_call(cls)
 
 
+@rule
 class ForwardOnlyRaises(Completeness):
     """``forward`` is there, but all it does is raise NotImplementedError, or it is abstract."""
+
+    what = "has a forward that only raises NotImplementedError"
+    why = "Calling it raises that error; the computation was never written or sits in a subclass."
+    fix = "Write the computation in forward, or use the subclass that has it."
 
     def applies(self, cls: type[nn.Module]) -> bool:
         return cls.forward is not nn.Module.forward and not overrides_call(cls) and only_raises(cls.forward)
 
 
+@rule
 class CallInsteadOfForward(Completeness):
     """``__call__`` does the work, and ``forward`` is missing or only raises."""
 
+    what = "overrides __call__ instead of forward"
+    why = "Compilers and hooks go through forward, which this class does not have."
+    fix = "Rename __call__ to forward; nn.Module.__call__ then calls it."
+
     def applies(self, cls: type[nn.Module]) -> bool:
-        missing = cls.forward is nn.Module.forward or only_raises(cls.forward)
-        return overrides_call(cls) and missing
-
-
-RULES: tuple[Completeness, ...] = (
-    NoForward(
-        what="has no forward",
-        why="Calling it raises NotImplementedError.",
-        fix="Define forward(self, …) in the class, with the arguments of the module that it replaces.",
-    ),
-    ForwardOnlyRaises(
-        what="has a forward that only raises NotImplementedError",
-        why="Calling it raises that error; the computation was never written or sits in a subclass.",
-        fix="Write the computation in forward, or use the subclass that has it.",
-    ),
-    CallInsteadOfForward(
-        what="overrides __call__ instead of forward",
-        why="Compilers and hooks go through forward, which this class does not have.",
-        fix="Rename __call__ to forward; nn.Module.__call__ then calls it.",
-    ),
-)
+        return needs_repair(cls)
 
 
 @cached
 def overrides_call(cls: type[nn.Module]) -> bool:
     """Whether a class of this module (nn.Module not counted) defines ``__call__``."""
     return cls.__call__ is not nn.Module.__call__
+
+
+@cached
+def needs_repair(cls: type[nn.Module]) -> bool:
+    """Whether ``__call__`` does the work because ``forward`` is missing or only raises."""
+    return overrides_call(cls) and (cls.forward is nn.Module.forward or only_raises(cls.forward))
 
 
 @cached
@@ -95,10 +99,3 @@ def only_raises(function) -> bool:
 
 def _is_constant(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-def broken_rule(module: nn.Module) -> Completeness | None:
-    """The first rule that a module breaks; an instance's own ``forward`` counts as complete."""
-    if "forward" in module.__dict__:
-        return None
-    return next((rule for rule in RULES if rule.applies(type(module))), None)

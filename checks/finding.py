@@ -13,7 +13,8 @@ _ORDER = {"error": 0, "warning": 1, "note": 2}
 class Finding:
     """What is wrong with one module, where, why it matters, and what to do.
 
-    ``path`` is the module's path in the diffusion model, ``cls`` its class, ``where`` the class's "file:line".
+    ``path`` is the module's path in the diffusion model, ``cls`` its class, ``where`` a "file:line": the offending
+    line where it is known, else the class's. ``rule`` is the rule's name.
     """
 
     severity: Severity
@@ -23,6 +24,7 @@ class Finding:
     what: str
     why: str
     fix: str
+    rule: str = ""
 
     @property
     def brief(self) -> str:
@@ -39,6 +41,7 @@ class Finding:
             "what": self.what,
             "why": self.why,
             "fix": self.fix,
+            "rule": self.rule,
         }
 
     def __str__(self) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
-from .cached import cached
+from ..processors.cached import cached
 
 
 def short_path(path: str) -> str:
@@ -31,6 +32,13 @@ def class_location(cls: type[nn.Module]) -> str:
     except (OSError, TypeError):
         return cls.__module__
     return f"{short_path(file)}:{line}" if file else cls.__module__
+
+
+@cached
+def function_location(function: Callable) -> str | None:
+    """The "file:line" of a function's ``def``; None where there is no source."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return None if code is None else f"{short_path(code.co_filename)}:{code.co_firstlineno}"
 
 
 @cached

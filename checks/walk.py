@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from .completeness import Completeness, broken_rule
 from .finding import Finding, Report, worst_first
-from .source import called_children, class_location
+from .rule import Subject, apply
+from .source import called_children
 
 #: Modules that hold others and are never called themselves.
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -32,12 +32,11 @@ def check_model(
     for path, replacement in (replaced or {}).items():
         if isinstance(replacement, nn.Module):
             modules.update({_join(path, below): m for below, m in replacement.named_modules()})
-    findings = [_finding(rule, path, modules[path]) for path, rule in _broken(modules)]
+    findings = list(_broken(modules))
     for path, processor in (attached or {}).items():
         for below, module in processor.named_modules():
-            rule = broken_rule(module)
-            if rule is not None and not isinstance(module, CONTAINERS):
-                findings.append(_finding(rule, _join(f"{path}.processor", below), module))
+            if not isinstance(module, CONTAINERS):
+                findings += apply("completeness", Subject(_join(f"{path}.processor", below), module))
     return Report(modules=len(modules), sites=sites, findings=worst_first(findings))
 
 
@@ -45,15 +44,14 @@ def _join(path: str, below: str) -> str:
     return f"{path}.{below}" if below else path
 
 
-def _broken(modules: dict[str, nn.Module]) -> Iterator[tuple[str, Completeness]]:
-    """Modules that break a rule and are called. A class without forward that only holds others (Flux's SelfAttention)
+def _broken(modules: dict[str, nn.Module]) -> Iterator[Finding]:
+    """What is wrong with modules that are called. A class without forward that only holds others (Flux's SelfAttention)
     is called by nobody: its parent reaches into it."""
     for path, module in modules.items():
-        if not path or isinstance(module, CONTAINERS):
-            continue
-        rule = broken_rule(module)
-        if rule is not None and _is_called(path, modules):
-            yield path, rule
+        if path and not isinstance(module, CONTAINERS):
+            found = apply("completeness", Subject(path, module))
+            if found and _is_called(path, modules):
+                yield from found
 
 
 def _is_called(path: str, modules: dict[str, nn.Module]) -> bool:
@@ -67,15 +65,3 @@ def _is_called(path: str, modules: dict[str, nn.Module]) -> bool:
         parent_path, _, name = parent_path.rpartition(".")
         parent = modules.get(parent_path)
     return parent is None or name in called_children(type(parent))
-
-
-def _finding(rule: Completeness, path: str, module: nn.Module) -> Finding:
-    return Finding(
-        severity="error",
-        path=path,
-        cls=type(module).__name__,
-        where=class_location(type(module)),
-        what=rule.what,
-        why=rule.why,
-        fix=rule.fix,
-    )

@@ -15,7 +15,7 @@ from torch import nn
 from torch._prims_common import make_contiguous_strides_for
 from torch.utils import _pytree as pytree
 
-from ..checks.cached import cached
+from ..processors.cached import cached
 from .dynamic import mark_dynamic_dimensions
 from .graphs import SharedGraph
 

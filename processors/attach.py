@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from ..checks.cached import cached
+from .cached import cached
 from .contract import KernelProcessor, ModuleProcessor, Processor
 from .foreign import OVERRIDE
 from .sites import Site
