@@ -341,6 +341,7 @@ def sample(setup: Setup) -> torch.Tensor:
 
     latent = torch.zeros(1, 4, 16, 16)
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    torch.manual_seed(3)  # ToMe and HyperTile draw numbers of their own
     with torch.inference_mode():
         return comfy.sample.sample(
             setup.model, noise, STEPS, 4.0, "euler", "simple", setup.positive, setup.negative, latent, seed=3
