@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-import time
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -16,9 +14,14 @@ from torch import nn
 
 from ..status.machine import device_name, package_version
 from .exceptions import BackendUnavailable
-from .explain import explain, is_out_of_memory, missing_tool
+from .explain import explain
 from .graphs import SharedGraph
-from .parity import compare
+from .nexfort import NexfortBackend
+from .oneflow.backend import OneFlowBackend
+from .proof import Proof, try_out
+from .proof_process import prove_in_child
+from .proof_store import ProofStore, proof_key
+from .through_onediff import compile_through_onediff, missing_onediff
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +36,19 @@ class Backend(Protocol):
     def package(self) -> str:
         """The distribution whose version the record shows."""
 
+    @property
+    def native(self) -> bool:
+        """Whether it loads libraries that may hang or end the process: it is proven in a child process first."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The distributions whose versions a proof depends on, besides torch."""
+
     def absent(self) -> str | None:
-        """Why it cannot work here, found out without compiling; None when it may."""
+        """Why it cannot work here, found out without compiling or loading it; None when it may."""
+
+    def load(self) -> None:
+        """Imports it. May raise anything, and a native one may do worse."""
 
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
         """The compiled module of a block. May compile at the first call."""
@@ -48,12 +62,19 @@ class InductorBackend:
 
     name = "inductor"
     package = "torch"
+    native = False
+    packages = ("onediff",)
 
     def absent(self) -> str | None:
         return missing_onediff()
 
+    def load(self) -> None:
+        importlib.import_module(f"{__package__}.inductor")  # registers itself
+
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
-        return onediff_compile(block, self.name, {"graph": graph, "config": INDUCTOR_CONFIG.get(effort, {})})
+        self.load()
+        options = {"graph": graph, "config": INDUCTOR_CONFIG.get(effort, {})}
+        return compile_through_onediff(block, self.name, options)
 
     def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
         return explain(error)
@@ -66,81 +87,22 @@ INDUCTOR_CONFIG: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class NotYet:
-    """A backend of OneDiff that this version of the pack does not route to."""
-
-    name: str
-    package: str
-
-    def absent(self) -> str:
-        if package_version(self.package) is None:
-            return f"{self.package} is not installed, and this version of the pack does not use it yet; use inductor."
-        return f"{self.package} is installed, but this version of the pack does not use it yet; use inductor."
-
-    def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
-        raise BackendUnavailable(self.name, self.absent())
-
-    def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
-        return explain(error)
-
-
 #: In the order in which ``auto`` tries them.
-BACKENDS: dict[str, Backend] = {
-    b.name: b for b in (InductorBackend(), NotYet("oneflow", "oneflow"), NotYet("nexfort", "nexfort"))
-}
+BACKENDS: dict[str, Backend] = {b.name: b for b in (InductorBackend(), OneFlowBackend(), NexfortBackend())}
 
 
-def missing_onediff() -> str | None:
-    """Why OneDiff cannot be used, None when it can."""
-    if find_spec("onediff") is None:
-        return "onediff is not installed: run “pip install onediff” in ComfyUI's Python and restart ComfyUI."
-    try:
-        importlib.import_module("onediff.infer_compiler")
-    except Exception as error:  # a broken installation may raise anything
-        return f"onediff cannot be imported ({type(error).__name__}: {error}): run “pip install -U onediff”."
-    return None
-
-
-def onediff_compile(block: nn.Module, backend: str, options: dict[str, Any]) -> Callable:
-    """``onediff.infer_compiler.compile``, with this pack's backends registered."""
-    from onediff.infer_compiler import compile as compile_module
-
-    from . import inductor  # noqa: F401  (registers itself)
-
-    return compile_module(block, backend=backend, options=options)
-
-
-@dataclass(frozen=True)
-class Proof:
-    """Whether a backend compiled and ran something tiny on a device, and how long that took."""
-
-    available: bool
-    reason: str
-    seconds: float | None = None
-    passing: bool = False  # a reason that may be gone the next time, such as a full device
-
+#: Where proofs of native backends are kept; the nodes name the folder.
+PROOFS_ON_DISK = ProofStore()
 
 _proofs: dict[tuple[str, str], Proof] = {}
-_lock = threading.Lock()
-
-
-class _Tiny(nn.Module):
-    """A linear layer and an attention: what every model has."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv = nn.Linear(16, 48)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+_locks: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
 
 
 def prove(backend: Backend, device: torch.device) -> Proof:
-    """Compiles and runs something tiny, once per backend and device type in this process."""
+    """Compiles and runs something tiny, once per backend and device type in this process; for a native backend in a
+    child process, once per machine and versions. Takes seconds: never call it on the event loop."""
     key = (backend.name, device.type)
-    with _lock:
+    with _locks[key]:  # one that hangs must not hold up the others
         if key not in _proofs:
             proof = _prove(backend, device)
             log.debug("backend %s on %s: %s", *key, proof)
@@ -154,19 +116,15 @@ def _prove(backend: Backend, device: torch.device) -> Proof:
     absent = backend.absent()
     if absent:
         return Proof(False, absent)
-    start = time.perf_counter()
-    try:
-        with torch.inference_mode():
-            module = _Tiny().to(device)
-            x = torch.randn(2, 24, 16, device=device)
-            compiled = backend.compile(module, SharedGraph(_Tiny.forward, "proof"), "fast start")
-            parity = compare(compiled(x), module(x))
-    except Exception as error:  # whatever a compiler raises, the answer is "no, because"
-        return Proof(False, missing_tool(error, device) or backend.explain(error)[0], passing=is_out_of_memory(error))
-    seconds = round(time.perf_counter() - start, 1)
-    if not parity.passed:
-        return Proof(False, f"it computes wrong numbers here ({parity.relative:.1e} relative difference).", seconds)
-    return Proof(True, f"compiled and ran a small attention in {seconds} s.", seconds)
+    if not backend.native:
+        return try_out(backend, device)
+    key = proof_key(backend.name, backend.packages, device_name(device))
+    proof = PROOFS_ON_DISK.get(key)
+    if proof is None:
+        proof = prove_in_child(backend.name, device)
+        if not proof.passing:
+            PROOFS_ON_DISK.put(key, proof)
+    return proof
 
 
 def choose_backend(requested: str, device: torch.device) -> tuple[Backend, str]:
@@ -212,6 +170,7 @@ def backend_rows(device: torch.device) -> list[dict[str, Any]]:
                 "device": device_name(device),
                 "reason": proof.reason,
                 "seconds": proof.seconds,
+                "startup_seconds": proof.startup_seconds,
             }
         )
     return rows

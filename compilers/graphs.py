@@ -17,7 +17,8 @@ class SharedGraph:
     """What the blocks of one class, one set of weight shapes and one variant of options have in common.
 
     ``forward`` is the unbound function that is compiled. Backends fill the counts: ``graphs`` compiled, ``reasons`` of
-    each compile after the first, ``cache_hits`` and ``cache_misses`` of the compiler's cache on disk.
+    each compile after the first, ``cache_hits`` and ``cache_misses`` of the compiler's cache on disk, ``runs`` of
+    compiled code where a backend counts them, and the ``size`` of the last one compiled where it holds for one size.
     """
 
     forward: Callable
@@ -26,6 +27,8 @@ class SharedGraph:
     seconds: float = 0.0
     cache_hits: int = 0
     cache_misses: int = 0
+    runs: int = 0
+    size: str = ""
     reasons: list[str] = field(default_factory=list)
     runner: Callable[..., Any] | None = None
 

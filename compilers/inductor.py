@@ -43,8 +43,11 @@ class InductorDeployableModule(DeployableModule):
         if graph.graphs != before:
             graph.seconds += time.perf_counter() - start
             if before:
-                graph.reasons.append(recompile_reason(graph.name))
+                graph.reasons.append(self._why_again())
         return result
+
+    def _why_again(self) -> str:
+        return recompile_reason(self._graph.name)
 
 
 def in_plain_layout(inputs: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:
@@ -81,7 +84,7 @@ def _deployable_class(cls: type[nn.Module]) -> type[InductorDeployableModule]:
     return type(f"Inductor{cls.__name__}", (InductorDeployableModule, cls), {})
 
 
-def _entry(graph: SharedGraph) -> Callable:
+def entry_of(graph: SharedGraph) -> Callable:
     """The function that Dynamo compiles. Dynamo keeps graphs, recompile limits and observed sizes by code object, so
     each shared graph has its own."""
     forward = graph.forward
@@ -139,5 +142,5 @@ def compile_with_inductor(torch_module: nn.Module, *, options: dict[str, Any] | 
     graph = options.get("graph") or SharedGraph(type(torch_module).forward, type(torch_module).__name__)
     if graph.runner is None:
         backend = _counting_backend(graph, options.get("config") or {})
-        graph.runner = torch.compile(_entry(graph), backend=backend, fullgraph=True)
+        graph.runner = torch.compile(entry_of(graph), backend=backend, fullgraph=True)
     return _deployable_class(type(torch_module))(torch_module, graph)

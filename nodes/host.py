@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfyui_version
+import folder_paths
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..compilers import Host, backend_rows
+from ..compilers import PROOFS_ON_DISK, Host, backend_rows
 from ..status import HUB, Record
 from ..status.routes import add_routes
 
@@ -19,7 +21,15 @@ def start() -> None:
     """Connects the records to the server: events to pages, and the routes."""
     server = PromptServer.instance
     HUB.transport = server.send_sync
+    PROOFS_ON_DISK.folder = own_folder()
     add_routes(server.routes, HUB, lambda: backend_rows(comfy.model_management.get_torch_device()))
+
+
+def own_folder() -> Path:
+    """Where the pack keeps files: a folder of ComfyUI's user directory that no HTTP request reaches."""
+    if hasattr(folder_paths, "get_system_user_directory"):
+        return Path(folder_paths.get_system_user_directory("onediff"))
+    return Path(folder_paths.get_user_directory()) / "__onediff"
 
 
 def host() -> Host:

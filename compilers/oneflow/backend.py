@@ -1,0 +1,49 @@
+"""What the pack knows of OneFlow before it is asked for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from torch import nn
+
+from ..exceptions import BackendUnavailable, MissingOperator
+from ..explain import causes, explain
+from ..graphs import SharedGraph
+from ..standin import standin
+from ..through_onediff import compile_through_onediff, missing_onediff
+from . import libraries
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class OneFlowBackend:
+    """OneDiff's own backend where OneFlow has what it needs, else this pack's lowering."""
+
+    name = "oneflow"
+    package = "oneflow"
+    native = True
+    packages = ("oneflow", "onediff", "numpy", *(name.partition("==")[0] for name in libraries.LIBRARIES))
+
+    def absent(self) -> str | None:
+        return libraries.why_absent() or missing_onediff()
+
+    def load(self) -> None:
+        libraries.load_oneflow()
+
+    def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
+        self.load()
+        if libraries.has_onediffs_needs():
+            return standin(block, graph, lambda module: compile_through_onediff(module, self.name, None))
+        from . import registered  # noqa: F401  (registers itself; needs OneFlow)
+
+        return compile_through_onediff(block, self.name, {"graph": graph})
+
+    def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
+        for cause in causes(error):
+            if isinstance(cause, MissingOperator):
+                return _COLOURS.sub("", str(cause)), None
+            if isinstance(cause, BackendUnavailable):
+                return cause.reason, None
+        reason, graph_break = explain(error)
+        return _COLOURS.sub("", reason), graph_break

@@ -1,0 +1,118 @@
+"""Proves a backend in a process of its own, because native libraries can hang or end the process that loads them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .proof import Proof, try_out
+
+#: Seconds that a backend gets, its start and torch's included.
+LIMIT = 90.0
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+#: What the child runs: the pack, under a name of its own and without ComfyUI. The current folder is not searched.
+_CHILD = """
+import importlib, sys, types
+sys.path[:] = [folder for folder in sys.path if folder]
+pack = types.ModuleType("onediff_proof")
+pack.__path__ = [sys.argv[1]]
+sys.modules["onediff_proof"] = pack
+importlib.import_module("onediff_proof.compilers.proof_process").child(*sys.argv[2:])
+"""
+
+
+def prove_in_child(name: str, device: torch.device, limit: float = LIMIT) -> Proof:
+    """Proves a backend by its name, and says what happened when the child hung, crashed or said nothing."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="onediff-proof-", ignore_cleanup_errors=True) as folder:
+        answer = Path(folder) / "answer.jsonl"
+        command = [sys.executable, "-c", _CHILD, str(_ROOT), name, str(device), str(answer)]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONFAULTHANDLER": "0"},
+            start_new_session=os.name == "posix",
+        )
+        code: int | None = None
+        try:
+            code = process.wait(timeout=limit)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            _end(process)
+        said = _read(answer)
+    doing = said[-1].get("doing", "starting") if said else "starting"
+    proof = next((line["proof"] for line in said if "proof" in line), None)
+    seconds = round(time.monotonic() - start, 1)
+    if proof is not None:  # even if the process crashed when it ended
+        return Proof(**{**proof, "startup_seconds": round(seconds - (proof.get("seconds") or 0), 1)})
+    if code is None:
+        what = f"it hung while {doing}: ended after {limit:g} s."
+    else:
+        what = f"it ended its process while {doing} ({_cause(code)})."
+    return Proof(False, f"{what} Reinstall it or use inductor.", startup_seconds=seconds)
+
+
+def child(name: str, device: str, answer: str) -> None:
+    """The child's part: writes what it does, line by line, and the proof at the end."""
+
+    def say(**line: Any) -> None:
+        with open(answer, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    say(doing=f"loading {name}")
+    backends = importlib.import_module(f"{__package__}.backends")
+    backend = backends.BACKENDS[name]
+    try:
+        backend.load()
+    except Exception as error:  # a broken installation may raise anything
+        say(proof=vars(Proof(False, backend.explain(error)[0])))
+        return
+    say(doing="compiling and running a small attention")
+    say(proof=vars(try_out(backend, torch.device(device))))
+    os._exit(0)  # what a native library does when a process ends is not asked
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends the child and whatever it started."""
+    if process.poll() is None:
+        if os.name == "posix":
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    process.wait()
+
+
+def _read(answer: Path) -> list[dict[str, Any]]:
+    if not answer.exists():
+        return []
+    lines = []
+    for line in answer.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # cut off in the middle
+            break
+    return lines
+
+
+def _cause(code: int) -> str:
+    if code < 0:
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            pass
+    return f"exit code {code}"

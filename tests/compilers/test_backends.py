@@ -1,0 +1,253 @@
+"""Proof in a child process: whatever a native backend does there, this process lives and says what happened."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+import torch
+from onediff_pack.compilers import BACKENDS, backends, proof_process, proof_store
+from onediff_pack.compilers.nexfort import NexfortBackend, wanted_torch
+from onediff_pack.compilers.oneflow import libraries
+from onediff_pack.compilers.proof import Proof
+
+CPU = torch.device("cpu")
+
+COMPILE = """
+import torch
+
+class Compiled(torch.nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args):
+        return {result}
+
+def nexfort_compile(module, **options):
+    {before}
+    return Compiled(module)
+"""
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Puts a package where the child, and this process, find it first."""
+
+    def install(name: str, code: str, compilers: str | None = None) -> None:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "__init__.py").write_text(textwrap.dedent(code))
+        if compilers is not None:
+            (folder / "compilers.py").write_text(compilers)
+
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(backends, "_proofs", {})
+    monkeypatch.setattr(backends.PROOFS_ON_DISK, "folder", None)
+    monkeypatch.delitem(sys.modules, "oneflow", raising=False)
+    return install
+
+
+def nexfort(result: str = "self.module(*args)", before: str = "pass") -> str:
+    return COMPILE.format(result=result, before=before)
+
+
+def test_the_placeholder_package_is_recognised(installed):
+    installed(
+        "oneflow", 'raise RuntimeError("This package is a placeholder. Please install following the instructions")'
+    )
+    proof = proof_process.prove_in_child("oneflow", CPU)
+    assert not proof.available
+    assert "oneflow cannot be imported" in proof.reason or "placeholder" in proof.reason
+    assert "inductor" in proof.reason or "requirements-oneflow.txt" in proof.reason
+
+
+def test_a_missing_library_is_named_with_what_brings_it(installed, monkeypatch):
+    monkeypatch.setattr(libraries, "LIBRARIES", {"nvidia-cudnn-cu11": ("cudnn/lib/libcudnn_not_there.so.8",)})
+    installed("oneflow", 'raise ImportError("libcudnn_not_there.so.8: cannot open shared object file")')
+    with pytest.raises(libraries.BackendUnavailable) as caught:
+        libraries.load_oneflow()
+    assert "libcudnn_not_there.so.8: cannot open shared object file" in caught.value.reason
+    assert "pip install nvidia-cudnn-cu11" in caught.value.reason
+
+
+def test_a_library_that_cannot_be_loaded_is_named(installed, tmp_path):
+    (tmp_path / "libbroken.so").write_bytes(b"not a library")
+    installed("oneflow", f"import ctypes; ctypes.CDLL({str(tmp_path / 'libbroken.so')!r})")
+    proof = proof_process.prove_in_child("oneflow", CPU)
+    assert not proof.available
+    assert "libbroken.so" in proof.reason
+
+
+def test_a_backend_that_hangs_is_ended(installed):
+    installed("oneflow", "import time; time.sleep(60)")
+    started = time.monotonic()
+    proof = proof_process.prove_in_child("oneflow", CPU, limit=6)
+    assert time.monotonic() - started < 20
+    assert not proof.available
+    assert "it hung while" in proof.reason
+    assert "ended after 6 s" in proof.reason
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [("import ctypes; ctypes.string_at(0)", "SIGSEGV"), ("import os; os.abort()", "SIGABRT")],
+)
+def test_a_backend_that_crashes_is_reported(installed, code, cause):
+    installed("oneflow", code)
+    proof = proof_process.prove_in_child("oneflow", CPU)
+    assert proof.reason == f"it ended its process while loading oneflow ({cause}). Reinstall it or use inductor."
+
+
+def test_a_crash_while_compiling_is_told_from_one_while_loading(installed):
+    installed("nexfort", "", nexfort(before="import os; os._exit(3)"))
+    proof = proof_process.prove_in_child("nexfort", CPU)
+    assert not proof.available
+    assert proof.reason.startswith("it ended its process while compiling and running a small attention (exit code 3).")
+
+
+def test_wrong_numbers_are_found(installed):
+    installed("nexfort", "", nexfort(result="self.module(*args) * 1.01"))
+    proof = proof_process.prove_in_child("nexfort", CPU)
+    assert not proof.available
+    assert proof.reason == "it computes wrong numbers here (1.0e-02 relative difference)."
+
+
+def test_a_missing_module_is_named(installed):
+    installed("nexfort", "", nexfort(before="import nexfort.inductor.codegen"))
+    proof = proof_process.prove_in_child("nexfort", CPU)
+    assert proof.reason == "nexfort's installation lacks a part: there is no module nexfort.inductor."
+
+
+def test_a_nexfort_that_works_is_proven_through_onediff(installed):
+    installed("nexfort", "", nexfort())
+    proof = proof_process.prove_in_child("nexfort", CPU)
+    assert proof.available, proof.reason
+    assert proof.seconds >= 0
+    assert proof.startup_seconds > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
+def test_a_crashing_backend_gives_way_to_inductor_and_says_why(installed, monkeypatch):
+    installed("oneflow", "import ctypes; ctypes.string_at(0)")
+    monkeypatch.setattr(backends, "_proofs", {("inductor", "cpu"): Proof(True, "stands in.", 0.0)})
+    backend, reason = backends.choose_backend("oneflow", CPU)
+    assert backend.name == "inductor"
+    assert reason.startswith("oneflow is not available: it ended its process while loading oneflow (SIGSEGV).")
+    row = next(row for row in backends.backend_rows(CPU) if row["name"] == "oneflow")
+    assert not row["available"]
+    assert "SIGSEGV" in row["reason"]
+
+
+def test_a_backend_that_hangs_does_not_hold_up_the_others(installed, monkeypatch):
+    installed("oneflow", "")
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hang(*_args):
+        reached.set()
+        go_on.wait(30)
+        return Proof(False, "hung.")
+
+    monkeypatch.setattr(backends, "prove_in_child", hang)
+    monkeypatch.setattr(backends, "try_out", lambda backend, device: Proof(True, "stands in.", 0.0))
+    thread = threading.Thread(target=backends.prove, args=(BACKENDS["oneflow"], CPU))
+    thread.start()
+    try:
+        assert reached.wait(10)
+        assert backends.prove(BACKENDS["inductor"], CPU).available
+    finally:
+        go_on.set()
+        thread.join()
+
+
+# What is kept on disk.
+
+
+@pytest.fixture
+def store(tmp_path):
+    return proof_store.ProofStore(tmp_path / "kept")
+
+
+def test_a_proof_is_kept_and_found_quickly(store):
+    proof = Proof(True, "compiled and ran a small attention in 1.5 s.", 1.5, startup_seconds=8.0)
+    store.put("a", proof)
+    started = time.perf_counter()
+    key = proof_store.proof_key("oneflow", ("oneflow",), "CPU")
+    assert proof_store.ProofStore(store.folder).get("a") == proof
+    assert time.perf_counter() - started < 0.05
+    assert store.get(key) is None
+    assert [file.name for file in store.folder.iterdir()] == ["proofs.json"]
+
+
+def test_a_failure_is_tried_again_after_a_while(store, monkeypatch):
+    store.put("a", Proof(False, "it hung."))
+    assert store.get("a").reason == "it hung."
+    later = time.time() + proof_store.FAILURES_LAST + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert store.get("a") is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"a": 1}', '{"a": {"available": "yes", "reason": "x"}}', '{"a": {"available": true}}', "\x00\xff"],
+)
+def test_a_damaged_file_is_no_proof_and_is_replaced(store, content):
+    store.folder.mkdir()
+    (store.folder / "proofs.json").write_bytes(content.encode("latin-1"))
+    assert store.get("a") is None
+    store.put("a", Proof(True, "works.", 1.0))
+    assert store.get("a").available
+    json.loads((store.folder / "proofs.json").read_text())
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_keeping(tmp_path):
+    (tmp_path / "file").write_text("")
+    store = proof_store.ProofStore(tmp_path / "file" / "folder")
+    store.put("a", Proof(True, "works.", 1.0))
+    assert store.get("a") is None
+
+
+def test_versions_are_part_of_the_key(monkeypatch):
+    before = proof_store.proof_key("oneflow", ("oneflow",), "CPU")
+    monkeypatch.setattr(proof_store, "package_version", lambda name: "99")
+    assert proof_store.proof_key("oneflow", ("oneflow",), "CPU") != before
+
+
+# Why nexfort cannot work, without loading it.
+
+
+@pytest.mark.parametrize(
+    ("requirements", "torch_version"),
+    [
+        (["torch==2.4.0"], "2.4.0"),
+        (["numpy", "torch (==2.4.0+cu121)"], "2.4.0+cu121"),
+        (["torch>=2.4"], None),
+        (["torchvision==0.19.0"], None),
+        ([], None),
+    ],
+)
+def test_the_torch_that_nexfort_requires(requirements, torch_version):
+    assert wanted_torch(requirements) == torch_version
+
+
+def test_another_torch_than_nexfort_requires_is_said(monkeypatch):
+    from onediff_pack.compilers import nexfort as module
+
+    monkeypatch.setattr(module, "package_version", lambda name: "0.1.dev330")
+    monkeypatch.setattr(module.metadata, "requires", lambda name: ["torch==1.13.0"])
+    assert NexfortBackend().absent() == f"nexfort 0.1.dev330 needs torch 1.13.0, and this is {torch.__version__}."
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said(monkeypatch):
+    from onediff_pack.compilers import nexfort as module
+
+    monkeypatch.setattr(module, "package_version", lambda name: "0.1.dev330")
+    monkeypatch.setattr(module.metadata, "requires", lambda name: [])
+    assert NexfortBackend().absent() == "nexfort needs an NVIDIA GPU, and torch sees none here."
