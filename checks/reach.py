@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +23,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .shadow import shadow
+
+#: Tells what a model calls, given the paths of modules that cannot run.
+FindReach = Callable[[Collection[str]], "Reach"]
 
 #: Calls a copy of a model as the host would. The second argument tells the width of an input by any name.
 ExampleCall = Callable[[nn.Module, "Width"], Any]
@@ -72,6 +75,15 @@ class Reach:
     reason: str | None = None
     guessed: bool = False
 
+    def below(self, prefix: str) -> Reach:
+        """The same for one part of the model: paths start at the part."""
+        start = f"{prefix}."
+        return replace(
+            self,
+            called=frozenset(path.removeprefix(start) for path in self.called if path.startswith(start)),
+            calls={path.removeprefix(start): calls for path, calls in self.calls.items() if path.startswith(start)},
+        )
+
     @property
     def complete(self) -> bool:
         """True when the run came to its end and no branch was guessed."""
@@ -91,7 +103,7 @@ def reach(
 
     Args:
         calls: ways to run the copy, tried in turn until one comes to its end; what they create becomes fake too.
-        dtype: of weights and inputs.
+        dtype: what the model computes in; the weights of the copy have it.
         replaced: modules that stand in the place of others, by path.
         stand_ins: paths of modules that cannot run; when called they give their first tensor back.
         watch: paths of modules whose arguments are wanted.
@@ -145,7 +157,9 @@ def _attempt(
         with _quiet(), torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
             copy = shadow(model, mode, dtype, observer, replaced)
             for path in stand_ins:
-                copy.get_submodule(path).__dict__["forward"] = _first_tensor
+                module = copy.get_submodule(path)
+                if type(module).__call__ is nn.Module.__call__:  # else it does its work there
+                    module.__dict__["forward"] = _first_tensor
             with mode, values:
                 call(copy, observer.width)
     except _WrongWidth:
@@ -208,7 +222,8 @@ class _Observer:
         axis = 1 if isinstance(module, nn.modules.conv._ConvNd | nn.GroupNorm) else -1
         got = tensor.shape[axis] if tensor.ndim > axis else wanted
         if got != wanted:
-            self.wrong = f"{path} got {got} channels, not {wanted}"
+            given = "others" if got >= _FIRST_DYE else got
+            self.wrong = f"{path} takes {wanted} channels and got {given}"
             self.correct(got, wanted)
 
     def correct(self, got: int, wanted: int) -> None:

@@ -9,6 +9,7 @@ from ..compilers import BACKENDS, Session, Settings
 from ..processors.attach import KEY, OUTER_SAMPLE, attach, attached
 from .host import host, new_record, schema, ui
 from .inputs import known
+from .model_inputs import find_reach
 
 SCOPES = ("blocks", "attention", "model")
 EFFORTS = ("fast start", "max speed")
@@ -79,7 +80,7 @@ class OneDiffCompile(io.ComfyNode):
         )
         record = new_record(cls.hidden)
         compiled = model.clone()
-        session = Session(settings, record, host(), compiled.load_device, tuple(findings))
+        session = Session(settings, record, host(), compiled.load_device, tuple(findings), find_reach(compiled))
         session.prepare(compiled.get_model_object("diffusion_model"))
         for earlier in attached(model, Session):
             earlier.give_way(str(record["node"]))

@@ -1,14 +1,17 @@
-"""Example inputs for a model: what ComfyUI would pass to it, of any family."""
+"""Example inputs for a model: what ComfyUI would pass to it, of any family; and what it calls when it gets them."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
+from torch import nn
 
-from ..checks.reach import ExampleCall, Width
+from ..checks.reach import ExampleCall, FindReach, Reach, Width, reach
 
 BATCH = 2
 TOKENS = 77
@@ -26,6 +29,36 @@ class Example:
 #: Tried in turn. Some models want latents of at least 32, some of at most 24, some make pictures only, and some take a
 #: mask for a batch of one only.
 EXAMPLES = (Example(), Example(mask=False), Example(frames=1), Example(16, frames=1), Example(16, 1, mask=False))
+
+
+PREFIX = "diffusion_model."
+
+#: What was found out, as long as the model lives.
+_found: WeakKeyDictionary[nn.Module, dict[tuple, Reach]] = WeakKeyDictionary()
+
+
+def replaced_parts(patcher: Any) -> dict[str, nn.Module]:
+    """Modules that other nodes put in the place of parts of the diffusion model (object patches), by path in it."""
+    patches = patcher.object_patches.items()
+    modules = {path.removeprefix(PREFIX): value for path, value in patches if path.startswith(PREFIX)}
+    return {path: value for path, value in modules.items() if isinstance(value, nn.Module)}
+
+
+def find_reach(patcher: Any) -> FindReach:
+    """What the diffusion model of a ModelPatcher calls: found out once for each set of broken modules."""
+    model, parts = patcher.model, {f"{PREFIX}{path}": part for path, part in replaced_parts(patcher).items()}
+
+    def find(broken: Collection[str]) -> Reach:
+        key = (frozenset(broken), tuple((path, ref(part)) for path, part in parts.items()))
+        known = _found.setdefault(model, {})
+        if key not in known:
+            stand_ins = [f"{PREFIX}{path}" for path in broken]
+            dtype = model.get_dtype_inference()
+            found = reach(model, example_calls(), dtype=dtype, replaced=parts, stand_ins=stand_ins)
+            known[key] = found.below(PREFIX.rstrip("."))
+        return known[key]
+
+    return find
 
 
 def example_calls() -> list[ExampleCall]:
