@@ -18,11 +18,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch._subclasses import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .shadow import shadow
+from .shadow import Fakes, shadow
 
 #: Tells what a model calls, given the paths of modules that cannot run.
 FindReach = Callable[[Collection[str]], "Reach"]
@@ -108,9 +107,10 @@ def reach(
         stand_ins: paths of modules that cannot run; when called they give their first tensor back.
         watch: paths of modules whose arguments are wanted.
     """
+    fakes = Fakes(dtype)
     result = Reach(reason="there is no example of its inputs.")
     for call in calls:
-        result = _search(model, call, dtype, replaced or {}, stand_ins, watch)
+        result = _search(model, call, fakes, replaced or {}, stand_ins, watch)
         if result.reason is None:
             break
     return result
@@ -119,7 +119,7 @@ def reach(
 def _search(
     model: nn.Module,
     call: ExampleCall,
-    dtype: torch.dtype,
+    fakes: Fakes,
     replaced: Mapping[str, nn.Module],
     stand_ins: Collection[str],
     watch: Collection[str],
@@ -131,7 +131,7 @@ def _search(
     for _ in range(MAX_ATTEMPTS):
         observer = _Observer(watch, known, trust_likely)
         try:
-            result = _attempt(model, call, observer, dtype, replaced, stand_ins)
+            result = _attempt(model, call, observer, fakes, replaced, stand_ins)
         except _WrongWidth as wrong:
             known[wrong.name] = wrong.width
             continue
@@ -145,22 +145,21 @@ def _attempt(
     model: nn.Module,
     call: ExampleCall,
     observer: _Observer,
-    dtype: torch.dtype,
+    fakes: Fakes,
     replaced: Mapping[str, nn.Module],
     stand_ins: Collection[str],
 ) -> Reach:
     reason: str | None = None
     values = _Values(observer)
     state = random.getstate()
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with _quiet(), torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            copy = shadow(model, mode, dtype, observer, replaced)
+            copy = shadow(model, fakes, observer, replaced)
             for path in stand_ins:
                 module = copy.get_submodule(path)
                 if type(module).__call__ is nn.Module.__call__:  # else it does its work there
                     module.__dict__["forward"] = _first_tensor
-            with mode, values:
+            with fakes.mode, values:
                 call(copy, observer.width)
     except _WrongWidth:
         raise

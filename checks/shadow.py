@@ -21,14 +21,32 @@ OnCall = Callable[[str, nn.Module, tuple, dict[str, Any]], None]
 _HOOKS = tuple(name for name in nn.Module().__dict__ if "hooks" in name)
 
 
+class Fakes:
+    """Fake tensors in the place of a model's, made once however often it is copied. ``mode`` is the one to run in."""
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._made: dict[int, torch.Tensor] = {}
+
+    def of(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
+        """A fake tensor of the same shape on the CPU, a floating one of ``dtype``."""
+        if tensor is None:
+            return None
+        if id(tensor) not in self._made:
+            is_parameter = isinstance(tensor, nn.Parameter)
+            packed = is_parameter and tensor.dtype.itemsize == 1 and tensor.dtype is not torch.bool
+            dtype = self.dtype if tensor.is_floating_point() or packed else tensor.dtype
+            with self.mode:
+                fake = torch.empty(tuple(tensor.shape), dtype=dtype, device="cpu")
+                self._made[id(tensor)] = nn.Parameter(fake, requires_grad=False) if is_parameter else fake
+        return self._made[id(tensor)]
+
+
 def shadow(
-    model: nn.Module,
-    mode: FakeTensorMode,
-    dtype: torch.dtype,
-    on_call: OnCall,
-    replaced: Mapping[str, nn.Module] | None = None,
+    model: nn.Module, fakes: Fakes, on_call: OnCall, replaced: Mapping[str, nn.Module] | None = None
 ) -> nn.Module:
-    """The copy of ``model``: its tensors are fake ones on the CPU, floating ones of ``dtype``, without hooks.
+    """The copy of ``model``: its tensors are fake ones, without hooks.
 
     Weights that the host would cast while it runs have the dtype of the inputs already, so it runs the plain layers.
 
@@ -37,19 +55,7 @@ def shadow(
         replaced: modules that stand in the place of others, by path.
     """
     copies: dict[int, nn.Module] = {}
-    tensors: dict[int, torch.Tensor] = {}
     replaced = replaced or {}
-
-    def fake(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        if tensor is None:
-            return None
-        if id(tensor) not in tensors:
-            narrow = tensor.dtype.itemsize == 1 and tensor.dtype is not torch.bool  # fp8 and packed weights
-            computed = dtype if tensor.is_floating_point() or (narrow and isinstance(tensor, nn.Parameter)) else None
-            with mode:
-                empty = torch.empty(tuple(tensor.shape), dtype=computed or tensor.dtype, device="cpu")
-                tensors[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
-        return tensors[id(tensor)]
 
     def copied(module: nn.Module, path: str) -> nn.Module:
         module = replaced.get(path, module)
@@ -62,8 +68,8 @@ def shadow(
         state = new.__dict__
         state.update({name: _shallow(value) for name, value in module.__dict__.items()})
         state.update({name: OrderedDict() for name in _HOOKS if name in state})
-        state["_parameters"] = {name: fake(p) for name, p in module._parameters.items()}
-        state["_buffers"] = {name: fake(b) for name, b in module._buffers.items()}
+        state["_parameters"] = {name: fakes.of(p) for name, p in module._parameters.items()}
+        state["_buffers"] = {name: fakes.of(b) for name, b in module._buffers.items()}
         state["_modules"] = {
             name: None if child is None else copied(child, f"{path}.{name}" if path else name)
             for name, child in module._modules.items()
