@@ -18,29 +18,31 @@ from torch._subclasses import FakeTensorMode
 #: Called before a module of the copy runs: its path, the module, positional and keyword arguments.
 OnCall = Callable[[str, nn.Module, tuple, dict[str, Any]], None]
 
-_HOOKS = tuple(name for name in nn.Module().__dict__ if "hooks" in name)
+_HOOKS = frozenset(name for name in nn.Module().__dict__ if "hooks" in name)
 
 
 class Fakes:
-    """Fake tensors in the place of a model's, made once however often it is copied. ``mode`` is the one to run in."""
+    """Fake tensors in the place of a model's: one for all of a shape, as they hold no values. ``mode`` is the one to
+    run in."""
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self._made: dict[int, torch.Tensor] = {}
+        self._made: dict[tuple, torch.Tensor] = {}
 
     def of(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """A fake tensor of the same shape on the CPU, a floating one of ``dtype``."""
         if tensor is None:
             return None
-        if id(tensor) not in self._made:
-            is_parameter = isinstance(tensor, nn.Parameter)
-            packed = is_parameter and tensor.dtype.itemsize == 1 and tensor.dtype is not torch.bool
-            dtype = self.dtype if tensor.is_floating_point() or packed else tensor.dtype
+        is_parameter = isinstance(tensor, nn.Parameter)
+        packed = is_parameter and tensor.dtype.itemsize == 1 and tensor.dtype is not torch.bool
+        dtype = self.dtype if tensor.is_floating_point() or packed else tensor.dtype
+        key = (tuple(tensor.shape), dtype, is_parameter)
+        if key not in self._made:
             with self.mode:
-                fake = torch.empty(tuple(tensor.shape), dtype=dtype, device="cpu")
-                self._made[id(tensor)] = nn.Parameter(fake, requires_grad=False) if is_parameter else fake
-        return self._made[id(tensor)]
+                fake = torch.empty(key[0], dtype=dtype, device="cpu")
+                self._made[key] = nn.Parameter(fake, requires_grad=False) if is_parameter else fake
+        return self._made[key]
 
 
 def shadow(
@@ -66,15 +68,14 @@ def shadow(
         new = type(module).__new__(type(module))
         copies[id(module)] = new
         state = new.__dict__
-        state.update({name: _shallow(value) for name, value in module.__dict__.items()})
-        state.update({name: OrderedDict() for name in _HOOKS if name in state})
+        state.update({n: OrderedDict() if n in _HOOKS else _shallow(value) for n, value in module.__dict__.items()})
         state["_parameters"] = {name: fakes.of(p) for name, p in module._parameters.items()}
         state["_buffers"] = {name: fakes.of(b) for name, b in module._buffers.items()}
         state["_modules"] = {
             name: None if child is None else copied(child, f"{path}.{name}" if path else name)
             for name, child in module._modules.items()
         }
-        if "comfy_cast_weights" in dir(type(module)) or "comfy_cast_weights" in state:
+        if hasattr(type(module), "comfy_cast_weights"):
             state.update(comfy_cast_weights=False, weight_function=[], bias_function=[])
         _observe(new, path, on_call)
         return new
