@@ -48,7 +48,7 @@ class Fakes:
 def shadow(
     model: nn.Module, fakes: Fakes, on_call: OnCall, replaced: Mapping[str, nn.Module] | None = None
 ) -> nn.Module:
-    """The copy of ``model``: its tensors are fake ones, without hooks.
+    """The copy of ``model``: its tensors are fake ones, without hooks and without patched ``forward``.
 
     Weights that the host would cast while it runs have the dtype of the inputs already, so it runs the plain layers.
 
@@ -69,6 +69,8 @@ def shadow(
         copies[id(module)] = new
         state = new.__dict__
         state.update({n: OrderedDict() if n in _HOOKS else _shallow(value) for n, value in module.__dict__.items()})
+        if type(module).forward is not nn.Module.forward:
+            state.pop("forward", None)  # a patch or compiled code, which knows the original only
         state["_parameters"] = {name: fakes.of(p) for name, p in module._parameters.items()}
         state["_buffers"] = {name: fakes.of(b) for name, b in module._buffers.items()}
         state["_modules"] = {

@@ -45,11 +45,13 @@ def replaced_parts(patcher: Any) -> dict[str, nn.Module]:
 
 
 def find_reach(patcher: Any) -> FindReach:
-    """What the diffusion model of a ModelPatcher calls: found out once for each set of broken modules."""
+    """What the diffusion model of a ModelPatcher calls: found out once for each set of broken modules, and again when
+    the model is made of others."""
     model, parts = patcher.model, {f"{PREFIX}{path}": part for path, part in replaced_parts(patcher).items()}
 
     def find(broken: Collection[str]) -> Reach:
-        key = (frozenset(broken), tuple((path, ref(part)) for path, part in parts.items()))
+        made_of = tuple(type(module) for module in model.modules())
+        key = (frozenset(broken), made_of, tuple((path, ref(part)) for path, part in parts.items()))
         known = _found.setdefault(model, {})
         if key not in known:
             stand_ins = [f"{PREFIX}{path}" for path in broken]

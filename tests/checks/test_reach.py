@@ -177,6 +177,20 @@ def test_hooks_of_others_are_not_run():
     assert seen == []
 
 
+def test_a_patched_forward_is_not_run_but_the_modules_own_is():
+    model = Model()
+    model.blocks[0].forward = pytest.fail
+    assert "blocks.0.norm" in run(model).called
+    del model.blocks[0].forward
+
+
+def test_a_module_whose_only_forward_is_its_own_attribute_runs():
+    model = Model()
+    model.blocks[0].norm = NoForward()
+    model.blocks[0].norm.forward = lambda x: x
+    assert run(model).complete
+
+
 def test_a_container_that_its_parent_reaches_into_is_no_finding():
     assert findings(Model()) == []
 
