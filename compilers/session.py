@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..checks import Finding, check_model
+from ..checks.reach import FindReach
 from ..processors import find_sites
 from ..processors.attach import APPLY_MODEL, KEY, AttentionPatch, swapped_forwards
 from ..processors.foreign import foreign_patches
@@ -51,6 +52,7 @@ class Session:
         host: Host,
         device: torch.device,
         findings: tuple[Finding, ...] = (),
+        find_reach: FindReach | None = None,
     ):
         self.settings = settings
         self.record = record
@@ -81,6 +83,7 @@ class Session:
         self.ran_compiled = False
         self.running: tuple[RegionRunner, SharedGraph] | None = None
         self._findings = findings
+        self._find_reach = find_reach
         self._stopwatch = Stopwatch(device)
         self._peak_memory = PeakMemory(device)
         self._blocks: list[tuple[str, int]] = []
@@ -244,7 +247,7 @@ class Session:
         self.memory = memory_of(diffusion_model)
         self.record.update(state="checking", progress=None)
         sites = find_sites(diffusion_model)
-        report = check_model(diffusion_model, len(sites)).extended(self._findings)
+        report = check_model(diffusion_model, len(sites), find_reach=self._find_reach).extended(self._findings)
         self.record.update(check=report.as_dict(), **model_fields(diffusion_model, self.device))
         scope = "attention" if self.settings.scope == "attention" else "blocks"
         regions = find_regions(diffusion_model, sites, scope)

@@ -12,11 +12,11 @@ from ..processors import find_sites
 from ..processors.attach import AttentionPatch, attached
 from .host import new_record, schema, ui
 from .inputs import known
+from .model_inputs import find_reach, replaced_parts
 
 log = logging.getLogger(__name__)
 
 REPORT, STOP = "report", "stop"
-PREFIX = "diffusion_model."
 
 
 class OneDiffForwardCheck(io.ComfyNode):
@@ -60,11 +60,9 @@ class OneDiffForwardCheck(io.ComfyNode):
         findings: list[Finding] = []
         stop = known("OneDiffForwardCheck", "on_problem", on_problem, (REPORT, STOP), findings) == STOP
         diffusion_model = model.get_model_object("diffusion_model")
-        replaced = {
-            path.removeprefix(PREFIX): value for path, value in model.object_patches.items() if path.startswith(PREFIX)
-        }
+        replaced = replaced_parts(model)
         processors = {site.path: patch.processor for patch in attached(model, AttentionPatch) for site in patch.sites}
-        report = check_model(diffusion_model, len(find_sites(diffusion_model)), replaced, processors)
+        report = check_model(diffusion_model, len(find_sites(diffusion_model)), replaced, processors, find_reach(model))
         report = report.extended(tuple(findings))
         record.update(state="failed" if stop and not report.ok else "checked", check=report.as_dict())
         log.info("Forward Check (node %s): %s", cls.hidden.unique_id, record["summary"])

@@ -38,9 +38,7 @@ class Module(nn.Module):
 
 @right
 class ModuleWithTemb(nn.Module):
-    def forward(
-        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, *args, **kwargs
-    ):
+    def forward(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, *args, **kwargs):
         return attend(attn, hidden_states, encoder_hidden_states, attention_mask)
 
 
