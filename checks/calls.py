@@ -11,8 +11,8 @@ from torch import nn
 
 from .mounted import Mounted
 
-#: Batch, tokens and prompt tokens: the first are captured, the others must not need another graph. The batch stays, since
-#: some halve it, and 1 is a graph apart. Tokens are 16 and more, no two equal.
+#: Batch, tokens and prompt tokens: the first are captured, the others must not need another graph. The batch stays,
+#: since some halve it, and 1 is a graph apart. Tokens are 16 and more, no two equal.
 FIRST, OTHERS = (2, 24, 20), ((2, 40, 33), (2, 58, 27))
 
 #: Heads and channels of a head where the site does not tell; any number shows the same.

@@ -41,7 +41,7 @@ class Recompile:
 @dataclass
 class Capture:
     """``plain`` and ``masked`` tell whether the call without and with a mask became one graph, None where it was not
-    tried; ``breaks`` where not."""
+    tried: a call is captured when it runs lines that the other one does not. ``breaks`` are where they did not."""
 
     plain: bool | None = None
     masked: bool | None = None
@@ -58,21 +58,23 @@ def capture(mounted: Mounted) -> Capture:
         return found
     with kept(mounted.module, source.globals, calls.device), torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Dynamo's, on what the findings say
-        found.plain = _captured(mounted, calls, found, source.files)
-        if rehearsed.masked is not None:
+        plain, masked = rehearsed.plain, rehearsed.masked
+        if masked is None or not masked >= plain:
+            found.plain = _captured(mounted, calls, found, source.files, masked=False)
+        if masked is not None and not masked < plain:
             found.masked = _captured(mounted, calls, found, source.files, masked=True)
     return found
 
 
-def _captured(mounted: Mounted, calls: Calls, found: Capture, files: frozenset[str], masked: bool = False) -> bool:
-    """Whether one kind of call becomes one graph. Recompiles are looked for without a mask."""
+def _captured(mounted: Mounted, calls: Calls, found: Capture, files: frozenset[str], masked: bool) -> bool:
+    """Whether one kind of call becomes one graph. What would recompile is looked for once."""
     runner, name = _runner()
     first = calls.arguments(masked=masked)
     _counted.graphs = 0
     try:
         _call(runner, mounted, first)
-        if not masked:
-            found.recompiles += _recompiles(runner, name, mounted, calls, first)
+        if found.plain is None:
+            found.recompiles += _recompiles(runner, name, mounted, calls, first, masked)
     except Exception as error:
         stopped = break_of(error, files)
         if stopped not in found.breaks:
@@ -81,14 +83,16 @@ def _captured(mounted: Mounted, calls: Calls, found: Capture, files: frozenset[s
     return True
 
 
-def _recompiles(runner: Callable, name: str, mounted: Mounted, calls: Calls, first: tuple) -> list[Recompile]:
+def _recompiles(
+    runner: Callable, name: str, mounted: Mounted, calls: Calls, first: tuple, masked: bool
+) -> list[Recompile]:
     """Calls again with the same input, with other sizes, and from other blocks. Once more is not counted: a value may
     be made at the first step, a size be told from a smaller one."""
     recompiles = []
     again: dict[Occasion, list[tuple]] = {"step": [first, first]}
     if calls.attn is not None:
         again["block"] = [(other.attn, *first[1:]) for other in (calls.with_other_site() for _ in range(2))]
-    again["size"] = [calls.arguments(sizes) for sizes in OTHERS]
+    again["size"] = [calls.arguments(sizes, masked) for sizes in OTHERS]
     for occasion, arguments in again.items():
         needed = []
         for given in arguments:
@@ -107,9 +111,9 @@ def _recompiles(runner: Callable, name: str, mounted: Mounted, calls: Calls, fir
 
 def _call(runner: Callable, mounted: Mounted, arguments: tuple) -> None:
     for tensor in arguments:
-        if isinstance(tensor, torch.Tensor):
-            for dim in (0, 1) if tensor.ndim > 2 else ():
-                torch._dynamo.maybe_mark_dynamic(tensor, dim)
+        if isinstance(tensor, torch.Tensor):  # as blocks' inputs are marked: batch, tokens, and tokens of a mask
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            torch._dynamo.maybe_mark_dynamic(tensor, 1)
     runner(mounted.processor, arguments)
 
 
