@@ -44,13 +44,15 @@ def causes(error: BaseException | None) -> list[BaseException]:
     return chain
 
 
-def break_of(error: BaseException, files: Container[str] = ()) -> Break:
+def break_of(error: BaseException, files: Container[str] = (), around: Container[str] = ()) -> Break:
     """The break that an error of Dynamo tells of.
 
     ``files`` are those that a reader looks for: the innermost line in one of them is named. Else it is the innermost
-    line outside of installed packages and Python's own library, where there is one.
+    line outside of installed packages and Python's own library, where there is one. Lines of the files ``around`` are
+    never named: they only call what is captured.
     """
-    frames = next((stack for cause in causes(error) if (stack := list(getattr(cause, "real_stack", None) or []))), [])
+    stacks = (list(getattr(cause, "real_stack", None) or []) for cause in causes(error))
+    frames = [frame for frame in next(filter(None, stacks), []) if frame.filename not in around]
     shown = [f for f in frames if f.filename in files] or [f for f in frames if _is_own(f.filename)] or frames
     attention = next((f.name for f in frames if f.name in _MEMORY_READING), None)
     reason = (

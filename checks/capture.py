@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..processors import adapt
 from .breaks import Break, break_of, recompile_reason
 from .calls import OTHERS, Calls, calls_at
 from .code import code
@@ -24,6 +25,9 @@ from .mounted import Mounted
 from .rehearsal import rehearsal
 
 Occasion = Literal["step", "size", "block"]
+
+#: Files whose lines stand between Dynamo and the processor.
+_AROUND = frozenset({__file__, adapt.__code__.co_filename})
 
 _numbers = itertools.count()
 _counted = threading.local()
@@ -54,7 +58,7 @@ def capture(mounted: Mounted) -> Capture:
     found = Capture()
     calls = calls_at(mounted)
     source, rehearsed = mounted.evidence(code), mounted.evidence(rehearsal)
-    if calls is None or rehearsed.plain is None:
+    if calls is None or rehearsed.plain is None or not torch._dynamo.is_dynamo_supported():
         return found
     with kept(mounted.module, source.globals, calls.device), torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Dynamo's, on what the findings say
@@ -76,7 +80,7 @@ def _captured(mounted: Mounted, calls: Calls, found: Capture, files: frozenset[s
         if found.plain is None:
             found.recompiles += _recompiles(runner, name, mounted, calls, first, masked)
     except Exception as error:
-        stopped = break_of(error, files)
+        stopped = break_of(error, files, _AROUND)
         if stopped not in found.breaks:
             found.breaks.append(stopped)
         return False

@@ -31,12 +31,13 @@ _CHECKS_FOR_COMPILING = frozenset({"is_compiling", "is_dynamo_compiling"})
 
 @dataclass(frozen=True)
 class Spot:
-    """A piece of source: lines ``first`` to ``last`` of a file; ``name`` says what is there."""
+    """Lines ``first`` to ``last`` of a file; ``name`` says what is there, ``text`` how it is written."""
 
     name: str
     file: str
     first: int
     last: int
+    text: str = ""
 
     @property
     def where(self) -> str:
@@ -172,8 +173,8 @@ class _Reader(ast.NodeVisitor):
             self.visit(node)
         self._note_early_return(root)
 
-    def _note(self, where: list[Spot], node: Any, name: str) -> None:
-        where.append(Spot(name, self.file, node.lineno, node.end_lineno))
+    def _note(self, where: list[Spot], node: Any, name: str, text: str = "") -> None:
+        where.append(Spot(name, self.file, node.lineno, node.end_lineno, text or name))
 
     # Values.
 
@@ -229,7 +230,7 @@ class _Reader(ast.NodeVisitor):
         value = self.resolve(node.func)
         if name:
             disabled = bool(getattr(value, "_torchdynamo_disable", False))
-            self._note(self.found.calls, node, f"disabled {name}" if disabled else name)
+            self._note(self.found.calls, node, f"disabled {name}" if disabled else name, ast.unparse(node.func))
         function = node.func
         if isinstance(function, ast.Attribute) and (function.attr in _MUTATORS or function.attr.endswith("_")):
             self._write(function.value, node)
@@ -257,7 +258,7 @@ class _Reader(ast.NodeVisitor):
         if isinstance(node.ctx, ast.Load):
             name = self.name_of(node)
             if name.startswith("os.environ"):
-                self._note(self.found.calls, node, name)
+                self._note(self.found.calls, node, name, ast.unparse(node))
         else:
             self._write(node, node)
         self.generic_visit(node)

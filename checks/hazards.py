@@ -40,7 +40,7 @@ class Hazard(Rule):
         for spot in self.ran(subject):
             severity = self.captured if _fits(subject, spot) else "error"
             if severity is not None:
-                yield Hit({"name": _plain(spot.name)}, spot.where, severity)
+                yield Hit({"name": spot.text}, spot.where, severity)
 
 
 class Calls(Hazard):
@@ -299,8 +299,7 @@ class GraphBreak(Rule):
                 for spot in other.ran(subject)
             )
             if not any(explained):
-                where = stop.where or function_location(type(subject.module).forward)
-                yield Hit({"reason": stop.reason.rstrip(".")}, where)
+                yield Hit({"reason": stop.reason.rstrip(".")}, stop.where or _forward(subject))
 
 
 class Recompiles(Rule):
@@ -387,11 +386,8 @@ def _line(mounted: Mounted, found: Recompile) -> str | None:
     for span in source.spans:
         if found.line and span.where.rpartition("/")[2].rpartition(":")[0] == found.line.rpartition(":")[0]:
             return f"{span.where.rpartition(':')[0]}:{found.line.rpartition(':')[2]}"
+    return _forward(mounted)
+
+
+def _forward(mounted: Mounted) -> str | None:
     return function_location(type(mounted.module).forward)
-
-
-def _plain(name: str) -> str:
-    """A name as people write it: "print" for "builtins.print"."""
-    for prefix in ("builtins.", "disabled ", "_io."):
-        name = name.removeprefix(prefix)
-    return name
