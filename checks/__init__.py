@@ -1,6 +1,6 @@
 """The forward check: rules that return findings, and the walk over a model."""
 
-from . import completeness, options, signature
+from . import completeness, hazards, options, signature
 from .finding import Finding, Report, Severity
 from .processor import check_processor
 from .rule import Hit, Rule, Subject, rule, rules
@@ -16,6 +16,7 @@ __all__ = [
     "check_model",
     "check_processor",
     "completeness",
+    "hazards",
     "options",
     "rule",
     "rules",
