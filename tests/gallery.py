@@ -76,9 +76,14 @@ def right(factory: Factory) -> Factory:
 
 
 def site(kind: str = "cross", width: int = 32, context: int = 24) -> Site:
-    """A site of ComfyUI's own attention module: 2 heads of 16 channels."""
+    """A site of ComfyUI's own attention module: 2 heads of 16 channels. Of kind "kernel" is a block that hands q, k
+    and v to the attention function itself, as Flux's do."""
     from comfy.ldm.modules.attention import CrossAttention
 
+    if kind == "kernel":
+        block = nn.Module()
+        block.num_heads, block.head_dim = 2, 16  # type: ignore[assignment]
+        return Site("blocks.0.attn", block, "self", False)
     torch.manual_seed(0)
     attention = CrossAttention(width, context if kind == "cross" else None, heads=2, dim_head=16)
     for parameter in attention.parameters():

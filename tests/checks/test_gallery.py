@@ -46,5 +46,5 @@ def test_nothing_is_found_in_a_right_one(name, kind):
 
 
 def test_the_gallery_is_large_enough():
-    assert len(gallery.WRONG) >= 15
-    assert len(gallery.RIGHT) >= 20
+    assert len(gallery.WRONG) >= 40
+    assert len(gallery.RIGHT) >= 28
