@@ -7,6 +7,7 @@ import abc
 import pytest
 import torch
 from onediff_pack.checks import check_model
+from onediff_pack.processors import adapt
 from torch import nn
 
 
@@ -78,7 +79,6 @@ class Model(nn.Module):
         (NoForward(), "has no forward"),
         (OnlyRaises(), "only raises NotImplementedError"),
         (Abstract(), "only raises NotImplementedError"),
-        (CallsItself(), "overrides __call__ instead of forward"),
     ],
 )
 def test_a_broken_module_is_named_with_file_and_line(part, what):
@@ -95,6 +95,14 @@ def test_a_broken_module_is_named_with_file_and_line(part, what):
     assert finding.fix
     assert report.under("blocks.1") == [finding]
     assert report.under("blocks.0") == []
+
+
+def test_a_module_that_overrides_call_is_noted_and_compiled():
+    report = check_model(Model(nn.Linear(4, 4), CallsItself()), sites=2)
+    assert report.ok
+    (finding,) = report.findings
+    assert (finding.severity, finding.what) == ("note", "overrides __call__ instead of forward")
+    assert report.under("blocks.1") == []
 
 
 def test_complete_modules_containers_and_holders_are_no_findings():
@@ -114,6 +122,12 @@ def test_replaced_parts_and_attached_processors_are_checked():
         Model(nn.Linear(4, 4)), 1, replaced={"blocks.0.part": NoForward()}, attached={"blocks.0": CallsItself()}
     )
     assert {finding.path for finding in report.findings} == {"blocks.0.part", "blocks.0.processor"}
+
+
+def test_a_processor_at_many_sites_is_one_finding():
+    processor = adapt(CallsItself())
+    report = check_model(Model(nn.Linear(4, 4)), 2, attached={"blocks.0.attn1": processor, "blocks.0.attn2": processor})
+    assert [(finding.path, finding.cls) for finding in report.findings] == [("blocks.0.attn1.processor", "CallsItself")]
 
 
 def test_the_finding_matches_what_torch_does():
