@@ -497,7 +497,7 @@ class GainByModule(nn.Module):
 
     def forward(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q = attn.to_q(hidden_states) * self.gains.get(id(attn), 1.0)  # here
+        q = attn.to_q(hidden_states) * self.gains.get(id(attn.to_q), 1.0)  # here
         return attn.to_out(SDPA(q, attn.to_k(context), attn.to_v(context), attn.heads, attention_mask))
 
 
