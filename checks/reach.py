@@ -88,19 +88,21 @@ def reach(
     """Calls a copy of ``model`` on fake tensors and tells which modules ran. Never raises, and leaves nothing behind.
 
     Args:
-        examples: ways to run the copy, tried in turn until one comes to its end; what they create becomes fake too.
+        examples: ways to run the copy, tried in turn until one comes to its end; else the one that comes farthest
+            counts. What they create becomes fake too.
         dtype: what the model computes in; the weights of the copy have it.
         replaced: modules that stand in the place of others, by path.
         stand_ins: paths of modules that cannot run; when called they give their first tensor back.
         watch: paths of modules whose arguments are wanted.
     """
     trial = _Trial(model, Fakes(dtype), replaced or {}, stand_ins, watch)
-    result = Reach(reason="there is no example of its inputs")
+    farthest = Reach(reason="there is no example of its inputs")
     for example in examples:
         result = trial.search(example)
         if result.reason is None:
-            break
-    return result
+            return result
+        farthest = max(farthest, result, key=lambda r: len(r.called))
+    return farthest
 
 
 @dataclass(frozen=True)
