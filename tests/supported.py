@@ -16,6 +16,8 @@ META = torch.device("meta")
 
 #: What the list does not say of families that have no stand-in.
 SIZES: dict[str, dict[str, Any]] = {
+    "SD21UnclipL": families.FAMILIES["SDXL"]().unet,
+    "SD21UnclipH": families.FAMILIES["SDXL"]().unet,
     "SD_X4Upscaler": {
         **models.UNET,
         "num_res_blocks": [1, 1, 1, 1],
@@ -32,8 +34,9 @@ SIZES: dict[str, dict[str, Any]] = {
         "hidden_size_y": 1536,
         "num_heads": 24,
         "depth": 2,
+        "learn_sigma": False,
     },
-    "Anima": {**families.FAMILIES["Cosmos Predict 2"]().unet},
+    "Anima": families.FAMILIES["Cosmos Predict 2"]().unet,
     "SeedVR2": {"norm_eps": 1e-5, "num_layers": 2, "mlp_type": "swiglu"},
 }
 
@@ -65,7 +68,8 @@ def _attempts(config: type, stand_ins: list[families.Family]) -> Iterator[tuple[
     if config.__name__ in SIZES:
         yield "sizes of the test", config, {**SIZES[config.__name__], **own}
     yield "its own defaults", config, own
-    for family in stand_ins:
+    bases = [base.__name__ for base in config.__mro__]
+    for family in sorted(stand_ins, key=lambda family: family.config.__name__ not in bases):
         kind = {name: own[name] for name in ("image_model", "audio_model", "stable_cascade_stage") if name in own}
         if kind.items() <= family.unet.items():
             yield f"the stand-in of {family.config.__name__}", config, {**family.unet, **own}
