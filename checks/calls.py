@@ -40,9 +40,12 @@ class Calls:
         module = self.mounted.site.module
         heads = next((n for name in ("heads", "num_heads") if isinstance(n := getattr(module, name, 0), int)), 0)
         heads = heads or HEADS
-        width = heads * (self.mounted.site.head_dim or HEAD_DIM)
-        q, k, v = (self._new(batch, count, width) for count in (tokens, keys, keys))
-        return q, k, v, heads, mask
+        channels = self.mounted.site.head_dim or HEAD_DIM
+        if self.mounted.site.has_projections:
+            q, k, v = (self._new(batch, count, heads * channels) for count in (tokens, keys, keys))
+            return q, k, v, heads, mask
+        q, k, v = (self._new(batch, heads, count, channels) for count in (tokens, keys, keys))
+        return q, k, v, heads, mask, True  # skip_reshape, as most blocks without projections call
 
     def with_other_site(self) -> Calls:
         """The same calls at another site of the same class and widths."""

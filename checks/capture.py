@@ -117,7 +117,7 @@ def _call(runner: Callable, mounted: Mounted, arguments: tuple) -> None:
     for tensor in arguments:
         if isinstance(tensor, torch.Tensor):  # as blocks' inputs are marked: batch, tokens, and tokens of a mask
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
-            torch._dynamo.maybe_mark_dynamic(tensor, 1)
+            torch._dynamo.maybe_mark_dynamic(tensor, 2 if tensor.ndim == 4 else 1)
     runner(mounted.processor, arguments)
 
 

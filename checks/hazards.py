@@ -139,6 +139,16 @@ class OpaqueKernel(Calls):
 
 
 @rule
+class ScriptedModule(Calls):
+    """A module made by torch.jit. Scripted functions fit into a graph, scripted modules do not."""
+
+    functions = ("torch.jit.",)
+    what = "calls {name}, a scripted or traced module"
+    why = "Dynamo cannot look into a module made by torch.jit, so the block runs uncompiled."
+    fix = "Use the module as it was before scripting, since the compiler does the same work; or script a function."
+
+
+@rule
 class DependsOnValues(Hazard):
     """A branch, a loop or a list that depends on the values in a tensor."""
 
@@ -299,7 +309,9 @@ class GraphBreak(Rule):
                 for spot in other.ran(subject)
             )
             if not any(explained):
-                yield Hit({"reason": stop.reason.rstrip(".")}, stop.where or _forward(subject))
+                own = stop.file in subject.evidence(code).files
+                reason = stop.reason.rstrip(".") + (f" ({stop.where})" if stop.where and not own else "")
+                yield Hit({"reason": reason}, stop.where if own else _forward(subject))
 
 
 class Recompiles(Rule):
@@ -390,4 +402,6 @@ def _line(mounted: Mounted, found: Recompile) -> str | None:
 
 
 def _forward(mounted: Mounted) -> str | None:
-    return function_location(type(mounted.module).forward)
+    """The line of forward, None for a scripted module."""
+    forward = getattr(type(mounted.module), "forward", None)
+    return None if forward is None else function_location(forward)

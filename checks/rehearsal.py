@@ -52,7 +52,7 @@ def rehearsal(mounted: Mounted) -> Rehearsal:
     found = Rehearsal()
     calls = calls_at(mounted)
     source = mounted.evidence(code)
-    if calls is None or not source.spans:
+    if calls is None:
         return found
     watched = [*mounted.module.modules(), *(calls.attn.modules() if calls.attn is not None else ())]
     states = [state_of(watched, source.globals)]

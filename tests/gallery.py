@@ -6,7 +6,9 @@ there is none.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +75,17 @@ def right(factory: Factory) -> Factory:
     assert name not in RIGHT
     RIGHT[name] = factory
     return factory
+
+
+def load() -> None:
+    """Reads the files of the gallery, each once."""
+    for file in sorted((Path(__file__).parent / "checks" / "gallery").glob("*.py")):
+        name = f"gallery_{file.stem}"
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, file)
+            assert spec is not None and spec.loader is not None
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
 
 
 def site(kind: str = "cross", width: int = 32, context: int = 24) -> Site:

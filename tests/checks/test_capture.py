@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from onediff_pack.checks.capture import capture
-from onediff_pack.checks.mounted import mount
+from onediff_pack.checks.mounted import Mounted, mount
 from onediff_pack.checks.rehearsal import rehearsal
 from onediff_pack.checks.rule import apply
-from onediff_pack.processors import adapt, get_processor
+from onediff_pack.processors import KernelProcessor, Site, adapt, get_processor
 from torch import nn
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -192,6 +192,25 @@ def test_a_model_whose_weights_are_elsewhere():
     assert {p.device.type for p in site.module.parameters()} == {"meta"}
 
 
+class PrintsSplit(nn.Module):
+    """Prints where heads come apart, as blocks without projections pass them."""
+
+    def forward(self, q, k, v, heads, mask=None, skip_reshape=False):
+        if skip_reshape:
+            print("heads apart", file=sys.stderr)  # noqa: T201
+        return SDPA(q, k, v, heads, mask, skip_reshape)
+
+
+def test_a_block_without_projections_is_called_with_heads_apart():
+    block = nn.Module()
+    block.num_heads, block.head_dim = 2, 16
+    subject = mount(adapt(PrintsSplit()), Site("block", block, "self", False), torch.float32, torch.device("cpu"))
+    assert [finding.rule for finding in apply("hazards", subject)] == ["prints"]
+    assert apply("hazards", mounted(PrintsSplit())) == []
+    subject = mount(SDPA, subject.site, torch.float32, torch.device("cpu"))
+    assert (subject.evidence(capture).masked, subject.evidence(capture).recompiles) == (True, [])
+
+
 def test_what_fails_uncompiled_is_left_to_the_probe():
     class Fails(nn.Module):
         def forward(self, q, k, v, heads, mask=None, **kwargs):
@@ -199,3 +218,25 @@ def test_what_fails_uncompiled_is_left_to_the_probe():
             return q @ v[:, :1, :1, None]
 
     assert apply("hazards", mounted(Fails())) == []
+
+
+def test_a_processor_without_source():
+    class Kernel(nn.Module):
+        def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
+            return q * heads
+
+    scripted = torch.jit.script(Kernel())
+    site, processor = gallery.site("self"), Unread(scripted)
+    (finding,) = apply("hazards", Mounted("", scripted, processor, site, torch.float32, torch.device("cpu")))
+    assert (finding.rule, finding.severity) == ("graph-break", "error")
+
+
+class Unread(KernelProcessor):
+    """Calls a scripted module, as what adapts a processor does."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, q, k, v, heads, mask=None):
+        return self.inner(q, k, v, heads)

@@ -244,9 +244,9 @@ class TriesViewFirstMended(nn.Module):
         return SDPA(q + 0 * flat.sum(), k, v, heads, mask, **kwargs)
 
 
-@wrong("graph-break")
+@wrong("scripted-module")
 class HoldsScripted(nn.Module):
-    """Dynamo has no way into what a scripted module computes."""
+    """Scripted functions fit into a graph, scripted modules do not."""
 
     def __init__(self):
         super().__init__()
@@ -264,6 +264,23 @@ class HoldsScriptedMended(nn.Module):
 
     def forward(self, q, k, v, heads, mask=None, **kwargs):
         return SDPA(self.inner(q), k, v, heads, mask, **kwargs)
+
+
+@wrong("graph-break")
+class AsksForThreads(nn.Module):
+    def forward(self, q, k, v, heads, mask=None, **kwargs):
+        many = torch.get_num_threads() > 0  # here
+        return SDPA(q if many else q.clone(), k, v, heads, mask, **kwargs)
+
+
+@mended(AsksForThreads)
+class AsksForThreadsMended(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.many = torch.get_num_threads() > 0
+
+    def forward(self, q, k, v, heads, mask=None, **kwargs):
+        return SDPA(q if self.many else q.clone(), k, v, heads, mask, **kwargs)
 
 
 # State.
