@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
+from ..processors import Site
+from .attached import check_attached
 from .finding import Finding, Report, worst_first
 from .rule import Subject, apply
 from .source import called_children
@@ -19,24 +22,24 @@ def check_model(
     diffusion_model: nn.Module,
     sites: int,
     replaced: Mapping[str, Any] | None = None,
-    attached: Mapping[str, nn.Module] | None = None,
+    attached: Iterable[tuple[Site, nn.Module]] = (),
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
 ) -> Report:
     """The forward check of a diffusion model.
 
     Args:
         sites: how many attention sites it has, for the report.
         replaced: what other nodes put in the place of parts of it, by path (a ModelPatcher's object patches).
-        attached: processors by the path of the site that they are attached to; they are always called.
+        attached: sites and the processors that are attached to them; they are always called.
+        dtype, device: what the model computes in; None is the CPU.
     """
     modules = dict(diffusion_model.named_modules())
     for path, replacement in (replaced or {}).items():
         if isinstance(replacement, nn.Module):
             modules.update({_join(path, below): m for below, m in replacement.named_modules()})
     findings = list(_broken(modules))
-    for path, processor in (attached or {}).items():
-        for below, module in processor.named_modules():
-            if not isinstance(module, CONTAINERS):
-                findings += apply("completeness", Subject(_join(f"{path}.processor", below), module))
+    findings += check_attached(attached, dtype, device or torch.device("cpu"))
     return Report(modules=len(modules), sites=sites, findings=worst_first(findings))
 
 

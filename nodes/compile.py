@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..checks import Finding
 from ..compilers import BACKENDS, Session, Settings
-from ..processors.attach import KEY, OUTER_SAMPLE, attach, attached
+from ..processors.attach import KEY, OUTER_SAMPLE, AttentionPatch, attach, attached
 from .host import host, new_record, schema, ui
 from .inputs import known
 
@@ -80,7 +80,11 @@ class OneDiffCompile(io.ComfyNode):
         record = new_record(cls.hidden)
         compiled = model.clone()
         session = Session(settings, record, host(), compiled.load_device, tuple(findings))
-        session.prepare(compiled.get_model_object("diffusion_model"))
+        session.prepare(
+            compiled.get_model_object("diffusion_model"),
+            attached(compiled, AttentionPatch),
+            compiled.model.get_dtype_inference(),
+        )
         for earlier in attached(model, Session):
             earlier.give_way(str(record["node"]))
         attach(compiled, session)

@@ -7,6 +7,7 @@ import abc
 import pytest
 import torch
 from onediff_pack.checks import check_model
+from onediff_pack.processors import Site
 from torch import nn
 
 
@@ -110,9 +111,9 @@ def test_an_element_that_is_looped_over_is_called():
 
 
 def test_replaced_parts_and_attached_processors_are_checked():
-    report = check_model(
-        Model(nn.Linear(4, 4)), 1, replaced={"blocks.0.part": NoForward()}, attached={"blocks.0": CallsItself()}
-    )
+    model = Model(nn.Linear(4, 4))
+    site = Site("blocks.0", model.blocks[0], "self", False)
+    report = check_model(model, 1, replaced={"blocks.0.part": NoForward()}, attached=[(site, CallsItself())])
     assert {finding.path for finding in report.findings} == {"blocks.0.part", "blocks.0.processor"}
 
 
