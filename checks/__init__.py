@@ -1,6 +1,6 @@
 """The forward check: rules that return findings, and the walk over a model."""
 
-from . import completeness, probe_rules, signature
+from . import completeness, hazards, options, probe_rules, signature
 from .finding import Finding, Report, Severity
 from .processor import check_processor
 from .rule import Hit, Rule, Subject, rule, rules
@@ -18,6 +18,8 @@ __all__ = [
     "check_processor",
     "check_weights",
     "completeness",
+    "hazards",
+    "options",
     "probe_rules",
     "rule",
     "rules",

@@ -14,9 +14,11 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..checks import Finding, check_model
+from ..checks.reach import FindReach
 from ..processors import find_sites
 from ..processors.attach import APPLY_MODEL, KEY, AttentionPatch, processors_of, swapped_forwards
 from ..processors.foreign import foreign_patches
+from ..processors.repair import forwards_given, needs_repair
 from ..status import Record
 from ..status.machine import package_version
 from ..status.timing import PeakMemory, StepTimes, Stopwatch
@@ -51,6 +53,7 @@ class Session:
         host: Host,
         device: torch.device,
         findings: tuple[Finding, ...] = (),
+        find_reach: FindReach | None = None,
     ):
         self.settings = settings
         self.record = record
@@ -81,10 +84,12 @@ class Session:
         self.ran_compiled = False
         self.running: tuple[RegionRunner, SharedGraph] | None = None
         self._findings = findings
+        self._find_reach = find_reach
         self._stopwatch = Stopwatch(device)
         self._peak_memory = PeakMemory(device)
         self._blocks: list[tuple[str, int]] = []
         self._patchable: dict[str, list[nn.Module]] = {}
+        self._called_directly: list[nn.Module] = []
         self._steps = 0
         self._sampling = False
         self._compiling_since: float | None = None
@@ -176,7 +181,8 @@ class Session:
         self.shape = _shape((x, c_concat, c_crossattn, kwargs), control, options)
         if self.given_up is not None or self.shape in self.slow or self.shape in self.too_large:
             return call()
-        return self._run(call)
+        with forwards_given(self._called_directly):
+            return self._run(call)
 
     def _begin(self, base_model: Any, options: dict[str, Any]) -> None:
         """Looks once a sampling at the model, and at what other nodes have put on it."""
@@ -255,10 +261,17 @@ class Session:
             return
         self._blocks = blocks
         self.memory = memory_of(diffusion_model)
+        self._called_directly = [module for module in diffusion_model.modules() if needs_repair(type(module))]
         self.record.update(state="checking", progress=None)
         sites = find_sites(diffusion_model)
-        attached = processors_of(patches)
-        report = check_model(diffusion_model, len(sites), None, attached, dtype, self.device).extended(self._findings)
+        report = check_model(
+            diffusion_model,
+            len(sites),
+            attached=processors_of(patches),
+            find_reach=self._find_reach,
+            dtype=dtype,
+            device=self.device,
+        ).extended(self._findings)
         self.record.update(check=report.as_dict(), **model_fields(diffusion_model, self.device))
         scope = "attention" if self.settings.scope == "attention" else "blocks"
         regions = find_regions(diffusion_model, sites, scope)
