@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
-from ..processors import written
+from ..processors import Site
+from .attached import check_attached
 from .finding import Finding, Report, worst_first
 from .reach import FindReach, Reach
 from .rule import Subject, apply
@@ -22,38 +24,29 @@ def check_model(
     diffusion_model: nn.Module,
     sites: int,
     replaced: Mapping[str, Any] | None = None,
-    attached: Mapping[str, nn.Module] | None = None,
+    attached: Iterable[tuple[Site, nn.Module]] = (),
     find_reach: FindReach | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
 ) -> Report:
     """The forward check of a diffusion model.
 
     Args:
         sites: how many attention sites it has, for the report.
         replaced: what other nodes put in the place of parts of it, by path (a ModelPatcher's object patches).
-        attached: processors by the path of the site that they are attached to; they are always called. One that is at
-            many sites is checked at the first.
+        attached: sites and the processors that are attached to them; they are always called. Of sites that are alike,
+            one is looked at.
         find_reach: runs the model to find out what it calls; asked only when a module is broken. None reads it in the
             source.
+        dtype, device: what the model computes in; None is the CPU.
     """
     modules = dict(diffusion_model.named_modules())
     for path, replacement in (replaced or {}).items():
         if isinstance(replacement, nn.Module):
             modules.update({_join(path, below): m for below, m in replacement.named_modules()})
     findings = list(_broken(modules, find_reach))
-    for path, processor in _first_places(attached or {}):
-        for below, module in written(processor).named_modules():
-            if not isinstance(module, CONTAINERS):
-                findings += apply("completeness", Subject(_join(f"{path}.processor", below), module))
+    findings += check_attached(attached, dtype, device or torch.device("cpu"))
     return Report(modules=len(modules), sites=sites, findings=worst_first(findings))
-
-
-def _first_places(attached: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """Each processor once, with the first path where it is attached: what is wrong with one is wrong everywhere."""
-    seen: set[int] = set()
-    for path, processor in attached.items():
-        if id(processor) not in seen:
-            seen.add(id(processor))
-            yield path, processor
 
 
 def _join(path: str, below: str) -> str:

@@ -7,7 +7,7 @@ import abc
 import pytest
 import torch
 from onediff_pack.checks import check_model
-from onediff_pack.processors import adapt
+from onediff_pack.processors import Site, adapt
 from torch import nn
 
 
@@ -118,15 +118,16 @@ def test_an_element_that_is_looped_over_is_called():
 
 
 def test_replaced_parts_and_attached_processors_are_checked():
-    report = check_model(
-        Model(nn.Linear(4, 4)), 1, replaced={"blocks.0.part": NoForward()}, attached={"blocks.0": CallsItself()}
-    )
+    model = Model(nn.Linear(4, 4))
+    site = Site("blocks.0", model.blocks[0], "self", False)
+    report = check_model(model, 1, replaced={"blocks.0.part": NoForward()}, attached=[(site, CallsItself())])
     assert {finding.path for finding in report.findings} == {"blocks.0.part", "blocks.0.processor"}
 
 
 def test_a_processor_at_many_sites_is_one_finding():
-    processor = adapt(CallsItself())
-    report = check_model(Model(nn.Linear(4, 4)), 2, attached={"blocks.0.attn1": processor, "blocks.0.attn2": processor})
+    processor, model = adapt(CallsItself()), Model(nn.Linear(4, 4))
+    sites = [Site(f"blocks.0.attn{n}", model.blocks[0], "self", False) for n in (1, 2)]
+    report = check_model(model, 2, attached=[(site, processor) for site in sites])
     assert [(finding.path, finding.cls) for finding in report.findings] == [("blocks.0.attn1.processor", "CallsItself")]
 
 
