@@ -18,6 +18,7 @@ from ..checks.reach import FindReach
 from ..processors import find_sites
 from ..processors.attach import APPLY_MODEL, KEY, AttentionPatch, swapped_forwards
 from ..processors.foreign import foreign_patches
+from ..processors.repair import forwards_given, needs_repair
 from ..status import Record
 from ..status.machine import package_version
 from ..status.timing import PeakMemory, StepTimes, Stopwatch
@@ -88,6 +89,7 @@ class Session:
         self._peak_memory = PeakMemory(device)
         self._blocks: list[tuple[str, int]] = []
         self._patchable: dict[str, list[nn.Module]] = {}
+        self._called_directly: list[nn.Module] = []
         self._steps = 0
         self._sampling = False
         self._compiling_since: float | None = None
@@ -179,7 +181,8 @@ class Session:
         self.shape = _shape((x, c_concat, c_crossattn, kwargs), control, options)
         if self.given_up is not None or self.shape in self.slow or self.shape in self.too_large:
             return call()
-        return self._run(call)
+        with forwards_given(self._called_directly):
+            return self._run(call)
 
     def _begin(self, model: nn.Module, options: dict[str, Any]) -> None:
         """Looks once a sampling at the model, and at what other nodes have put on it."""
@@ -245,6 +248,7 @@ class Session:
             return
         self._blocks = blocks
         self.memory = memory_of(diffusion_model)
+        self._called_directly = [module for module in diffusion_model.modules() if needs_repair(type(module))]
         self.record.update(state="checking", progress=None)
         sites = find_sites(diffusion_model)
         report = check_model(diffusion_model, len(sites), find_reach=self._find_reach).extended(self._findings)

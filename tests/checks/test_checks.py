@@ -78,7 +78,6 @@ class Model(nn.Module):
         (NoForward(), "has no forward"),
         (OnlyRaises(), "only raises NotImplementedError"),
         (Abstract(), "only raises NotImplementedError"),
-        (CallsItself(), "overrides __call__ instead of forward"),
     ],
 )
 def test_a_broken_module_is_named_with_file_and_line(part, what):
@@ -95,6 +94,14 @@ def test_a_broken_module_is_named_with_file_and_line(part, what):
     assert finding.fix
     assert report.under("blocks.1") == [finding]
     assert report.under("blocks.0") == []
+
+
+def test_a_module_that_overrides_call_is_noted_and_compiled():
+    report = check_model(Model(nn.Linear(4, 4), CallsItself()), sites=2)
+    assert report.ok
+    (finding,) = report.findings
+    assert (finding.severity, finding.what) == ("note", "overrides __call__ instead of forward")
+    assert report.under("blocks.1") == []
 
 
 def test_complete_modules_containers_and_holders_are_no_findings():
