@@ -12,11 +12,15 @@ from pathlib import Path
 from torch import nn
 
 from ..processors.cached import cached
+from ..processors.user_files import USER_FOLDER
 
 
 def short_path(path: str) -> str:
-    """The end of a path that a reader can find again: from custom_nodes, site-packages or comfy on, else two parts."""
+    """The end of a path that a reader can find again: from custom_nodes, site-packages or comfy on, or from the folder
+    around attention_processors; else two parts."""
     parts = Path(path).parts
+    if USER_FOLDER in parts[1:]:
+        return "/".join(parts[parts.index(USER_FOLDER) - 1 :])
     for anchor in ("custom_nodes", "site-packages", "comfy", "comfy_extras"):
         if anchor in parts:
             at = len(parts) - 1 - parts[::-1].index(anchor)
