@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import linecache
+import logging
 import sys
 import threading
 import time
@@ -22,6 +23,8 @@ from torch import nn
 from .making import CannotLoad, failed, make
 from .user_files import UserFile, class_names, find_files
 
+log = logging.getLogger(__name__)
+
 PREFIX = "custom/"
 
 #: Modules of user files are in sys.modules under this package's name, which nothing can import from.
@@ -29,6 +32,9 @@ PRIVATE = "onediff_custom_processors"
 
 #: Seconds after which a run goes on without a file that is still loading.
 PATIENCE = 60.0
+
+#: Seconds after which the console says what the run is waiting for.
+QUICK = 0.1
 
 
 @dataclass
@@ -149,11 +155,14 @@ def _run_file(loading: _Loading, file: UserFile, source: bytes) -> None:
 
 def _wait(loading: _Loading, name: str, file: UserFile, check_interrupt: Callable[[], None], patience: float) -> None:
     assert loading.thread is not None
-    until = time.monotonic() + patience
+    start = time.monotonic()
+    loading.thread.join(QUICK)
+    if loading.thread.is_alive():
+        log.info("OneDiff: %s is still loading; the run waits for it up to %g s.", file.shown, patience)
     while loading.thread.is_alive():
         loading.thread.join(0.05)
         check_interrupt()
-        if loading.thread.is_alive() and time.monotonic() > until:
+        if loading.thread.is_alive() and time.monotonic() > start + patience:
             raise CannotLoad(
                 name,
                 file.shown,
