@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..processors import written
 from .finding import Finding, Report, worst_first
 from .reach import FindReach, Reach
 from .rule import Subject, apply
@@ -29,7 +30,8 @@ def check_model(
     Args:
         sites: how many attention sites it has, for the report.
         replaced: what other nodes put in the place of parts of it, by path (a ModelPatcher's object patches).
-        attached: processors by the path of the site that they are attached to; they are always called.
+        attached: processors by the path of the site that they are attached to; they are always called. One that is at
+            many sites is checked at the first.
         find_reach: runs the model to find out what it calls; asked only when a module is broken. None reads it in the
             source.
     """
@@ -38,11 +40,20 @@ def check_model(
         if isinstance(replacement, nn.Module):
             modules.update({_join(path, below): m for below, m in replacement.named_modules()})
     findings = list(_broken(modules, find_reach))
-    for path, processor in (attached or {}).items():
-        for below, module in processor.named_modules():
+    for path, processor in _first_places(attached or {}):
+        for below, module in written(processor).named_modules():
             if not isinstance(module, CONTAINERS):
                 findings += apply("completeness", Subject(_join(f"{path}.processor", below), module))
     return Report(modules=len(modules), sites=sites, findings=worst_first(findings))
+
+
+def _first_places(attached: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """Each processor once, with the first path where it is attached: what is wrong with one is wrong everywhere."""
+    seen: set[int] = set()
+    for path, processor in attached.items():
+        if id(processor) not in seen:
+            seen.add(id(processor))
+            yield path, processor
 
 
 def _join(path: str, below: str) -> str:
@@ -72,7 +83,7 @@ def _as_read(finding: Finding, reach: Reach | None) -> Finding:
     """A finding on a module that only its parent's code says is called."""
     if reach is None:
         return finding
-    if reach.complete:
+    if reach.complete and finding.severity == "error":
         why = f"{finding.why} Its parent's code calls it, but a run with example inputs did not: some other input may."
         return replace(finding, severity="warning", why=why)
     reason = reach.reason or "a branch depends on values"

@@ -7,6 +7,7 @@ import abc
 import pytest
 import torch
 from onediff_pack.checks import check_model
+from onediff_pack.processors import adapt
 from torch import nn
 
 
@@ -121,6 +122,12 @@ def test_replaced_parts_and_attached_processors_are_checked():
         Model(nn.Linear(4, 4)), 1, replaced={"blocks.0.part": NoForward()}, attached={"blocks.0": CallsItself()}
     )
     assert {finding.path for finding in report.findings} == {"blocks.0.part", "blocks.0.processor"}
+
+
+def test_a_processor_at_many_sites_is_one_finding():
+    processor = adapt(CallsItself())
+    report = check_model(Model(nn.Linear(4, 4)), 2, attached={"blocks.0.attn1": processor, "blocks.0.attn2": processor})
+    assert [(finding.path, finding.cls) for finding in report.findings] == [("blocks.0.attn1.processor", "CallsItself")]
 
 
 def test_the_finding_matches_what_torch_does():
