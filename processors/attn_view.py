@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from .shapes import broadcast_mask
 
@@ -37,19 +36,50 @@ class AttnView:
         self.host = host
         self.dtype = dtype
         self.heads: int = host.heads
-        self.to_q: nn.Module = host.to_q
-        self.to_k: nn.Module = host.to_k
-        self.to_v: nn.Module = host.to_v
-        self.to_out: nn.Module = host.to_out  # a Sequential: to_out[0] and to_out[1] are projection and dropout
-        self.inner_dim: int = host.to_q.out_features
-        self.inner_kv_dim: int = host.to_k.out_features
-        self.query_dim: int = host.to_q.in_features
-        self.cross_attention_dim: int = host.to_k.in_features
-        self.is_cross_attention: bool = self.query_dim != self.cross_attention_dim
-        self.scale: float = (self.inner_dim // self.heads) ** -0.5
-        # ComfyUI's attn_precision float32 is what diffusers calls upcast_attention.
-        self.upcast_attention: bool = getattr(host, "attn_precision", None) is torch.float32
-        self.upcast_softmax: bool = self.upcast_attention
+        self.to_q: Any = host.to_q
+        self.to_k: Any = host.to_k
+        self.to_v: Any = host.to_v
+        self.to_out: Any = host.to_out  # a Sequential: to_out[0] and to_out[1] are projection and dropout
+
+    @property
+    def inner_dim(self) -> int:
+        """Channels of the queries, all heads together."""
+        return self.to_q.out_features
+
+    @property
+    def inner_kv_dim(self) -> int:
+        """Channels of the keys, all heads together."""
+        return self.to_k.out_features
+
+    @property
+    def query_dim(self) -> int:
+        """Channels of the hidden states."""
+        return self.to_q.in_features
+
+    @property
+    def cross_attention_dim(self) -> int:
+        """Channels of what is attended to."""
+        return self.to_k.in_features
+
+    @property
+    def is_cross_attention(self) -> bool:
+        """Whether it attends to something of another width."""
+        return self.query_dim != self.cross_attention_dim
+
+    @property
+    def scale(self) -> float:
+        """1/√(head size)."""
+        return (self.inner_dim // self.heads) ** -0.5
+
+    @property
+    def upcast_attention(self) -> bool:
+        """ComfyUI's ``attn_precision`` float32."""
+        return getattr(self.host, "attn_precision", None) is torch.float32
+
+    @property
+    def upcast_softmax(self) -> bool:
+        """As ``upcast_attention``."""
+        return self.upcast_attention
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.host, name)

@@ -16,8 +16,7 @@ from .cached import cached
 #: What diffusers' Attention may have and the view has not, or has as None.
 _PARTS = {name for name in vars(AttnView) if vars(AttnView)[name] is None}
 _OFFERED = {name for name in vars(AttnView) if name not in _PARTS and not name.startswith("__")} | {
-    "heads", "to_q", "to_k", "to_v", "to_out", "inner_dim", "inner_kv_dim", "query_dim", "cross_attention_dim",
-    "is_cross_attention", "scale", "upcast_attention", "upcast_softmax", "dim_head",
+    "heads", "dim_head", "to_q", "to_k", "to_v", "to_out",
 }  # fmt: skip
 
 
