@@ -76,7 +76,7 @@ def _as_read(finding: Finding, reach: Reach | None) -> Finding:
     """A finding on a module that only its parent's code says is called."""
     if reach is None:
         return finding
-    if reach.complete:
+    if reach.complete and finding.severity == "error":
         why = f"{finding.why} Its parent's code calls it, but a run with example inputs did not: some other input may."
         return replace(finding, severity="warning", why=why)
     reason = reach.reason or "a branch depends on values"
