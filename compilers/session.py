@@ -38,7 +38,8 @@ class Session:
 
     The first step runs uncompiled, ``watching`` what the blocks read, and so do a few later ones, for their time. The
     others run compiled; the first run of each block is compared with an uncompiled one. ``given_up`` says why nothing
-    is compiled any more; shapes in ``slow`` and ``too_large`` run uncompiled, the others not.
+    is compiled any more; shapes in ``slow`` and ``too_large`` run uncompiled, the others not. ``replaced_by`` is the id
+    of a later OneDiff Compile node whose session took this one's place, until this one samples (for another branch).
     """
 
     order = 1
@@ -62,7 +63,7 @@ class Session:
         self.shape: Hashable = None
         self.slow: set[Hashable] = set()
         self.too_large: set[Hashable] = set()
-        self.last_steps: deque[float] = deque(maxlen=40)
+        self.last_steps: deque[tuple[float, str]] = deque(maxlen=40)  # milliseconds and how they were run
         self.steps_per_image = 0
         self.peaks: dict[str, float | None] = {"eager_peak_mb": None, "compiled_peak_mb": None}
         self.foreign: list[dict[str, str]] = []
@@ -71,6 +72,7 @@ class Session:
         self.failures: dict[SharedGraph, str] = {}
         self.breaks: list[dict[str, str]] = []
         self.given_up: str | None = None
+        self.replaced_by: str | None = None
         # Of the current step:
         self.watching = False
         self.bypassing = False  # the rest of the step runs uncompiled
@@ -145,6 +147,7 @@ class Session:
         """Wrapper of one whole sampling (``outer_sample``): what it measured is published at its end."""
         self._steps = 0
         self._sampling = True
+        self.replaced_by = None
         self._compiling_since = None
         try:
             result = executor(*args, **kwargs)
@@ -274,7 +277,7 @@ class Session:
     # After each step.
 
     def _measure(self, milliseconds: float) -> None:
-        self.last_steps.append(round(milliseconds, 2))
+        self.last_steps.append((round(milliseconds, 2), self._step_kind))
         if self.watching:
             self.times.add(self.shape, milliseconds, compiled=False)
             self.peaks = {**self.peaks, "eager_peak_mb": self._peak_memory.read()}
@@ -297,7 +300,19 @@ class Session:
             self.publish()
         return self.shape in self.slow
 
+    @property
+    def _step_kind(self) -> str:
+        """How the step that just ended was run."""
+        if self.dirty and not self.watching:
+            return "compiling"
+        return "compiled" if self.ran_compiled else "uncompiled"
+
     # Outcomes.
+
+    def give_way(self, node: str) -> None:
+        """Another OneDiff Compile node took over the model that this one's node handed on."""
+        self.replaced_by = node
+        self.publish()
 
     def give_up(self, reason: str) -> None:
         """From now on the model runs uncompiled, at next to no cost."""
@@ -332,6 +347,8 @@ class Session:
     @property
     def state(self) -> str:
         """The record's ``state``."""
+        if self.replaced_by is not None:
+            return "idle"
         if self.uncompiled_because is not None:
             return "uncompiled"
         compared = [r for r in self.runners if r.parity is not None]

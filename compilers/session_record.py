@@ -31,8 +31,9 @@ def session_fields(session: Session) -> dict[str, Any]:
     """Everything that a session knows now. What was not measured yet is None."""
     compared = [runner.parity for runner in session.runners if runner.parity is not None]
     backend = session.record["backend"]
-    if backend is not None and session.uncompiled_because is not None:
-        backend = {**backend, "reason": session.uncompiled_because}
+    if backend is not None:
+        reason = session.uncompiled_because or backend["reason"]
+        backend = {**backend, "reason": reason, "replaced_by": session.replaced_by}
     return {
         "state": session.state,
         "progress": None,
@@ -89,7 +90,8 @@ def _speed(session: Session) -> dict[str, Any]:
         "compiled_ms": _round(compiled, 2),
         "speedup": _round(speedup, 3),
         "per_second": _round(1000 / current, 3) if current else None,
-        "steps_ms": list(session.last_steps),
+        "steps_ms": [milliseconds for milliseconds, _ in session.last_steps],
+        "steps_kind": [kind for _, kind in session.last_steps],
         "kept": kept,
         "breakeven_images": _breakeven(session, eager, compiled),
     }

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..checks import Finding
 from ..compilers import BACKENDS, Session, Settings
-from ..processors.attach import KEY, OUTER_SAMPLE, attach
+from ..processors.attach import KEY, OUTER_SAMPLE, attach, attached
 from .host import host, new_record, schema, ui
 from .inputs import known
 
@@ -81,6 +81,8 @@ class OneDiffCompile(io.ComfyNode):
         compiled = model.clone()
         session = Session(settings, record, host(), compiled.load_device, tuple(findings))
         session.prepare(compiled.get_model_object("diffusion_model"))
+        for earlier in attached(model, Session):
+            earlier.give_way(str(record["node"]))
         attach(compiled, session)
         compiled.remove_wrappers_with_key(OUTER_SAMPLE, KEY)
         compiled.add_wrapper_with_key(OUTER_SAMPLE, KEY, session.sampling)

@@ -102,8 +102,8 @@ def _backend(backend: Record | None) -> Rows:
 
 def _compile(data: Record | None) -> Rows:
     if not data:
-        return [(name, NOTHING) for name in ("regions", "graphs", "graph breaks", "recompiles", "compiling")]
-    rows: Rows = [("regions", f"{_number(data.get('regions_compiled'))} of {_number(data.get('regions'))} compiled")]
+        return [(name, NOTHING) for name in ("blocks", "graphs", "graph breaks", "recompiles", "compiling")]
+    rows: Rows = [("blocks", f"{_number(data.get('regions_compiled'))} of {_number(data.get('regions'))} compiled")]
     uncompiled = data.get("regions_uncompiled") or []
     rows += [("", f"uncompiled: {item.get('path')}: {item.get('reason')}") for item in uncompiled[:_LISTED]]
     rows += _rest(uncompiled)

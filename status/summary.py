@@ -23,6 +23,9 @@ def _plain(record: dict[str, Any]) -> str:
 
 
 def _idle(record: dict[str, Any]) -> str:
+    later = (record["backend"] or {}).get("replaced_by")
+    if later:
+        return f"left to the later OneDiff Compile node {later}"
     regions = (record["compile"] or {}).get("regions")
     return f"ready: {count(regions, 'block')} to compile when sampling" if regions else "not run yet"
 
