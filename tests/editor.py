@@ -37,7 +37,7 @@ READ = """type => {
     return {
         text: element.title.split("\\n")[0],
         title: element.title,
-        label: element.getAttribute("aria-label"),
+        label: element.querySelector("button").getAttribute("aria-label"),
         visible: width > 0 && height > 0 && element.contains(above),
         inside: left >= 0 && width <= node.size[0] * window.app.canvas.ds.scale,
         overflows: element.scrollWidth > element.clientWidth,
