@@ -37,36 +37,38 @@ export function samplersToMark(root, nodes, look) {
  * Nodes 2.0 badges do not change, there it is a rule of a style sheet for the node's element.
  * @param {Object} host
  * @param {() => any} host.canvas
+ * @param {() => boolean} host.classic
  * @param {(options: {text: string, fgColor: string, bgColor: string}) => any} host.badge
  */
-export function createMarks({ canvas, badge }) {
+export function createMarks({ canvas, classic, badge }) {
   const sheet = new CSSStyleSheet();
   document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
   /** @type {Map<any, {text: string, badge: () => any}>} */
   const shown = new Map();
   let rules = "";
 
-  return {
+  const marks = {
+    clear: () => marks.show(new Map()),
+
     /** @param {Map<any, string>} texts by node; nodes that are not in it lose their mark */
     show(texts) {
       let changed = false;
       for (const [node, mark] of shown) {
-        if (texts.get(node) === mark.text) continue;
+        if (classic() && texts.get(node) === mark.text) continue;
         const index = node.badges?.indexOf(mark.badge) ?? -1;
         if (index >= 0) node.badges.splice(index, 1);
         shown.delete(node);
         changed = true;
       }
-      for (const [node, text] of texts) {
+      for (const [node, text] of classic() ? texts : []) {
         if (shown.has(node) || !Array.isArray(node.badges)) continue;
         const made = badge({ text, fgColor: "#ffffff", bgColor: "#92400e" });
-        // Badges of Nodes 2.0 are read once, by a renderer that this is not meant for.
         const mark = { text, badge: () => made };
         node.badges.push(mark.badge);
         shown.set(node, mark);
         changed = true;
       }
-      const wanted = [...texts]
+      const wanted = [...(classic() ? [] : texts)]
         .filter(([node]) => node.graph === canvas().graph)
         .map(([node, text]) => rule(node.id, text))
         .join("\n");
@@ -77,9 +79,10 @@ export function createMarks({ canvas, badge }) {
       if (changed) canvas().setDirty(true, true);
     },
   };
+  return marks;
 }
 
 /** @param {unknown} id @param {string} text */
 const rule = (id, text) =>
-  `.lg-node[data-node-id="${CSS.escape(String(id))}"]::before { content: "▽ ${CSS.escape(text)}"; }`;
+  `.lg-node[data-node-id="${CSS.escape(String(id))}"]::before { content: "${CSS.escape(text)}"; }`;
 

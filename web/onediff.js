@@ -26,6 +26,7 @@ let tables = {};
 const words = () => createWords(tables, app.extensionManager?.setting?.get("Comfy.Locale") ?? "en");
 const store = createStore();
 const root = () => app.rootGraph ?? app.graph;
+const classic = () => /** @type {any} */ (globalThis).LiteGraph?.vueNodesMode !== true;
 const board = createBoard({ store, words, root });
 const toast = (/** @type {any} */ message) => app.extensionManager.toast.add(message);
 const panel = createPanel({ board, words });
@@ -47,7 +48,7 @@ const displays = new WeakMap();
 /** What changes on the canvas without an event in both renderers: bypassing a node, renaming it, moving a link. */
 const poll = createPoll(() => {
   const graph = root();
-  return JSON.stringify([graph.id, graph._version, board.nodes().map(({ id, mode, title }) => [id, mode, title])]);
+  return JSON.stringify([graph.id, graph._version, app.canvas?.graph?.id, classic(), board.nodes().map(({ id, mode, title }) => [id, mode, title])]);
 }, board.refresh);
 
 /** @param {string} route @returns {Promise<any>} null when the server has no answer */
@@ -81,8 +82,8 @@ async function load() {
 /** @param {any} node a node of the host */
 function attach(node) {
   const line = createLine({ steps: node.comfyClass === "OneDiffCompile" });
-  const display = addStatusWidget(node, line, words()("status.label"));
-  display(shown);
+  const display = addStatusWidget(node, line, words()("status.label"), classic);
+  if (shown !== "full") display(shown);
   displays.set(node, display);
 
   /** @type {AbortController | undefined} */
@@ -131,6 +132,11 @@ app.registerExtension({
   },
 
   async setup() {
+    const marks = createMarks({
+      canvas: () => app.canvas,
+      classic,
+      badge: (options) => new /** @type {any} */ (globalThis).LGraphBadge(options),
+    });
     api.addEventListener("onediff.status", (/** @type {CustomEvent} */ event) => {
       store.put(event.detail);
       if (event.detail?.workflow === root().id) toasts.about(event.detail);
@@ -141,16 +147,14 @@ app.registerExtension({
       return load();
     });
     app.ui.settings.addEventListener("Comfy.Locale.change", board.refresh);
+    // Before the host builds nodes from their badges.
+    app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", marks.clear);
     app.extensionManager.registerSidebarTab(
       createSidebar({ board, words, root, open: panel.open, find: (node) => app.canvas.centerOnNode(node) }),
     );
-    const marks = createMarks({
-      canvas: () => app.canvas,
-      badge: (options) => new /** @type {any} */ (globalThis).LGraphBadge(options),
-    });
     board.watch(() => {
       const marked = marking ? samplersToMark(root(), board.nodes(), board.look) : new Map();
-      marks.show(new Map([...marked].map(([node, state]) => [node, words()(`mark.${state}`)])));
+      marks.show(new Map([...marked].map(([node, state]) => [node, `▽ ${words()(`mark.${state}`)}`])));
     });
     void load();
   },

@@ -55,7 +55,8 @@ export function drawSpark(svg, shown, uncompiledMs) {
     const y = Math.max(0.5, height - (uncompiledMs / top) * height);
     marks.push(shape("line", { x1: 0, x2: width, y1: y, y2: y, class: "onediff-spark-uncompiled" }));
   }
-  marks.push(shape("line", { x1: 0, x2: width, y1: height - 0.5, y2: height - 0.5, class: "onediff-spark-base" }));
+  if (shown.length)
+    marks.push(shape("line", { x1: 0, x2: width, y1: height - 0.5, y2: height - 0.5, class: "onediff-spark-base" }));
   svg.replaceChildren(...marks);
 }
 
