@@ -23,7 +23,7 @@ COLUMNS, GAP = 6, 36
 #: Which node a state is seen on, where that is not the compile node.
 NODES = {"patched": PATCH, "patchedOddly": PATCH, "checked": CHECK, "findings": CHECK, "checking": CHECK}
 
-# One node a state, at its smallest size, with its record.
+# One node a state, at its smallest size.
 BUILD = """([records, types, columns, gap]) => {
     app.graph.clear();
     const size = LiteGraph.createNode("OneDiffCompile").computeSize();
@@ -33,12 +33,19 @@ BUILD = """([records, types, columns, gap]) => {
         node.title = name;
         app.graph.add(node);
         node.setSize(node.computeSize());
-        const detail = { ...record, workflow: String(app.graph.id), node: String(node.id) };
-        window.comfyAPI.api.api.dispatchEvent(new CustomEvent("onediff.status", { detail }));
-        return { name, node, width: node.size[0], height: node.size[1] };
+        return { name, node, record };
     });
     const rows = Math.ceil(window.made.length / columns);
     return { width: columns * (size[0] + gap), height: rows * (size[1] + 80) };
+}"""
+
+# Their records arrive; the host has given the nodes their sizes by now.
+TELL = """() => {
+    for (const made of window.made) {
+        [made.width, made.height] = made.node.size;
+        const detail = { ...made.record, workflow: String(app.graph.id), node: String(made.node.id) };
+        window.comfyAPI.api.api.dispatchEvent(new CustomEvent("onediff.status", { detail }));
+    }
 }"""
 
 LOOK = """([scale, x, y]) => {
@@ -102,6 +109,8 @@ def test_every_state_fits_and_says_what_it_should(page: Any, renderer: str, pale
     set_setting(page, "Comfy.Locale", language)
     size = page.evaluate(BUILD, [states(page), NODES, COLUMNS, GAP])
     page.wait_for_timeout(1200)
+    page.evaluate(TELL)
+    page.wait_for_timeout(700)
     page.evaluate("app.extensionManager.toast.removeAll()")
     problems = []
     for zoom in ZOOMS:

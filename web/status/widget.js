@@ -49,5 +49,6 @@ export function addStatusWidget(node, line, label, classic) {
       node.widgets.push(widget);
     }
     if (space() !== before) grow(space() - before);
+    node.setDirtyCanvas?.(true, true);
   };
 }
