@@ -6,6 +6,7 @@
  * @typedef {{origin_id: unknown, origin_slot: number, target_id: unknown, target_slot: number}} Link
  * @typedef {{type?: unknown, link?: any, links?: any[] | null, name?: string}} Slot
  * @typedef {Object} WalkGraph
+ * @property {unknown} [id]
  * @property {WalkNode[]} nodes
  * @property {(id: any) => WalkNode | null} getNodeById
  * @property {(id: any) => Link | undefined | null} getLink

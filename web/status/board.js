@@ -8,8 +8,8 @@ import { isLive, isNumber } from "./record.js";
 import { steps } from "./steps.js";
 import { describe } from "./text.js";
 
-/** @typedef {import("./address.js").Graph} Graph */
-/** @typedef {import("./address.js").GraphNode & {mode?: number, title?: string}} BoardNode */
+/** @typedef {import("../graph/walk.js").WalkGraph} Graph */
+/** @typedef {import("../graph/walk.js").WalkNode} BoardNode */
 /** @typedef {import("./record.js").StatusRecord} StatusRecord */
 
 /**
