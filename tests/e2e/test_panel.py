@@ -338,3 +338,42 @@ def test_nothing_survives_the_removal_of_a_node(page: Any) -> None:
         page.wait_for_timeout(1500)
         assert page.evaluate("counts()") == before, (before, during)
     assert during["timers"] == before["timers"] + 1, "one timer for all nodes"
+
+
+def test_fifty_live_nodes_are_written_at_most_twice_a_second_each(page: Any) -> None:
+    """Up to twenty messages a second for each of fifty nodes: ten times what the server allows itself."""
+    known = states(page)["compiling"]
+    writes, seconds = page.evaluate(
+        """async record => {
+        app.graph.clear();
+        const writes = [];
+        const nodes = Array.from({ length: 50 }, (_, index) => {
+            const node = LiteGraph.createNode("OneDiffCompile");
+            node.pos = [240 * (index % 10), 260 * Math.floor(index / 10)];
+            app.graph.add(node);
+            return node;
+        });
+        await new Promise(resolve => setTimeout(resolve, 1500));
+        const observers = nodes.map((node, index) => {
+            writes[index] = 0;
+            const observer = new MutationObserver(() => (writes[index] += 1));
+            const all = { childList: true, subtree: true, attributes: true, characterData: true };
+            observer.observe(node.widgets.at(-1).element, all);
+            return observer;
+        });
+        const start = performance.now();
+        for (let step = 0; step < 60; step += 1) {
+            for (const node of nodes) {
+                const progress = { ...record.progress, done: step, total: 60 };
+                const detail = { ...record, progress, workflow: String(app.graph.id), node: String(node.id) };
+                window.comfyAPI.api.api.dispatchEvent(new CustomEvent("onediff.status", { detail }));
+            }
+            await new Promise(resolve => setTimeout(resolve, 50));
+        }
+        observers.forEach(observer => observer.disconnect());
+        return [writes, (performance.now() - start) / 1000];
+    }""",
+        known,
+    )
+    assert min(writes) >= 2, "they are live"
+    assert max(writes) <= 2 * seconds + 1, (writes, seconds)

@@ -44,7 +44,7 @@ function uncompiled(record, say, fixes) {
   if (record.parity?.passed === false) return [say("differs"), ...fixes];
   const { eager_ms: eager, compiled_ms: step } = record.speed ?? {};
   if (isNumber(eager) && isNumber(step) && step > eager) return [say("slower"), ...fixes];
-  if (!plain(record.backend?.used)) return [plain(record.backend?.reason) || say("no_backend"), ...fixes];
+  if (!plain(record.backend?.used)) return [say("no_backend"), ...fixes];
   return fixes.length ? fixes : [say("uncompiled")];
 }
 
