@@ -67,7 +67,8 @@ async function clear(what) {
   try {
     const headers = { "Content-Type": "application/json" };
     const response = await api.fetchApi("/onediff/clear", { method: "POST", headers, body: JSON.stringify({ what }) });
-    return response.ok ? await response.json() : { error: `${response.status} ${response.statusText}` };
+    const answer = await response.json().catch(() => null);
+    return answer ?? { error: `${response.status} ${response.statusText}` };
   } catch (error) {
     return { error };
   }
@@ -77,6 +78,12 @@ async function load() {
   const mark = store.mark();
   const answer = await ask("/onediff/status");
   if (answer !== null) store.load(answer.records, mark);
+}
+
+/** Brings a node into view, also one in a subgraph that is not open. @param {any} node */
+function find(node) {
+  if (node.graph !== app.canvas.graph) app.canvas.setGraph(node.graph);
+  app.canvas.centerOnNode(node);
 }
 
 /** @param {any} node a node of the host */
@@ -150,7 +157,7 @@ app.registerExtension({
     // Before the host builds nodes from their badges.
     app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", marks.clear);
     app.extensionManager.registerSidebarTab(
-      createSidebar({ board, words, root, open: panel.open, find: (node) => app.canvas.centerOnNode(node) }),
+      createSidebar({ board, words, root, open: panel.open, find }),
     );
     board.watch(() => {
       const marked = marking ? samplersToMark(root(), board.nodes(), board.look) : new Map();

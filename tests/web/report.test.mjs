@@ -8,7 +8,11 @@ import { describe } from "../../web/status/text.js";
 import { chinese, english, record, states } from "./records.mjs";
 
 const of = (status, words = english, bypassed = false) =>
-  report({ record: status, bypassed, line: describe(status, words, { bypassed }) }, "OneDiff Compile", words);
+  report(
+    { record: status, bypassed, line: describe(status, words, { bypassed }), details: ["From the file."] },
+    "OneDiff Compile",
+    words,
+  );
 const section = (status, id) => of(status).sections.find((one) => one.id === id);
 const fact = (status, id, name) => section(status, id)?.facts.find(([key]) => key === name)?.[1];
 
@@ -88,6 +92,11 @@ test("each state says what to do", () => {
   const idle = record({ state: "idle", backend: { replaced_by: "14" } });
   assert.match(advice(idle, english)[0], /This one can go/);
   for (const [name, sentences] of Object.entries(said)) assert.ok(sentences.every(Boolean) && sentences.length, name);
+});
+
+test("a node without a record says what else is known of it", () => {
+  assert.deepEqual([of(null).advice, of(null).sections], [["From the file."], []]);
+  assert.match(of(null, english, true).advice[0], /switched off/);
 });
 
 test("Markdown has the same as the panel, and nothing of a model becomes markup or a mention", () => {

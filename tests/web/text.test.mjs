@@ -84,7 +84,7 @@ test("kept compiled although slower does not look like a gain", () => {
 test("the short line keeps the state, and the gain where there is one", () => {
   const short = (name) => {
     const { parts, short } = describe(states[name], english);
-    return parts.slice(0, short).map(({ text }) => text);
+    return parts.slice(0, short ?? 1).map(({ text }) => text);
   };
   assert.deepEqual(short("compiled"), ["compiled", "1.62×"]);
   assert.deepEqual(short("compiling"), ["compiling 7/38"]);

@@ -67,9 +67,10 @@ test("settings, commands and their choices exist in both languages", () => {
       zh.map(([key]) => key),
       en.map(([key]) => key),
     );
-    const source = readFileSync(new URL(`web/${name}.js`, root), "utf8");
+    const files = readdirSync(new URL("web", root), { recursive: true }).filter((file) => file.endsWith(".js"));
+    const source = files.map((file) => readFileSync(new URL(`web/${file}`, root), "utf8")).join("\n");
     for (const [, text] of en) assert.ok(source.includes(`"${text}"`), text);
-    for (const [, id] of source.matchAll(/\bid: "(OneDiff[\w.]+)"/g))
+    for (const [, id] of readFileSync(new URL(`web/${name}.js`, root), "utf8").matchAll(/\bid: "(OneDiff[\w.]+)"/g))
       assert.ok(
         en.some(([key]) => key.startsWith(id.replaceAll(".", "_"))),
         id,

@@ -19,12 +19,13 @@ import { advice } from "./advice.js";
  */
 
 /**
- * @param {{record: StatusRecord | null, line: Line, bypassed: boolean}} view
+ * @param {{record: StatusRecord | null, line: Line, bypassed: boolean, details: string[]}} view details: all there is to
+ *   say when nothing was recorded here
  * @param {string} title of the node
  * @param {Words} words
  * @returns {Report}
  */
-export function report({ record, line, bypassed }, title, words) {
+export function report({ record, line, bypassed, details }, title, words) {
   const say = /** @type {Words} */ ((key, values) => words(`panel.${key}`, values));
   const sections =
     record === null
@@ -40,7 +41,8 @@ export function report({ record, line, bypassed }, title, words) {
           machine(record, say),
         ];
   const filled = sections.filter(({ facts, groups }) => facts.length || groups.length);
-  return { title: plain(title), line, advice: advice(record, words, bypassed), sections: filled };
+  const told = record === null && !bypassed ? details : advice(record, words, bypassed);
+  return { title: plain(title), line, advice: told, sections: filled };
 }
 
 /**

@@ -18,6 +18,7 @@ import { describe } from "./text.js";
  * @property {StatusRecord | null} record
  * @property {boolean} bypassed
  * @property {import("./text.js").Line} line
+ * @property {string[]} details sentences, one a line
  */
 
 const PAUSE = 500;
@@ -46,19 +47,19 @@ export function createBoard({ store, words, root }) {
     const record = entry?.record ?? null;
     const age = entry && connected ? store.age(entry) : 0;
     const bypassed = SWITCHED_OFF.has(node.mode ?? 0);
-    return { record, bypassed, line: describe(record, words(), { bypassed, age }) };
+    return { record, bypassed, line: describe(record, words(), { bypassed, age }), details: details(record, words()) };
   }
 
   function write() {
     const say = words();
     let live = false;
     for (const [node, line] of lines) {
-      const { record, line: said } = look(node);
+      const { record, line: said, details } = look(node);
       live ||= isLive(record);
       const eager = record?.speed?.eager_ms;
       line.show({
         line: said,
-        details: [...details(record, say), say("status.open")],
+        details: [...details, say("status.open")],
         label: say("status.label"),
         steps: steps(record),
         uncompiledMs: isNumber(eager) ? eager : null,

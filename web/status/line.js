@@ -62,7 +62,7 @@ export function createLine({ steps: hasSteps = false } = {}) {
       element.title = title;
       button.setAttribute("aria-label", `${label}: ${line.text}`);
       symbol.textContent = line.symbol;
-      words.replaceChildren(...(display === "short" ? line.parts.slice(0, line.short) : line.parts).map(part));
+      words.replaceChildren(...(display === "short" ? line.parts.slice(0, line.short ?? 1) : line.parts).map(part));
       // While something is going on only its first words are read out: a voice cannot follow two updates a second.
       const aloud = line.tone === "live" ? line.parts[0]?.text.replace(/ \d.*$/, "") : line.text;
       if (spoken.textContent !== aloud) spoken.textContent = aloud ?? "";

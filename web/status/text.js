@@ -19,7 +19,7 @@ import { count, findings, isLive, isNumber, patchedSites, plain, problems } from
  * @property {string} symbol tells the states apart without colour
  * @property {"quiet" | "plain" | "live" | "good" | "warn" | "bad"} tone
  * @property {Part[]} parts
- * @property {number} short how many of the parts the short line shows
+ * @property {number} [short] how many of the parts the short line shows, 1 when left out
  * @property {string} text the parts as one sentence, without the symbol
  */
 
@@ -45,7 +45,7 @@ export function describe(record, words, { bypassed = false, age = 0 } = {}) {
     .filter((part) => part !== null && part.text !== "");
   const shown = /** @type {Part[]} */ (parts);
   const text = shown.map((part) => part.text).join(" · ");
-  return { symbol: draft.symbol, tone: draft.tone, parts: shown, short: draft.short ?? 1, text };
+  return { symbol: draft.symbol, tone: draft.tone, parts: shown, short: draft.short, text };
 }
 
 /** @param {string} state @param {Words} words @returns {Draft} */
