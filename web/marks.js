@@ -24,7 +24,8 @@ export function samplersToMark(root, nodes, look) {
     const { record, bypassed } = look(node);
     if (bypassed || node.type !== COMPILE || !record || !TELLING.has(record.state)) continue;
     // What uncompiled steps were faster than is no loss.
-    if (record.state === "uncompiled" && record.speed?.kept === "uncompiled" && record.parity?.passed !== false) continue;
+    if (record.state === "uncompiled" && record.speed?.kept === "uncompiled" && record.parity?.passed !== false)
+      continue;
     const later = (/** @type {WalkNode} */ other) => other.type === COMPILE && (other.mode ?? 0) === 0;
     for (const sampler of samplersOf(root, node, later))
       marked.set(sampler, /** @type {"uncompiled" | "failed"} */ (record.state));
@@ -33,8 +34,8 @@ export function samplersToMark(root, nodes, look) {
 }
 
 /**
- * Draws the marks. In the classic renderer a mark is a badge above the node, which the canvas asks for at every draw; in
- * Nodes 2.0 badges do not change, there it is a rule of a style sheet for the node's element.
+ * Draws the marks. In the classic renderer a mark is a badge above the node, which the canvas asks for at every draw;
+ * in Nodes 2.0 badges do not change, there it is a rule of a style sheet for the node's element.
  * @param {Object} host
  * @param {() => any} host.canvas
  * @param {() => boolean} host.classic
@@ -85,4 +86,3 @@ export function createMarks({ canvas, classic, badge }) {
 /** @param {unknown} id @param {string} text */
 const rule = (id, text) =>
   `.lg-node[data-node-id="${CSS.escape(String(id))}"]::before { content: "${CSS.escape(text)}"; }`;
-

@@ -48,7 +48,13 @@ const displays = new WeakMap();
 /** What changes on the canvas without an event in both renderers: bypassing a node, renaming it, moving a link. */
 const poll = createPoll(() => {
   const graph = root();
-  return JSON.stringify([graph.id, graph._version, app.canvas?.graph?.id, classic(), board.nodes().map(({ id, mode, title }) => [id, mode, title])]);
+  return JSON.stringify([
+    graph.id,
+    graph._version,
+    app.canvas?.graph?.id,
+    classic(),
+    board.nodes().map(({ id, mode, title }) => [id, mode, title]),
+  ]);
 }, board.refresh);
 
 /** @param {string} route @returns {Promise<any>} null when the server has no answer */
@@ -156,9 +162,7 @@ app.registerExtension({
     app.ui.settings.addEventListener("Comfy.Locale.change", board.refresh);
     // Before the host builds nodes from their badges.
     app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", marks.clear);
-    app.extensionManager.registerSidebarTab(
-      createSidebar({ board, words, root, open: panel.open, find }),
-    );
+    app.extensionManager.registerSidebarTab(createSidebar({ board, words, root, open: panel.open, find }));
     board.watch(() => {
       const marked = marking ? samplersToMark(root(), board.nodes(), board.look) : new Map();
       marks.show(new Map([...marked].map(([node, state]) => [node, `▽ ${words()(`mark.${state}`)}`])));

@@ -1,12 +1,18 @@
 // A small graph with what the pack uses of the host's.
 
 /**
- * @param {Record<string, {type?: string, in?: Record<string, [string, string]>, out?: string[], subgraph?: any, mode?: number, file?: string}>} nodes
+ * @typedef {{type?: string, in?: Record<string, [string, string]>, out?: string[]}} Wiring
+ * @param {Record<string, Wiring & {subgraph?: any, mode?: number, file?: string}>} nodes
  *   id → inputs as {type: [id of the node it comes from, type of its output]} and types of outputs
  */
 export function graphOf(nodes, id = "graph") {
   const links = new Map();
-  const graph = { id, nodes: [], getNodeById: (key) => graph.nodes.find((node) => node.id === key) ?? null, getLink: (key) => links.get(key) };
+  const graph = {
+    id,
+    nodes: [],
+    getNodeById: (key) => graph.nodes.find((node) => node.id === key) ?? null,
+    getLink: (key) => links.get(key),
+  };
   for (const [key, { type = key, out = [], subgraph, mode = 0, file }] of Object.entries(nodes)) {
     const outputs = out.map((type) => ({ type, links: [] }));
     const widgets = file ? [{ value: 7 }, { value: file }] : [];

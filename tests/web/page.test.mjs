@@ -23,7 +23,10 @@ test("only what names something to be done is worth a toast", () => {
 
 test("the same thing is told once", () => {
   const told = [];
-  const toasts = createToasts((toast) => told.push(toast.detail), () => english);
+  const toasts = createToasts(
+    (toast) => told.push(toast.detail),
+    () => english,
+  );
   for (let run = 0; run < 3; run += 1) toasts.about({ ...states.uncompiled, measured_at: `2026-01-0${run + 1}` });
   toasts.about({ ...states.uncompiled, node: "13" });
   assert.deepEqual(told, ["no C++ compiler was found", "no C++ compiler was found"]);
@@ -60,7 +63,13 @@ test("clearing asks the server and says its answer, or why there is none", async
 });
 
 test("a setting of another version means its default", () => {
-  assert.deepEqual(["full", "short", "none", "huge", undefined].map(displayOf), ["full", "short", "none", "full", "full"]);
+  assert.deepEqual(["full", "short", "none", "huge", undefined].map(displayOf), [
+    "full",
+    "short",
+    "none",
+    "full",
+    "full",
+  ]);
   const heard = [];
   const [mark, display] = settings({ display: (value) => heard.push(value), mark: (value) => heard.push(value) });
   display.onChange("none");

@@ -105,7 +105,9 @@ test("Markdown has the same as the panel, and nothing of a model becomes markup 
   assert.match(text, /\n### Check\n\n- \*\*Modules\*\*: 686\n/);
   assert.match(text, /`input_blocks.1.1.attn2.processor · AttnProcessor · models\/custom.py:12`: has no forward; /);
   assert.match(text, /→ rename \\_\\_call\\_\\_ to forward/);
-  const findings = [{ severity: "error", path: "a`b", what: "<img src=x onerror=alert(1)> @someone [x](y)", fix: null }];
+  const findings = [
+    { severity: "error", path: "a`b", what: "<img src=x onerror=alert(1)> @someone [x](y)", fix: null },
+  ];
   const hostile = markdown(of(record({ state: "checked", check: { findings } })), english);
   assert.ok(!/[^\\]<img|@someone|[^\\]\[x|a`b/.test(hostile), hostile);
 });

@@ -8,7 +8,9 @@ import { record, states } from "./records.mjs";
 
 const MODEL = ["MODEL"];
 const compile = (from, more = {}) => ({ type: "OneDiffCompile", in: { MODEL: [from, "MODEL"] }, out: MODEL, ...more });
-const look = (status, bypassed = false) => () => ({ record: status, bypassed });
+const look =
+  (status, bypassed = false) =>
+  () => ({ record: status, bypassed });
 const ids = (nodes) => [...nodes.keys()].map(({ id }) => id).sort();
 
 const graph = () =>

@@ -23,8 +23,8 @@
  */
 
 /**
- * The nodes that a model passed on its way to this one: upwards along MODEL links, out of a subgraph to where it is used
- * first.
+ * The nodes that a model passed on its way to this one: upwards along MODEL links, out of a subgraph to where it is
+ * used first.
  * @param {WalkGraph} root
  * @param {WalkNode} node
  * @returns {WalkNode[]} this node first, the one that loads the model last
@@ -32,7 +32,7 @@
 export function wayOf(root, node) {
   /** @type {Set<WalkNode>} */
   const way = new Set();
-  for (let current = /** @type {WalkNode | null} */ (node); current && !way.has(current); ) {
+  for (let current = /** @type {WalkNode | null} */ (node); current && !way.has(current);) {
     way.add(current);
     const slot = (current.inputs ?? []).find(({ type }) => type === "MODEL" || type === "*");
     current = slot ? origin(root, current.graph, slot.link) : null;
@@ -72,7 +72,8 @@ export function samplersOf(root, node, stop) {
       if (seen.has(next)) continue;
       seen.add(next);
       if (stop(next)) continue;
-      if ((next.outputs ?? []).some(({ type }) => type === "LATENT") || (next.subgraph && !passesOn(next))) found.add(next);
+      if ((next.outputs ?? []).some(({ type }) => type === "LATENT") || (next.subgraph && !passesOn(next)))
+        found.add(next);
       open.push(next);
     }
   }
@@ -91,7 +92,13 @@ function targets(root, node) {
   );
 }
 
-/** @param {WalkGraph} root @param {WalkGraph | null | undefined} graph @param {WalkNode} node @param {number} slot @returns {WalkNode[]} */
+/**
+ * @param {WalkGraph} root
+ * @param {WalkGraph | null | undefined} graph
+ * @param {WalkNode} node
+ * @param {number} slot
+ * @returns {WalkNode[]}
+ */
 function targetsOf(root, graph, node, slot) {
   if (!graph) return [];
   return (node.outputs?.[slot]?.links ?? []).flatMap((id) => {

@@ -29,7 +29,9 @@ export function plot(shown, medians, words) {
   });
   for (const ms of axis) {
     svg.append(shape("line", { x1: left, x2: left + width, y1: at(ms), y2: at(ms), class: "onediff-plot-grid" }));
-    svg.append(shape("text", { x: left - 8, y: at(ms) + 4, class: "onediff-plot-tick" }, ms ? duration(words, ms) : "0"));
+    svg.append(
+      shape("text", { x: left - 8, y: at(ms) + 4, class: "onediff-plot-tick" }, ms ? duration(words, ms) : "0"),
+    );
   }
   const area = shape("g", { transform: `translate(${left} ${top})` });
   const slots = Math.max(12, shown.length);

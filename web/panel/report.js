@@ -19,8 +19,8 @@ import { advice } from "./advice.js";
  */
 
 /**
- * @param {{record: StatusRecord | null, line: Line, bypassed: boolean, details: string[]}} view details: all there is to
- *   say when nothing was recorded here
+ * @param {{record: StatusRecord | null, line: Line, bypassed: boolean, details: string[]}} view its details are all
+ *   there is to say when nothing was recorded here
  * @param {string} title of the node
  * @param {Words} words
  * @returns {Report}
@@ -55,13 +55,21 @@ export function report({ record, line, bypassed, details }, title, words) {
 const section = (id, say, facts, groups = []) => ({
   id,
   title: say(id),
-  facts: /** @type {[string, string][]} */ (facts.filter(([, value]) => value).map(([key, value]) => [say(key), value])),
+  facts: /** @type {[string, string][]} */ (
+    facts.filter(([, value]) => value).map(([key, value]) => [say(key), value])
+  ),
   groups: groups.filter(([, items]) => items.length).map(([title, items]) => ({ title, items })),
 });
 
 /** @param {StatusRecord} record @param {Words} words @param {Words} say */
 function speed(record, words, say) {
-  const { eager_ms: eager, compiled_ms: step, speedup, per_second: rate, breakeven_images: images } = record.speed ?? {};
+  const {
+    eager_ms: eager,
+    compiled_ms: step,
+    speedup,
+    per_second: rate,
+    breakeven_images: images,
+  } = record.speed ?? {};
   const { seconds, cache } = record.compile ?? {};
   const kept = record.speed?.kept;
   const { seconds: busy } = record.progress ?? {};
@@ -132,9 +140,16 @@ function patches(record, say) {
   return section(
     "patches",
     say,
-    [["patched", record.patches && [...sites].map(([name, at]) => say("at_sites", { name, count: at.length })).join(", ")]],
     [
-      ...[...sites].map(([name, at]) => /** @type {[string, Item[]]} */ ([say("sites_of", { name, count: at.length }), at])),
+      [
+        "patched",
+        record.patches && [...sites].map(([name, at]) => say("at_sites", { name, count: at.length })).join(", "),
+      ],
+    ],
+    [
+      ...[...sites].map(
+        ([name, at]) => /** @type {[string, Item[]]} */ ([say("sites_of", { name, count: at.length }), at]),
+      ),
       [say("foreign", { count: foreign.length }), foreign],
     ],
   );
@@ -142,8 +157,14 @@ function patches(record, say) {
 
 /** @param {StatusRecord} record @param {Words} say */
 function blocks(record, say) {
-  const { regions, regions_compiled: done, regions_uncompiled: left, graphs, graph_breaks, recompiles } =
-    record.compile ?? {};
+  const {
+    regions,
+    regions_compiled: done,
+    regions_uncompiled: left,
+    graphs,
+    graph_breaks,
+    recompiles,
+  } = record.compile ?? {};
   /** @param {unknown} items @param {string} where @returns {Item[]} */
   const items = (items, where) =>
     list(items).map((item) => ({ where: plain(item?.[where]), text: plain(item?.reason) }));
@@ -154,10 +175,7 @@ function blocks(record, say) {
     "blocks",
     say,
     [
-      [
-        "blocks_compiled",
-        count(regions) !== null && say("of", { done: count(done) ?? 0, total: count(regions) ?? 0 }),
-      ],
+      ["blocks_compiled", count(regions) !== null && say("of", { done: count(done) ?? 0, total: count(regions) ?? 0 })],
       ["graphs", count(graphs) !== null && String(count(graphs))],
       ["breaks", count(graph_breaks) !== null && String(count(graph_breaks))],
       ["recompiles", count(recompiles) !== null && String(count(recompiles))],

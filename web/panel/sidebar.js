@@ -32,11 +32,17 @@ export function createSidebar({ board, words, root, open, find }) {
       const write = () => {
         const say = words();
         const models = modelsOf(root(), board.nodes());
-        const shown = models.map((model) => [model.title, model.file, model.nodes.map((n) => [n.id, n.title, look(n)])]);
+        const shown = models.map((model) => [
+          model.title,
+          model.file,
+          model.nodes.map((n) => [n.id, n.title, look(n)]),
+        ]);
         const key = JSON.stringify([shown, say("sidebar.title")]);
         if (key === written) return;
         written = key;
-        const focused = /** @type {HTMLElement | null} */ (element.contains(document.activeElement) ? document.activeElement : null);
+        const focused = /** @type {HTMLElement | null} */ (
+          element.contains(document.activeElement) ? document.activeElement : null
+        );
         const focus = focused?.dataset.key;
         element.replaceChildren(page(models, say));
         const again = [...element.querySelectorAll("button")].find((button) => focus && button.dataset.key === focus);

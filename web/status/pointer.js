@@ -30,7 +30,7 @@ export function forwardToCanvas(element, canvas, signal) {
 }
 
 /**
- * Calls `open` when the element is clicked, or its button pressed by keyboard. The editor does not get to see these keys.
+ * Calls `open` when the element is clicked, or its button pressed by keyboard. The editor does not see these keys.
  * @param {HTMLElement} element
  * @param {() => void} open
  * @param {AbortSignal} signal ends it
@@ -38,6 +38,8 @@ export function forwardToCanvas(element, canvas, signal) {
 export function openWith(element, open, signal) {
   element.addEventListener("click", open, { signal });
   for (const type of /** @type {const} */ (["keydown", "keyup"])) {
-    element.addEventListener(type, (event) => [" ", "Enter"].includes(event.key) && event.stopPropagation(), { signal });
+    element.addEventListener(type, (event) => [" ", "Enter"].includes(event.key) && event.stopPropagation(), {
+      signal,
+    });
   }
 }
