@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { describe } from "../../web/status/text.js";
@@ -8,6 +9,12 @@ const line = (name, at) => {
   const { symbol, text } = describe(states[name], english, at);
   return `${symbol} ${text}`;
 };
+
+test("there is a record for each state that the server knows", () => {
+  const source = readFileSync(new URL("../../status/record.py", import.meta.url), "utf8");
+  const known = [...source.match(/STATES = \(([^)]*)\)/)[1].matchAll(/"(\w+)"/g)].map(([, state]) => state);
+  assert.deepEqual([...new Set(Object.values(states).map(({ state }) => state))].sort(), known.sort());
+});
 
 test("each state reads as a person would say it", () => {
   const read = Object.fromEntries(Object.keys(states).map((name) => [name, line(name)]));

@@ -78,6 +78,14 @@ test("settings, commands and their choices exist in both languages", () => {
   }
 });
 
+test("the menu's names are those of the commands", () => {
+  const labels = Object.values(JSON.parse(readFileSync(new URL("locales/en/commands.json", root), "utf8")));
+  assert.deepEqual(
+    Object.keys(tables.zh.menuLabels).filter((label) => label !== "OneDiff"),
+    labels.map(({ label }) => label),
+  );
+});
+
 test("node names and tooltips exist in both languages and hold nothing that the host takes for a pattern", () => {
   const [en, zh] = ["en", "zh"].map((language) =>
     JSON.parse(readFileSync(new URL(`locales/${language}/nodeDefs.json`, root), "utf8")),
