@@ -37,7 +37,7 @@ READ = """type => {
     return {
         text: element.title.split("\\n")[0],
         title: element.title,
-        label: element.getAttribute("aria-label"),
+        label: element.querySelector("button").getAttribute("aria-label"),
         visible: width > 0 && height > 0 && element.contains(above),
         inside: left >= 0 && width <= node.size[0] * window.app.canvas.ds.scale,
         overflows: element.scrollWidth > element.clientWidth,
@@ -132,3 +132,23 @@ def example_workflow(page: Any) -> dict[str, Any]:
         elif node["type"] == "KSampler":
             values[:3] = [7, "fixed", 8]
     return workflow
+
+
+def states(page: Any) -> dict[str, dict[str, Any]]:
+    """A record for each state, by a name of its own."""
+    source = (ROOT / "tests" / "web" / "states.mjs").read_text(encoding="utf-8")
+    # As a function's body: the editor's page may not import modules of other origins.
+    return page.evaluate(f"() => {{ {source.replace('export const', 'const')}; return states; }}")
+
+
+def tell(page: Any, record: dict[str, Any], node: str = COMPILE) -> None:
+    """Lets a record arrive as if the server had sent it for a node, given by type or id, of the open workflow."""
+    page.evaluate(
+        """([record, key]) => {
+        const node = app.graph.nodes.find(node => node.type === key || String(node.id) === key);
+        const detail = { ...record, workflow: String(app.rootGraph.id), node: String(node.id) };
+        window.comfyAPI.api.api.dispatchEvent(new CustomEvent("onediff.status", { detail }));
+    }""",
+        [record, node],
+    )
+    page.wait_for_timeout(700)

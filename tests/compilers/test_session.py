@@ -108,6 +108,10 @@ def test_the_steps_and_the_record(patcher, backend):
     assert record["parity"]["relative"] == 0
     assert record["speed"]["eager_ms"] > 0
     assert record["speed"]["compiled_ms"] > 0
+    c, u = "compiled", "uncompiled"
+    session.publish()
+    assert record["speed"]["steps_kind"] == [u, "compiling", c, u, c, u, c, c]
+    assert len(record["speed"]["steps_ms"]) == 8
     assert record["speed"]["kept"] == "compiled"
     assert not [path for path, module in clone.model.named_modules() if "forward" in module.__dict__]
 
@@ -354,12 +358,13 @@ def test_the_slower_way_is_given_up(patcher, backend, monkeypatch):
     sample(session, clone, 9)
     assert record["state"] == "uncompiled"
     assert record["summary"] == "uncompiled: compiled steps took 50 % longer"
-    assert record["speed"] | {"steps_ms": None} == {
+    assert record["speed"] | {"steps_ms": None, "steps_kind": None} == {
         "eager_ms": 20.0,
         "compiled_ms": 30.0,
         "speedup": 0.667,
         "per_second": 50.0,
         "steps_ms": None,
+        "steps_kind": None,
         "kept": "uncompiled",
         "breakeven_images": None,
     }
@@ -423,3 +428,16 @@ def test_an_unknown_or_absent_backend_gives_way_and_says_so(patcher, backend):
         assert record["backend"]["requested"] == requested
         assert record["backend"]["used"] == "counting"
         assert words in record["backend"]["reason"]
+
+
+def test_a_session_that_a_later_one_replaced_says_so_until_it_samples_itself(patcher, backend):
+    clone, session, record = compiled_clone(patcher)
+    session.prepare(clone.get_model_object("diffusion_model"))
+    sample(session, clone, 3)
+    assert record["state"] == "compiled"
+    session.give_way("14")
+    assert record["state"] == "idle"
+    assert record["summary"] == "left to the later OneDiff Compile node 14"
+    sample(session, clone)  # the model also goes to a sampler of its own
+    assert record["state"] == "compiled"
+    assert record["backend"]["replaced_by"] is None

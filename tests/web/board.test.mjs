@@ -15,7 +15,7 @@ function setup() {
   const board = createBoard({ store, words: () => createWords(tables, page.locale), root: () => page.graph });
   const addNode = (id) => {
     const node = { id, graph, mode: 0 };
-    const line = { text: "", writes: 0, show: (shown) => ((line.text = shown.text), (line.writes += 1)) };
+    const line = { text: "", writes: 0, show: (shown) => ((line.text = shown.line.text), (line.writes += 1)) };
     graph.nodes.push(node);
     board.add(node, line);
     return { node, line };

@@ -4,11 +4,22 @@
 import { executionIds } from "./address.js";
 import { details } from "./details.js";
 import { pace } from "./pace.js";
-import { isLive } from "./record.js";
+import { isLive, isNumber } from "./record.js";
+import { steps } from "./steps.js";
 import { describe } from "./text.js";
 
-/** @typedef {import("./address.js").Graph} Graph */
-/** @typedef {import("./address.js").GraphNode & {mode?: number}} BoardNode */
+/** @typedef {import("../graph/walk.js").WalkGraph} Graph */
+/** @typedef {import("../graph/walk.js").WalkNode} BoardNode */
+/** @typedef {import("./record.js").StatusRecord} StatusRecord */
+
+/**
+ * What is known about a node now.
+ * @typedef {Object} View
+ * @property {StatusRecord | null} record
+ * @property {boolean} bypassed
+ * @property {import("./text.js").Line} line
+ * @property {string[]} details sentences, one a line
+ */
 
 const PAUSE = 500;
 const TICK = 1000;
@@ -26,19 +37,35 @@ export function createBoard({ store, words, root }) {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let tick;
   let connected = true;
+  /** @type {Set<() => void>} */
+  const watchers = new Set();
+
+  /** @param {BoardNode} node @returns {View} */
+  function look(node) {
+    const graph = root();
+    const entry = store.find(String(graph.id), executionIds(graph, node));
+    const record = entry?.record ?? null;
+    const age = entry && connected ? store.age(entry) : 0;
+    const bypassed = SWITCHED_OFF.has(node.mode ?? 0);
+    return { record, bypassed, line: describe(record, words(), { bypassed, age }), details: details(record, words()) };
+  }
 
   function write() {
-    const graph = root();
     const say = words();
     let live = false;
     for (const [node, line] of lines) {
-      const entry = store.find(String(graph.id), executionIds(graph, node));
-      const record = entry?.record ?? null;
+      const { record, line: said, details } = look(node);
       live ||= isLive(record);
-      const age = entry && connected ? store.age(entry) : 0;
-      const bypassed = SWITCHED_OFF.has(node.mode ?? 0);
-      line.show(describe(record, say, { bypassed, age }), details(record, say), say("status.label"));
+      const eager = record?.speed?.eager_ms;
+      line.show({
+        line: said,
+        details: [...details, say("status.open")],
+        label: say("status.label"),
+        steps: steps(record),
+        uncompiledMs: isNumber(eager) ? eager : null,
+      });
     }
+    for (const watcher of [...watchers]) watcher();
     clearTimeout(tick);
     if (live && connected) tick = setTimeout(refresh, TICK);
   }
@@ -48,6 +75,17 @@ export function createBoard({ store, words, root }) {
 
   return {
     refresh,
+    look,
+    nodes: () => [...lines.keys()],
+
+    /**
+     * @param {() => void} watcher called after every writing
+     * @returns {() => void} ends it
+     */
+    watch(watcher) {
+      watchers.add(watcher);
+      return () => watchers.delete(watcher);
+    },
 
     /** @param {BoardNode} node @param {import("./line.js").StatusLine} line */
     add(node, line) {
