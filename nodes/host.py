@@ -10,6 +10,7 @@ from typing import Any
 import comfy.model_management
 import comfyui_version
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..compilers import Host, backend_rows
@@ -41,9 +42,12 @@ def host() -> Host:
 
 
 def running_workflow() -> str | None:
-    """Id of the editor's workflow whose prompt runs now; None for a prompt of a script, and between prompts."""
+    """Id of the editor's workflow whose prompt asks; None for a prompt of a script, and outside of prompts."""
+    context = get_executing_context()
+    if context is None:
+        return None
     running, _queued = PromptServer.instance.prompt_queue.get_current_queue_volatile()
-    return next((_workflow_of(prompt) for prompt in running), None)
+    return next((_workflow_of(prompt) for prompt in running if prompt[1] == context.prompt_id), None)
 
 
 def ended_runs() -> Iterator[Run]:
