@@ -40,5 +40,5 @@ export function shown({ entry, past, bypassed, age }, words) {
  */
 function stale(line, words) {
   const parts = [{ text: words("presence.stale") }, ...line.parts];
-  return { symbol: "◷", tone: "past", parts, short: line.short + 1, text: parts.map((part) => part.text).join(" · ") };
+  return { symbol: "◷", tone: "past", parts, short: (line.short ?? 1) + 1, text: parts.map((part) => part.text).join(" · ") };
 }
