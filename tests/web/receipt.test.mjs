@@ -116,12 +116,16 @@ test("receipts that this browser wrote are known again after a restart of the se
   const storage = () => ({ getItem: (name) => kept.get(name) ?? null, setItem: (name, text) => kept.set(name, text) });
   createOwn(storage).add(receipt);
   assert.equal(createOwn(storage).has(receipt), true);
-  assert.equal(createOwn(storage).has({ ...receipt, summary: "edited" }), false);
+  assert.equal(createOwn(storage).has({ ...receipt, machine: { device: "another" } }), false);
+  assert.equal(createOwn(storage).has({ ...receipt, measured_at: "2026-06-01T12:00:00+00:00" }), false);
+  assert.equal(createOwn(storage).has({ ...receipt, measured_at: null }), false);
   kept.set("OneDiff.Receipts", '{"not": "a list"}');
   assert.equal(createOwn(storage).has(receipt), false);
   const broken = createOwn(() => {
     throw new Error("no storage");
   });
+  for (let hour = 0; hour < 24; hour += 1)
+    broken.add({ ...receipt, measured_at: `2026-06-02T${String(hour).padStart(2, "0")}:30:00+00:00` });
   broken.add(receipt);
   assert.equal(broken.has(receipt), true);
 });

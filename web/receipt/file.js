@@ -21,7 +21,7 @@ const PAUSE = 500;
  */
 export function createReceipts({ known, root, tracker, setting, storage }) {
   const own = createOwn(storage);
-  /** @type {WeakMap<object, {receipt: import("./receipt.js").Receipt, mine: boolean} | null>} */
+  /** @type {WeakMap<object, import("./receipt.js").Receipt | null>} */
   const read = new WeakMap();
   let loading = false;
 
@@ -29,13 +29,12 @@ export function createReceipts({ known, root, tracker, setting, storage }) {
   function past(node) {
     const value = node.properties?.[PROPERTY];
     if (typeof value !== "object" || value === null) return null;
-    let found = read.get(value);
-    if (found === undefined) {
-      const receipt = readReceipt(value);
-      found = receipt && { receipt, mine: own.has(receipt) };
-      read.set(value, found);
+    let receipt = read.get(value);
+    if (receipt === undefined) {
+      receipt = readReceipt(value);
+      read.set(value, receipt);
     }
-    return found;
+    return receipt && { receipt, mine: own.has(receipt) };
   }
 
   /** Brings the nodes' properties up to date, as a part of what is there and not as a change to it. */
@@ -48,13 +47,11 @@ export function createReceipts({ known, root, tracker, setting, storage }) {
       const erase = choice === "off" && past(node)?.mine;
       if (!receipt && !erase) continue;
       node.properties ??= {};
+      if (receipt) own.add(receipt);
       if (!receipt) delete node.properties[PROPERTY];
-      else if (JSON.stringify(node.properties[PROPERTY]) !== JSON.stringify(receipt)) {
-        own.add(receipt);
-        node.properties[PROPERTY] = receipt;
-      }
+      else if (JSON.stringify(past(node)?.receipt) !== JSON.stringify(receipt)) node.properties[PROPERTY] = receipt;
       const graph = node.graph === root() ? null : node.graph?.id;
-      written.push({ graph, node: node.id, receipt: receipt ?? undefined });
+      written.push({ graph, node: node.id, receipt: node.properties[PROPERTY] });
     }
     if (written.length) amendStates(tracker(), root().id, written);
   }

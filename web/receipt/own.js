@@ -1,10 +1,13 @@
 // @ts-check
 // Which receipts this browser wrote itself: all others are somebody else's.
 
+/** @typedef {import("./receipt.js").Receipt} Receipt */
+
 const MOST = 500;
 
 /**
- * Remembers receipts by a short mark of their content, for this server's address.
+ * Remembers receipts by their machine and hour, for this server's address: a receipt changes with every step, and to
+ * remember each would push out those of last week.
  * @param {() => Storage} storage may raise, where the browser keeps nothing
  * @param {string} [name]
  */
@@ -19,13 +22,13 @@ export function createOwn(storage, name = "OneDiff.Receipts") {
   }
 
   return {
-    /** @param {unknown} receipt */
+    /** @param {Receipt} receipt */
     has: (receipt) => marks.has(markOf(receipt)),
 
-    /** @param {unknown} receipt */
+    /** @param {Receipt} receipt */
     add(receipt) {
       const mark = markOf(receipt);
-      if (marks.has(mark)) return;
+      if (mark === "" || marks.has(mark)) return;
       marks = new Set([...marks, mark].slice(-MOST));
       try {
         storage().setItem(name, JSON.stringify([...marks]));
@@ -37,11 +40,13 @@ export function createOwn(storage, name = "OneDiff.Receipts") {
 }
 
 /**
- * FNV-1a, twice with different starts: 64 bits that only need to tell receipts apart.
- * @param {unknown} receipt
+ * FNV-1a, twice with different starts: 64 bits that only need to tell machines and hours apart. Empty for a receipt
+ * without a time.
+ * @param {Receipt} receipt
  */
-function markOf(receipt) {
-  const text = JSON.stringify(receipt) ?? "";
+function markOf({ machine, measured_at: at }) {
+  if (at === null) return "";
+  const text = JSON.stringify([machine, at.slice(0, "2026-06-01T10".length)]);
   return [0x811c9dc5, 0x1b873593].map((start) => {
     let hash = start;
     for (let at = 0; at < text.length; at += 1) hash = Math.imul(hash ^ text.charCodeAt(at), 0x01000193);
