@@ -233,13 +233,14 @@ def test_two_browsers_whose_workflows_both_have_a_node_12(editors: Any, server: 
 
 
 def test_after_a_restart_of_the_server(editors: Any, environment: Environment) -> None:
-    """What was measured before stays in the page and says so; after a reload the workflow's own receipt says it."""
+    """What was measured before stays in the page and says so; a file saved then is known as this browser's own."""
     with start(environment, "restart") as server:
         page = editors(server.url)
         load(page, quick_workflow("stop"))
         run(page)
         assert text(page) == CHECKED
         port = server.port
+        saved = page.evaluate("app.graph.serialize()")
     page.wait_for_timeout(1000)
     with start(environment, "restart", ports=(port,)) as server:
         assert server.port == port
@@ -253,5 +254,12 @@ def test_after_a_restart_of_the_server(editors: Any, environment: Environment) -
             use_renderer(page, renderer)
             show(page, f"presence-restart-{renderer}")
             assert text(page).startswith("◷ before restart · ")
+        page.reload()
+        ready(page)
+        load(page, saved)
+        assert text(page).startswith("◷ earlier · checked 348 modules, no problems")
+        stranger = editors(server.url)
+        load(stranger, saved)
+        assert text(stranger).startswith("✎ author · checked 348 modules, no problems")
         run(page)
         assert text(page) == CHECKED
