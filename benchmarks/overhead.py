@@ -205,7 +205,7 @@ def main() -> int:
     print(f"{here['device']}, Python {here['python']}, torch {here['torch']}; medians of {options.repeats}")
     print("| a step longer by | µs |\n| --- | ---: |")
     for name, microseconds in rows:
-        print(f"| {name} | {microseconds:.0f} |")
+        print(f"| {name} | {microseconds:.{0 if microseconds >= 10 else 1}f} |")
     return 0
 
 
