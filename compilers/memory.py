@@ -25,7 +25,8 @@ class ModelMemory:
 
     def reads_of(self, cls: type[nn.Module]) -> Reads:
         """What blocks of a class have been seen to read from ``transformer_options``."""
-        return self.reads.setdefault(cls, Reads())
+        reads = self.reads.get(cls)  # asked for at every call of a block: no Reads() made in vain
+        return self.reads.setdefault(cls, Reads()) if reads is None else reads
 
     def times_of(self, variant: Hashable) -> StepTimes:
         """Step times with these patches and settings."""

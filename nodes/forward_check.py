@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..checks import Finding, check_model
 from ..processors import find_sites
 from ..processors.attach import AttentionPatch, attached, processors_of
-from .host import new_record, schema, ui
+from .host import new_record, schema, seen_now, ui
 from .inputs import known
 from .model_inputs import find_reach, replaced_parts
 
@@ -70,7 +70,8 @@ class OneDiffForwardCheck(io.ComfyNode):
             device=model.load_device,
         )
         report = report.extended(tuple(findings))
-        record.update(state="failed" if stop and not report.ok else "checked", check=report.as_dict())
+        state = "failed" if stop and not report.ok else "checked"
+        record.update(state=state, check=report.as_dict(), **seen_now(record, model))
         log.info("Forward Check (node %s): %s", cls.hidden.unique_id, record["summary"])
         if stop and not report.ok:
             raise ValueError(f"Forward Check (node {cls.hidden.unique_id}) found {report.findings[0]}")

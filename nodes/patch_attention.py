@@ -20,7 +20,7 @@ from ..processors import (
 from ..processors.attach import AttentionPatch, attach, not_patchable_reason
 from ..processors.foreign import OVERRIDE, foreign_patches
 from ..status import Record
-from .host import new_record, schema, ui
+from .host import new_record, schema, seen_now, ui
 from .inputs import known
 from .processor_choice import choices, choose, fingerprint
 
@@ -110,6 +110,7 @@ class OneDiffPatchAttention(io.ComfyNode):
             state="patched",
             patches={"sites": patch.described, "foreign": []},
             check=Report(0, len(all_sites), tuple(findings)).as_dict(),
+            **seen_now(record, patched),
         )
         log.info("Patch Attention Processors (node %s): %s", cls.hidden.unique_id, record["summary"])
         return io.NodeOutput(patched, ui=ui(record))

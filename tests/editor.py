@@ -88,7 +88,7 @@ def open_editor(page: Any, url: str) -> Any:
 
 def ready(page: Any) -> None:
     page.wait_for_function("window.comfyAPI?.app?.app?.isGraphReady", timeout=2 * MINUTES)
-    page.evaluate("window.app = window.comfyAPI.app.app")
+    page.evaluate("void (window.app = window.comfyAPI.app.app)")
 
 
 def use_renderer(page: Any, name: str) -> None:
@@ -101,8 +101,8 @@ def load(page: Any, workflow: dict[str, Any]) -> None:
     page.wait_for_timeout(1500)
 
 
-def show(page: Any, name: str | None = None) -> None:
-    """Brings the three nodes into view at full size: when zoomed far out, the classic renderer draws no text at all."""
+def show(page: Any, name: str | None = None, first: str = PATCH) -> None:
+    """Brings the nodes from ``first`` on into view at full size: zoomed far out, the classic renderer draws no text."""
     page.evaluate(
         """type => {
         const [x, y] = app.graph.nodes.find(node => node.type === type).pos;
@@ -110,7 +110,7 @@ def show(page: Any, name: str | None = None) -> None:
         app.canvas.ds.offset = [140 - x, 200 - y];
         app.canvas.setDirty(true, true);
     }""",
-        PATCH,
+        first,
     )
     page.wait_for_timeout(1000)
     if name:

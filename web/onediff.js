@@ -9,6 +9,8 @@ import { createCommands } from "./commands.js";
 import { createMarks, samplersToMark } from "./marks.js";
 import { createPanel } from "./panel/dialog.js";
 import { createSidebar } from "./panel/sidebar.js";
+import { createEntered } from "./presence/entered.js";
+import { createReceiptExtension } from "./receipt/extension.js";
 import { settings } from "./settings.js";
 import { forwardToCanvas, openWith } from "./status/pointer.js";
 import { createBoard } from "./status/board.js";
@@ -27,7 +29,9 @@ const words = () => createWords(tables, app.extensionManager?.setting?.get("Comf
 const store = createStore();
 const root = () => app.rootGraph ?? app.graph;
 const classic = () => /** @type {any} */ (globalThis).LiteGraph?.vueNodesMode !== true;
-const board = createBoard({ store, words, root });
+const entered = createEntered();
+const receipts = createReceiptExtension({ api, app, store, nodes: NODES, board: () => board });
+const board = createBoard({ store, words, root, past: receipts.past, entered: entered.id });
 const toast = (/** @type {any} */ message) => app.extensionManager.toast.add(message);
 const panel = createPanel({ board, words });
 const toasts = createToasts(toast, words);
@@ -119,6 +123,17 @@ function attach(node) {
   };
 }
 
+/** What ComfyUI took from its cache sends no record; the server has it once the run is in its history. */
+function loadAfterRuns() {
+  let ended = false;
+  api.addEventListener("execution_success", () => (ended = true));
+  api.addEventListener("status", () => {
+    if (ended) void load();
+    ended = false;
+  });
+}
+
+app.registerExtension(receipts.extension);
 app.registerExtension({
   name: "OneDiff.Status",
   settings: settings({
@@ -166,6 +181,11 @@ app.registerExtension({
     board.watch(() => {
       const marked = marking ? samplersToMark(root(), board.nodes(), board.look) : new Map();
       marks.show(new Map([...marked].map(([node, state]) => [node, `▽ ${words()(`mark.${state}`)}`])));
+    });
+    loadAfterRuns();
+    app.canvas.canvas.addEventListener("subgraph-opening", (/** @type {CustomEvent} */ { detail }) => {
+      if (detail?.fromNode) entered.open(detail.subgraph, detail.fromNode);
+      board.refresh();
     });
     void load();
   },

@@ -32,5 +32,21 @@ export const settings = (changed) => [
   },
 ];
 
+/** @param {() => void} changed */
+export const receiptSetting = (changed) => ({
+  id: "OneDiff.Receipt",
+  category: ["OneDiff", "Workflow file", "Receipt"],
+  name: "Keep the last measurement in the workflow file",
+  tooltip: "Whoever opens the workflow, or a picture made with it, sees what you measured.",
+  type: "combo",
+  options: [
+    { text: "On", value: "on" },
+    { text: "Without the device's name", value: "no device" },
+    { text: "Off", value: "off" },
+  ],
+  defaultValue: "on",
+  onChange: changed,
+});
+
 /** @param {unknown} value of a setting, which may come from another version @returns {"full" | "short" | "none"} */
 export const displayOf = (value) => (value === "short" || value === "none" ? value : "full");

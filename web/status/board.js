@@ -1,12 +1,11 @@
 // @ts-check
 // All status lines of the page: which node has which, and when they are written.
 
+import { shown } from "../receipt/shown.js";
 import { executionIds } from "./address.js";
-import { details } from "./details.js";
 import { pace } from "./pace.js";
 import { isLive, isNumber } from "./record.js";
 import { steps } from "./steps.js";
-import { describe } from "./text.js";
 
 /** @typedef {import("../graph/walk.js").WalkGraph} Graph */
 /** @typedef {import("../graph/walk.js").WalkNode} BoardNode */
@@ -30,8 +29,10 @@ const SWITCHED_OFF = new Set([2, 4]); // the host's modes "never" and "bypass"
  * @param {ReturnType<typeof import("./store.js").createStore>} options.store
  * @param {() => import("../words.js").Words} options.words asked for at every writing, so that a change of language shows
  * @param {() => Graph} options.root the root graph on the canvas
+ * @param {(node: BoardNode) => import("../receipt/shown.js").Known["past"]} [options.past] what the file says of a node
+ * @param {(node: BoardNode) => string | null} [options.entered] which use of its subgraph is open, as an execution id
  */
-export function createBoard({ store, words, root }) {
+export function createBoard({ store, words, root, past = () => null, entered = () => null }) {
   /** @type {Map<BoardNode, import("./line.js").StatusLine>} */
   const lines = new Map();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -43,11 +44,12 @@ export function createBoard({ store, words, root }) {
   /** @param {BoardNode} node @returns {View} */
   function look(node) {
     const graph = root();
-    const entry = store.find(String(graph.id), executionIds(graph, node));
-    const record = entry?.record ?? null;
+    const ids = executionIds(graph, node);
+    const open = entered(node);
+    const entry = store.find(String(graph.id), open !== null && ids.includes(open) ? [open] : ids);
     const age = entry && connected ? store.age(entry) : 0;
     const bypassed = SWITCHED_OFF.has(node.mode ?? 0);
-    return { record, bypassed, line: describe(record, words(), { bypassed, age }), details: details(record, words()) };
+    return { record: entry?.record ?? null, bypassed, ...shown({ entry, past: past(node), bypassed, age }, words()) };
   }
 
   function write() {
@@ -77,6 +79,15 @@ export function createBoard({ store, words, root }) {
     refresh,
     look,
     nodes: () => [...lines.keys()],
+
+    /**
+     * All nodes with a line and the newest that is known of each, in whichever use of its subgraph.
+     * @returns {[BoardNode, import("./store.js").Entry | null][]}
+     */
+    known() {
+      const graph = root();
+      return [...lines.keys()].map((node) => [node, store.find(String(graph.id), executionIds(graph, node))]);
+    },
 
     /**
      * @param {() => void} watcher called after every writing

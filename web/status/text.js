@@ -17,7 +17,7 @@ import { count, findings, isLive, isNumber, patchedSites, plain, problems } from
 /**
  * @typedef {Object} Line
  * @property {string} symbol tells the states apart without colour
- * @property {"quiet" | "plain" | "live" | "good" | "warn" | "bad"} tone
+ * @property {"quiet" | "past" | "plain" | "live" | "good" | "warn" | "bad"} tone
  * @property {Part[]} parts
  * @property {number} [short] how many of the parts the short line shows, 1 when left out
  * @property {string} text the parts as one sentence, without the symbol
