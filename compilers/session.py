@@ -21,6 +21,7 @@ from ..status import Record
 from ..status.machine import package_version
 from ..status.timing import PeakMemory, StepTimes, Stopwatch
 from .backends import Backend, choose_backend
+from .clearing import CLEARED
 from .exceptions import BackendUnavailable, ModelUnfit
 from .explain import is_out_of_memory
 from .graphs import SharedGraph
@@ -78,6 +79,7 @@ class Session:
         self.ran_region = False
         self.ran_compiled = False
         self.running: tuple[RegionRunner, SharedGraph] | None = None
+        self._cleared = CLEARED.marks
         self._findings = findings
         self._stopwatch = Stopwatch(device)
         self._peak_memory = PeakMemory(device)
@@ -95,7 +97,8 @@ class Session:
 
     def graph_of(self, key: tuple, find: Callable[[tuple], SharedGraph]) -> SharedGraph:
         """The shared graph of a block's variant for this session's backend, kept as long as the model is."""
-        graph = find((self.backend.name if self.backend else None, self.settings.effort, self.device.type, *key))
+        backend = self.backend.name if self.backend else None
+        graph = find((backend, self.settings.effort, self.device.type, self._cleared[1], *key))
         self.memory.graphs.add(graph)
         self.baseline.setdefault(graph, graph.counts())
         return graph
@@ -177,6 +180,7 @@ class Session:
 
     def _begin(self, model: nn.Module, options: dict[str, Any]) -> None:
         """Looks once a sampling at the model, and at what other nodes have put on it."""
+        self._forget_cleared()
         wrappers = (options.get("wrappers") or {}).get(APPLY_MODEL, {})
         self.foreign = foreign_patches(options)
         self.patched = [patch for w in wrappers.get(KEY, ()) if isinstance(w, AttentionPatch) for patch in w.described]
@@ -186,9 +190,23 @@ class Session:
             self.give_up("ComfyUI runs this model on several GPUs, which this version does not support.")
         if self.given_up is None:
             self.prepare(model)
+        self.memory.forget_cleared()
         for runner in self.runners:
             runner.begin()
         self._stop_if_unfit()
+
+    def _forget_cleared(self) -> None:
+        """Lets go of what the user cleared since the last sampling."""
+        (measurements, graphs), self._cleared = self._cleared, CLEARED.marks
+        if measurements != CLEARED.measurements:
+            self.slow.clear()
+            self.last_steps.clear()
+            self.steps_per_image = 0
+            self.peaks = dict.fromkeys(self.peaks)
+        if graphs != CLEARED.graphs:
+            self._blocks, self.runners, self.given_up = [], [], None
+            for found in (self.baseline, self.failures, self.breaks, self.too_large):
+                found.clear()
 
     def _run(self, call: Callable[[], Any]) -> Any:
         swaps = [runner.bind() for runner in self.runners]
@@ -328,6 +346,17 @@ class Session:
             self._note_backend(reason)
             self.record.update(state="failed", progress=None)
             raise ModelUnfit(str(self.record["node"]), reason)
+
+    @property
+    def step_was_compiled(self) -> bool:
+        """Whether the last model call ran compiled, and neither compiled nor compared anything."""
+        whole = self.uncompiled_because is None and not self.watching
+        return whole and self.ran_compiled and not self.dirty and not self.bypassing
+
+    @property
+    def settled(self) -> bool:
+        """Whether steps like the last one were timed both ways, or run uncompiled for good."""
+        return self.uncompiled_because is not None or not self.times.open(self.shape)
 
     @property
     def state(self) -> str:

@@ -11,7 +11,7 @@ import { createLine, LINE_HEIGHT } from "./status/line.js";
 import { createStore } from "./status/store.js";
 import { createWords } from "./words.js";
 
-const NODES = new Set(["OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile"]);
+const NODES = new Set(["OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile", "OneDiffSpeedReport"]);
 const MARGIN = 4;
 
 /** @type {Record<string, any>} */
