@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 import urllib.error
+from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import example, run
+from examples import example, run, start
 from PIL import Image
 
+from scripts.environment import Environment
 from scripts.prompt import swap, to_prompt
 from scripts.server import Server, error_of
 
@@ -104,6 +106,21 @@ def test_without_a_compile_node_the_defaults_are_used_and_named(server, entry):
     assert figures["compiled"]["steps"] >= STEPS
     assert "no OneDiff Compile node" in figures["notes"][0]
     assert not figures["compile"]["fresh"], "the graphs of the first report serve here too"
+
+
+def test_without_a_compiler_the_report_comes_and_says_what_is_missing(environment: Environment, tmp_path: Path):
+    variables = {"CXX": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    with start(environment, "no_compiler", variables=variables) as bare:
+        entry = bare.run(report_prompt(bare))
+        figures = figures_of(entry)
+        assert len(bare.images(entry)) == 2
+        record = record_of(bare)
+    assert figures["uncompiled"]["median_ms"] > 0
+    assert (figures["compiled"], figures["speedup"], figures["outcome"]) == (None, None, "uncompiled")
+    assert "no working C++ compiler was found" in figures["reason"]
+    assert figures["verdict"].startswith("Nothing was compiled: ")
+    assert record["state"] == "uncompiled"
+    assert "no working C++ compiler was found" in record["summary"]
 
 
 def test_cancel_in_the_middle_ends_the_report_and_the_next_run_works(server, entry):
