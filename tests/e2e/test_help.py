@@ -27,7 +27,8 @@ ADD_REPORT = """() => {
     const sampler = app.graph.nodes.find(node => node.type === "KSampler");
     const report = window.LiteGraph.createNode("OneDiffSpeedReport");
     app.graph.add(report);
-    report.pos = [sampler.pos[0], sampler.pos[1] + 700];
+    report.pos = [sampler.pos[0], sampler.pos[1] + 1200];
+    report.setSize([420, 460]); // room for the plot
     report.widgets.find(widget => widget.name === "steps").value = 4;
     ["model", "positive", "negative", "latent"].forEach((name, slot) => {
         const from = sampler.inputs.find(input => input.name.startsWith(name));
@@ -44,7 +45,7 @@ FRAME = """type => {
     app.canvas.ds.offset = [460 - node.pos[0], 180 - node.pos[1]];
     app.canvas.setDirty(true, true);
     const { left, top } = app.canvas.canvas.getBoundingClientRect();
-    return { x: left + 460 - 10, y: top + 180 - 40, width: node.size[0] + 20, height: node.size[1] + 50 };
+    return { x: left + 460 - 10, y: top + 180 - 58, width: node.size[0] + 20, height: node.size[1] + 68 };
 }"""
 
 SELECT = """type => {
