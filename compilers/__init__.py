@@ -1,8 +1,20 @@
 """Compiling through OneDiff: backends and their proof, regions, what may enter a region, fallback."""
 
 from .backends import BACKENDS, backend_rows
+from .clearing import CLEARED
 from .exceptions import BackendUnavailable, ModelUnfit
 from .session import Session
 from .settings import Host, Settings
+from .step_clock import StepClock
 
-__all__ = ["BACKENDS", "BackendUnavailable", "Host", "ModelUnfit", "Session", "Settings", "backend_rows"]
+__all__ = [
+    "BACKENDS",
+    "CLEARED",
+    "BackendUnavailable",
+    "Host",
+    "ModelUnfit",
+    "Session",
+    "Settings",
+    "StepClock",
+    "backend_rows",
+]

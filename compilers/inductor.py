@@ -6,6 +6,7 @@ import re
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from ..checks.breaks import recompile_reason
 from ..processors.cached import cached
+from .clearing import CLEARED
 from .dynamic import mark_dynamic_dimensions
 from .graphs import SharedGraph
 
@@ -94,6 +96,15 @@ def _entry(graph: SharedGraph) -> Callable:
     return entry
 
 
+def fresh_on_disk() -> AbstractContextManager[Any]:
+    """After the compile cache was cleared, keys on disk differ from those of before. Older PyTorch has no such tag:
+    there the entries on disk are used again."""
+    config: Any = getattr(torch.compiler, "config", None)
+    if not CLEARED.tag or not hasattr(config, "cache_key_tag"):
+        return nullcontext()
+    return config.patch(cache_key_tag=f"{config.cache_key_tag}{CLEARED.tag}")
+
+
 def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..., Any]:
     """Inductor, with each compile counted. Dynamo keeps every backend for ever, so this one must not hold the graph."""
     graph = weakref.proxy(graph)
@@ -103,7 +114,8 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..
         from torch._inductor.compile_fx import compile_fx
 
         hits, misses = counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]
-        compiled = compile_fx(gm, example_inputs, config_patches=dict(config))
+        with fresh_on_disk():
+            compiled = compile_fx(gm, example_inputs, config_patches=dict(config))
         graph.graphs += 1
         graph.cache_hits += counters["inductor"]["fxgraph_cache_hit"] - hits
         graph.cache_misses += counters["inductor"]["fxgraph_cache_miss"] - misses

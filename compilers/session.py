@@ -23,6 +23,7 @@ from ..status import Record
 from ..status.machine import package_version
 from ..status.timing import PeakMemory, StepTimes, Stopwatch
 from .backends import Backend, choose_backend
+from .clearing import CLEARED
 from .exceptions import BackendUnavailable, ModelUnfit
 from .explain import is_out_of_memory
 from .graphs import SharedGraph
@@ -83,6 +84,7 @@ class Session:
         self.ran_region = False
         self.ran_compiled = False
         self.running: tuple[RegionRunner, SharedGraph] | None = None
+        self._cleared = CLEARED.marks
         self._findings = findings
         self._find_reach = find_reach
         self._stopwatch = Stopwatch(device)
@@ -102,7 +104,8 @@ class Session:
 
     def graph_of(self, key: tuple, find: Callable[[tuple], SharedGraph]) -> SharedGraph:
         """The shared graph of a block's variant for this session's backend, kept as long as the model is."""
-        graph = find((self.backend.name if self.backend else None, self.settings.effort, self.device.type, *key))
+        backend = self.backend.name if self.backend else None
+        graph = find((backend, self.settings.effort, self.device.type, self._cleared[1], *key))
         self.memory.graphs.add(graph)
         self.baseline.setdefault(graph, graph.counts())
         return graph
@@ -186,6 +189,7 @@ class Session:
 
     def _begin(self, base_model: Any, options: dict[str, Any]) -> None:
         """Looks once a sampling at the model, and at what other nodes have put on it."""
+        self._forget_cleared()
         model, dtype = base_model.diffusion_model, base_model.get_dtype_inference()
         wrappers = (options.get("wrappers") or {}).get(APPLY_MODEL, {})
         self.foreign = foreign_patches(options)
@@ -197,9 +201,23 @@ class Session:
             self.give_up("ComfyUI runs this model on several GPUs, which this version does not support.")
         if self.given_up is None:
             self.prepare(model, patches, dtype)
+        self.memory.forget_cleared()
         for runner in self.runners:
             runner.begin()
         self._stop_if_unfit()
+
+    def _forget_cleared(self) -> None:
+        """Lets go of what the user cleared since the last sampling."""
+        (measurements, graphs), self._cleared = self._cleared, CLEARED.marks
+        if measurements != CLEARED.measurements:
+            self.slow.clear()
+            self.last_steps.clear()
+            self.steps_per_image = 0
+            self.peaks = dict.fromkeys(self.peaks)
+        if graphs != CLEARED.graphs:
+            self._blocks, self.runners, self.given_up = [], [], None
+            for found in (self.baseline, self.failures, self.breaks, self.too_large):
+                found.clear()
 
     def _run(self, call: Callable[[], Any]) -> Any:
         swaps = [runner.bind() for runner in self.runners]
@@ -370,6 +388,17 @@ class Session:
             self._note_backend(reason)
             self.record.update(state="failed", progress=None)
             raise ModelUnfit(str(self.record["node"]), reason)
+
+    @property
+    def step_was_compiled(self) -> bool:
+        """Whether the last model call ran compiled, and neither compiled nor compared anything."""
+        whole = self.uncompiled_because is None and not self.watching
+        return whole and self.ran_compiled and not self.dirty and not self.bypassing
+
+    @property
+    def settled(self) -> bool:
+        """Whether steps like the last one were timed both ways, or run uncompiled for good."""
+        return self.uncompiled_because is not None or not self.times.open(self.shape)
 
     @property
     def state(self) -> str:

@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..compilers import Host, backend_rows
+from ..compilers import CLEARED, Host, backend_rows
 from ..status import HUB, Record
 from ..status.hub import Run
 from ..status.machine import machine
@@ -31,7 +31,30 @@ def start() -> None:
     HUB.transport = server.send_sync
     HUB.running = running_workflow
     HUB.runs = ended_runs
-    add_routes(server.routes, HUB, lambda: backend_rows(comfy.model_management.get_torch_device()))
+    add_routes(
+        server.routes,
+        HUB,
+        lambda: backend_rows(comfy.model_management.get_torch_device()),
+        {"measurements": clear_measurements, "compile cache": clear_compile_cache},
+    )
+
+
+def clear_measurements() -> str:
+    """Forgets step times. The sentence is for a person."""
+    CLEARED.clear_measurements()
+    HUB.forget_speed()
+    return "Step times are forgotten. " + _from("is timed anew")
+
+
+def clear_compile_cache() -> str:
+    """Forgets compiled graphs. The sentence is for a person."""
+    CLEARED.clear_graphs()
+    return "Compiled graphs are let go of. " + _from("compiles anew, without what is kept on disk")
+
+
+def _from(what: str) -> str:
+    running = bool(PromptServer.instance.prompt_queue.currently_running)
+    return f"What runs now ends as it began; the next sampling {what}." if running else f"The next sampling {what}."
 
 
 def host() -> Host:

@@ -204,6 +204,14 @@ def attach(model: Any, wrapper: Any, wrapper_type: str = APPLY_MODEL) -> None:
         model.add_wrapper_with_key(wrapper_type, KEY, item)
 
 
+def detach(model: Any, cls: type, wrapper_type: str = APPLY_MODEL) -> None:
+    """Takes the wrappers of a class off a ModelPatcher; the others keep their order."""
+    kept = [w for w in model.get_wrappers(wrapper_type, KEY) if not isinstance(w, cls)]
+    model.remove_wrappers_with_key(wrapper_type, KEY)
+    for wrapper in kept:
+        model.add_wrapper_with_key(wrapper_type, KEY, wrapper)
+
+
 def attached(model: Any, cls: type, wrapper_type: str = APPLY_MODEL) -> list[Any]:
     """The wrappers of a class that sit on a ModelPatcher."""
     return [w for w in model.get_wrappers(wrapper_type, KEY) if isinstance(w, cls)]

@@ -67,6 +67,16 @@ class Hub:
         if self.transport is not None:
             self.transport("onediff.status", record.data)
 
+    def forget_speed(self) -> None:
+        """Takes measured times out of all records. A node that went uncompiled because of them is idle again."""
+        for record in list(self._records.values()):
+            speed = record["speed"]
+            if speed is None:
+                continue
+            state = "idle" if record["state"] == "uncompiled" and speed.get("kept") == "uncompiled" else record["state"]
+            record.data["measured_at"] = None
+            record.update(state=state, speed=None)
+
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """All records as ``{key: data}``."""
         found: dict[str, dict[str, Any]] = {}

@@ -21,7 +21,7 @@ import { addStatusWidget } from "./status/widget.js";
 import { createToasts } from "./toasts.js";
 import { createWords } from "./words.js";
 
-const NODES = new Set(["OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile"]);
+const NODES = new Set(["OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile", "OneDiffSpeedReport"]);
 
 /** @type {Record<string, any>} */
 let tables = {};
