@@ -1,6 +1,6 @@
 """The forward check: rules that return findings, and the walk over a model."""
 
-from . import completeness, hazards, signature
+from . import completeness, hazards, recompiling, signature
 from .finding import Finding, Report, Severity
 from .processor import check_processor
 from .rule import Hit, Rule, Subject, rule, rules
@@ -17,6 +17,7 @@ __all__ = [
     "check_processor",
     "completeness",
     "hazards",
+    "recompiling",
     "rule",
     "rules",
     "signature",
