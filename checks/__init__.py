@@ -1,6 +1,6 @@
 """The forward check: rules that return findings, and the walk over a model."""
 
-from . import completeness, hazards, options, probe_rules, signature
+from . import completeness, hazards, options, probe_rules, recompiling, signature
 from .finding import Finding, Report, Severity
 from .processor import check_processor
 from .rule import Hit, Rule, Subject, rule, rules
@@ -21,6 +21,7 @@ __all__ = [
     "hazards",
     "options",
     "probe_rules",
+    "recompiling",
     "rule",
     "rules",
     "signature",

@@ -106,11 +106,20 @@ def _recompiles(
         if all(needed):
             reason = recompile_reason(name)
             line = re.search(r"([^/\\\s]+\.py:\d+) in ", reason)
-            told = re.split(r"  #|\n", reason)[0].strip() or "Dynamo gave no reason"
-            recompiles.append(Recompile(occasion, told, line[1] if line else None))
+            recompiles.append(Recompile(occasion, _told(reason), line[1] if line else None))
             if occasion == "step":
                 break  # the others would be compiled anew for the same reason
     return recompiles
+
+
+def _told(reason: str) -> str:
+    """Dynamo's reason for another graph, without names that only it knows."""
+    size = re.search(r"size mismatch at index (\d+)\. expected (\d+), actual (\d+)", reason)
+    if size:
+        return f"dimension {size[1]} of an input is {size[3]} instead of {size[2]}"
+    if "check_obj_id" in reason:
+        return "it was built for one object and is given another"
+    return re.split(r"  #|\n", reason)[0].strip() or "the compiler gave no reason"
 
 
 def _call(runner: Callable, mounted: Mounted, arguments: tuple) -> None:

@@ -1,46 +1,17 @@
-"""Rules on what a graph cannot hold: breaks, recompiles, and what happens once instead of at every step."""
+"""Rules on what a graph cannot hold, or holds at a cost: calls, and values that leave their tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import ClassVar
 
-from .capture import Capture, Occasion, Recompile, capture
-from .code import Code, Spot, code
-from .finding import Severity
+from .capture import capture
+from .code import code
+from .hazard import Hazard, fits
 from .mounted import Mounted
 from .rehearsal import rehearsal
-from .rule import Hit, Layer, Rule, rule, rules
-from .source import function_location
-
-
-class Hazard(Rule):
-    """A rule on places in the source. A place counts when it ran; it is an error where it broke the graph, or where a
-    break before it keeps that from being known. ``captured`` is the severity where it fitted into the graph, None when
-    there is nothing wrong with it then."""
-
-    layer: ClassVar[Layer] = "hazards"
-    subject: ClassVar[type[Mounted]] = Mounted
-    captured: ClassVar[Severity | None] = None
-
-    def spots(self, mounted: Mounted) -> Iterable[Spot]:
-        """The places, whether they run or not."""
-        raise NotImplementedError
-
-    def ran(self, mounted: Mounted) -> Iterator[Spot]:
-        """The places that a graph would have to hold, one a line."""
-        source, rehearsed = mounted.evidence(code), mounted.evidence(rehearsal)
-        lines: set[str] = set()
-        for spot in self.spots(mounted):
-            if spot.where not in lines and source.enters_graph(spot.file, spot.first) and rehearsed.ran(spot):
-                lines.add(spot.where)
-                yield spot
-
-    def hits(self, subject: Mounted) -> Iterator[Hit]:
-        for spot in self.ran(subject):
-            severity = self.captured if _fits(subject, spot) else "error"
-            if severity is not None:
-                yield Hit({"name": spot.text}, spot.where, severity)
+from .rule import rule
+from .spots import Spot
 
 
 class Calls(Hazard):
@@ -111,10 +82,10 @@ class InspectsPython(Calls):
 class ReadsEnvironment(Calls):
     """Environment variables."""
 
-    captured = "note"
+    captured = "warning"
     functions = ("os.environ", "os.getenv", "os.environb")
     what = "reads an environment variable in forward"
-    why = "The graph holds the value of the first step; each later look costs time or another graph."
+    why = "The graph keeps the value that it was built with; a later change is ignored without a word."
     fix = "Read it once in __init__ and keep it as an attribute."
 
 
@@ -144,7 +115,7 @@ class ScriptedModule(Calls):
 
     functions = ("torch.jit.",)
     what = "calls {name}, a scripted or traced module"
-    why = "Dynamo cannot look into a module made by torch.jit, so the block runs uncompiled."
+    why = "The compiler cannot look into a module made by torch.jit, so the block runs uncompiled."
     fix = "Use the module as it was before scripting, since the compiler does the same work; or script a function."
 
 
@@ -217,191 +188,8 @@ class ReliesOnCaughtError(Hazard):
                 yield from (Spot("", body.file, stop.line, stop.line) for stop in stops)
 
 
-@rule
-class StepState(Hazard):
-    """A counter, or another value that each step changes and the graph is built on."""
-
-    severity = "error"
-    what = "changes {name} at every step, and computes by it"
-    why = "A graph is built on one value, so each step would be compiled anew; soon the compiler gives up."
-    fix = "Take it out of forward; what depends on the step comes from outside, or as a tensor."
-
-    def spots(self, mounted: Mounted) -> Iterable[Spot]:
-        rehearsed = mounted.evidence(rehearsal)
-        if _recompile(mounted, "step") is None:
-            return []
-        return [spot for spot in _writes(mounted) if spot.name in rehearsed.changing]
-
-    def hits(self, subject: Mounted) -> Iterator[Hit]:
-        yield from (Hit({"name": spot.name}, spot.where) for spot in self.ran(subject))
-
-
-@rule
-class StateInForward(Hazard):
-    """State that a call leaves on the processor, its site or in a global."""
-
-    captured = "warning"
-    what = "sets {name} in forward"
-    why = (
-        "The processor is shared by its blocks, and a compiled block is also run uncompiled to compare them, so one "
-        "call sees what another one left."
-    )
-    fix = "Make it in __init__, keep it in a local variable, or put it under “if not torch.compiler.is_compiling():”."
-
-    def spots(self, mounted: Mounted) -> Iterable[Spot]:
-        changed = mounted.evidence(rehearsal).changed
-        counters = {spot.where for spot in StepState().spots(mounted)}
-        return [spot for spot in _writes(mounted) if spot.name in changed and spot.where not in counters]
-
-    def hits(self, subject: Mounted) -> Iterator[Hit]:
-        yield from (Hit({"name": spot.name}, spot.where, "warning") for spot in self.ran(subject))
-
-
-@rule
-class HookOnProcessor(Rule):
-    """Forward hooks on the processor or a module inside it."""
-
-    layer = "hazards"
-    subject = Mounted
-    severity = "warning"
-    what = "has a forward hook ({name})"
-    why = "The graph holds the hooks of the moment at which it is built: one that is set or removed later is ignored."
-    fix = "Call in forward what the hook does, or remove the hook before sampling."
-
-    def hits(self, subject: Mounted) -> Iterator[Hit]:
-        for module in subject.module.modules():
-            for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-                name = getattr(hook, "__qualname__", type(hook).__qualname__)
-                yield Hit({"name": name}, function_location(getattr(hook, "__func__", hook)))
-
-
-@rule
-class ChangingGlobal(Hazard):
-    """Reads of a global that another function of the file changes."""
-
-    captured = "warning"
-    what = "reads {name}, a global that its file changes while running"
-    why = "The graph is built on its value of now; each new one is another graph."
-    fix = "Keep it as an attribute that is set in __init__, or pass it as a tensor."
-
-    def spots(self, mounted: Mounted) -> Iterable[Spot]:
-        source = mounted.evidence(code)
-        written = {spot.name for spot in source.global_writes}
-        return [s for s in source.global_reads if source.rebound(s.name, s.file) and s.name not in written]
-
-
-@rule
-class GraphBreak(Rule):
-    """A break that no other rule explains."""
-
-    layer = "hazards"
-    subject = Mounted
-    what = "does not fit into one graph"
-    why = "The compiler stops here: {reason}. The block runs uncompiled."
-    fix = "Compute it in __init__, or express it with torch functions."
-
-    def hits(self, subject: Mounted) -> Iterator[Hit]:
-        for stop in subject.evidence(capture).breaks:
-            explained = (
-                spot.covers(stop.file, stop.line)
-                for other in rules("hazards")
-                if isinstance(other, Hazard)
-                for spot in other.ran(subject)
-            )
-            if not any(explained):
-                own = stop.file in subject.evidence(code).files
-                reason = stop.reason.rstrip(".") + (f" ({stop.where})" if stop.where and not own else "")
-                yield Hit({"reason": reason}, stop.where if own else _forward(subject))
-
-
-class Recompiles(Rule):
-    """A rule on what makes a new graph necessary again and again."""
-
-    layer: ClassVar[Layer] = "hazards"
-    subject: ClassVar[type[Mounted]] = Mounted
-    severity: ClassVar[Severity] = "warning"
-    occasion: ClassVar[Occasion]
-
-    def hits(self, subject: Mounted) -> Iterator[Hit]:
-        found = _recompile(subject, self.occasion)
-        if found is not None and not self.explained(subject):
-            yield Hit({"reason": found.reason}, _line(subject, found))
-
-    def explained(self, mounted: Mounted) -> bool:
-        return False
-
-
-@rule
-class RecompilesPerStep(Recompiles):
-    """Each step needs another graph, and no state was seen to change."""
-
-    severity = "error"
-    occasion = "step"
-    what = "needs a new graph at every step"
-    why = "The compiler built it on something that each step changes ({reason}), and soon gives up."
-    fix = "Take that out of forward, or make it a tensor."
-
-    def explained(self, mounted: Mounted) -> bool:
-        return any(True for _ in StepState().ran(mounted))
-
-
-@rule
-class RecompilesPerSize(Recompiles):
-    """Each picture size or prompt length needs another graph."""
-
-    occasion = "size"
-    what = "needs a new graph for every picture size and prompt length"
-    why = "It uses a number of tokens as a plain number ({reason}), so each new size is compiled anew."
-    fix = "Compute with tensors instead of loops, lists or tables over tokens: torch.arange(n), slices, broadcasting."
-
-
-@rule
-class RecompilesPerBlock(Recompiles):
-    """Each block needs a graph of its own."""
-
-    occasion = "block"
-    what = "needs a graph of its own for every block"
-    why = "It tells the modules apart ({reason}), so blocks cannot share a graph; soon the compiler gives up."
-    fix = "Decide by shapes or settings instead of by the module; give each block its own processor where they differ."
-
-
-def _fits(mounted: Mounted, spot: Spot) -> bool:
-    """Whether every call that ran a place became one graph."""
-    rehearsed, captured = mounted.evidence(rehearsal), mounted.evidence(capture)
-    for lines, whole in ((rehearsed.plain, captured.plain), (rehearsed.masked, captured.masked)):
-        ran = any((spot.file, line) in (lines or ()) for line in range(spot.first, spot.last + 1))
-        if ran and whole is False:
-            return False
-    return True
-
-
 def _decides(mounted: Mounted, spot: Spot) -> bool:
     """Whether a value that was read breaks the graph: bool() and lists do, numbers when they are branched on."""
     stops = mounted.evidence(capture).breaks
     stopped = any(spot.covers(stop.file, stop.line) for stop in stops)
-    return stopped or (spot.name in ("__bool__", "tolist", "equal") and not _fits(mounted, spot))
-
-
-def _writes(mounted: Mounted) -> list[Spot]:
-    source = mounted.evidence(code)
-    return [*source.writes, *source.global_writes]
-
-
-def _recompile(mounted: Mounted, occasion: Occasion) -> Recompile | None:
-    found: Capture = mounted.evidence(capture)
-    return next((r for r in found.recompiles if r.occasion == occasion), None)
-
-
-def _line(mounted: Mounted, found: Recompile) -> str | None:
-    """The line that Dynamo names, where it is the user's, else that of forward."""
-    source: Code = mounted.evidence(code)
-    for span in source.spans:
-        if found.line and span.where.rpartition("/")[2].rpartition(":")[0] == found.line.rpartition(":")[0]:
-            return f"{span.where.rpartition(':')[0]}:{found.line.rpartition(':')[2]}"
-    return _forward(mounted)
-
-
-def _forward(mounted: Mounted) -> str | None:
-    """The line of forward, None for a scripted module."""
-    forward = getattr(type(mounted.module), "forward", None)
-    return None if forward is None else function_location(forward)
+    return stopped or (spot.name in ("__bool__", "tolist", "equal") and not fits(mounted, spot))

@@ -13,9 +13,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from .calls import calls_at
-from .code import Code, Spot, code
+from .code import code
 from .kept import kept, state_of
 from .mounted import Mounted
+from .spots import Code, Spot
 
 _TORCH = str(Path(torch.__file__).parent)
 
