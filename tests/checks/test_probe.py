@@ -25,6 +25,12 @@ pytestmark = pytest.mark.usefixtures("host", "one_thread")
 SDPA = get_processor("sdpa")
 
 
+@pytest.fixture(autouse=True)
+def without_hazards(monkeypatch):
+    """These tests are about calling a processor, not about capturing it."""
+    monkeypatch.setattr(processor_check, "MOUNTED_LAYERS", ("weights", "probe"))
+
+
 @pytest.fixture
 def one_thread():
     threads = torch.get_num_threads()
@@ -230,13 +236,12 @@ def _processor_time(run) -> float:
     return time.process_time() - start
 
 
-def test_it_takes_little_time(monkeypatch):
+def test_it_takes_little_time():
     """All layers but the hazards, which capture graphs. Twice what is allowed would be a failure of this test, so that
     a busy machine is none."""
     import comfy.ldm.modules.diffusionmodules.openaimodel as unet
     import comfy.ops
 
-    monkeypatch.setattr(processor_check, "MOUNTED_LAYERS", ("weights", "probe"))
     check_processor(Kernel(), gallery.site())  # imports
     assert _processor_time(lambda: check_processor(Kernel(), gallery.site())) < 2 * SECONDS_FOR_ONE
 
