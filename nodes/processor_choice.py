@@ -11,7 +11,7 @@ import comfy.model_management
 import folder_paths
 from torch import nn
 
-from ..checks import Finding, check_processor
+from ..checks import Finding, check_processor, rules
 from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names
 from ..processors import custom as user
 from ..processors import from_diffusers as diffusers
@@ -60,9 +60,10 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
         return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
     found = _check(module, sites, model)
     findings += found
-    if isinstance(module, Processor) and not any(finding.severity == "error" for finding in found):
+    reason = _unusable(found)
+    if isinstance(module, Processor) and reason is None:
         return name, module
-    findings.append(_not_used(name, found))
+    findings.append(_not_used(name, reason))
     return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
 
 
@@ -102,15 +103,20 @@ def _finding(error: CannotLoad) -> Finding:
     )
 
 
-def _not_used(name: str, found: list[Finding]) -> Finding:
-    errors = [finding for finding in found if finding.severity == "error"]
+def _unusable(found: list[Finding]) -> Finding | None:
+    """The finding for which a processor is not used. What only a graph cannot hold still runs uncompiled."""
+    layers = {rule.name: rule.layer for rule in rules()}
+    return next((f for f in found if f.severity == "error" and layers[f.rule] != "hazards"), None)
+
+
+def _not_used(name: str, reason: Finding | None) -> Finding:
     return Finding(
         severity="warning",
         path="processor",
         cls=name.rpartition(":")[2].rpartition("/")[2],
-        where=errors[0].where if errors else "input",
+        where=reason.where if reason else "input",
         what=f"{name} is not used; {DEFAULT_PROCESSOR} is, so that the picture is finished",
-        why=f"It {errors[0].what}." if errors else "It cannot be called as a processor.",
+        why=f"It {reason.what}." if reason else "It cannot be called as a processor.",
         fix="Mend what the error says and queue again.",
         rule="processor-not-used",
     )
