@@ -11,7 +11,8 @@ import comfy.model_management
 import folder_paths
 from torch import nn
 
-from ..checks import Finding, check_processor, rules
+from ..checks import Finding, rules
+from ..checks.attached import check_attached
 from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names
 from ..processors import custom as user
 from ..processors import from_diffusers as diffusers
@@ -75,19 +76,13 @@ def _load(name: str, model: Any) -> nn.Module:
 
 
 def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding]:
-    """What is wrong with a processor, seen at the first site of each kind where it fits; each finding once."""
-    found: dict[tuple, Finding] = {}
-    for kind in ("self", "cross"):
-        fitting = (
-            site
-            for site in sites
-            if site.kind == kind and not (isinstance(module, Processor) and not_patchable_reason(site, module))
-        )
-        site = next(fitting, None)
-        if site is not None:
-            for finding in check_processor(module, site, model.model_dtype(), model.load_device, thorough=False):
-                found.setdefault((finding.rule, finding.where, finding.what), finding)
-    return list(found.values())
+    """What is wrong with a processor, seen at the first site of each kind where it fits. Forward Check and OneDiff
+    Compile look at all sites."""
+    first: dict[str, Site] = {}
+    for site in sites:
+        if not isinstance(module, Processor) or not_patchable_reason(site, module) is None:
+            first.setdefault(site.kind, site)
+    return check_attached([(site, module) for site in first.values()], model.model_dtype(), model.load_device)
 
 
 def _finding(error: CannotLoad) -> Finding:
