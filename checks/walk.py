@@ -74,7 +74,7 @@ def _broken(modules: dict[str, nn.Module], find_reach: FindReach | None) -> Iter
 
 def _as_read(finding: Finding, reach: Reach | None) -> Finding:
     """A finding on a module that only its parent's code says is called."""
-    if reach is None:
+    if reach is None or finding.severity == "note":
         return finding
     if reach.complete and finding.severity == "error":
         why = f"{finding.why} Its parent's code calls it, but a run with example inputs did not: some other input may."

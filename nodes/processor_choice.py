@@ -11,7 +11,8 @@ import comfy.model_management
 import folder_paths
 from torch import nn
 
-from ..checks import Finding, check_processor
+from ..checks import Finding, rules
+from ..checks.attached import check_attached
 from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names
 from ..processors import custom as user
 from ..processors import from_diffusers as diffusers
@@ -60,9 +61,10 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
         return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
     found = _check(module, sites, model)
     findings += found
-    if isinstance(module, Processor) and not any(finding.severity == "error" for finding in found):
+    reason = _unusable(found)
+    if isinstance(module, Processor) and reason is None:
         return name, module
-    findings.append(_not_used(name, found))
+    findings.append(_not_used(name, reason))
     return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
 
 
@@ -74,19 +76,13 @@ def _load(name: str, model: Any) -> nn.Module:
 
 
 def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding]:
-    """What is wrong with a processor, seen at the first site of each kind where it fits; each finding once."""
-    found: dict[tuple, Finding] = {}
-    for kind in ("self", "cross"):
-        fitting = (
-            site
-            for site in sites
-            if site.kind == kind and not (isinstance(module, Processor) and not_patchable_reason(site, module))
-        )
-        site = next(fitting, None)
-        if site is not None:
-            for finding in check_processor(module, site, model.model_dtype(), model.load_device, thorough=False):
-                found.setdefault((finding.rule, finding.where, finding.what), finding)
-    return list(found.values())
+    """What is wrong with a processor, seen at the first site of each kind where it fits. Forward Check and OneDiff
+    Compile look at all sites."""
+    first: dict[str, Site] = {}
+    for site in sites:
+        if not isinstance(module, Processor) or not_patchable_reason(site, module) is None:
+            first.setdefault(site.kind, site)
+    return check_attached([(site, module) for site in first.values()], model.model_dtype(), model.load_device)
 
 
 def _finding(error: CannotLoad) -> Finding:
@@ -102,15 +98,20 @@ def _finding(error: CannotLoad) -> Finding:
     )
 
 
-def _not_used(name: str, found: list[Finding]) -> Finding:
-    errors = [finding for finding in found if finding.severity == "error"]
+def _unusable(found: list[Finding]) -> Finding | None:
+    """The finding for which a processor is not used. What only a graph cannot hold still runs uncompiled."""
+    layers = {rule.name: rule.layer for rule in rules()}
+    return next((f for f in found if f.severity == "error" and layers[f.rule] != "hazards"), None)
+
+
+def _not_used(name: str, reason: Finding | None) -> Finding:
     return Finding(
         severity="warning",
         path="processor",
         cls=name.rpartition(":")[2].rpartition("/")[2],
-        where=errors[0].where if errors else "input",
+        where=reason.where if reason else "input",
         what=f"{name} is not used; {DEFAULT_PROCESSOR} is, so that the picture is finished",
-        why=f"It {errors[0].what}." if errors else "It cannot be called as a processor.",
+        why=f"It {reason.what}." if reason else "It cannot be called as a processor.",
         fix="Mend what the error says and queue again.",
         rule="processor-not-used",
     )
