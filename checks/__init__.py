@@ -1,6 +1,27 @@
 """The forward check: rules that return findings, and the walk over a model."""
 
+from . import completeness, hazards, options, probe_rules, signature
 from .finding import Finding, Report, Severity
+from .processor import check_processor
+from .rule import Hit, Rule, Subject, rule, rules
 from .walk import check_model
+from .weights import check_weights
 
-__all__ = ["Finding", "Report", "Severity", "check_model"]
+__all__ = [
+    "Finding",
+    "Hit",
+    "Report",
+    "Rule",
+    "Severity",
+    "Subject",
+    "check_model",
+    "check_processor",
+    "check_weights",
+    "completeness",
+    "hazards",
+    "options",
+    "probe_rules",
+    "rule",
+    "rules",
+    "signature",
+]

@@ -6,99 +6,60 @@ OneDiff meets such a module in the middle of a compiled graph and fails with a b
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import nn
 
-from .cached import cached
+from ..processors.repair import is_repaired, needs_repair, only_raises, overrides_call
+from .rule import Hit, Layer, Rule, Subject, rule
 
 
-@dataclass(frozen=True)
-class Completeness:
-    """A rule on a module's class. ``problem(cls)`` says what is wrong in words, or None."""
+class Completeness(Rule):
+    """A rule on a module's class. An instance's own ``forward`` counts as complete."""
 
-    what: str
-    why: str
-    fix: str
+    layer: ClassVar[Layer] = "completeness"
 
     def applies(self, cls: type[nn.Module]) -> bool:
         raise NotImplementedError
 
+    def hits(self, subject: Subject) -> Iterator[Hit]:
+        if "forward" not in subject.module.__dict__ and self.applies(type(subject.module)):
+            yield Hit()
 
+
+@rule
 class NoForward(Completeness):
     """The class has no ``forward`` but the one that every nn.Module inherits, which raises."""
+
+    what = "has no forward"
+    why = "Calling it raises NotImplementedError."
+    fix = "Define forward(self, …) in the class, with the arguments of the module that it replaces."
 
     def applies(self, cls: type[nn.Module]) -> bool:
         return cls.forward is nn.Module.forward and not overrides_call(cls)
 
 
+@rule
 class ForwardOnlyRaises(Completeness):
     """``forward`` is there, but all it does is raise NotImplementedError, or it is abstract."""
+
+    what = "has a forward that only raises NotImplementedError"
+    why = "Calling it raises that error; the computation was never written or sits in a subclass."
+    fix = "Write the computation in forward, or use the subclass that has it."
 
     def applies(self, cls: type[nn.Module]) -> bool:
         return cls.forward is not nn.Module.forward and not overrides_call(cls) and only_raises(cls.forward)
 
 
+@rule
 class CallInsteadOfForward(Completeness):
-    """``__call__`` does the work, and ``forward`` is missing or only raises."""
+    """``__call__`` does the work, and ``forward`` is missing or only raises. Repaired: see processors/repair.py."""
+
+    severity = "note"
+    what = "overrides __call__ instead of forward"
+    why = "Compilers and hooks go through forward; it is given an explicit one, which is its __call__, and is compiled."
+    fix = "Nothing has to be done. Renaming __call__ to forward makes it work everywhere else, too."
 
     def applies(self, cls: type[nn.Module]) -> bool:
-        missing = cls.forward is nn.Module.forward or only_raises(cls.forward)
-        return overrides_call(cls) and missing
-
-
-RULES: tuple[Completeness, ...] = (
-    NoForward(
-        what="has no forward",
-        why="Calling it raises NotImplementedError.",
-        fix="Define forward(self, …) in the class, with the arguments of the module that it replaces.",
-    ),
-    ForwardOnlyRaises(
-        what="has a forward that only raises NotImplementedError",
-        why="Calling it raises that error; the computation was never written or sits in a subclass.",
-        fix="Write the computation in forward, or use the subclass that has it.",
-    ),
-    CallInsteadOfForward(
-        what="overrides __call__ instead of forward",
-        why="Compilers and hooks go through forward, which this class does not have.",
-        fix="Rename __call__ to forward; nn.Module.__call__ then calls it.",
-    ),
-)
-
-
-@cached
-def overrides_call(cls: type[nn.Module]) -> bool:
-    """Whether a class of this module (nn.Module not counted) defines ``__call__``."""
-    return cls.__call__ is not nn.Module.__call__
-
-
-@cached
-def only_raises(function) -> bool:
-    """Whether all that a function does, docstring and passes aside, is to raise NotImplementedError."""
-    if getattr(function, "__isabstractmethod__", False):
-        return True
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
-        return False
-    body = getattr(tree.body[0], "body", [])
-    statements = [node for node in body if not isinstance(node, ast.Pass) and not _is_constant(node)]
-    if len(statements) != 1 or not isinstance(statements[0], ast.Raise):
-        return False
-    raised = statements[0].exc
-    raised = raised.func if isinstance(raised, ast.Call) else raised
-    return isinstance(raised, ast.Name) and raised.id == "NotImplementedError"
-
-
-def _is_constant(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-def broken_rule(module: nn.Module) -> Completeness | None:
-    """The first rule that a module breaks; an instance's own ``forward`` counts as complete."""
-    if "forward" in module.__dict__:
-        return None
-    return next((rule for rule in RULES if rule.applies(type(module))), None)
+        return needs_repair(cls) or is_repaired(cls)

@@ -15,7 +15,8 @@ from torch import nn
 from torch._prims_common import make_contiguous_strides_for
 from torch.utils import _pytree as pytree
 
-from ..checks.cached import cached
+from ..checks.breaks import recompile_reason
+from ..processors.cached import cached
 from .dynamic import mark_dynamic_dimensions
 from .graphs import SharedGraph
 
@@ -43,7 +44,7 @@ class InductorDeployableModule(DeployableModule):
         if graph.graphs != before:
             graph.seconds += time.perf_counter() - start
             if before:
-                graph.reasons.append(recompile_reason(graph.name))
+                graph.reasons.append(_told(recompile_reason(graph.name)))
         return result
 
 
@@ -111,17 +112,11 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..
     return compile_graph
 
 
-def recompile_reason(code_name: str) -> str:
-    """Why Dynamo compiled this code again, for people: "batch 1 needs a graph of its own"."""
-    from torch._dynamo.utils import get_compilation_metrics
-
-    for metrics in reversed(get_compilation_metrics()):
-        if metrics.co_name == code_name and metrics.recompile_reason:
-            reason = metrics.recompile_reason.partition(": ")[2] or metrics.recompile_reason
-            if re.match(r"2 <= .*\.size\(\)\[0\]", reason) or re.search(r"at index 0\. expected 1, ", reason):
-                return "batch 1 needs a graph of its own"
-            return reason.partition("  #")[0]
-    return "Dynamo gave no reason"
+def _told(reason: str) -> str:
+    """Dynamo's reason for a recompile, for people: "batch 1 needs a graph of its own"."""
+    if re.match(r"2 <= .*\.size\(\)\[0\]", reason) or re.search(r"at index 0\. expected 1, ", reason):
+        return "batch 1 needs a graph of its own"
+    return reason.partition("  #")[0] or "Dynamo gave no reason"
 
 
 @register_backend("inductor")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,11 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..checks import Finding, check_model
+from ..checks.reach import FindReach
 from ..processors import find_sites
-from ..processors.attach import APPLY_MODEL, KEY, AttentionPatch, swapped_forwards
+from ..processors.attach import APPLY_MODEL, KEY, AttentionPatch, processors_of, swapped_forwards
 from ..processors.foreign import foreign_patches
+from ..processors.repair import forwards_given, needs_repair
 from ..status import Record
 from ..status.machine import package_version
 from ..status.timing import PeakMemory, StepTimes, Stopwatch
@@ -51,6 +53,7 @@ class Session:
         host: Host,
         device: torch.device,
         findings: tuple[Finding, ...] = (),
+        find_reach: FindReach | None = None,
     ):
         self.settings = settings
         self.record = record
@@ -81,10 +84,12 @@ class Session:
         self.ran_compiled = False
         self.running: tuple[RegionRunner, SharedGraph] | None = None
         self._findings = findings
+        self._find_reach = find_reach
         self._stopwatch = Stopwatch(device)
         self._peak_memory = PeakMemory(device)
         self._blocks: list[tuple[str, int]] = []
         self._patchable: dict[str, list[nn.Module]] = {}
+        self._called_directly: list[nn.Module] = []
         self._steps = 0
         self._sampling = False
         self._compiling_since: float | None = None
@@ -171,24 +176,27 @@ class Session:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
         if self._steps == 0:
-            self._begin(executor.class_obj.diffusion_model, options)
+            self._begin(executor.class_obj, options)
         self._steps += 1
         self.shape = _shape((x, c_concat, c_crossattn, kwargs), control, options)
         if self.given_up is not None or self.shape in self.slow or self.shape in self.too_large:
             return call()
-        return self._run(call)
+        with forwards_given(self._called_directly):
+            return self._run(call)
 
-    def _begin(self, model: nn.Module, options: dict[str, Any]) -> None:
+    def _begin(self, base_model: Any, options: dict[str, Any]) -> None:
         """Looks once a sampling at the model, and at what other nodes have put on it."""
+        model, dtype = base_model.diffusion_model, base_model.get_dtype_inference()
         wrappers = (options.get("wrappers") or {}).get(APPLY_MODEL, {})
         self.foreign = foreign_patches(options)
-        self.patched = [patch for w in wrappers.get(KEY, ()) if isinstance(w, AttentionPatch) for patch in w.described]
+        patches = [wrapper for wrapper in wrappers.get(KEY, ()) if isinstance(wrapper, AttentionPatch)]
+        self.patched = [described for patch in patches for described in patch.described]
         if "torch.compile" in wrappers or hasattr(model, "_orig_mod"):
             self.give_up("another node compiles the whole model (TorchCompileModel): remove one of the two.")
         elif "multigpu_thread_device" in options:
             self.give_up("ComfyUI runs this model on several GPUs, which this version does not support.")
         if self.given_up is None:
-            self.prepare(model)
+            self.prepare(model, patches, dtype)
         for runner in self.runners:
             runner.begin()
         self._stop_if_unfit()
@@ -231,20 +239,39 @@ class Session:
 
     # Before the first step.
 
-    def prepare(self, diffusion_model: nn.Module) -> None:
-        """Checks the model, finds its regions and chooses the backend; again when another node changed its modules.
+    def prepare(
+        self,
+        diffusion_model: nn.Module,
+        patches: Sequence[AttentionPatch] = (),
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Checks the model and its processors, finds its regions and chooses the backend; again when another node
+        changed its modules or patched attention.
+
+        Args:
+            patches: what is on the model's attention, the outermost first.
+            dtype: what the model computes in.
 
         Raises:
             ModelUnfit: when something cannot be compiled and the user asked to stop then.
         """
         blocks = [(path, id(module)) for path, module in diffusion_model.named_modules()]
+        blocks += [(site.path, id(processor)) for site, processor in processors_of(patches)]
         if blocks == self._blocks:
             return
         self._blocks = blocks
         self.memory = memory_of(diffusion_model)
+        self._called_directly = [module for module in diffusion_model.modules() if needs_repair(type(module))]
         self.record.update(state="checking", progress=None)
         sites = find_sites(diffusion_model)
-        report = check_model(diffusion_model, len(sites)).extended(self._findings)
+        report = check_model(
+            diffusion_model,
+            len(sites),
+            attached=processors_of(patches),
+            find_reach=self._find_reach,
+            dtype=dtype,
+            device=self.device,
+        ).extended(self._findings)
         self.record.update(check=report.as_dict(), **model_fields(diffusion_model, self.device))
         scope = "attention" if self.settings.scope == "attention" else "blocks"
         regions = find_regions(diffusion_model, sites, scope)

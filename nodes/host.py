@@ -13,10 +13,12 @@ from server import PromptServer
 from ..compilers import Host, backend_rows
 from ..status import HUB, Record
 from ..status.routes import add_routes
+from .processor_choice import register_folder
 
 
 def start() -> None:
-    """Connects the records to the server: events to pages, and the routes."""
+    """Connects the records to the server, events to pages and the routes; and names the folder of processors."""
+    register_folder()
     server = PromptServer.instance
     HUB.transport = server.send_sync
     add_routes(server.routes, HUB, lambda: backend_rows(comfy.model_management.get_torch_device()))

@@ -1,26 +1,36 @@
 """Attention processors, their contract, the sites of a model, and attaching one to a ModelPatcher."""
 
 from . import reference, sdpa
-from .contract import KernelProcessor, Limits, ModuleProcessor, Processor
+from .adapt import NotCallable, adapt, written
+from .calling import CONTRACTS, Plan, level_of, plan_call
+from .contract import KernelProcessor, Level, Limits, ModuleProcessor, Processor
 from .registry import DEFAULT_PROCESSOR, UnknownProcessor, get_processor, processor_names, register_processor
 from .select import SITE_KINDS, UnknownSites, select_sites
 from .sites import Site, find_sites
 
 __all__ = [
+    "CONTRACTS",
     "DEFAULT_PROCESSOR",
     "SITE_KINDS",
     "KernelProcessor",
+    "Level",
     "Limits",
     "ModuleProcessor",
+    "NotCallable",
+    "Plan",
     "Processor",
     "Site",
     "UnknownProcessor",
     "UnknownSites",
+    "adapt",
     "find_sites",
     "get_processor",
+    "level_of",
+    "plan_call",
     "processor_names",
     "reference",
     "register_processor",
     "sdpa",
     "select_sites",
+    "written",
 ]

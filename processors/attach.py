@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-from ..checks.cached import cached
+from .cached import cached
 from .contract import KernelProcessor, ModuleProcessor, Processor
 from .foreign import OVERRIDE
 from .sites import Site
@@ -185,6 +185,12 @@ class AttentionPatch:
             self.observe(options)
         with swapped_forwards(self.forwards):
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+
+def processors_of(patches: Iterable[AttentionPatch]) -> list[tuple[Site, Processor]]:
+    """The patched sites with the processor that computes each: the last patch's, where several mean the same site."""
+    last = {site.path: (site, patch.processor) for patch in patches for site in patch.sites}
+    return list(last.values())
 
 
 def attach(model: Any, wrapper: Any, wrapper_type: str = APPLY_MODEL) -> None:

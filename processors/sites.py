@@ -14,7 +14,7 @@ from typing import Literal
 
 from torch import nn
 
-from ..checks.cached import cached
+from .cached import cached
 
 Kind = Literal["self", "cross"]
 

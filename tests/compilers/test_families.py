@@ -4,20 +4,19 @@ once a kind, and no change of sizes compiles anything again."""
 from __future__ import annotations
 
 import importlib
-import logging
 
 import pytest
 import torch
-from onediff_pack.compilers import Host, Session, Settings, backends, region_runner
-from onediff_pack.compilers.graphs import GraphCache
+from onediff_pack.compilers import Host, Session, Settings
 from onediff_pack.processors.attach import attach
 from onediff_pack.status import Record
+from passthrough import without_inductor
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
 families = importlib.import_module("families")
 Call = families.Call
 
-pytestmark = pytest.mark.usefixtures("host", "one_thread")
+pytestmark = pytest.mark.usefixtures("host")
 
 TOLERANCE = 1e-4
 
@@ -38,41 +37,8 @@ EXPECTED_UNCOMPILED = {
 
 
 @pytest.fixture
-def one_thread():
-    """Small tensors gain nothing from threads, which wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-class Passthrough:
-    """Takes Inductor's place: runs what Dynamo captured, and counts."""
-
-    def __init__(self):
-        self.graphs = 0
-        self.runs = 0
-
-    def compile_fx(self, gm, example_inputs, **_settings):
-        self.graphs += 1
-
-        def run(*args):
-            self.runs += 1
-            return gm.forward(*args)
-
-        return run
-
-
-@pytest.fixture
-def inductor(monkeypatch):
-    from torch._inductor import compile_fx
-
-    monkeypatch.setattr(logging.getLogger("torch.__trace"), "handlers", [])  # pytest would keep every line of it
-    passthrough = Passthrough()
-    monkeypatch.setattr(compile_fx, "compile_fx", passthrough.compile_fx)
-    monkeypatch.setattr(backends, "_proofs", {("inductor", "cpu"): backends.Proof(True, "stands in.", 0.0)})
-    monkeypatch.setattr(region_runner, "GRAPHS", GraphCache())
-    with torch._dynamo.config.patch(run_gc_after_compile=False):
+def inductor():
+    with without_inductor() as passthrough:
         yield passthrough
 
 

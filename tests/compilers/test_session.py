@@ -399,6 +399,26 @@ def test_a_broken_module_keeps_its_block_uncompiled(backend):
     assert record["check"]["errors"] == 1
 
 
+def test_a_block_that_overrides_call_is_compiled_too(backend):
+    """Another node's block in diffusers' style; without an explicit forward nothing would reach its compiled code."""
+    from models import unet_patcher
+
+    patcher = unet_patcher()
+    block = patcher.model.diffusion_model.middle_block[1].transformer_blocks[0]
+    own = type(block)
+    members = {"__call__": own.forward, "forward": torch.nn.Module.forward}
+    called = type("CalledBlock", (own,), members)
+    block.__class__ = called
+    clone, session, record = compiled_clone(patcher)
+    plain = sample(session, clone)
+    torch.testing.assert_close(sample(session, clone, steps=3), plain)
+    assert record["compile"]["regions_uncompiled"] == []
+    assert "CalledBlock" in backend.ran
+    assert type(block) is called
+    (finding,) = record["check"]["findings"]
+    assert (finding["severity"], finding["path"]) == ("note", "middle_block.1.transformer_blocks.0")
+
+
 def test_an_unknown_or_absent_backend_gives_way_and_says_so(patcher, backend):
     from models import step
 

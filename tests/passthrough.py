@@ -1,0 +1,54 @@
+"""Takes Inductor's place where speed is not the question: runs what Dynamo captured, and counts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from onediff_pack.compilers import backends, region_runner
+from onediff_pack.compilers.graphs import GraphCache
+
+
+class Passthrough:
+    """Compiles nothing. Dynamo's guards and graphs are the real ones, so what a graph ignores shows in the result."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+        self.runs = 0
+
+    def compile_fx(self, gm: torch.fx.GraphModule, example_inputs: list, **_settings: Any) -> Any:
+        self.graphs += 1
+
+        def run(*args: Any) -> Any:
+            self.runs += 1
+            return gm.forward(*args)
+
+        return run
+
+
+@contextmanager
+def without_inductor() -> Iterator[Passthrough]:
+    """The inductor backend with Inductor itself left out."""
+    from torch._inductor import compile_fx
+
+    passthrough = Passthrough()
+    proofs = {("inductor", "cpu"): backends.Proof(True, "stands in.", 0.0)}
+    with pytest.MonkeyPatch.context() as patch, torch._dynamo.config.patch(run_gc_after_compile=False), one_thread():
+        patch.setattr(logging.getLogger("torch.__trace"), "handlers", [])  # pytest would keep every line of it
+        patch.setattr(compile_fx, "compile_fx", passthrough.compile_fx)
+        patch.setattr(backends, "_proofs", proofs)
+        patch.setattr(region_runner, "GRAPHS", GraphCache())
+        yield passthrough
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small tensors gain nothing from threads, which wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
