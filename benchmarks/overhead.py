@@ -100,7 +100,7 @@ class Executor:
     """ComfyUI's executor of ``apply_model``, and the model behind it."""
 
     def __init__(self, model: Nothing) -> None:
-        self.class_obj = types.SimpleNamespace(diffusion_model=model)
+        self.class_obj = types.SimpleNamespace(diffusion_model=model, get_dtype_inference=lambda: torch.float32)
 
     def __call__(self, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         return self.class_obj.diffusion_model(x, transformer_options)
