@@ -1,10 +1,11 @@
 """The forward check: rules that return findings, and the walk over a model."""
 
-from . import completeness, signature
+from . import completeness, hazards, options, probe_rules, recompiling, signature
 from .finding import Finding, Report, Severity
 from .processor import check_processor
 from .rule import Hit, Rule, Subject, rule, rules
 from .walk import check_model
+from .weights import check_weights
 
 __all__ = [
     "Finding",
@@ -15,7 +16,12 @@ __all__ = [
     "Subject",
     "check_model",
     "check_processor",
+    "check_weights",
     "completeness",
+    "hazards",
+    "options",
+    "probe_rules",
+    "recompiling",
     "rule",
     "rules",
     "signature",

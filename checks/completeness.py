@@ -6,15 +6,12 @@ OneDiff meets such a module in the middle of a compiled graph and fails with a b
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
 from collections.abc import Iterator
 from typing import ClassVar
 
 from torch import nn
 
-from ..processors.cached import cached
+from ..processors.repair import is_repaired, needs_repair, only_raises, overrides_call
 from .rule import Hit, Layer, Rule, Subject, rule
 
 
@@ -57,45 +54,12 @@ class ForwardOnlyRaises(Completeness):
 
 @rule
 class CallInsteadOfForward(Completeness):
-    """``__call__`` does the work, and ``forward`` is missing or only raises."""
+    """``__call__`` does the work, and ``forward`` is missing or only raises. Repaired: see processors/repair.py."""
 
+    severity = "note"
     what = "overrides __call__ instead of forward"
-    why = "Compilers and hooks go through forward, which this class does not have."
-    fix = "Rename __call__ to forward; nn.Module.__call__ then calls it."
+    why = "Compilers and hooks go through forward; it is given an explicit one, which is its __call__, and is compiled."
+    fix = "Nothing has to be done. Renaming __call__ to forward makes it work everywhere else, too."
 
     def applies(self, cls: type[nn.Module]) -> bool:
-        return needs_repair(cls)
-
-
-@cached
-def overrides_call(cls: type[nn.Module]) -> bool:
-    """Whether a class of this module (nn.Module not counted) defines ``__call__``."""
-    return cls.__call__ is not nn.Module.__call__
-
-
-@cached
-def needs_repair(cls: type[nn.Module]) -> bool:
-    """Whether ``__call__`` does the work because ``forward`` is missing or only raises."""
-    return overrides_call(cls) and (cls.forward is nn.Module.forward or only_raises(cls.forward))
-
-
-@cached
-def only_raises(function) -> bool:
-    """Whether all that a function does, docstring and passes aside, is to raise NotImplementedError."""
-    if getattr(function, "__isabstractmethod__", False):
-        return True
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
-        return False
-    body = getattr(tree.body[0], "body", [])
-    statements = [node for node in body if not isinstance(node, ast.Pass) and not _is_constant(node)]
-    if len(statements) != 1 or not isinstance(statements[0], ast.Raise):
-        return False
-    raised = statements[0].exc
-    raised = raised.func if isinstance(raised, ast.Call) else raised
-    return isinstance(raised, ast.Name) and raised.id == "NotImplementedError"
-
-
-def _is_constant(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        return needs_repair(cls) or is_repaired(cls)

@@ -14,7 +14,8 @@ class Finding:
     """What is wrong with one module, where, why it matters, and what to do.
 
     ``path`` is the module's path in the diffusion model, ``cls`` its class, ``where`` a "file:line": the offending
-    line where it is known, else the class's. ``rule`` is the rule's name.
+    line where it is known, else the class's. ``rule`` is the rule's name. ``also`` are the paths of other modules of
+    which the same is true.
     """
 
     severity: Severity
@@ -25,6 +26,7 @@ class Finding:
     why: str
     fix: str
     rule: str = ""
+    also: tuple[str, ...] = ()
 
     @property
     def brief(self) -> str:
@@ -75,7 +77,13 @@ class Report:
 
     def under(self, path: str) -> list[Finding]:
         """Errors of a module and of everything below it."""
-        return [f for f in self.findings if f.severity == "error" and (f.path == path or f.path.startswith(f"{path}."))]
+        below = f"{path}."
+        return [
+            finding
+            for finding in self.findings
+            if finding.severity == "error"
+            and any(place == path or place.startswith(below) for place in (finding.path, *finding.also))
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """The record's ``check`` field."""

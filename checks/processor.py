@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..processors import NotCallable, Processor, Site, adapt, level_of, written
+from ..processors.repair import repaired
 from .finding import Finding, worst_first
 from .mounted import mount
 from .rule import Layer, Subject, apply
@@ -29,7 +30,7 @@ def check_processor(
         dtype, device: what the model computes in; None is the CPU.
         thorough: every combination of inputs in the probe; False is a pairwise cover, for many sites.
     """
-    module = written(processor)
+    module = repaired(written(processor))
     path = f"{site.path}.processor"
     findings = [
         finding

@@ -22,10 +22,11 @@ Layer = Literal["completeness", "signature", "weights", "probe", "hazards", "opt
 @dataclass(frozen=True)
 class Hit:
     """One breach of a rule. ``values`` fill the {placeholders} of the rule's texts; ``where`` is the offending line as
-    "file:line", None for the class's."""
+    "file:line", None for the class's; ``severity`` is that of this breach, None for the rule's."""
 
     values: Mapping[str, object] = field(default_factory=dict)
     where: str | None = None
+    severity: Severity | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Rule:
         """Every breach as a finding."""
         for hit in self.hits(subject):
             yield Finding(
-                severity=self.severity,
+                severity=hit.severity or self.severity,
                 path=subject.path,
                 cls=type(subject.module).__name__,
                 where=hit.where or class_location(type(subject.module)),

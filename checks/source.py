@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,15 @@ from pathlib import Path
 from torch import nn
 
 from ..processors.cached import cached
+from ..processors.user_files import USER_FOLDER
 
 
 def short_path(path: str) -> str:
-    """The end of a path that a reader can find again: from custom_nodes, site-packages or comfy on, else two parts."""
+    """The end of a path that a reader can find again: from custom_nodes, site-packages or comfy on, or from the folder
+    around attention_processors; else two parts."""
     parts = Path(path).parts
+    if USER_FOLDER in parts[1:]:
+        return "/".join(parts[parts.index(USER_FOLDER) - 1 :])
     for anchor in ("custom_nodes", "site-packages", "comfy", "comfy_extras"):
         if anchor in parts:
             at = len(parts) - 1 - parts[::-1].index(anchor)
@@ -39,6 +44,29 @@ def function_location(function: Callable) -> str | None:
     """The "file:line" of a function's ``def``; None where there is no source."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return None if code is None else f"{short_path(code.co_filename)}:{code.co_firstlineno}"
+
+
+def tensor_location(module: nn.Module, name: str) -> str | None:
+    """The "file:line" where the owner of a parameter or buffer creates it; None where that cannot be seen."""
+    owner_path, _, own = name.rpartition(".")
+    return _assignment(type(module.get_submodule(owner_path)), own)
+
+
+@cached
+def _assignment(cls: type[nn.Module], name: str) -> str | None:
+    """Where ``__init__`` says ``self.name = …`` or ``register_…("name", …)``."""
+    for base in cls.__mro__:
+        init = base.__dict__.get("__init__")
+        if base is nn.Module or init is None:
+            continue
+        try:
+            lines, first = inspect.getsourcelines(init)
+        except (OSError, TypeError):
+            continue
+        for number, line in enumerate(lines):
+            if re.search(rf"self\.{re.escape(name)}\b[^=]*=[^=]|register_\w+\(\s*[\"']{re.escape(name)}[\"']", line):
+                return f"{short_path(inspect.getsourcefile(base) or '')}:{first + number}"
+    return None
 
 
 @cached

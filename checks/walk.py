@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
+from ..processors import Site
+from .attached import check_attached
 from .finding import Finding, Report, worst_first
+from .reach import FindReach, Reach
 from .rule import Subject, apply
 from .source import called_children
 
@@ -19,24 +24,28 @@ def check_model(
     diffusion_model: nn.Module,
     sites: int,
     replaced: Mapping[str, Any] | None = None,
-    attached: Mapping[str, nn.Module] | None = None,
+    attached: Iterable[tuple[Site, nn.Module]] = (),
+    find_reach: FindReach | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
 ) -> Report:
     """The forward check of a diffusion model.
 
     Args:
         sites: how many attention sites it has, for the report.
         replaced: what other nodes put in the place of parts of it, by path (a ModelPatcher's object patches).
-        attached: processors by the path of the site that they are attached to; they are always called.
+        attached: sites and the processors that are attached to them; they are always called. Of sites that are alike,
+            one is looked at.
+        find_reach: runs the model to find out what it calls; asked only when a module is broken. None reads it in the
+            source.
+        dtype, device: what the model computes in; None is the CPU.
     """
     modules = dict(diffusion_model.named_modules())
     for path, replacement in (replaced or {}).items():
         if isinstance(replacement, nn.Module):
             modules.update({_join(path, below): m for below, m in replacement.named_modules()})
-    findings = list(_broken(modules))
-    for path, processor in (attached or {}).items():
-        for below, module in processor.named_modules():
-            if not isinstance(module, CONTAINERS):
-                findings += apply("completeness", Subject(_join(f"{path}.processor", below), module))
+    findings = list(_broken(modules, find_reach))
+    findings += check_attached(attached, dtype, device or torch.device("cpu"))
     return Report(modules=len(modules), sites=sites, findings=worst_first(findings))
 
 
@@ -44,14 +53,35 @@ def _join(path: str, below: str) -> str:
     return f"{path}.{below}" if below else path
 
 
-def _broken(modules: dict[str, nn.Module]) -> Iterator[Finding]:
+def _broken(modules: dict[str, nn.Module], find_reach: FindReach | None) -> Iterator[Finding]:
     """What is wrong with modules that are called. A class without forward that only holds others (Flux's SelfAttention)
     is called by nobody: its parent reaches into it."""
+    broken: dict[str, list[Finding]] = {}
     for path, module in modules.items():
         if path and not isinstance(module, CONTAINERS):
             found = apply("completeness", Subject(path, module))
-            if found and _is_called(path, modules):
-                yield from found
+            if found:
+                broken[path] = found
+    if not broken:
+        return
+    reach = find_reach(broken) if find_reach else None
+    for path, found in broken.items():
+        if reach is not None and path in reach.called:
+            yield from found
+        elif _is_called(path, modules):
+            yield from (_as_read(finding, reach) for finding in found)
+
+
+def _as_read(finding: Finding, reach: Reach | None) -> Finding:
+    """A finding on a module that only its parent's code says is called."""
+    if reach is None or finding.severity == "note":
+        return finding
+    if reach.complete and finding.severity == "error":
+        why = f"{finding.why} Its parent's code calls it, but a run with example inputs did not: some other input may."
+        return replace(finding, severity="warning", why=why)
+    reason = reach.reason or "a branch depends on values"
+    why = f"{finding.why} That it is called was read in its parent's code: running the model did not tell ({reason})."
+    return replace(finding, why=why)
 
 
 def _is_called(path: str, modules: dict[str, nn.Module]) -> bool:

@@ -1,17 +1,21 @@
 """Compiling through OneDiff: backends and their proof, regions, what may enter a region, fallback."""
 
 from .backends import BACKENDS, PROOFS_ON_DISK, backend_rows
+from .clearing import CLEARED
 from .exceptions import BackendUnavailable, ModelUnfit
 from .session import Session
 from .settings import Host, Settings
+from .step_clock import StepClock
 
 __all__ = [
     "BACKENDS",
+    "CLEARED",
     "PROOFS_ON_DISK",
     "BackendUnavailable",
     "Host",
     "ModelUnfit",
     "Session",
     "Settings",
+    "StepClock",
     "backend_rows",
 ]

@@ -6,6 +6,7 @@ import re
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch import nn
 from torch._prims_common import make_contiguous_strides_for
 from torch.utils import _pytree as pytree
 
+from ..checks.breaks import recompile_reason
 from ..processors.cached import cached
+from .clearing import CLEARED
 from .dynamic import mark_dynamic_dimensions
 from .graphs import SharedGraph
 
@@ -47,7 +50,7 @@ class InductorDeployableModule(DeployableModule):
         return result
 
     def _why_again(self) -> str:
-        return recompile_reason(self._graph.name)
+        return _told(recompile_reason(self._graph.name))
 
 
 def in_plain_layout(inputs: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:
@@ -96,6 +99,15 @@ def entry_of(graph: SharedGraph) -> Callable:
     return entry
 
 
+def fresh_on_disk() -> AbstractContextManager[Any]:
+    """After the compile cache was cleared, keys on disk differ from those of before. Older PyTorch has no such tag:
+    there the entries on disk are used again."""
+    config: Any = getattr(torch.compiler, "config", None)
+    if not CLEARED.tag or not hasattr(config, "cache_key_tag"):
+        return nullcontext()
+    return config.patch(cache_key_tag=f"{config.cache_key_tag}{CLEARED.tag}")
+
+
 def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..., Any]:
     """Inductor, with each compile counted. Dynamo keeps every backend for ever, so this one must not hold the graph."""
     graph = weakref.proxy(graph)
@@ -105,7 +117,8 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..
         from torch._inductor.compile_fx import compile_fx
 
         hits, misses = counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]
-        compiled = compile_fx(gm, example_inputs, config_patches=dict(config))
+        with fresh_on_disk():
+            compiled = compile_fx(gm, example_inputs, config_patches=dict(config))
         graph.graphs += 1
         graph.cache_hits += counters["inductor"]["fxgraph_cache_hit"] - hits
         graph.cache_misses += counters["inductor"]["fxgraph_cache_miss"] - misses
@@ -114,17 +127,11 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..
     return compile_graph
 
 
-def recompile_reason(code_name: str) -> str:
-    """Why Dynamo compiled this code again, for people: "batch 1 needs a graph of its own"."""
-    from torch._dynamo.utils import get_compilation_metrics
-
-    for metrics in reversed(get_compilation_metrics()):
-        if metrics.co_name == code_name and metrics.recompile_reason:
-            reason = metrics.recompile_reason.partition(": ")[2] or metrics.recompile_reason
-            if re.match(r"2 <= .*\.size\(\)\[0\]", reason) or re.search(r"at index 0\. expected 1, ", reason):
-                return "batch 1 needs a graph of its own"
-            return reason.partition("  #")[0]
-    return "Dynamo gave no reason"
+def _told(reason: str) -> str:
+    """Dynamo's reason for a recompile, for people: "batch 1 needs a graph of its own"."""
+    if re.match(r"2 <= .*\.size\(\)\[0\]", reason) or re.search(r"at index 0\. expected 1, ", reason):
+        return "batch 1 needs a graph of its own"
+    return reason.partition("  #")[0] or "Dynamo gave no reason"
 
 
 @register_backend("inductor")

@@ -11,6 +11,7 @@ from collections.abc import Hashable
 from torch import nn
 
 from ..status.timing import StepTimes
+from .clearing import CLEARED
 from .graphs import SharedGraph
 from .options import Reads
 
@@ -22,10 +23,20 @@ class ModelMemory:
         self.graphs: set[SharedGraph] = set()
         self.reads: dict[type, Reads] = {}
         self.times: dict[Hashable, StepTimes] = {}
+        self._cleared = CLEARED.marks
+
+    def forget_cleared(self) -> None:
+        """Lets go of what the user cleared since the last call."""
+        (measurements, graphs), self._cleared = self._cleared, CLEARED.marks
+        if measurements != CLEARED.measurements:
+            self.times.clear()
+        if graphs != CLEARED.graphs:
+            self.graphs.clear()
 
     def reads_of(self, cls: type[nn.Module]) -> Reads:
         """What blocks of a class have been seen to read from ``transformer_options``."""
-        return self.reads.setdefault(cls, Reads())
+        reads = self.reads.get(cls)  # asked for at every call of a block: no Reads() made in vain
+        return self.reads.setdefault(cls, Reads()) if reads is None else reads
 
     def times_of(self, variant: Hashable) -> StepTimes:
         """Step times with these patches and settings."""

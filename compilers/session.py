@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -14,13 +14,16 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..checks import Finding, check_model
+from ..checks.reach import FindReach
 from ..processors import find_sites
-from ..processors.attach import APPLY_MODEL, KEY, AttentionPatch, swapped_forwards
+from ..processors.attach import APPLY_MODEL, KEY, AttentionPatch, processors_of, swapped_forwards
 from ..processors.foreign import foreign_patches
+from ..processors.repair import forwards_given, needs_repair
 from ..status import Record
 from ..status.machine import package_version
 from ..status.timing import PeakMemory, StepTimes, Stopwatch
 from .backends import Backend, choose_backend
+from .clearing import CLEARED
 from .exceptions import BackendUnavailable, ModelUnfit
 from .explain import is_out_of_memory
 from .graphs import SharedGraph
@@ -51,6 +54,7 @@ class Session:
         host: Host,
         device: torch.device,
         findings: tuple[Finding, ...] = (),
+        find_reach: FindReach | None = None,
     ):
         self.settings = settings
         self.record = record
@@ -80,11 +84,14 @@ class Session:
         self.ran_region = False
         self.ran_compiled = False
         self.running: tuple[RegionRunner, SharedGraph] | None = None
+        self._cleared = CLEARED.marks
         self._findings = findings
+        self._find_reach = find_reach
         self._stopwatch = Stopwatch(device)
         self._peak_memory = PeakMemory(device)
         self._blocks: list[tuple[str, int]] = []
         self._patchable: dict[str, list[nn.Module]] = {}
+        self._called_directly: list[nn.Module] = []
         self._steps = 0
         self._sampling = False
         self._compiling_since: float | None = None
@@ -97,7 +104,8 @@ class Session:
 
     def graph_of(self, key: tuple, find: Callable[[tuple], SharedGraph]) -> SharedGraph:
         """The shared graph of a block's variant for this session's backend, kept as long as the model is."""
-        graph = find((self.backend.name if self.backend else None, self.settings.effort, self.device.type, *key))
+        backend = self.backend.name if self.backend else None
+        graph = find((backend, self.settings.effort, self.device.type, self._cleared[1], *key))
         self.memory.graphs.add(graph)
         self.baseline.setdefault(graph, graph.counts())
         return graph
@@ -171,27 +179,45 @@ class Session:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
         if self._steps == 0:
-            self._begin(executor.class_obj.diffusion_model, options)
+            self._begin(executor.class_obj, options)
         self._steps += 1
         self.shape = _shape((x, c_concat, c_crossattn, kwargs), control, options)
         if self.given_up is not None or self.shape in self.slow or self.shape in self.too_large:
             return call()
-        return self._run(call)
+        with forwards_given(self._called_directly):
+            return self._run(call)
 
-    def _begin(self, model: nn.Module, options: dict[str, Any]) -> None:
+    def _begin(self, base_model: Any, options: dict[str, Any]) -> None:
         """Looks once a sampling at the model, and at what other nodes have put on it."""
+        self._forget_cleared()
+        model, dtype = base_model.diffusion_model, base_model.get_dtype_inference()
         wrappers = (options.get("wrappers") or {}).get(APPLY_MODEL, {})
         self.foreign = foreign_patches(options)
-        self.patched = [patch for w in wrappers.get(KEY, ()) if isinstance(w, AttentionPatch) for patch in w.described]
+        patches = [wrapper for wrapper in wrappers.get(KEY, ()) if isinstance(wrapper, AttentionPatch)]
+        self.patched = [described for patch in patches for described in patch.described]
         if "torch.compile" in wrappers or hasattr(model, "_orig_mod"):
             self.give_up("another node compiles the whole model (TorchCompileModel): remove one of the two.")
         elif "multigpu_thread_device" in options:
             self.give_up("ComfyUI runs this model on several GPUs, which this version does not support.")
         if self.given_up is None:
-            self.prepare(model)
+            self.prepare(model, patches, dtype)
+        self.memory.forget_cleared()
         for runner in self.runners:
             runner.begin()
         self._stop_if_unfit()
+
+    def _forget_cleared(self) -> None:
+        """Lets go of what the user cleared since the last sampling."""
+        (measurements, graphs), self._cleared = self._cleared, CLEARED.marks
+        if measurements != CLEARED.measurements:
+            self.slow.clear()
+            self.last_steps.clear()
+            self.steps_per_image = 0
+            self.peaks = dict.fromkeys(self.peaks)
+        if graphs != CLEARED.graphs:
+            self._blocks, self.runners, self.given_up = [], [], None
+            for found in (self.baseline, self.failures, self.breaks, self.too_large):
+                found.clear()
 
     def _run(self, call: Callable[[], Any]) -> Any:
         swaps = [runner.bind() for runner in self.runners]
@@ -231,20 +257,39 @@ class Session:
 
     # Before the first step.
 
-    def prepare(self, diffusion_model: nn.Module) -> None:
-        """Checks the model, finds its regions and chooses the backend; again when another node changed its modules.
+    def prepare(
+        self,
+        diffusion_model: nn.Module,
+        patches: Sequence[AttentionPatch] = (),
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Checks the model and its processors, finds its regions and chooses the backend; again when another node
+        changed its modules or patched attention.
+
+        Args:
+            patches: what is on the model's attention, the outermost first.
+            dtype: what the model computes in.
 
         Raises:
             ModelUnfit: when something cannot be compiled and the user asked to stop then.
         """
         blocks = [(path, id(module)) for path, module in diffusion_model.named_modules()]
+        blocks += [(site.path, id(processor)) for site, processor in processors_of(patches)]
         if blocks == self._blocks:
             return
         self._blocks = blocks
         self.memory = memory_of(diffusion_model)
+        self._called_directly = [module for module in diffusion_model.modules() if needs_repair(type(module))]
         self.record.update(state="checking", progress=None)
         sites = find_sites(diffusion_model)
-        report = check_model(diffusion_model, len(sites)).extended(self._findings)
+        report = check_model(
+            diffusion_model,
+            len(sites),
+            attached=processors_of(patches),
+            find_reach=self._find_reach,
+            dtype=dtype,
+            device=self.device,
+        ).extended(self._findings)
         self.record.update(check=report.as_dict(), **model_fields(diffusion_model, self.device))
         scope = "attention" if self.settings.scope == "attention" else "blocks"
         regions = find_regions(diffusion_model, sites, scope)
@@ -343,6 +388,17 @@ class Session:
             self._note_backend(reason)
             self.record.update(state="failed", progress=None)
             raise ModelUnfit(str(self.record["node"]), reason)
+
+    @property
+    def step_was_compiled(self) -> bool:
+        """Whether the last model call ran compiled, and neither compiled nor compared anything."""
+        whole = self.uncompiled_because is None and not self.watching
+        return whole and self.ran_compiled and not self.dirty and not self.bypassing
+
+    @property
+    def settled(self) -> bool:
+        """Whether steps like the last one were timed both ways, or run uncompiled for good."""
+        return self.uncompiled_because is not None or not self.times.open(self.shape)
 
     @property
     def state(self) -> str:

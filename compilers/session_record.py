@@ -31,10 +31,9 @@ def session_fields(session: Session) -> dict[str, Any]:
     """Everything that a session knows now. What was not measured yet is None."""
     compared = [runner.parity for runner in session.runners if runner.parity is not None]
     backend = session.record["backend"]
-    if backend is not None and session.uncompiled_because is not None:
-        backend = {**backend, "reason": session.uncompiled_because}
-    if backend is not None and session.replaced_by is not None:
-        backend = {**backend, "replaced_by": session.replaced_by}
+    if backend is not None:
+        reason = session.uncompiled_because or backend["reason"]
+        backend = {**backend, "reason": reason, "replaced_by": session.replaced_by}
     return {
         "state": session.state,
         "progress": None,

@@ -8,6 +8,7 @@ from .compile import OneDiffCompile
 from .forward_check import OneDiffForwardCheck
 from .host import start
 from .patch_attention import OneDiffPatchAttention
+from .speed_report import OneDiffSpeedReport
 
 
 class OneDiffExtension(ComfyExtension):
@@ -17,7 +18,7 @@ class OneDiffExtension(ComfyExtension):
         start()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [OneDiffPatchAttention, OneDiffForwardCheck, OneDiffCompile]
+        return [OneDiffPatchAttention, OneDiffForwardCheck, OneDiffCompile, OneDiffSpeedReport]
 
 
 async def comfy_entrypoint() -> OneDiffExtension:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..checks import Finding
+from ..checks.options import check_options
 from ..compilers import BACKENDS, Session, Settings
-from ..processors.attach import KEY, OUTER_SAMPLE, attach, attached
+from ..processors.attach import KEY, OUTER_SAMPLE, AttentionPatch, attach, attached
+from .asked import asked
 from .host import host, new_record, schema, ui
 from .inputs import known
+from .model_inputs import find_reach
 
 SCOPES = ("blocks", "attention", "model")
 EFFORTS = ("fast start", "max speed")
@@ -79,8 +82,13 @@ class OneDiffCompile(io.ComfyNode):
         )
         record = new_record(cls.hidden)
         compiled = model.clone()
-        session = Session(settings, record, host(), compiled.load_device, tuple(findings))
-        session.prepare(compiled.get_model_object("diffusion_model"))
+        findings += check_options(asked(compiled, settings))
+        session = Session(settings, record, host(), compiled.load_device, tuple(findings), find_reach(compiled))
+        session.prepare(
+            compiled.get_model_object("diffusion_model"),
+            attached(compiled, AttentionPatch),
+            compiled.model.get_dtype_inference(),
+        )
         for earlier in attached(model, Session):
             earlier.give_way(str(record["node"]))
         attach(compiled, session)

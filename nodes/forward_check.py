@@ -9,14 +9,14 @@ from comfy_api.latest import io
 
 from ..checks import Finding, check_model
 from ..processors import find_sites
-from ..processors.attach import AttentionPatch, attached
-from .host import new_record, schema, ui
+from ..processors.attach import AttentionPatch, attached, processors_of
+from .host import new_record, schema, seen_now, ui
 from .inputs import known
+from .model_inputs import find_reach, replaced_parts
 
 log = logging.getLogger(__name__)
 
 REPORT, STOP = "report", "stop"
-PREFIX = "diffusion_model."
 
 
 class OneDiffForwardCheck(io.ComfyNode):
@@ -60,13 +60,18 @@ class OneDiffForwardCheck(io.ComfyNode):
         findings: list[Finding] = []
         stop = known("OneDiffForwardCheck", "on_problem", on_problem, (REPORT, STOP), findings) == STOP
         diffusion_model = model.get_model_object("diffusion_model")
-        replaced = {
-            path.removeprefix(PREFIX): value for path, value in model.object_patches.items() if path.startswith(PREFIX)
-        }
-        processors = {site.path: patch.processor for patch in attached(model, AttentionPatch) for site in patch.sites}
-        report = check_model(diffusion_model, len(find_sites(diffusion_model)), replaced, processors)
+        report = check_model(
+            diffusion_model,
+            len(find_sites(diffusion_model)),
+            replaced_parts(model),
+            processors_of(attached(model, AttentionPatch)),
+            find_reach(model),
+            dtype=model.model.get_dtype_inference(),
+            device=model.load_device,
+        )
         report = report.extended(tuple(findings))
-        record.update(state="failed" if stop and not report.ok else "checked", check=report.as_dict())
+        state = "failed" if stop and not report.ok else "checked"
+        record.update(state=state, check=report.as_dict(), **seen_now(record, model))
         log.info("Forward Check (node %s): %s", cls.hidden.unique_id, record["summary"])
         if stop and not report.ok:
             raise ValueError(f"Forward Check (node {cls.hidden.unique_id}) found {report.findings[0]}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +12,52 @@ import comfy.model_management
 import comfyui_version
 import folder_paths
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..compilers import PROOFS_ON_DISK, Host, backend_rows
+from ..compilers import CLEARED, PROOFS_ON_DISK, Host, backend_rows
 from ..status import HUB, Record
+from ..status.hub import Run
+from ..status.machine import machine
 from ..status.routes import add_routes
+from .processor_choice import register_folder
+
+#: Ended prompts that are looked through for records of cached nodes.
+MAX_RUNS = 200
 
 
 def start() -> None:
-    """Connects the records to the server: events to pages, and the routes."""
+    """Connects the records to the server, events to pages and the routes; and names the folder of processors."""
+    register_folder()
     server = PromptServer.instance
     HUB.transport = server.send_sync
     PROOFS_ON_DISK.folder = own_folder()
-    add_routes(server.routes, HUB, lambda: backend_rows(comfy.model_management.get_torch_device()))
+    HUB.running = running_workflow
+    HUB.runs = ended_runs
+    add_routes(
+        server.routes,
+        HUB,
+        lambda: backend_rows(comfy.model_management.get_torch_device()),
+        {"measurements": clear_measurements, "compile cache": clear_compile_cache},
+    )
+
+
+def clear_measurements() -> str:
+    """Forgets step times. The sentence is for a person."""
+    CLEARED.clear_measurements()
+    HUB.forget_speed()
+    return "Step times are forgotten. " + _from("is timed anew")
+
+
+def clear_compile_cache() -> str:
+    """Forgets compiled graphs. The sentence is for a person."""
+    CLEARED.clear_graphs()
+    return "Compiled graphs are let go of. " + _from("compiles anew, without what is kept on disk")
+
+
+def _from(what: str) -> str:
+    running = bool(PromptServer.instance.prompt_queue.currently_running)
+    return f"What runs now ends as it began; the next sampling {what}." if running else f"The next sampling {what}."
 
 
 def own_folder() -> Path:
@@ -41,6 +76,43 @@ def host() -> Host:
     )
 
 
+def running_workflow() -> str | None:
+    """Id of the editor's workflow whose prompt asks; None for a prompt of a script, and outside of prompts."""
+    context = get_executing_context()
+    if context is None:
+        return None
+    running, _queued = PromptServer.instance.prompt_queue.get_current_queue_volatile()
+    return next((_workflow_of(prompt) for prompt in running if prompt[1] == context.prompt_id), None)
+
+
+def ended_runs() -> Iterator[Run]:
+    """Prompts in ComfyUI's history that came from the editor, newest first."""
+    history = PromptServer.instance.prompt_queue.history
+    for entry in itertools.islice(reversed(list(history.values())), MAX_RUNS):
+        workflow = _workflow_of(entry["prompt"])
+        records = {
+            node: output["onediff"][0]
+            for node, output in entry.get("outputs", {}).items()
+            if output and output.get("onediff")
+        }
+        messages = (entry.get("status") or {}).get("messages") or ()
+        began = next((data.get("timestamp") for name, data in messages if name == "execution_start"), None)
+        if workflow is not None and records and began is not None:
+            yield Run(workflow, began / 1000, records)
+
+
+def _workflow_of(prompt: tuple) -> str | None:
+    """The editor's workflow in an item of the queue: (number, prompt id, nodes, extra data, …)."""
+    return _workflow_id((prompt[3] or {}).get("extra_pnginfo"))
+
+
+def _workflow_id(extra_pnginfo: Any) -> str | None:
+    """Clients send what they like: anything but an editor's workflow with an id is none."""
+    workflow = extra_pnginfo.get("workflow") if isinstance(extra_pnginfo, dict) else None
+    name = workflow.get("id") if isinstance(workflow, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def schema(**fields: Any) -> io.Schema:
     """``io.Schema`` with the fields that this ComfyUI knows: older ones lack some."""
     known = {field.name for field in dataclasses.fields(io.Schema)}
@@ -49,8 +121,13 @@ def schema(**fields: Any) -> io.Schema:
 
 def new_record(hidden: Any) -> Record:
     """The record of the node that is executing; its workflow is the editor's, None for a prompt without one."""
-    workflow = ((hidden.extra_pnginfo or {}).get("workflow") or {}).get("id")
-    return HUB.record(workflow, str(hidden.unique_id))
+    return HUB.record(_workflow_id(hidden.extra_pnginfo), str(hidden.unique_id))
+
+
+def seen_now(record: Record, model: Any) -> dict[str, Any]:
+    """Notes when and on which machine a node looked at a MODEL, for the record."""
+    record.stamp()
+    return {"machine": machine(model.load_device, comfyui_version.__version__)}
 
 
 def ui(record: Record) -> dict[str, list[dict[str, Any]]]:

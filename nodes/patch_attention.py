@@ -13,18 +13,16 @@ from ..processors import (
     SITE_KINDS,
     Processor,
     Site,
-    UnknownProcessor,
     UnknownSites,
     find_sites,
-    get_processor,
-    processor_names,
     select_sites,
 )
 from ..processors.attach import AttentionPatch, attach, not_patchable_reason
 from ..processors.foreign import OVERRIDE, foreign_patches
 from ..status import Record
-from .host import new_record, schema, ui
-from .inputs import known, unknown_value
+from .host import new_record, schema, seen_now, ui
+from .inputs import known
+from .processor_choice import choices, choose, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +47,11 @@ class OneDiffPatchAttention(io.ComfyNode):
                 io.Model.Input("model"),
                 io.Combo.Input(
                     "processor",
-                    options=processor_names(),
+                    options=choices(),
                     default=DEFAULT_PROCESSOR,
                     tooltip="sdpa: PyTorch's fused attention, everywhere. reference: the plain formula, slow, for "
-                    "comparison, in UNets only.",
+                    "comparison, in UNets only. custom/…: your own Python files in models/attention_processors; the "
+                    "help page says how to write one. diffusers/…: diffusers' own, in UNets only.",
                 ),
                 io.Combo.Input(
                     "sites",
@@ -79,6 +78,11 @@ class OneDiffPatchAttention(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, processor=None, **kwargs) -> str:
+        """A processor of the user's own is read again when its file has changed."""
+        return fingerprint(processor)
+
+    @classmethod
     def execute(cls, model, processor, sites, blocks, custom=None) -> io.NodeOutput:
         record = new_record(cls.hidden)
         patched = model.clone()
@@ -91,7 +95,10 @@ class OneDiffPatchAttention(io.ComfyNode):
             findings.append(_no_such_site(error))
             record.update(state="failed", check=Report(0, len(all_sites), tuple(findings)).as_dict())
             raise ValueError(f"Patch Attention Processors (node {cls.hidden.unique_id}): {error}") from error
-        name, instance = ("custom", custom) if isinstance(custom, Processor) else _processor(processor, findings)
+        if isinstance(custom, Processor):
+            name, instance = "custom", custom
+        else:
+            name, instance = choose(NODE, processor, chosen, patched, findings)
         fitting = _fitting(chosen, name, instance, patched, findings)
         if not chosen:
             findings.append(_nothing_chosen(kind))
@@ -103,18 +110,10 @@ class OneDiffPatchAttention(io.ComfyNode):
             state="patched",
             patches={"sites": patch.described, "foreign": []},
             check=Report(0, len(all_sites), tuple(findings)).as_dict(),
+            **seen_now(record, patched),
         )
         log.info("Patch Attention Processors (node %s): %s", cls.hidden.unique_id, record["summary"])
         return io.NodeOutput(patched, ui=ui(record))
-
-
-def _processor(name: str, findings: list[Finding]) -> tuple[str, Processor]:
-    """The processor of that name, or the default with a finding."""
-    try:
-        return name, get_processor(name)
-    except UnknownProcessor as error:
-        findings.append(unknown_value(NODE, "processor", name, error.known, DEFAULT_PROCESSOR))
-        return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
 
 
 def _fitting(sites: list[Site], name: str, processor: Processor, model: Any, findings: list[Finding]) -> list[Site]:

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .attn_view import AttnView
 from .calling import Plan, level_of, plan_call
 from .contract import KernelProcessor, Limits, ModuleProcessor, Processor
+from .repair import repaired
 from .sdpa import SDPAProcessor
 from .shapes import merge_heads, split_heads
 
@@ -35,6 +37,7 @@ def adapt(processor: nn.Module) -> Processor:
     """
     if isinstance(processor, Processor):
         return processor
+    processor = repaired(processor)
     level = level_of(type(processor))
     if level is None:
         raise NotCallable(
@@ -106,7 +109,7 @@ class AdaptedKernel(KernelProcessor):
 
 
 class AdaptedModule(ModuleProcessor):
-    """Calls a module-level module by its own signature, diffusers' contract."""
+    """Calls a module-level module by its own signature, with what diffusers' contract promises of ``attn``."""
 
     def __init__(self, inner: nn.Module, plan: Plan):
         super().__init__()
@@ -130,7 +133,8 @@ class AdaptedModule(ModuleProcessor):
         }
         if any(given[name] is not None for name in self.plan.dropped):
             return self._own_attention(attn, hidden_states, encoder_hidden_states, attention_mask, value)
-        return self.plan.call(self.inner, {"attn": attn, "hidden_states": hidden_states, **given})
+        view = AttnView(attn, hidden_states.dtype)
+        return self.plan.call(self.inner, {"attn": view, "hidden_states": hidden_states, **given})
 
     def _own_attention(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -187,6 +187,12 @@ class AttentionPatch:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
+def processors_of(patches: Iterable[AttentionPatch]) -> list[tuple[Site, Processor]]:
+    """The patched sites with the processor that computes each: the last patch's, where several mean the same site."""
+    last = {site.path: (site, patch.processor) for patch in patches for site in patch.sites}
+    return list(last.values())
+
+
 def attach(model: Any, wrapper: Any, wrapper_type: str = APPLY_MODEL) -> None:
     """Adds a wrapper to a ModelPatcher under ``KEY``, in the order of ``wrapper.order``: patches first (outermost),
     then what compiles (innermost, so that it sees every patched site). A wrapper of the same class whose order is not 0
@@ -196,6 +202,14 @@ def attach(model: Any, wrapper: Any, wrapper_type: str = APPLY_MODEL) -> None:
     model.remove_wrappers_with_key(wrapper_type, KEY)
     for item in sorted([*kept, wrapper], key=lambda w: w.order):
         model.add_wrapper_with_key(wrapper_type, KEY, item)
+
+
+def detach(model: Any, cls: type, wrapper_type: str = APPLY_MODEL) -> None:
+    """Takes the wrappers of a class off a ModelPatcher; the others keep their order."""
+    kept = [w for w in model.get_wrappers(wrapper_type, KEY) if not isinstance(w, cls)]
+    model.remove_wrappers_with_key(wrapper_type, KEY)
+    for wrapper in kept:
+        model.add_wrapper_with_key(wrapper_type, KEY, wrapper)
 
 
 def attached(model: Any, cls: type, wrapper_type: str = APPLY_MODEL) -> list[Any]:

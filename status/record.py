@@ -49,6 +49,11 @@ FIELDS = (
 MIN_INTERVAL = 0.5
 
 
+def record_key(workflow: str | None, node: str) -> str:
+    """Opaque key that keeps equal node ids of different workflows apart."""
+    return f"{workflow or '-'}:{node}"
+
+
 class Record:
     """One node's status, published when it changes.
 
@@ -66,8 +71,8 @@ class Record:
 
     @property
     def key(self) -> str:
-        """Opaque key that keeps equal node ids of different workflows apart."""
-        return f"{self.data['workflow'] or '-'}:{self.data['node']}"
+        """See ``record_key``."""
+        return record_key(self.data["workflow"], self.data["node"])
 
     def __getitem__(self, field: str) -> Any:
         return self.data[field]

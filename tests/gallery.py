@@ -6,7 +6,9 @@ there is none.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,10 +77,26 @@ def right(factory: Factory) -> Factory:
     return factory
 
 
+def load() -> None:
+    """Reads the files of the gallery, each once."""
+    for file in sorted((Path(__file__).parent / "checks" / "gallery").glob("*.py")):
+        name = f"gallery_{file.stem}"
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, file)
+            assert spec is not None and spec.loader is not None
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+
+
 def site(kind: str = "cross", width: int = 32, context: int = 24) -> Site:
-    """A site of ComfyUI's own attention module: 2 heads of 16 channels."""
+    """A site of ComfyUI's own attention module: 2 heads of 16 channels. Of kind "kernel" is a block that hands q, k
+    and v to the attention function itself, as Flux's do."""
     from comfy.ldm.modules.attention import CrossAttention
 
+    if kind == "kernel":
+        block = nn.Module()
+        block.num_heads, block.head_dim = 2, 16  # type: ignore[assignment]
+        return Site("blocks.0.attn", block, "self", False)
     torch.manual_seed(0)
     attention = CrossAttention(width, context if kind == "cross" else None, heads=2, dim_head=16)
     for parameter in attention.parameters():

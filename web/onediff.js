@@ -5,24 +5,61 @@
 import { api } from "../../scripts/api.js";
 // @ts-expect-error served by the host
 import { app } from "../../scripts/app.js";
-import { forwardToCanvas } from "./status/pointer.js";
+import { createCommands } from "./commands.js";
+import { createMarks, samplersToMark } from "./marks.js";
+import { createPanel } from "./panel/dialog.js";
+import { createSidebar } from "./panel/sidebar.js";
+import { createEntered } from "./presence/entered.js";
+import { createReceiptExtension } from "./receipt/extension.js";
+import { settings } from "./settings.js";
+import { forwardToCanvas, openWith } from "./status/pointer.js";
 import { createBoard } from "./status/board.js";
-import { createLine, LINE_HEIGHT } from "./status/line.js";
+import { createLine } from "./status/line.js";
+import { createPoll } from "./status/poll.js";
 import { createStore } from "./status/store.js";
+import { addStatusWidget } from "./status/widget.js";
+import { createToasts } from "./toasts.js";
 import { createWords } from "./words.js";
 
-const NODES = new Set(["OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile"]);
-const MARGIN = 4;
+const NODES = new Set(["OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile", "OneDiffSpeedReport"]);
 
 /** @type {Record<string, any>} */
 let tables = {};
 const words = () => createWords(tables, app.extensionManager?.setting?.get("Comfy.Locale") ?? "en");
 const store = createStore();
-const board = createBoard({
-  store,
+const root = () => app.rootGraph ?? app.graph;
+const classic = () => /** @type {any} */ (globalThis).LiteGraph?.vueNodesMode !== true;
+const entered = createEntered();
+const receipts = createReceiptExtension({ api, app, store, nodes: NODES, board: () => board });
+const board = createBoard({ store, words, root, past: receipts.past, entered: entered.id });
+const toast = (/** @type {any} */ message) => app.extensionManager.toast.add(message);
+const panel = createPanel({ board, words });
+const toasts = createToasts(toast, words);
+const commands = createCommands({
   words,
-  root: () => app.rootGraph ?? app.graph,
+  nodes: board.nodes,
+  selected: () => Object.values(app.canvas.selected_nodes ?? {}),
+  open: panel.open,
+  overview: () => app.extensionManager.command.execute("Workspace.ToggleSidebarTab.onediff"),
+  clear,
+  toast,
 });
+/** @type {import("./status/line.js").Display} */
+let shown = "full";
+let marking = true;
+/** @type {WeakMap<any, (display: import("./status/line.js").Display) => void>} */
+const displays = new WeakMap();
+/** What changes on the canvas without an event in both renderers: bypassing a node, renaming it, moving a link. */
+const poll = createPoll(() => {
+  const graph = root();
+  return JSON.stringify([
+    graph.id,
+    graph._version,
+    app.canvas?.graph?.id,
+    classic(),
+    board.nodes().map(({ id, mode, title }) => [id, mode, title]),
+  ]);
+}, board.refresh);
 
 /** @param {string} route @returns {Promise<any>} null when the server has no answer */
 async function ask(route) {
@@ -35,27 +72,36 @@ async function ask(route) {
   }
 }
 
+/** @param {string} what @returns {Promise<{cleared?: unknown, error?: unknown}>} */
+async function clear(what) {
+  try {
+    const headers = { "Content-Type": "application/json" };
+    const response = await api.fetchApi("/onediff/clear", { method: "POST", headers, body: JSON.stringify({ what }) });
+    const answer = await response.json().catch(() => null);
+    return answer ?? { error: `${response.status} ${response.statusText}` };
+  } catch (error) {
+    return { error };
+  }
+}
+
 async function load() {
   const mark = store.mark();
   const answer = await ask("/onediff/status");
   if (answer !== null) store.load(answer.records, mark);
 }
 
+/** Brings a node into view, also one in a subgraph that is not open. @param {any} node */
+function find(node) {
+  if (node.graph !== app.canvas.graph) app.canvas.setGraph(node.graph);
+  app.canvas.centerOnNode(node);
+}
+
 /** @param {any} node a node of the host */
 function attach(node) {
-  const line = createLine();
-  const widget = node.addDOMWidget("onediff_status", "onediff_status", line.element, {
-    serialize: false,
-    margin: MARGIN,
-    getMinHeight: () => LINE_HEIGHT + 2 * MARGIN,
-  });
-  widget.serialize = false;
-  widget.label = words()("status.label");
-  // A fixed height in both renderers, where a DOM widget otherwise takes what the node has left.
-  widget.computeLayoutSize = undefined;
-  widget.computeSize = () => [0, LINE_HEIGHT + 2 * MARGIN];
-  const [width, height] = node.computeSize();
-  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
+  const line = createLine({ steps: node.comfyClass === "OneDiffCompile" });
+  const display = addStatusWidget(node, line, words()("status.label"), classic);
+  if (shown !== "full") display(shown);
+  displays.set(node, display);
 
   /** @type {AbortController | undefined} */
   let attached;
@@ -65,36 +111,82 @@ function attach(node) {
     attached?.abort();
     attached = new AbortController();
     forwardToCanvas(line.element, () => app.canvas.canvas, attached.signal);
+    openWith(line.element, () => panel.open(node), attached.signal);
     board.add(node, line);
+    poll.start();
   };
   node.onRemoved = function (/** @type {any[]} */ ...args) {
     attached?.abort();
     board.remove(node);
+    if (!board.nodes().length) poll.stop();
     onRemoved?.apply(this, args);
   };
 }
 
+/** What ComfyUI took from its cache sends no record; the server has it once the run is in its history. */
+function loadAfterRuns() {
+  let ended = false;
+  api.addEventListener("execution_success", () => (ended = true));
+  api.addEventListener("status", () => {
+    if (ended) void load();
+    ended = false;
+  });
+}
+
+app.registerExtension(receipts.extension);
 app.registerExtension({
   name: "OneDiff.Status",
+  settings: settings({
+    display(value) {
+      shown = value;
+      for (const node of board.nodes()) displays.get(node)?.(value);
+    },
+    mark(value) {
+      marking = value;
+      board.refresh();
+    },
+  }),
+  commands,
+  menuCommands: [{ path: ["Extensions", "OneDiff"], commands: commands.map(({ id }) => id) }],
 
   async init() {
-    const style = document.createElement("link");
-    style.rel = "stylesheet";
-    style.href = new URL("./onediff.css", import.meta.url).href;
-    document.head.append(style);
+    for (const sheet of ["./onediff.css", "./panel/panel.css"]) {
+      const style = document.createElement("link");
+      style.rel = "stylesheet";
+      style.href = new URL(sheet, import.meta.url).href;
+      document.head.append(style);
+    }
     tables = (await ask("/i18n")) ?? {};
   },
 
   async setup() {
-    api.addEventListener("onediff.status", (/** @type {CustomEvent} */ event) => store.put(event.detail));
+    const marks = createMarks({
+      canvas: () => app.canvas,
+      classic,
+      badge: (options) => new /** @type {any} */ (globalThis).LGraphBadge(options),
+    });
+    api.addEventListener("onediff.status", (/** @type {CustomEvent} */ event) => {
+      store.put(event.detail);
+      if (event.detail?.workflow === root().id) toasts.about(event.detail);
+    });
     api.addEventListener("reconnecting", () => board.connect(false));
     api.addEventListener("reconnected", () => {
       board.connect(true);
       return load();
     });
-    // Bypassing a node and changing the language are not events of the server.
-    api.addEventListener("graphChanged", board.refresh);
     app.ui.settings.addEventListener("Comfy.Locale.change", board.refresh);
+    // Before the host builds nodes from their badges.
+    app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", marks.clear);
+    app.extensionManager.registerSidebarTab(createSidebar({ board, words, root, open: panel.open, find }));
+    board.watch(() => {
+      const marked = marking ? samplersToMark(root(), board.nodes(), board.look) : new Map();
+      marks.show(new Map([...marked].map(([node, state]) => [node, `▽ ${words()(`mark.${state}`)}`])));
+    });
+    loadAfterRuns();
+    app.canvas.canvas.addEventListener("subgraph-opening", (/** @type {CustomEvent} */ { detail }) => {
+      if (detail?.fromNode) entered.open(detail.subgraph, detail.fromNode);
+      board.refresh();
+    });
     void load();
   },
 

@@ -7,6 +7,7 @@ import abc
 import pytest
 import torch
 from onediff_pack.checks import check_model
+from onediff_pack.processors import Site, adapt
 from torch import nn
 
 
@@ -78,7 +79,6 @@ class Model(nn.Module):
         (NoForward(), "has no forward"),
         (OnlyRaises(), "only raises NotImplementedError"),
         (Abstract(), "only raises NotImplementedError"),
-        (CallsItself(), "overrides __call__ instead of forward"),
     ],
 )
 def test_a_broken_module_is_named_with_file_and_line(part, what):
@@ -97,6 +97,14 @@ def test_a_broken_module_is_named_with_file_and_line(part, what):
     assert report.under("blocks.0") == []
 
 
+def test_a_module_that_overrides_call_is_noted_and_compiled():
+    report = check_model(Model(nn.Linear(4, 4), CallsItself()), sites=2)
+    assert report.ok
+    (finding,) = report.findings
+    assert (finding.severity, finding.what) == ("note", "overrides __call__ instead of forward")
+    assert report.under("blocks.1") == []
+
+
 def test_complete_modules_containers_and_holders_are_no_findings():
     report = check_model(Model(nn.Linear(4, 4), RaisesSometimes()), sites=0)
     assert report.ok
@@ -110,10 +118,20 @@ def test_an_element_that_is_looped_over_is_called():
 
 
 def test_replaced_parts_and_attached_processors_are_checked():
-    report = check_model(
-        Model(nn.Linear(4, 4)), 1, replaced={"blocks.0.part": NoForward()}, attached={"blocks.0": CallsItself()}
-    )
+    model = Model(nn.Linear(4, 4))
+    site = Site("blocks.0", model.blocks[0], "self", False)
+    report = check_model(model, 1, replaced={"blocks.0.part": NoForward()}, attached=[(site, CallsItself())])
     assert {finding.path for finding in report.findings} == {"blocks.0.part", "blocks.0.processor"}
+
+
+def test_a_processor_at_many_sites_is_one_finding():
+    processor, model = adapt(CallsItself()), Model(nn.Linear(4, 4))
+    sites = [Site(f"blocks.0.attn{n}", model.blocks[0], "self", False) for n in (1, 2)]
+    report = check_model(model, 2, attached=[(site, processor) for site in sites])
+    assert {(finding.path, finding.cls) for finding in report.findings} == {("blocks.0.attn1.processor", "CallsItself")}
+    rules = [finding.rule for finding in report.findings]
+    assert "call-instead-of-forward" in rules and len(rules) == len(set(rules))
+    assert all(finding.why.endswith("The same at 1 more site.") for finding in report.findings)
 
 
 def test_the_finding_matches_what_torch_does():

@@ -108,6 +108,10 @@ def test_the_steps_and_the_record(patcher, backend):
     assert record["parity"]["relative"] == 0
     assert record["speed"]["eager_ms"] > 0
     assert record["speed"]["compiled_ms"] > 0
+    c, u = "compiled", "uncompiled"
+    session.publish()
+    assert record["speed"]["steps_kind"] == [u, "compiling", c, u, c, u, c, c]
+    assert len(record["speed"]["steps_ms"]) == 8
     assert record["speed"]["kept"] == "compiled"
     assert not [path for path, module in clone.model.named_modules() if "forward" in module.__dict__]
 
@@ -354,12 +358,13 @@ def test_the_slower_way_is_given_up(patcher, backend, monkeypatch):
     sample(session, clone, 9)
     assert record["state"] == "uncompiled"
     assert record["summary"] == "uncompiled: compiled steps took 50 % longer"
-    assert record["speed"] | {"steps_ms": None} == {
+    assert record["speed"] | {"steps_ms": None, "steps_kind": None} == {
         "eager_ms": 20.0,
         "compiled_ms": 30.0,
         "speedup": 0.667,
         "per_second": 50.0,
         "steps_ms": None,
+        "steps_kind": None,
         "kept": "uncompiled",
         "breakeven_images": None,
     }
@@ -394,6 +399,26 @@ def test_a_broken_module_keeps_its_block_uncompiled(backend):
     assert record["check"]["errors"] == 1
 
 
+def test_a_block_that_overrides_call_is_compiled_too(backend):
+    """Another node's block in diffusers' style; without an explicit forward nothing would reach its compiled code."""
+    from models import unet_patcher
+
+    patcher = unet_patcher()
+    block = patcher.model.diffusion_model.middle_block[1].transformer_blocks[0]
+    own = type(block)
+    members = {"__call__": own.forward, "forward": torch.nn.Module.forward}
+    called = type("CalledBlock", (own,), members)
+    block.__class__ = called
+    clone, session, record = compiled_clone(patcher)
+    plain = sample(session, clone)
+    torch.testing.assert_close(sample(session, clone, steps=3), plain)
+    assert record["compile"]["regions_uncompiled"] == []
+    assert "CalledBlock" in backend.ran
+    assert type(block) is called
+    (finding,) = record["check"]["findings"]
+    assert (finding["severity"], finding["path"]) == ("note", "middle_block.1.transformer_blocks.0")
+
+
 def test_an_unknown_or_absent_backend_gives_way_and_says_so(patcher, backend):
     from models import step
 
@@ -403,3 +428,16 @@ def test_an_unknown_or_absent_backend_gives_way_and_says_so(patcher, backend):
         assert record["backend"]["requested"] == requested
         assert record["backend"]["used"] == "counting"
         assert words in record["backend"]["reason"]
+
+
+def test_a_session_that_a_later_one_replaced_says_so_until_it_samples_itself(patcher, backend):
+    clone, session, record = compiled_clone(patcher)
+    session.prepare(clone.get_model_object("diffusion_model"))
+    sample(session, clone, 3)
+    assert record["state"] == "compiled"
+    session.give_way("14")
+    assert record["state"] == "idle"
+    assert record["summary"] == "left to the later OneDiff Compile node 14"
+    sample(session, clone)  # the model also goes to a sampler of its own
+    assert record["state"] == "compiled"
+    assert record["backend"]["replaced_by"] is None

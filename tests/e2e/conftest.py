@@ -6,8 +6,10 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from editor import chromium
 from examples import start
 
 from scripts.environment import Environment
@@ -25,4 +27,10 @@ def environment(host: Path) -> Environment:
 def server(environment: Environment) -> Iterator[Server]:
     """ComfyUI as it starts by default; on a CPU its own attention (sub-quadratic) then breaks every graph."""
     with start(environment, "default") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
         yield running

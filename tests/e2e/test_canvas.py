@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-SCREENS = Path(os.environ.get("ONEDIFF_SCREENS", ROOT / ".cache" / "screens"))
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-RENDERERS = {"classic": False, "nodes2": True}
-MINUTES = 60_000
-COMPILE, PATCH, CHECK = "OneDiffCompile", "OneDiffPatchAttention", "OneDiffForwardCheck"
+from editor import (
+    CHECK,
+    COMPILE,
+    MINUTES,
+    PATCH,
+    QUEUE,
+    READ,
+    RENDERERS,
+    example_workflow,
+    load,
+    open_editor,
+    ready,
+    show,
+    use_renderer,
+)
 
 #: Any way in which a compile node can end that says how fast it is.
-MEASURED = re.compile(r"^([▲◐] (compiled|partly compiled \d+/\d+) · \d+\.\d+× · |▽ kept uncompiled: )")
-
-# What a person sees of a node's line: its text, and whether it lies open on the canvas.
-READ = """type => {
-    const node = window.app.graph.nodes.find(node => node.type === type);
-    const element = node.widgets.at(-1).element;
-    const { left, top, width, height } = element.getBoundingClientRect();
-    const above = document.elementFromPoint(left + width / 2, top + height / 2);
-    return {
-        text: element.title.split("\\n")[0],
-        title: element.title,
-        label: element.getAttribute("aria-label"),
-        visible: width > 0 && height > 0 && element.contains(above),
-        inside: left >= 0 && width <= node.size[0] * window.app.canvas.ds.scale,
-        overflows: element.scrollWidth > element.clientWidth,
-    };
-}"""
+MEASURED = re.compile(r"^([▲◐] (compiled|partly compiled \d+/\d+) · \d+\.\d+× · |▽ uncompiled is )")
 
 # Notes every change of a node's line with its time.
 WATCH = """type => {
@@ -54,17 +34,6 @@ WATCH = """type => {
     window.watching?.disconnect();
     window.watching = new MutationObserver(() => window.seen.push([performance.now(), element.title.split("\\n")[0]]));
     window.watching.observe(element, { attributes: true, attributeFilter: ["title"] });
-}"""
-
-QUEUE = """async () => {
-    const api = window.comfyAPI.api.api;
-    const ended = new Promise((resolve, reject) => {
-        api.addEventListener("execution_success", resolve, { once: true });
-        const fail = event => reject(new Error(event.detail.exception_message));
-        api.addEventListener("execution_error", fail, { once: true });
-    });
-    await window.app.queuePrompt(0);
-    await ended;
 }"""
 
 
@@ -78,26 +47,6 @@ class Seen:
 
     def read(self, node: str = COMPILE) -> dict[str, Any]:
         return self.page.evaluate(READ, node)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    reason = os.environ.get("ONEDIFF_NO_BROWSER")
-    if reason:
-        pytest.skip(f"no browser: {reason}")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.skip("the package playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    path = os.environ.get("ONEDIFF_CHROMIUM", next(filter(None, map(shutil.which, names)), None))
-    if path is None:
-        pytest.skip("Chromium is not installed")
-    SCREENS.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path or None, args=CHROMIUM_FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -116,63 +65,6 @@ def editor(browser: Any, server: Any) -> Seen:
     seen.live = page.evaluate("window.seen")
     show(page, "canvas-classic")
     return seen
-
-
-def open_editor(page: Any, url: str) -> Any:
-    page.goto(url)
-    ready(page)
-    page.evaluate("app.extensionManager.setting.set('Comfy.TutorialCompleted', true)")
-    page.wait_for_timeout(1000)
-    page.keyboard.press("Escape")
-    return page
-
-
-def ready(page: Any) -> None:
-    page.wait_for_function("window.comfyAPI?.app?.app?.isGraphReady", timeout=2 * MINUTES)
-    page.evaluate("window.app = window.comfyAPI.app.app")
-
-
-def use_renderer(page: Any, name: str) -> None:
-    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", RENDERERS[name])
-    page.wait_for_timeout(1500)
-
-
-def load(page: Any, workflow: dict[str, Any]) -> None:
-    page.evaluate("workflow => app.loadGraphData(workflow, true, true, 'canvas test')", workflow)
-    page.wait_for_timeout(1500)
-
-
-def show(page: Any, name: str | None = None) -> None:
-    """Brings the three nodes into view at full size: when zoomed far out, the classic renderer draws no text at all."""
-    page.evaluate(
-        """type => {
-        const [x, y] = app.graph.nodes.find(node => node.type === type).pos;
-        app.canvas.ds.scale = 1;
-        app.canvas.ds.offset = [140 - x, 200 - y];
-        app.canvas.setDirty(true, true);
-    }""",
-        PATCH,
-    )
-    page.wait_for_timeout(1000)
-    if name:
-        page.screenshot(path=SCREENS / f"{name}.png")
-
-
-def example_workflow(page: Any) -> dict[str, Any]:
-    """The example, with a small checkpoint of this server and a small picture."""
-    checkpoints = page.evaluate("fetch('/api/models/checkpoints').then(answer => answer.json())")
-    small = next((name for name in checkpoints if "sd15_small" in name), None)
-    assert small, f"the server has no small SD 1.5 checkpoint, only {checkpoints}"
-    workflow = json.loads((ROOT / "example_workflows" / "sd15_onediff.json").read_text(encoding="utf-8"))
-    for node in workflow["nodes"]:
-        values = node.get("widgets_values")
-        if node["type"] == "CheckpointLoaderSimple":
-            values[0] = small
-        elif node["type"] == "EmptyLatentImage":
-            values[:2] = [128, 128]
-        elif node["type"] == "KSampler":
-            values[:3] = [7, "fixed", 8]
-    return workflow
 
 
 def test_the_compile_node_is_live_while_it_runs(editor: Seen) -> None:

@@ -155,7 +155,7 @@ def test_values_of_a_newer_version_run_and_are_named(server):
         "processor 'sage3'",
     ]
     settings = result.records["OneDiffCompile"]["check"]["findings"]
-    assert {finding["path"] for finding in settings} == {"effort", "if_unfit"}
+    assert {finding["path"] for finding in settings} == {"effort", "if_unfit", "scope"}
     assert result.records["OneDiffForwardCheck"]["check"]["findings"][0]["path"] == "on_problem"
     backend = result.records["OneDiffCompile"]["backend"]
     assert (backend["requested"], backend["used"]) == ("tensorrt", "inductor")

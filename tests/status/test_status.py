@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from onediff_pack.status import Hub
+from onediff_pack.status.hub import Run
 from onediff_pack.status.record import FIELDS
 from onediff_pack.status.timing import StepTimes
 
@@ -32,6 +34,39 @@ def test_equal_node_ids_of_two_workflows_stay_apart():
     assert len(hub.snapshot()) == 2
 
 
+def test_a_record_moves_to_the_workflow_that_runs_it():
+    """ComfyUI took the node of "a" from its cache for a prompt of "b"."""
+    running = ["a"]
+    sent = []
+    hub = Hub(lambda event, data: sent.append((data["workflow"], data["state"])), lambda: running[0])
+    record = hub.record("a", "12")
+    record.update(state="compiled")
+    running[0] = "b"
+    record.update(state="measuring")
+    assert sent == [("a", "compiled"), ("b", "measuring")]
+    assert {key: data["state"] for key, data in hub.snapshot().items()} == {"a:12": "compiled", "b:12": "measuring"}
+    running[0] = None  # between prompts, or a script's
+    record.update(state="uncompiled")
+    assert sent[-1] == ("b", "uncompiled")
+
+
+def test_a_cached_node_shows_what_its_run_gave_as_output():
+    runs = []
+    hub = Hub(runs=lambda: runs)
+    record = hub.record("a", "12")
+    record.update(state="compiling")
+    now = time.time()
+    runs[:] = [Run("b", now + 1, {"12": record.data})]
+    assert {data["workflow"]: data["state"] for data in hub.snapshot().values()} == {"a": "compiling", "b": "compiling"}
+    assert record["workflow"] == "a"
+
+    other = {**record.data, "state": "failed"}
+    runs.insert(0, Run("a", now - 60, {"12": other}))
+    assert hub.snapshot()["a:12"]["state"] == "compiling", "the record changed after that run began"
+    runs.insert(0, Run("a", now + 60, {"12": other}))
+    assert hub.snapshot()["a:12"]["state"] == "failed", "a newer run took the node from the cache"
+
+
 def test_live_updates_are_at_most_two_a_second_and_others_always_go_out(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("onediff_pack.status.record.time.monotonic", lambda: now[0])
@@ -43,6 +78,19 @@ def test_live_updates_are_at_most_two_a_second_and_others_always_go_out(monkeypa
     assert sent == [0, 4, 8, 12, 16]
     record.update(state="compiling", progress={"done": 20, "total": 20})
     assert sent[-1] == 20
+
+
+def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("onediff_pack.status.record.time.monotonic", lambda: now[0])
+    sent = []
+    hub = Hub(lambda event, data: sent.append(data["node"]))
+    records = [hub.record("a", str(node)) for node in range(50)]
+    for done in range(800):  # ten seconds of a step every 12.5 ms
+        for record in records:
+            record.update(live=True, state="compiling", progress={"done": done, "total": 800})
+        now[0] += 0.0125
+    assert len(sent) == 50 * 20
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ function setup() {
   const board = createBoard({ store, words: () => createWords(tables, page.locale), root: () => page.graph });
   const addNode = (id) => {
     const node = { id, graph, mode: 0 };
-    const line = { text: "", writes: 0, show: (shown) => ((line.text = shown.text), (line.writes += 1)) };
+    const line = { text: "", writes: 0, show: (shown) => ((line.text = shown.line.text), (line.writes += 1)) };
     graph.nodes.push(node);
     board.add(node, line);
     return { node, line };
@@ -100,4 +100,51 @@ test("a removed node is not written any more; a bypassed one says so; the langua
   wait(500);
   assert.equal(gone.line.writes, writes);
   assert.equal(bypassed.line.text, "已停用");
+});
+
+test("an open subgraph shows the use that was opened; the newest of all uses is what is known", (context) => {
+  context.after(() => mock.timers.reset());
+  mock.timers.enable({ apis: ["setTimeout"] });
+  const store = createStore(() => 0);
+  const inner = { id: "sub", nodes: [] };
+  const node = { id: 12, graph: inner, mode: 0 };
+  const root = { id: WORKFLOW, nodes: [{ id: 3, subgraph: inner }, { id: 7, subgraph: inner }] };
+  const page = { open: "3:12" };
+  const board = createBoard({
+    store,
+    words: () => createWords(tables, "en"),
+    root: () => root,
+    entered: () => page.open,
+  });
+  const line = { text: "", show: (shown) => (line.text = shown.line.text) };
+  board.add(node, line);
+  store.put({ ...states.checked, node: "3:12" });
+  store.put({ ...states.failed, node: "7:12" });
+  for (const [open, text] of [
+    ["3:12", /^no problems/],
+    ["7:12", /^failed/],
+    ["99:12", /^failed/],
+    [null, /^failed/],
+  ]) {
+    page.open = open;
+    board.refresh();
+    mock.timers.tick(500);
+    assert.match(line.text, text);
+  }
+  page.open = "3:12";
+  assert.equal(board.known()[0][1].record.state, "failed");
+});
+
+test("after a restart of the server a line says that it is from before", (context) => {
+  context.after(() => mock.timers.reset());
+  const { store, addNode, wait } = setup();
+  const { line } = addNode("12");
+  store.put(states.compiled);
+  store.put(states.measuring);
+  store.load({}, store.mark());
+  wait(500);
+  assert.match(line.text, /^before restart · compiled · 1\.62×/);
+  store.put(states.slower);
+  wait(500);
+  assert.match(line.text, /^uncompiled is 9 % faster/);
 });

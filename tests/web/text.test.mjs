@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { describe } from "../../web/status/text.js";
@@ -8,6 +9,12 @@ const line = (name, at) => {
   const { symbol, text } = describe(states[name], english, at);
   return `${symbol} ${text}`;
 };
+
+test("there is a record for each state that the server knows", () => {
+  const source = readFileSync(new URL("../../status/record.py", import.meta.url), "utf8");
+  const known = [...source.match(/STATES = \(([^)]*)\)/)[1].matchAll(/"(\w+)"/g)].map(([, state]) => state);
+  assert.deepEqual([...new Set(Object.values(states).map(({ state }) => state))].sort(), known.sort());
+});
 
 test("each state reads as a person would say it", () => {
   const read = Object.fromEntries(Object.keys(states).map((name) => [name, line(name)]));
@@ -22,7 +29,7 @@ test("each state reads as a person would say it", () => {
     measuring: "… measuring",
     compiled: "▲ compiled · 1.62× · 148 ms a step · inductor",
     partial: "◐ partly compiled 36/38 · 1.40× · 171 ms a step · inductor",
-    slower: "▽ kept uncompiled: 9 % faster · 3.00 s a step",
+    slower: "▽ uncompiled is 9 % faster · 3.00 s a step",
     differs: "▽ uncompiled · result differs too much",
     uncompiled: "▽ uncompiled · no C++ compiler was found",
     failed: "✗ failed · AttnProcessor has no forward",
@@ -49,7 +56,7 @@ test("uncompiled and much faster reads as a factor", () => {
   const speed = { eager_ms: 279, compiled_ms: 2324, kept: "uncompiled" };
   assert.equal(
     describe(record({ state: "uncompiled", speed }), english).text,
-    "kept uncompiled: 8.33× as fast · 279 ms a step",
+    "uncompiled is 8.33× as fast · 279 ms a step",
   );
 });
 
@@ -58,6 +65,37 @@ test("a node that has run before anything was sampled waits for the sampler", ()
     describe(record({ state: "idle", compile: { regions: 15, regions_compiled: 0 } }), english).text,
     "waiting for the sampler",
   );
+});
+
+test("the first of two Compile nodes in a row does not wait for a sampler that never asks it", () => {
+  const idle = { state: "idle", compile: { regions: 15 } };
+  assert.equal(
+    describe(record({ ...idle, backend: { used: "inductor", replaced_by: "14" } }), english).text,
+    "left to a later Compile node",
+  );
+  assert.equal(
+    describe(record({ ...idle, backend: { used: "inductor", replaced_by: null } }), english).text,
+    "waiting for the sampler",
+  );
+});
+
+test("kept compiled although slower does not look like a gain", () => {
+  const { symbol, tone, text } = describe(
+    record({ state: "compiled", speed: { speedup: 0.91, compiled_ms: 110, kept: "compiled" } }),
+    english,
+  );
+  assert.equal(`${symbol} ${text}`, "▼ compiled, but slower · 0.91× · 110 ms a step");
+  assert.equal(tone, "warn");
+});
+
+test("the short line keeps the state, and the gain where there is one", () => {
+  const short = (name) => {
+    const { parts, short } = describe(states[name], english);
+    return parts.slice(0, short ?? 1).map(({ text }) => text);
+  };
+  assert.deepEqual(short("compiled"), ["compiled", "1.62×"]);
+  assert.deepEqual(short("compiling"), ["compiling 7/38"]);
+  assert.deepEqual(short("uncompiled"), ["uncompiled"]);
 });
 
 test("only the last words of a line may be shortened, so figures are whole or absent", () => {

@@ -44,13 +44,46 @@ test("Chinese has every word that English has, with the same placeholders", () =
 
 test("every word that the code asks for exists", () => {
   const known = new Set(flat(tables.en).map(([key]) => withoutPlural(key).replace(/^onediff\./, "")));
-  const read = (name) => readFileSync(new URL(`web/status/${name}`, root), "utf8");
-  for (const name of readdirSync(new URL("web/status", root))) {
-    for (const [, key] of read(name).matchAll(/(?:words|say)\(\s*"([\w.]+)"/g))
+  const files = readdirSync(new URL("web", root), { recursive: true }).filter((name) => name.endsWith(".js"));
+  assert.ok(files.length > 20);
+  for (const name of files) {
+    const text = readFileSync(new URL(`web/${name}`, root), "utf8");
+    // A file that shortens keys says how: words(`panel.${key}`, values).
+    const group = text.match(/\(key, values\) => words\(`(\w+)\.\$\{key\}`/)?.[1];
+    const used = [/\b(?:tell|say|section)\(\s*"(\w+)"/g, /(?:^\s+|\[)\["(\w+)",\s(?!")/gm];
+    const inner = group === undefined ? [] : used.flatMap((pattern) => [...text.matchAll(pattern)]);
+    for (const [, key] of inner) assert.ok(known.has(`${group}.${key}`), `${name}: ${group}.${key}`);
+    for (const [, key] of text.matchAll(/(?:words\(\)|words|say)\(\s*"(\w+\.[\w.]+)"/g))
       assert.ok(known.has(key), `${name}: ${key}`);
-    for (const [, key] of read(name).matchAll(/tell\(\s*"(\w+)"/g))
-      assert.ok(known.has(`details.${key}`), `${name}: ${key}`);
   }
+});
+
+test("settings, commands and their choices exist in both languages", () => {
+  for (const name of ["settings", "commands"]) {
+    const [en, zh] = ["en", "zh"].map((language) =>
+      flat(JSON.parse(readFileSync(new URL(`locales/${language}/${name}.json`, root), "utf8"))),
+    );
+    assert.deepEqual(
+      zh.map(([key]) => key),
+      en.map(([key]) => key),
+    );
+    const files = readdirSync(new URL("web", root), { recursive: true }).filter((file) => file.endsWith(".js"));
+    const source = files.map((file) => readFileSync(new URL(`web/${file}`, root), "utf8")).join("\n");
+    for (const [, text] of en) assert.ok(source.includes(`"${text}"`), text);
+    for (const [, id] of readFileSync(new URL(`web/${name}.js`, root), "utf8").matchAll(/\bid: "(OneDiff[\w.]+)"/g))
+      assert.ok(
+        en.some(([key]) => key.startsWith(id.replaceAll(".", "_"))),
+        id,
+      );
+  }
+});
+
+test("the menu's names are those of the commands", () => {
+  const labels = Object.values(JSON.parse(readFileSync(new URL("locales/en/commands.json", root), "utf8")));
+  assert.deepEqual(
+    Object.keys(tables.zh.menuLabels).filter((label) => label !== "OneDiff"),
+    labels.map(({ label }) => label),
+  );
 });
 
 test("node names and tooltips exist in both languages and hold nothing that the host takes for a pattern", () => {

@@ -1,14 +1,24 @@
 // @ts-check
 // All status lines of the page: which node has which, and when they are written.
 
+import { shown } from "../receipt/shown.js";
 import { executionIds } from "./address.js";
-import { details } from "./details.js";
 import { pace } from "./pace.js";
-import { isLive } from "./record.js";
-import { describe } from "./text.js";
+import { isLive, isNumber } from "./record.js";
+import { steps } from "./steps.js";
 
-/** @typedef {import("./address.js").Graph} Graph */
-/** @typedef {import("./address.js").GraphNode & {mode?: number}} BoardNode */
+/** @typedef {import("../graph/walk.js").WalkGraph} Graph */
+/** @typedef {import("../graph/walk.js").WalkNode} BoardNode */
+/** @typedef {import("./record.js").StatusRecord} StatusRecord */
+
+/**
+ * What is known about a node now.
+ * @typedef {Object} View
+ * @property {StatusRecord | null} record
+ * @property {boolean} bypassed
+ * @property {import("./text.js").Line} line
+ * @property {string[]} details sentences, one a line
+ */
 
 const PAUSE = 500;
 const TICK = 1000;
@@ -19,26 +29,45 @@ const SWITCHED_OFF = new Set([2, 4]); // the host's modes "never" and "bypass"
  * @param {ReturnType<typeof import("./store.js").createStore>} options.store
  * @param {() => import("../words.js").Words} options.words asked for at every writing, so that a change of language shows
  * @param {() => Graph} options.root the root graph on the canvas
+ * @param {(node: BoardNode) => import("../receipt/shown.js").Known["past"]} [options.past] what the file says of a node
+ * @param {(node: BoardNode) => string | null} [options.entered] which use of its subgraph is open, as an execution id
  */
-export function createBoard({ store, words, root }) {
+export function createBoard({ store, words, root, past = () => null, entered = () => null }) {
   /** @type {Map<BoardNode, import("./line.js").StatusLine>} */
   const lines = new Map();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let tick;
   let connected = true;
+  /** @type {Set<() => void>} */
+  const watchers = new Set();
+
+  /** @param {BoardNode} node @returns {View} */
+  function look(node) {
+    const graph = root();
+    const ids = executionIds(graph, node);
+    const open = entered(node);
+    const entry = store.find(String(graph.id), open !== null && ids.includes(open) ? [open] : ids);
+    const age = entry && connected ? store.age(entry) : 0;
+    const bypassed = SWITCHED_OFF.has(node.mode ?? 0);
+    return { record: entry?.record ?? null, bypassed, ...shown({ entry, past: past(node), bypassed, age }, words()) };
+  }
 
   function write() {
-    const graph = root();
     const say = words();
     let live = false;
     for (const [node, line] of lines) {
-      const entry = store.find(String(graph.id), executionIds(graph, node));
-      const record = entry?.record ?? null;
+      const { record, line: said, details } = look(node);
       live ||= isLive(record);
-      const age = entry && connected ? store.age(entry) : 0;
-      const bypassed = SWITCHED_OFF.has(node.mode ?? 0);
-      line.show(describe(record, say, { bypassed, age }), details(record, say), say("status.label"));
+      const eager = record?.speed?.eager_ms;
+      line.show({
+        line: said,
+        details: [...details, say("status.open")],
+        label: say("status.label"),
+        steps: steps(record),
+        uncompiledMs: isNumber(eager) ? eager : null,
+      });
     }
+    for (const watcher of [...watchers]) watcher();
     clearTimeout(tick);
     if (live && connected) tick = setTimeout(refresh, TICK);
   }
@@ -48,6 +77,26 @@ export function createBoard({ store, words, root }) {
 
   return {
     refresh,
+    look,
+    nodes: () => [...lines.keys()],
+
+    /**
+     * All nodes with a line and the newest that is known of each, in whichever use of its subgraph.
+     * @returns {[BoardNode, import("./store.js").Entry | null][]}
+     */
+    known() {
+      const graph = root();
+      return [...lines.keys()].map((node) => [node, store.find(String(graph.id), executionIds(graph, node))]);
+    },
+
+    /**
+     * @param {() => void} watcher called after every writing
+     * @returns {() => void} ends it
+     */
+    watch(watcher) {
+      watchers.add(watcher);
+      return () => watchers.delete(watcher);
+    },
 
     /** @param {BoardNode} node @param {import("./line.js").StatusLine} line */
     add(node, line) {

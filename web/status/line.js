@@ -1,45 +1,91 @@
 // @ts-check
-// The element that shows a status line.
+// The element that shows a status line: a button with a symbol and a few words, and the last steps below it.
+
+import { createSpark, drawSpark } from "./svg.js";
 
 /** @typedef {import("./text.js").Line} Line */
+/** @typedef {"full" | "short" | "none"} Display */
 
-/** Height of the line in canvas units; the host takes it for the node's smallest size. */
-export const LINE_HEIGHT = 20;
+const WORDS_HEIGHT = 20;
+const STEPS_HEIGHT = 12;
+
+/**
+ * @typedef {Object} Shown
+ * @property {Line} line
+ * @property {string[]} details what the tooltip says below the line
+ * @property {string} label what the line is, for a screen reader
+ * @property {import("./steps.js").Step[]} [steps]
+ * @property {number | null} [uncompiledMs]
+ */
 
 /**
  * @typedef {Object} StatusLine
  * @property {HTMLElement} element
- * @property {(line: Line, details: string[], label: string) => void} show
+ * @property {(shown: Shown) => void} show
+ * @property {(display: Display) => void} display
+ * @property {() => number} height in canvas units; the host takes it for the node's smallest size
  */
 
-/** @returns {StatusLine} */
-export function createLine() {
+/**
+ * @param {{steps?: boolean}} [options] steps: this node samples, so that there is room for a plot of its steps
+ * @returns {StatusLine}
+ */
+export function createLine({ steps: hasSteps = false } = {}) {
   const element = document.createElement("div");
   element.className = "onediff-status";
-  element.setAttribute("role", "status");
-  element.setAttribute("aria-live", "polite");
-  const shown = element.appendChild(span("onediff-status-line"));
-  const symbol = shown.appendChild(span("onediff-status-symbol"));
-  const words = shown.appendChild(span("onediff-status-words"));
+  element.dataset.display = "full";
+  const button = element.appendChild(document.createElement("button"));
+  button.type = "button";
+  button.className = "onediff-status-line";
+  button.setAttribute("aria-haspopup", "dialog");
+  const symbol = button.appendChild(span("onediff-status-symbol"));
+  const words = button.appendChild(span("onediff-status-words"));
+  const spark = hasSteps ? element.appendChild(createSpark()) : null;
   const spoken = element.appendChild(span("onediff-status-spoken"));
-  shown.setAttribute("aria-hidden", "true");
+  spoken.setAttribute("role", "status");
+  spoken.setAttribute("aria-live", "polite");
 
-  let last = "";
-  return {
-    element,
-    show(line, details, label) {
-      const title = [`${line.symbol} ${line.text}`, ...details].join("\n");
-      if (title === last) return;
-      last = title;
+  /** @type {Display} */
+  let display = "full";
+  /** @type {Shown | null} */
+  let current = null;
+  let written = "";
+  let drawn = "";
+
+  function write() {
+    if (current === null || display === "none") return;
+    const { line, details, label, steps = [], uncompiledMs = null } = current;
+    const title = [`${line.symbol} ${line.text}`, ...details].join("\n");
+    if (title + display !== written) {
+      written = title + display;
       element.dataset.tone = line.tone;
       element.title = title;
-      element.setAttribute("aria-label", `${label}: ${line.text}`);
+      button.setAttribute("aria-label", `${label}: ${line.text}`);
       symbol.textContent = line.symbol;
-      words.replaceChildren(...line.parts.map(part));
+      words.replaceChildren(...(display === "short" ? line.parts.slice(0, line.short ?? 1) : line.parts).map(part));
       // While something is going on only its first words are read out: a voice cannot follow two updates a second.
       const aloud = line.tone === "live" ? line.parts[0]?.text.replace(/ \d.*$/, "") : line.text;
       if (spoken.textContent !== aloud) spoken.textContent = aloud ?? "";
+    }
+    const plot = JSON.stringify([steps, uncompiledMs]);
+    if (spark && display === "full" && plot !== drawn) {
+      drawn = plot;
+      drawSpark(spark, steps, uncompiledMs);
+    }
+  }
+
+  return {
+    element,
+    show(shown) {
+      current = shown;
+      write();
     },
+    display(wanted) {
+      display = wanted;
+      element.dataset.display = wanted;
+      write();
+    },
+    height: () => (display === "none" ? 0 : WORDS_HEIGHT + (spark && display === "full" ? STEPS_HEIGHT : 0)),
   };
 }
 

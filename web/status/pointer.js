@@ -28,3 +28,18 @@ export function forwardToCanvas(element, canvas, signal) {
   );
   element.addEventListener("contextmenu", (event) => classic() && event.preventDefault(), { signal });
 }
+
+/**
+ * Calls `open` when the element is clicked, or its button pressed by keyboard. The editor does not see these keys.
+ * @param {HTMLElement} element
+ * @param {() => void} open
+ * @param {AbortSignal} signal ends it
+ */
+export function openWith(element, open, signal) {
+  element.addEventListener("click", open, { signal });
+  for (const type of /** @type {const} */ (["keydown", "keyup"])) {
+    element.addEventListener(type, (event) => [" ", "Enter"].includes(event.key) && event.stopPropagation(), {
+      signal,
+    });
+  }
+}

@@ -45,6 +45,9 @@ const LIVE = new Set(["checking", "compiling", "measuring"]);
 /** @param {StatusRecord | null} record */
 export const isLive = (record) => record !== null && LIVE.has(record.state);
 
+/** Whether a record says how something ended; before the first run and during one it does not. @param {StatusRecord} record */
+export const isOutcome = (record) => !isLive(record) && record.state !== "idle";
+
 /** @param {unknown} value @returns {value is number} */
 export const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 

@@ -1,6 +1,8 @@
 // @ts-check
 // The latest record of every node, of every workflow that the server told this page about.
 
+import { isOutcome } from "./record.js";
+
 /** @typedef {import("./record.js").StatusRecord} StatusRecord */
 
 /**
@@ -8,6 +10,8 @@
  * @property {StatusRecord} record
  * @property {number} order later is larger
  * @property {number} at when it arrived, in milliseconds of the store's clock
+ * @property {boolean} stale the server does not know it any more: it has restarted since
+ * @property {StatusRecord | null} outcome the last record that was not one of a run in progress
  */
 
 /** @param {() => number} [clock] milliseconds */
@@ -26,7 +30,9 @@ export function createStore(clock = () => performance.now()) {
   const keep = (record) => {
     if (!isRecord(record)) return false;
     order += 1;
-    entries.set(key(record.workflow, record.node), { record, order, at: clock() });
+    const name = key(record.workflow, record.node);
+    const outcome = isOutcome(record) ? record : (entries.get(name)?.outcome ?? null);
+    entries.set(name, { record, order, at: clock(), stale: false, outcome });
     return true;
   };
 
@@ -43,8 +49,8 @@ export function createStore(clock = () => performance.now()) {
     mark: () => order,
 
     /**
-     * Take in everything that the server knows. What it does not know any more is forgotten, for it may be a new
-     * server; what arrived since `mark` is newer than the answer and stays.
+     * Take in everything that the server knows. What it does not know any more was measured before it restarted: the
+     * last outcome is kept as stale, a run in progress is over. What arrived since `mark` is newer than the answer.
      * @param {unknown} records key → record; the keys mean nothing here
      * @param {number} mark
      */
@@ -52,6 +58,7 @@ export function createStore(clock = () => performance.now()) {
       const newer = new Set();
       for (const [name, entry] of entries) {
         if (entry.order > mark) newer.add(name);
+        else if (entry.outcome) entries.set(name, { ...entry, record: entry.outcome, stale: true });
         else entries.delete(name);
       }
       const known = Object.values(records && typeof records === "object" ? records : {}).filter(isRecord);

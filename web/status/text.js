@@ -17,12 +17,16 @@ import { count, findings, isLive, isNumber, patchedSites, plain, problems } from
 /**
  * @typedef {Object} Line
  * @property {string} symbol tells the states apart without colour
- * @property {"quiet" | "live" | "good" | "warn" | "bad"} tone
+ * @property {"quiet" | "past" | "plain" | "live" | "good" | "warn" | "bad"} tone
  * @property {Part[]} parts
+ * @property {number} [short] how many of the parts the short line shows, 1 when left out
  * @property {string} text the parts as one sentence, without the symbol
  */
 
-/** @typedef {{symbol: string, tone: Line["tone"], parts: (Part | string | null)[]}} Draft */
+// Kept compiled although slower, beyond what is noise: the user asked for it.
+const SLOWER = 0.97;
+
+/** @typedef {{symbol: string, tone: Line["tone"], parts: (Part | string | null)[], short?: number}} Draft */
 
 /**
  * @param {StatusRecord | null} record null: nothing known about this node
@@ -40,7 +44,8 @@ export function describe(record, words, { bypassed = false, age = 0 } = {}) {
     .map((part) => (typeof part === "string" ? { text: part } : part))
     .filter((part) => part !== null && part.text !== "");
   const shown = /** @type {Part[]} */ (parts);
-  return { symbol: draft.symbol, tone: draft.tone, parts: shown, text: shown.map((part) => part.text).join(" · ") };
+  const text = shown.map((part) => part.text).join(" · ");
+  return { symbol: draft.symbol, tone: draft.tone, parts: shown, short: draft.short, text };
 }
 
 /** @param {string} state @param {Words} words @returns {Draft} */
@@ -59,22 +64,20 @@ function drafted(record, words, age) {
     case "checked":
       return checked(record, words);
     case "compiled":
-      return {
-        symbol: "▲",
-        tone: "good",
-        parts: [words("status.compiled"), ...speed(record, words), plain(record.backend?.used)],
-      };
+      return compiled(record, words);
     case "partial":
       return {
         symbol: "◐",
         tone: "warn",
         parts: [partly(record, words), ...speed(record, words), plain(record.backend?.used)],
+        short: 2,
       };
     case "uncompiled":
       return uncompiled(record, words);
     case "failed":
       return { symbol: "✗", tone: "bad", parts: [words("status.failed"), { text: reason(record), elastic: true }] };
     case "idle":
+      if (record.backend?.replaced_by) return quiet("replaced", words);
       return quiet(record.compile ? "waiting" : "idle", words);
     default:
       // A state of a newer server: its own words are better than none.
@@ -95,6 +98,22 @@ function live(record, words, age) {
     symbol: "…",
     tone: "live",
     parts: [words(`status.${record.state}`) + of, time, { text: plain(path), elastic: true }],
+  };
+}
+
+/** @param {StatusRecord} record @param {Words} words @returns {Draft} */
+function compiled(record, words) {
+  const { speedup } = record.speed ?? {};
+  const slower = isNumber(speedup) && speedup < SLOWER;
+  return {
+    symbol: slower ? "▼" : "▲",
+    tone: slower ? "warn" : "good",
+    parts: [
+      words(slower ? "status.compiled_slower" : "status.compiled"),
+      ...speed(record, words),
+      plain(record.backend?.used),
+    ],
+    short: 2,
   };
 }
 
@@ -166,7 +185,6 @@ function partly(record, words) {
 
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
 function uncompiled(record, words) {
-  const draft = { symbol: "▽", tone: /** @type {const} */ ("warn") };
   const { eager_ms: eager, compiled_ms: compiled } = record.speed ?? {};
   const step = isNumber(eager) ? words("status.a_step", { time: duration(words, eager) }) : null;
   if (isNumber(eager) && isNumber(compiled) && eager > 0 && compiled > eager) {
@@ -174,10 +192,10 @@ function uncompiled(record, words) {
       compiled < 2 * eager
         ? words("number.percent_faster", { value: percentFaster(eager, compiled) })
         : words("number.times_as_fast", { factor: factor(words, compiled / eager) });
-    return { ...draft, parts: [words("status.slower", { by }), step] };
+    return { symbol: "▽", tone: "plain", parts: [words("status.slower", { by }), step] };
   }
   const why = record.parity?.passed === false ? words("status.differs") : reason(record);
-  return { ...draft, parts: [words("status.uncompiled"), { text: why, elastic: true }] };
+  return { symbol: "▽", tone: "warn", parts: [words("status.uncompiled"), { text: why, elastic: true }] };
 }
 
 /**

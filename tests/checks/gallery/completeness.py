@@ -9,6 +9,7 @@ from onediff_pack.processors import get_processor
 from torch import nn
 
 SDPA = get_processor("sdpa")
+REFERENCE = get_processor("reference")
 
 
 class Attention(nn.Module):
@@ -74,3 +75,30 @@ class Abstract(nn.Module):
 class AbstractMended(Abstract):
     def forward(self, q, k, v, heads, mask=None, **kwargs):
         return SDPA(q, k, v, heads, mask, **kwargs)
+
+
+@wrong("call-instead-of-forward")
+class Called(nn.Module):
+    def __call__(self, q, k, v, heads, mask=None, **kwargs):
+        return SDPA(q, k, v, heads, mask, **kwargs)
+
+
+@mended(Called)
+class CalledMended(nn.Module):
+    def forward(self, q, k, v, heads, mask=None, **kwargs):
+        return SDPA(q, k, v, heads, mask, **kwargs)
+
+
+@wrong("call-instead-of-forward")
+class CalledBesideAnEmptyForward(nn.Module):
+    def forward(self, *args, **kwargs):
+        raise NotImplementedError
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, value=None):
+        return REFERENCE(attn, hidden_states, encoder_hidden_states, attention_mask, value)
+
+
+@mended(CalledBesideAnEmptyForward)
+class CalledBesideAnEmptyForwardMended(nn.Module):
+    def forward(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, value=None):
+        return REFERENCE(attn, hidden_states, encoder_hidden_states, attention_mask, value)

@@ -38,9 +38,7 @@ class Module(nn.Module):
 
 @right
 class ModuleWithTemb(nn.Module):
-    def forward(
-        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, *args, **kwargs
-    ):
+    def forward(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, *args, **kwargs):
         return attend(attn, hidden_states, encoder_hidden_states, attention_mask)
 
 
@@ -218,3 +216,84 @@ class Loop(nn.Module):
             masks = mask if mask is None or mask.shape[1] == 1 else mask[:, head : head + 1]
             parts.append(SDPA(q[..., take], k[..., take], v[..., take], 1, masks))
         return torch.cat(parts, dim=-1)
+
+
+@right
+class WritesToItsOwn(nn.Module):
+    def forward(self, q, k, v, heads, mask=None, **kwargs):
+        return SDPA(q.clone().mul_(2), k, v, heads, mask, **kwargs).add_(0.0)
+
+
+@right
+class DropoutInTraining(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+        self.eval()
+
+    def forward(self, q, k, v, heads, mask=None, **kwargs):
+        return self.dropout(SDPA(q, k, v, heads, mask, **kwargs))
+
+
+@right
+class ComputesSomethingElse(nn.Module):
+    """Leaves masked keys out and scales its own way: not PyTorch's attention, and meant so."""
+
+    def forward(self, q, k, v, heads, mask=None, **kwargs):
+        return 0.7 * SDPA(q * 1.5, k, v, heads, mask, **kwargs)
+
+
+@right
+class LooksAtNoKeys(nn.Module):
+    """No mask can matter."""
+
+    def forward(self, q, k, v, heads, mask=None):
+        return q * 0.5
+
+
+@right
+class NumberOfItsOwn(nn.Module):
+    """A number computed from a tensor when the module is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = float(torch.ones(3).mean())
+
+    def forward(self, q, k, v, heads, mask=None, **kwargs):
+        return SDPA(q * self.gain, k, v, heads, mask, **kwargs)
+
+
+@right
+class OwnTensor(nn.Module):
+    """A tensor that is neither parameter nor buffer, and a bound method kept as an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.ones(1)
+        self.compute = self.scaled
+
+    def scaled(self, q):
+        return q * self.gain.to(q)
+
+    def forward(self, q, k, v, heads, mask=None, **kwargs):
+        return SDPA(self.compute(q), k, v, heads, mask, **kwargs)
+
+
+@right
+class BiasOfOnes(nn.Module):
+    """Makes a tensor on the device of its input."""
+
+    def forward(self, q, k, v, heads, mask=None):
+        return SDPA(q, k + torch.arange(k.shape[-1], device=k.device, dtype=k.dtype), v, heads, mask)
+
+
+@torch.jit.script
+def halved(x: torch.Tensor) -> torch.Tensor:
+    """Dynamo takes a scripted function apart; a scripted module it does not."""
+    return x * 0.5
+
+
+@right
+class Scripted(nn.Module):
+    def forward(self, q, k, v, heads, mask=None, **kwargs):
+        return SDPA(halved(q), k, v, heads, mask, **kwargs)

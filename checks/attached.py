@@ -1,0 +1,79 @@
+"""Checks the processors of a model's sites: equal sites once, and nothing twice while the processors are the same."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Iterable
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from ..processors import Site, written
+from .bench import geometry
+from .finding import Finding
+from .processor import check_processor
+
+_Known = dict[Hashable, tuple[Finding, ...]]
+
+#: What was found out, by processor. Findings and keys hold neither the processor nor a model.
+_known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def check_attached(
+    attached: Iterable[tuple[Site, nn.Module]], dtype: torch.dtype, device: torch.device
+) -> list[Finding]:
+    """The findings on processors at their sites.
+
+    A finding that comes at several sites is given once, with the first one's path; ``Finding.also`` has the others'.
+    """
+    merged: dict[Hashable, Finding] = {}
+    for site, processor in attached:
+        for finding in _findings(site, processor, dtype, device):
+            fault = (finding.rule, finding.cls, finding.where, finding.severity)
+            first = merged.setdefault(fault, finding)
+            if first is not finding:
+                merged[fault] = replace(first, also=(*first.also, finding.path))
+    return [_counted(finding) for finding in merged.values()]
+
+
+def _findings(site: Site, processor: nn.Module, dtype: torch.dtype, device: torch.device) -> Iterable[Finding]:
+    module = written(processor)
+    key = (_kind_of(site), dtype, device, _state(module))
+    with _lock:
+        known = _known.setdefault(module, {})
+        found = known.get(key)
+    if found is None:
+        found = check_processor(processor, replace(site, path=_PLACE), dtype, device, thorough=False)
+        known[key] = found
+    return [replace(finding, path=site.path + finding.path.removeprefix(_PLACE)) for finding in found]
+
+
+#: Stands for the path of a site in what is known of all sites like it.
+_PLACE = "site"
+
+
+def _kind_of(site: Site) -> Hashable:
+    """Equal for sites at which a processor is called alike."""
+    shapes = [(name, tuple(p.shape)) for name, p in site.module.named_parameters()] if site.has_projections else None
+    return type(site.module), site.kind, site.has_projections, geometry(site), shapes and tuple(shapes)
+
+
+def _state(module: nn.Module) -> Hashable:
+    """Changes when a processor's tensors or mode do."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    marks = tuple((name, id(t), _version(t), t.dtype, t.device, t.requires_grad) for name, t in tensors)
+    return type(module).forward, module.training, marks
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version  # inference tensors do not count
+
+
+def _counted(finding: Finding) -> Finding:
+    if not finding.also:
+        return finding
+    sites = "1 more site" if len(finding.also) == 1 else f"{len(finding.also)} more sites"
+    return replace(finding, why=f"{finding.why} The same at {sites}.")

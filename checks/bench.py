@@ -1,0 +1,168 @@
+"""Calls a processor as the host would at its site, with inputs of any making."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..processors import Level, Site
+from ..processors.sdpa import SDPAProcessor
+from .cases import DTYPES, FLAT, Case, Layout, cases
+from .mounted import Mounted
+from .source import function_location, short_path
+from .standin import Make, stand_in
+
+#: Makes an input of a shape and dtype.
+New = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
+Inputs = Mapping[str, torch.Tensor | None]
+
+#: Heads of a site whose module does not tell; any number shows the same.
+UNKNOWN_HEADS, UNKNOWN_HEAD_DIM = 2, 64
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a site: heads, channels of a head, channels of the hidden states and of the context."""
+
+    heads: int
+    head_dim: int
+    width: int
+    context_width: int
+
+
+def geometry(site: Site) -> Geometry:
+    """The sizes of a site, from its projections where it has them."""
+    module = site.module
+    heads = next((n for name in ("heads", "num_heads", "n_heads") if isinstance(n := getattr(module, name, 0), int)), 0)
+    heads = heads or UNKNOWN_HEADS
+    if site.has_projections:
+        inner, width = _features(module.to_q)
+        return Geometry(heads, inner // heads, width, _features(module.to_k)[1])
+    hidden = getattr(module, "hidden_size", None)
+    head_dim = site.head_dim or (hidden // heads if isinstance(hidden, int) else UNKNOWN_HEAD_DIM)
+    return Geometry(heads, head_dim, heads * head_dim, heads * head_dim)
+
+
+def _features(linear: Any) -> tuple[int, int]:
+    """Outputs and inputs of a projection."""
+    return linear.out_features, linear.in_features
+
+
+def cases_of(mounted: Mounted, thorough: bool | None = None) -> tuple[Case, ...]:
+    """What to try at a site. Flat q, k and v are all that a module with projections passes on."""
+    thorough = mounted.thorough if thorough is None else thorough
+    if mounted.level == "module" and not mounted.site.has_projections:
+        return ()
+    own = mounted.site.has_projections
+    prompts: tuple[int | None, ...] = (None,) if own and mounted.site.kind == "self" else (77, 154)
+    layouts = (FLAT,) if own else (FLAT, Layout(True, False), Layout(True, True))
+    return cases(prompts, dtypes_of(mounted), layouts, thorough)
+
+
+def dtypes_of(mounted: Mounted) -> tuple[torch.dtype, ...]:
+    """The dtypes that a processor says it takes; a scripted one keeps its own."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in mounted.module.modules()):
+        return (mounted.dtype,)
+    allowed = mounted.processor.limits.dtypes
+    return tuple(dtype for dtype in DTYPES if allowed is None or dtype in allowed)
+
+
+def make_inputs(mounted: Mounted, case: Case, new: New) -> Inputs:
+    """The tensors of a call, by name."""
+    shape, site = geometry(mounted.site), mounted.site
+    latent, prompt = case.latent[0] * case.latent[1], case.prompt or 0
+    queries, keys = latent, latent
+    if site.kind == "cross":
+        keys = prompt
+    elif not site.has_projections:
+        queries = keys = latent + prompt  # picture and prompt in one sequence
+    mask = None
+    if case.mask is not None:
+        form = case.mask.shape(case.batch, shape.heads, queries, keys)
+        mask = new(form, torch.bool if case.mask.boolean else case.dtype)
+    if mounted.level == "module":
+        return {
+            "hidden_states": new((case.batch, queries, shape.width), case.dtype),
+            "encoder_hidden_states": None
+            if site.kind == "self"
+            else new((case.batch, keys, shape.context_width), case.dtype),
+            "attention_mask": mask,
+        }
+
+    def tokens(count: int) -> torch.Tensor:
+        flat = new((case.batch, count, shape.heads * shape.head_dim), case.dtype)
+        return flat.unflatten(-1, (shape.heads, -1)).transpose(1, 2) if case.layout.split_in else flat
+
+    return {"q": tokens(queries), "k": tokens(keys), "v": tokens(keys), "mask": mask}
+
+
+def expected_shape(mounted: Mounted, case: Case, inputs: Inputs) -> tuple[int, ...]:
+    """The shape of the result: that of the original."""
+    shape = geometry(mounted.site)
+    first = inputs["hidden_states" if mounted.level == "module" else "q"]
+    assert first is not None
+    batch, tokens = first.shape[0], first.shape[2 if case.layout.split_in else 1]
+    if mounted.level == "module":
+        return batch, tokens, shape.width
+    return (batch, shape.heads, tokens, shape.head_dim) if case.layout.split_out else (batch, tokens, _inner(shape))
+
+
+def _inner(shape: Geometry) -> int:
+    return shape.heads * shape.head_dim
+
+
+def call(processor: nn.Module, level: Level, attn: nn.Module | None, heads: int, case: Case, inputs: Inputs) -> Any:
+    """One call, argument for argument as a patched site makes it."""
+    if level == "module":
+        return processor(attn, *inputs.values(), None)
+    q, k, v, mask = inputs.values()
+    return processor(q, k, v, heads, mask, case.layout.split_in, case.layout.split_out, None, False)
+
+
+def site_stand_in(site: Site, make: Make) -> nn.Module | None:
+    """The site's module for module-level processors to project with, None where it has no projections."""
+    return stand_in(site.module, make).eval() if site.has_projections else None
+
+
+_SDPA = SDPAProcessor().eval()
+
+
+def original(level: Level, attn: nn.Module | None, heads: int, case: Case, inputs: Inputs) -> torch.Tensor:
+    """What the site computes without a processor, with PyTorch's attention."""
+    if level == "kernel":
+        return call(_SDPA, level, None, heads, case, inputs)
+    site: Any = attn
+    x, context, mask = inputs.values()
+    context = x if context is None else context
+    return site.to_out(_SDPA(site.to_q(x), site.to_k(context), site.to_v(context), heads, mask))
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An exception in words, and the "file:line" of the user's code that it left last."""
+
+    error: str
+    where: str | None
+
+
+def raised(error: Exception, module: nn.Module) -> Raised:
+    """Finds the last line of the processor's own file, or of a base class's, that an exception passed."""
+    files = {
+        inspect.getsourcefile(cls)
+        for part in module.modules()
+        for cls in type(part).__mro__
+        if not cls.__module__.startswith(("torch.", "builtins"))
+    } - {None}
+    where = function_location(type(module).forward)
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename in files:
+            where = f"{short_path(frame.filename)}:{frame.lineno}"
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else ""
+    return Raised(f"{type(error).__name__}: {text[:200]}".rstrip(": ."), where)

@@ -1,0 +1,147 @@
+"""Captures a processor with Dynamo, and calls it as the next steps, sizes and blocks will.
+
+Nothing is compiled: the graph runs as it is. Each capture has a code object of its own, since Dynamo keeps graphs,
+recompile limits and observed sizes by code object; the functions inside are inlined and keep nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from ..processors import adapt
+from .breaks import Break, break_of, recompile_reason
+from .calls import OTHERS, Calls, calls_at
+from .code import code
+from .kept import kept
+from .mounted import Mounted
+from .rehearsal import rehearsal
+
+Occasion = Literal["step", "size", "block"]
+
+#: Files whose lines stand between Dynamo and the processor.
+_AROUND = frozenset({__file__, adapt.__code__.co_filename})
+
+_numbers = itertools.count()
+_counted = threading.local()
+
+
+@dataclass(frozen=True)
+class Recompile:
+    """Every new step, size or block needs another graph. ``line`` as "file.py:12" where Dynamo names one."""
+
+    occasion: Occasion
+    reason: str
+    line: str | None
+
+
+@dataclass
+class Capture:
+    """``plain`` and ``masked`` tell whether the call without and with a mask became one graph, None where it was not
+    tried: a call is captured when it runs lines that the other one does not. ``breaks`` are where they did not."""
+
+    plain: bool | None = None
+    masked: bool | None = None
+    breaks: list[Break] = field(default_factory=list)
+    recompiles: list[Recompile] = field(default_factory=list)
+
+
+def capture(mounted: Mounted) -> Capture:
+    """Evidence: the captures. What does not run uncompiled is not captured."""
+    found = Capture()
+    calls = calls_at(mounted)
+    source, rehearsed = mounted.evidence(code), mounted.evidence(rehearsal)
+    if calls is None or rehearsed.plain is None or not torch._dynamo.is_dynamo_supported():
+        return found
+    with kept(mounted.module, source.globals, calls.device), torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Dynamo's, on what the findings say
+        plain, masked = rehearsed.plain, rehearsed.masked
+        if masked is None or not masked >= plain:
+            found.plain = _captured(mounted, calls, found, source.files, masked=False)
+        if masked is not None and not masked < plain:
+            found.masked = _captured(mounted, calls, found, source.files, masked=True)
+    return found
+
+
+def _captured(mounted: Mounted, calls: Calls, found: Capture, files: frozenset[str], masked: bool) -> bool:
+    """Whether one kind of call becomes one graph. What would recompile is looked for once."""
+    runner, name = _runner()
+    first = calls.arguments(masked=masked)
+    _counted.graphs = 0
+    try:
+        _call(runner, mounted, first)
+        if found.plain is None:
+            found.recompiles += _recompiles(runner, name, mounted, calls, first, masked)
+    except Exception as error:
+        stopped = break_of(error, files, _AROUND)
+        if stopped not in found.breaks:
+            found.breaks.append(stopped)
+        return False
+    return True
+
+
+def _recompiles(
+    runner: Callable, name: str, mounted: Mounted, calls: Calls, first: tuple, masked: bool
+) -> list[Recompile]:
+    """Calls again with the same input, with other sizes, and from other blocks. Once more is not counted: a value may
+    be made at the first step, a size be told from a smaller one."""
+    recompiles = []
+    again: dict[Occasion, list[tuple]] = {"step": [first, first]}
+    if calls.attn is not None:
+        again["block"] = [(other.attn, *first[1:]) for other in (calls.with_other_site() for _ in range(2))]
+    again["size"] = [calls.arguments(sizes, masked) for sizes in OTHERS]
+    for occasion, arguments in again.items():
+        needed = []
+        for given in arguments:
+            before = _counted.graphs
+            _call(runner, mounted, given)
+            needed.append(_counted.graphs > before)
+        if all(needed):
+            reason = recompile_reason(name)
+            line = re.search(r"([^/\\\s]+\.py:\d+) in ", reason)
+            recompiles.append(Recompile(occasion, _told(reason), line[1] if line else None))
+            if occasion == "step":
+                break  # the others would be compiled anew for the same reason
+    return recompiles
+
+
+def _told(reason: str) -> str:
+    """Dynamo's reason for another graph, without names that only it knows."""
+    size = re.search(r"size mismatch at index (\d+)\. expected (\d+), actual (\d+)", reason)
+    if size:
+        return f"dimension {size[1]} of an input is {size[3]} instead of {size[2]}"
+    if "check_obj_id" in reason:
+        return "it was built for one object and is given another"
+    return re.split(r"  #|\n", reason)[0].strip() or "the compiler gave no reason"
+
+
+def _call(runner: Callable, mounted: Mounted, arguments: tuple) -> None:
+    for tensor in arguments:
+        if isinstance(tensor, torch.Tensor):  # as blocks' inputs are marked: batch, tokens, and tokens of a mask
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            torch._dynamo.maybe_mark_dynamic(tensor, 2 if tensor.ndim == 4 else 1)
+    runner(mounted.processor, arguments)
+
+
+def _runner() -> tuple[Callable, str]:
+    """A function to capture calls in, and its name, unique in this process."""
+
+    def entry(processor: torch.nn.Module, arguments: tuple) -> Any:
+        return processor(*arguments)
+
+    name = f"onediff_check_{next(_numbers)}"
+    entry.__code__ = entry.__code__.replace(co_name=name)
+    return torch.compile(entry, backend=_uncompiled, fullgraph=True), name
+
+
+def _uncompiled(graph: torch.fx.GraphModule, _inputs: list) -> Callable:
+    """Dynamo keeps every backend for ever; this one holds nothing."""
+    _counted.graphs += 1
+    return graph.forward

@@ -1,0 +1,189 @@
+"""Rules on what is different from step to step or from block to block, and on breaks that no other rule explains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+from .capture import Capture, Occasion, Recompile, capture
+from .code import code
+from .finding import Severity
+from .hazard import Hazard
+from .mounted import Mounted
+from .rehearsal import rehearsal
+from .rule import Hit, Layer, Rule, rule, rules
+from .source import function_location
+from .spots import Code, Spot
+
+
+@rule
+class StepState(Hazard):
+    """A counter, or another value that each step changes and the graph is built on."""
+
+    severity = "error"
+    what = "changes {name} at every step, and computes by it"
+    why = "A graph is built on one value, so each step would be compiled anew; soon the compiler gives up."
+    fix = "Take it out of forward; what depends on the step comes from outside, or as a tensor."
+
+    def spots(self, mounted: Mounted) -> Iterable[Spot]:
+        rehearsed = mounted.evidence(rehearsal)
+        if _recompile(mounted, "step") is None:
+            return []
+        return [spot for spot in _writes(mounted) if spot.name in rehearsed.changing]
+
+    def hits(self, subject: Mounted) -> Iterator[Hit]:
+        yield from (Hit({"name": spot.text}, spot.where) for spot in self.ran(subject))
+
+
+@rule
+class StateInForward(Hazard):
+    """State that a call leaves on the processor, its site or in a global."""
+
+    captured = "warning"
+    what = "sets {name} in forward"
+    why = (
+        "The processor is shared by its blocks, and a compiled block is also run uncompiled to compare them, so one "
+        "call sees what another one left."
+    )
+    fix = "Make it in __init__, keep it in a local variable, or put it under “if not torch.compiler.is_compiling():”."
+
+    def spots(self, mounted: Mounted) -> Iterable[Spot]:
+        changed = mounted.evidence(rehearsal).changed
+        counters = {spot.where for spot in StepState().spots(mounted)}
+        return [spot for spot in _writes(mounted) if spot.name in changed and spot.where not in counters]
+
+    def hits(self, subject: Mounted) -> Iterator[Hit]:
+        yield from (Hit({"name": spot.text}, spot.where, "warning") for spot in self.ran(subject))
+
+
+@rule
+class HookOnProcessor(Rule):
+    """Forward hooks on the processor or a module inside it."""
+
+    layer = "hazards"
+    subject = Mounted
+    severity = "warning"
+    what = "has a forward hook ({name})"
+    why = "The graph holds the hooks of the moment at which it is built: one that is set later is ignored."
+    fix = "Call in forward what the hook does, or remove the hook before sampling."
+
+    def hits(self, subject: Mounted) -> Iterator[Hit]:
+        for module in subject.module.modules():
+            for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+                name = getattr(hook, "__qualname__", type(hook).__qualname__)
+                yield Hit({"name": name}, function_location(getattr(hook, "__func__", hook)))
+
+
+@rule
+class ChangingGlobal(Hazard):
+    """Reads of a global that another function of the file changes."""
+
+    captured = "warning"
+    what = "reads {name}, a global that its file changes while running"
+    why = "The graph is built on its value of now; each new one is another graph."
+    fix = "Keep it as an attribute that is set in __init__, or pass it as a tensor."
+
+    def spots(self, mounted: Mounted) -> Iterable[Spot]:
+        source = mounted.evidence(code)
+        written = {spot.name for spot in source.global_writes}
+        return [s for s in source.global_reads if source.rebound(s.name, s.file) and s.name not in written]
+
+
+@rule
+class GraphBreak(Rule):
+    """A break that no other rule explains."""
+
+    layer = "hazards"
+    subject = Mounted
+    what = "does not fit into one graph"
+    why = "The compiler stops here: {reason}. The block runs uncompiled."
+    fix = "Compute it in __init__, or express it with torch functions."
+
+    def hits(self, subject: Mounted) -> Iterator[Hit]:
+        for stop in subject.evidence(capture).breaks:
+            explained = (
+                spot.covers(stop.file, stop.line)
+                for other in rules("hazards")
+                if isinstance(other, Hazard)
+                for spot in other.ran(subject)
+            )
+            if not any(explained):
+                own = stop.file in subject.evidence(code).files
+                reason = stop.reason.rstrip(".") + (f" ({stop.where})" if stop.where and not own else "")
+                yield Hit({"reason": reason}, stop.where if own else _forward(subject))
+
+
+class Recompiles(Rule):
+    """A rule on what makes a new graph necessary again and again."""
+
+    layer: ClassVar[Layer] = "hazards"
+    subject: ClassVar[type[Mounted]] = Mounted
+    severity: ClassVar[Severity] = "warning"
+    occasion: ClassVar[Occasion]
+
+    def hits(self, subject: Mounted) -> Iterator[Hit]:
+        found = _recompile(subject, self.occasion)
+        if found is not None and not self.explained(subject):
+            yield Hit({"reason": found.reason}, _line(subject, found))
+
+    def explained(self, mounted: Mounted) -> bool:
+        return False
+
+
+@rule
+class RecompilesPerStep(Recompiles):
+    """Each step needs another graph, and no state was seen to change."""
+
+    severity = "error"
+    occasion = "step"
+    what = "needs a new graph at every step"
+    why = "The compiler built it on something that each step changes ({reason}), and soon gives up."
+    fix = "Take that out of forward, or make it a tensor."
+
+    def explained(self, mounted: Mounted) -> bool:
+        return any(True for _ in StepState().ran(mounted))
+
+
+@rule
+class RecompilesPerSize(Recompiles):
+    """Each picture size or prompt length needs another graph."""
+
+    occasion = "size"
+    what = "needs a new graph for every picture size and prompt length"
+    why = "It uses a number of tokens as a plain number ({reason}), so each new size is compiled anew."
+    fix = "Compute with tensors instead of loops, lists or tables over tokens: torch.arange(n), slices, broadcasting."
+
+
+@rule
+class RecompilesPerBlock(Recompiles):
+    """Each block needs a graph of its own."""
+
+    occasion = "block"
+    what = "needs a graph of its own for every block"
+    why = "It tells the modules apart ({reason}), so blocks cannot share a graph; soon the compiler gives up."
+    fix = "Decide by shapes or settings instead of by the module; give each block its own processor where they differ."
+
+
+def _writes(mounted: Mounted) -> list[Spot]:
+    source = mounted.evidence(code)
+    return [*source.writes, *source.global_writes]
+
+
+def _recompile(mounted: Mounted, occasion: Occasion) -> Recompile | None:
+    found: Capture = mounted.evidence(capture)
+    return next((r for r in found.recompiles if r.occasion == occasion), None)
+
+
+def _line(mounted: Mounted, found: Recompile) -> str | None:
+    """The line that Dynamo names, where it is the user's, else that of forward."""
+    source: Code = mounted.evidence(code)
+    for span in source.spans:
+        if found.line and span.where.rpartition("/")[2].rpartition(":")[0] == found.line.rpartition(":")[0]:
+            return f"{span.where.rpartition(':')[0]}:{found.line.rpartition(':')[2]}"
+    return _forward(mounted)
+
+
+def _forward(mounted: Mounted) -> str | None:
+    """The line of forward, None for a scripted module."""
+    forward = getattr(type(mounted.module), "forward", None)
+    return None if forward is None else function_location(forward)

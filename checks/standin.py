@@ -1,0 +1,73 @@
+"""Copies of modules with other tensors, so that a trial changes nothing on the modules themselves."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+#: Makes the tensor that takes another one's place; its dtype and device may differ, its shape does not.
+Make = Callable[[torch.Tensor], torch.Tensor]
+
+#: What every module has of its own: parameters, buffers, children, hooks.
+_OWN = frozenset(nn.Module().__dict__) - {"training"}
+
+
+def stand_in(module: nn.Module, make: Make) -> nn.Module:
+    """The module once more: same class and attributes, its tensors made by ``make``, without its hooks.
+
+    Host classes of nn.Linear that cast weights or carry patches become plain ones. Lists, dicts and sets are copied, so
+    what a forward notes there is noted in the copy. A scripted module is copied as it is.
+    """
+    return _copied(module, make, {})
+
+
+def _copied(module: nn.Module, make: Make, done: dict[int, nn.Module]) -> nn.Module:
+    if id(module) in done:
+        return done[id(module)]
+    if isinstance(module, torch.jit.ScriptModule):
+        return done.setdefault(id(module), copy.deepcopy(module))
+    cls = nn.Linear if isinstance(module, nn.Linear) and type(module).__name__ == "Linear" else type(module)
+    new = done[id(module)] = cls.__new__(cls)
+    nn.Module.__init__(new)
+    for name, value in module.__dict__.items():
+        if name not in _OWN:
+            new.__dict__[name] = _attribute(value, module, new, make)
+    for name, parameter in module._parameters.items():
+        made = None if parameter is None else nn.Parameter(make(parameter), requires_grad=False)
+        new._parameters[name] = made
+    for name, buffer in module._buffers.items():
+        new._buffers[name] = None if buffer is None else make(buffer)
+    for name, child in module._modules.items():
+        new._modules[name] = None if child is None else _copied(child, make, done)
+    return new
+
+
+def _attribute(value: Any, module: nn.Module, new: nn.Module, make: Make) -> Any:
+    if isinstance(value, types.MethodType) and value.__self__ is module:
+        return types.MethodType(value.__func__, new)
+    if isinstance(value, torch.Tensor):
+        return make(value)
+    return copy.copy(value) if type(value) in (list, dict, set) else value
+
+
+@contextmanager
+def numbers_kept(device: torch.device) -> Iterator[None]:
+    """Leaves the random numbers that come next as they were: torch's, Python's and, where it is loaded, numpy's."""
+    numpy = sys.modules.get("numpy")
+    state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
+    devices = [device] if device.type == "cuda" and torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(state)
+        if numpy:
+            numpy.random.set_state(numpy_state)

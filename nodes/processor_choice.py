@@ -1,0 +1,117 @@
+"""The processors that a node offers, and the one that a workflow names."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+from torch import nn
+
+from ..checks import Finding, rules
+from ..checks.attached import check_attached
+from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names
+from ..processors import custom as user
+from ..processors import from_diffusers as diffusers
+from ..processors.attach import not_patchable_reason
+from ..processors.making import CannotLoad
+from ..processors.user_files import USER_FOLDER
+from .inputs import unknown_value
+
+log = logging.getLogger(__name__)
+
+CUSTOM = user.CustomProcessors(lambda: folder_paths.get_folder_paths(USER_FOLDER))
+
+
+def register_folder() -> None:
+    """Makes ``models/attention_processors`` one of ComfyUI's model folders. It stays empty: what is in there is the
+    user's."""
+    folder = os.path.join(folder_paths.models_dir, USER_FOLDER)
+    folder_paths.add_model_folder_path(USER_FOLDER, folder, is_default=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        log.info("OneDiff: models/%s cannot be made (%s); processors of your own need it.", USER_FOLDER, error.strerror)
+
+
+def choices() -> list[str]:
+    """All names: built-in ones, the user's own, diffusers'. Asked anew for each list of nodes, so it runs no code."""
+    return [*processor_names(), *CUSTOM.names(), *diffusers.names()]
+
+
+def fingerprint(name: Any) -> str:
+    """Changes when the file that a name comes from changes."""
+    return CUSTOM.fingerprint(name) if isinstance(name, str) else ""
+
+
+def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: list[Finding]) -> tuple[str, Processor]:
+    """The processor of that name; the default one, and findings that say why, when it cannot be used."""
+    if name in processor_names():
+        return name, get_processor(name)
+    if not name.startswith((user.PREFIX, diffusers.PREFIX)):
+        findings.append(unknown_value(node, "processor", name, choices(), DEFAULT_PROCESSOR))
+        return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
+    try:
+        module = _load(name, model)
+    except CannotLoad as error:
+        findings.append(_finding(error))
+        return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
+    found = _check(module, sites, model)
+    findings += found
+    reason = _unusable(found)
+    if isinstance(module, Processor) and reason is None:
+        return name, module
+    findings.append(_not_used(name, reason))
+    return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
+
+
+def _load(name: str, model: Any) -> nn.Module:
+    if name.startswith(diffusers.PREFIX):
+        return diffusers.load(name)
+    check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
+    return CUSTOM.load(name, model.load_device, model.model_dtype(), check_interrupt)
+
+
+def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding]:
+    """What is wrong with a processor, seen at the first site of each kind where it fits. Forward Check and OneDiff
+    Compile look at all sites."""
+    first: dict[str, Site] = {}
+    for site in sites:
+        if not isinstance(module, Processor) or not_patchable_reason(site, module) is None:
+            first.setdefault(site.kind, site)
+    return check_attached([(site, module) for site in first.values()], model.model_dtype(), model.load_device)
+
+
+def _finding(error: CannotLoad) -> Finding:
+    return Finding(
+        severity="error",
+        path="processor",
+        cls=error.name.rpartition(":")[2].rpartition("/")[2],
+        where=error.where,
+        what=f"{error.name} {error.what}; {DEFAULT_PROCESSOR} is used instead",
+        why=error.why,
+        fix=error.fix,
+        rule="processor-file",
+    )
+
+
+def _unusable(found: list[Finding]) -> Finding | None:
+    """The finding for which a processor is not used. What only a graph cannot hold still runs uncompiled."""
+    layers = {rule.name: rule.layer for rule in rules()}
+    return next((f for f in found if f.severity == "error" and layers[f.rule] != "hazards"), None)
+
+
+def _not_used(name: str, reason: Finding | None) -> Finding:
+    return Finding(
+        severity="warning",
+        path="processor",
+        cls=name.rpartition(":")[2].rpartition("/")[2],
+        where=reason.where if reason else "input",
+        what=f"{name} is not used; {DEFAULT_PROCESSOR} is, so that the picture is finished",
+        why=f"It {reason.what}." if reason else "It cannot be called as a processor.",
+        fix="Mend what the error says and queue again.",
+        rule="processor-not-used",
+    )

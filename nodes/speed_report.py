@@ -1,0 +1,107 @@
+"""Speed Report."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy_api.latest import io
+from comfy_api.latest import ui as host_ui
+
+from ..compilers import CLEARED, Session
+from ..status import Record
+from ..status.plot import plot
+from ..status.speed_report import SpeedReport
+from .both_ways import BothWays
+from .host import new_record, schema, ui
+
+log = logging.getLogger(__name__)
+
+
+class OneDiffSpeedReport(io.ComfyNode):
+    """Samples uncompiled and compiled, by turns, and draws what it showed."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="OneDiffSpeedReport",
+            display_name="Speed Report",
+            category="OneDiff",
+            description="Samples the model uncompiled and compiled, by turns, and shows what compiling gains.",
+            search_aliases=["benchmark", "speed", "compare", "it/s", "onediff"],
+            not_idempotent=True,
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="With OneDiff Compile in front: its settings are used."),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Latent.Input("latent", tooltip="Its size and batch are what is measured."),
+                io.Int.Input("steps", default=8, min=1, max=200, tooltip="Steps of a picture."),
+                io.Float.Input("cfg", default=8.0, min=0.0, max=100.0, step=0.1, round=0.01),
+            ],
+            outputs=[
+                io.Image.Output(display_name="plot"),
+                io.String.Output(display_name="report", tooltip="All figures as JSON."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo, io.Hidden.prompt],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **kwargs) -> int:
+        """After the measurements were cleared the report is made anew."""
+        return CLEARED.measurements
+
+    @classmethod
+    def execute(cls, model, positive, negative, latent, steps, cfg) -> io.NodeOutput:
+        record = new_record(cls.hidden)
+        both = BothWays(model, positive, negative, latent, steps, cfg)
+        try:
+            report = both.report(record)
+        except comfy.model_management.InterruptProcessingException:
+            record.update(state="idle", progress=None)
+            raise
+        except Exception as error:
+            reason = {"requested": both.settings.backend, "used": None, "version": None, "reason": str(error)}
+            record.update(state="failed", progress=None, backend=reason)
+            raise
+        pixels, note = plot(report)
+        image = torch.from_numpy(pixels).float().div(255).unsqueeze(0)  # (height, width, 3) to (1, height, width, 3)
+        figures = report.as_dict()
+        figures["notes"] += [note] if note else []
+        assert both.session is not None
+        record.update(**_fields(report, both.session))
+        log.info("Speed Report (node %s): %s", cls.hidden.unique_id, report.verdict)
+        shown = {**host_ui.PreviewImage(image, cls=cls).as_dict(), **ui(record)}
+        return io.NodeOutput(image, json.dumps(figures, ensure_ascii=False), ui=shown)
+
+
+def _fields(report: SpeedReport, session: Session) -> dict[str, Any]:
+    """The report as fields of the status record, in place of the session's few timed steps."""
+    measured: Record = session.record
+    timed = [(ms, sampling.compiled) for sampling in report.samplings for ms in sampling.steps_ms][-40:]
+    compiled = report.compiled
+    kept = {"faster": "compiled", "same": "compiled"}.get(report.outcome, "uncompiled")
+    current = compiled.median_ms if compiled and kept == "compiled" else report.uncompiled.median_ms
+    figures = report.as_dict()
+    return {
+        **{name: measured[name] for name in ("check", "patches", "compile", "parity", "memory")},
+        "model": report.model,
+        "state": "uncompiled" if kept == "uncompiled" else measured["state"],
+        "progress": None,
+        "backend": {**report.backend, "reason": report.reason or report.backend.get("reason")},
+        "machine": report.machine,
+        "measured_at": report.measured_at,
+        "speed": {
+            "eager_ms": figures["uncompiled"]["median_ms"],
+            "compiled_ms": figures["compiled"]["median_ms"] if compiled else None,
+            "speedup": figures["speedup"],
+            "per_second": round(1e3 / current, 3),
+            "steps_ms": [round(ms, 2) for ms, _ in timed],
+            "steps_kind": ["compiled" if way else "uncompiled" for _, way in timed],
+            "kept": kept if compiled else None,
+            "breakeven_images": figures["breakeven_images"],
+        },
+    }

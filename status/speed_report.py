@@ -1,0 +1,228 @@
+"""What sampling a model both ways showed: times, what compiling cost, when it is earned back, and the difference.
+
+Everything here is arithmetic on what was measured; who measures is no concern of it.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .timing import NOISE
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """One sampling: milliseconds of its steps in order, all uncompiled or all compiled."""
+
+    compiled: bool
+    steps_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Step times of one way, in milliseconds. Half of the steps lie between ``low_ms`` and ``high_ms``."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    steps: int
+
+    @classmethod
+    def of(cls, steps_ms: Sequence[float]) -> Times:
+        """Times of one step or more: ``Times.of([4, 2, 3, 1])`` has the median 2.5.
+
+        Raises:
+            ValueError: when there is no step.
+        """
+        if not steps_ms:
+            raise ValueError("no step was timed")
+        if len(steps_ms) == 1:
+            return cls(steps_ms[0], steps_ms[0], steps_ms[0], 1)
+        low, median, high = statistics.quantiles(steps_ms, n=4, method="inclusive")
+        return cls(median, low, high, len(steps_ms))
+
+    def as_dict(self) -> dict[str, float | int]:
+        return {
+            "median_ms": round(self.median_ms, 3),
+            "low_ms": round(self.low_ms, 3),
+            "high_ms": round(self.high_ms, 3),
+            "steps": self.steps,
+        }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the final latents of two samplings are apart. ``relative`` is ‖a-b‖₂/‖b‖₂; both are infinite when one
+    has NaN or Inf where the other has not, or another shape."""
+
+    max_abs: float
+    relative: float
+
+    def as_dict(self) -> dict[str, float | None]:
+        """JSON has no infinity: it is null there."""
+        return {
+            "max_abs": self.max_abs if math.isfinite(self.max_abs) else None,
+            "relative": self.relative if math.isfinite(self.relative) else None,
+        }
+
+
+def difference(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> Difference:
+    """Difference of two final latents, each a list of tensors (video models have several)."""
+    if [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
+        return Difference(math.inf, math.inf)
+    a = torch.cat([tensor.detach().double().cpu().flatten() for tensor in ours])
+    b = torch.cat([tensor.detach().double().cpu().flatten() for tensor in theirs])
+    finite = torch.isfinite(b)
+    if not torch.equal(torch.isfinite(a), finite):
+        return Difference(math.inf, math.inf)
+    a, b = torch.where(finite, a, 0), torch.where(finite, b, 0)
+    size, apart = b.norm().item(), (a - b).norm().item()
+    relative = apart / size if size else (0.0 if apart == 0 else math.inf)
+    return Difference((a - b).abs().max().item() if a.numel() else 0.0, relative)
+
+
+@dataclass(frozen=True)
+class CompileCost:
+    """What compiling took. ``fresh`` is False when all graphs were there from an earlier sampling; their seconds are
+    those that they took then."""
+
+    seconds: float
+    fresh: bool
+    blocks: int
+    blocks_compiled: int
+    graphs: int
+    cache: str | None = None
+
+
+@dataclass(frozen=True)
+class SpeedReport:
+    """Everything that the report says.
+
+    ``samplings`` are in the order in which they ran, and hold at least one uncompiled one. ``cost`` and ``error`` are
+    None where nothing was compiled; ``reason`` then says why. ``repeat`` is the difference between two uncompiled
+    samplings, which shows what is noise of the machine.
+    """
+
+    samplings: tuple[Sampling, ...]
+    steps: int
+    cost: CompileCost | None = None
+    error: Difference | None = None
+    repeat: Difference | None = None
+    reason: str | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    backend: dict[str, Any] = field(default_factory=dict)
+    setup: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    measured_at: str | None = None
+
+    def steps_ms(self, *, compiled: bool) -> list[float]:
+        """All timed steps of one way."""
+        return [ms for sampling in self.samplings if sampling.compiled is compiled for ms in sampling.steps_ms]
+
+    @property
+    def uncompiled(self) -> Times:
+        return Times.of(self.steps_ms(compiled=False))
+
+    @property
+    def compiled(self) -> Times | None:
+        steps = self.steps_ms(compiled=True)
+        return Times.of(steps) if steps else None
+
+    @property
+    def speedup(self) -> float | None:
+        """Uncompiled median by compiled median: 1.62 means that 1.62 times as many steps fit into the same time."""
+        return self.uncompiled.median_ms / self.compiled.median_ms if self.compiled else None
+
+    @property
+    def picture_seconds(self) -> tuple[float, float | None]:
+        """Seconds that the steps of one picture take, uncompiled and compiled."""
+        compiled = self.compiled
+        return (
+            self.uncompiled.median_ms * self.steps / 1e3,
+            compiled.median_ms * self.steps / 1e3 if compiled else None,
+        )
+
+    @property
+    def breakeven_images(self) -> float | None:
+        """Pictures after which compiling is earned back; None when it never is, or when the gain is within noise.
+
+        30 s of compiling and pictures of 3 s instead of 5 s give 15.
+        """
+        uncompiled, compiled = self.picture_seconds
+        if self.cost is None or compiled is None or self.outcome != "faster":
+            return None
+        return self.cost.seconds / (uncompiled - compiled)
+
+    @property
+    def outcome(self) -> str:
+        """``faster``, ``slower``, ``same`` (within noise) or ``uncompiled``."""
+        if self.speedup is None:
+            return "uncompiled"
+        if self.speedup > NOISE:
+            return "faster"
+        return "slower" if self.speedup * NOISE < 1 else "same"
+
+    @property
+    def verdict(self) -> str:
+        """The result in one sentence."""
+        compiled = self.compiled
+        if compiled is None:
+            return f"Nothing was compiled: {self.reason}" if self.reason else "Nothing was compiled."
+        assert self.speedup is not None
+        both = f"{duration(compiled.median_ms)} a step against {duration(self.uncompiled.median_ms)} uncompiled."
+        if self.outcome == "faster":
+            return f"Compiled, the model is {self.speedup:.2f} times as fast: {both}"
+        if self.outcome == "slower":
+            return f"Compiled steps take {(1 / self.speedup - 1) * 100:.0f} % longer: {both}"
+        return f"Compiling makes no difference here: {both}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON takes it. What was not measured is None."""
+        uncompiled_s, compiled_s = self.picture_seconds
+        compiled, breakeven = self.compiled, self.breakeven_images
+        return {
+            "verdict": self.verdict,
+            "outcome": self.outcome,
+            "speedup": _round(self.speedup),
+            "uncompiled": self.uncompiled.as_dict(),
+            "compiled": compiled.as_dict() if compiled else None,
+            "steps": self.steps,
+            "picture_seconds": {"uncompiled": _round(uncompiled_s), "compiled": _round(compiled_s)},
+            "compile": None if self.cost is None else {**vars(self.cost), "seconds": round(self.cost.seconds, 2)},
+            "breakeven_images": _round(breakeven, 1),
+            "error": self.error.as_dict() if self.error else None,
+            "repeat_error": self.repeat.as_dict() if self.repeat else None,
+            "samplings": [
+                {"compiled": sampling.compiled, "steps_ms": [round(ms, 3) for ms in sampling.steps_ms]}
+                for sampling in self.samplings
+            ],
+            "reason": self.reason,
+            "setup": self.setup,
+            "model": self.model,
+            "backend": self.backend,
+            "machine": self.machine,
+            "measured_at": self.measured_at,
+            "notes": list(self.notes),
+        }
+
+
+def duration(milliseconds: float) -> str:
+    """Milliseconds for people, with three figures: "0.84 ms", "14.8 ms", "148 ms", "1.48 s", "148 s"."""
+    if milliseconds < 999.5:
+        return f"{_figures(milliseconds)} ms"
+    return f"{_figures(milliseconds / 1e3)} s"
+
+
+def _figures(value: float) -> str:
+    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+
+
+def _round(value: float | None, digits: int = 3) -> float | None:
+    return None if value is None else round(value, digits)

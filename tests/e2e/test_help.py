@@ -1,0 +1,119 @@
+"""ComfyUI's help panel shows each node's page with its picture.
+
+With ``ONEDIFF_HELP_PICTURES=1`` the pictures in web/docs are taken anew first, from a real run in the real editor.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from editor import MINUTES, QUEUE, ROOT, SCREENS, example_workflow, load, open_editor, use_renderer
+from PIL import Image
+
+DOCS = ROOT / "web" / "docs"
+NODES = ("OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile", "OneDiffSpeedReport")
+TITLES = {
+    "en": ("Patch Attention Processors", "Forward Check", "OneDiff Compile", "Speed Report"),
+    "zh": ("替换注意力处理器", "前向检查", "OneDiff 编译", "速度报告"),
+}
+MOST_BYTES = 60_000
+
+# Puts a Speed Report beside the sampler, with the sampler's own inputs.
+ADD_REPORT = """() => {
+    const sampler = app.graph.nodes.find(node => node.type === "KSampler");
+    const report = window.LiteGraph.createNode("OneDiffSpeedReport");
+    app.graph.add(report);
+    report.pos = [sampler.pos[0], sampler.pos[1] + 1200];
+    report.setSize([420, 460]); // room for the plot
+    report.widgets.find(widget => widget.name === "steps").value = 4;
+    ["model", "positive", "negative", "latent"].forEach((name, slot) => {
+        const from = sampler.inputs.find(input => input.name.startsWith(name));
+        const link = app.graph.getLink(from.link);
+        app.graph.getNodeById(link.origin_id).connect(link.origin_slot, report, slot);
+    });
+}"""
+
+# Brings one node to a place where nothing lies over it, and says what it covers.
+FRAME = """type => {
+    const node = app.graph.nodes.find(node => node.type === type);
+    app.canvas.deselectAll();
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [460 - node.pos[0], 180 - node.pos[1]];
+    app.canvas.setDirty(true, true);
+    const { left, top } = app.canvas.canvas.getBoundingClientRect();
+    return { x: left + 460 - 10, y: top + 180 - 58, width: node.size[0] + 20, height: node.size[1] + 68 };
+}"""
+
+SELECT = """type => {
+    app.canvas.deselectAll();
+    const node = app.graph.nodes.find(node => node.type === type);
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [460 - node.pos[0], 260 - node.pos[1]];
+    app.canvas.selectNode(node);
+    app.canvas.setDirty(true, true);
+}"""
+
+READ_HELP = """() => {
+    const page = document.querySelector(".node-help-content .markdown-content");
+    const picture = page?.querySelector("img");
+    return page && {
+        title: page.querySelector("h1")?.textContent,
+        tables: page.querySelectorAll("table").length,
+        picture: picture?.naturalWidth ?? 0,
+        alt: picture?.alt ?? "",
+        shown: picture ? picture.getBoundingClientRect().width : 0,
+    };
+}"""
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, server: Any) -> Iterator[Any]:
+    page = open_editor(browser.new_page(viewport={"width": 1600, "height": 1150}), server.url)
+    use_renderer(page, "classic")
+    load(page, example_workflow(page))
+    page.evaluate(ADD_REPORT)
+    if os.environ.get("ONEDIFF_HELP_PICTURES"):
+        take_pictures(page)
+    yield page
+    page.close()
+
+
+def take_pictures(page: Any) -> None:
+    page.set_default_timeout(15 * MINUTES)
+    page.evaluate(QUEUE)
+    page.wait_for_timeout(2000)
+    for node in NODES:
+        page.evaluate(FRAME, node)
+        page.wait_for_timeout(1500)
+        picture = Image.open(io.BytesIO(page.screenshot(clip=page.evaluate(FRAME, node))))
+        picture.convert("RGB").quantize(192).save(DOCS / f"{node}.png", optimize=True)
+
+
+@pytest.mark.parametrize("language", list(TITLES))
+def test_the_help_panel_shows_page_and_picture(page: Any, language: str) -> None:
+    page.evaluate("language => app.extensionManager.setting.set('Comfy.Locale', language)", language)
+    page.wait_for_timeout(1500)
+    for node, title in zip(NODES, TITLES[language], strict=True):
+        page.evaluate(SELECT, node)
+        page.get_by_test_id("info-button").click(timeout=15_000)
+        page.wait_for_function(
+            "title => document.querySelector('.node-help-content h1')?.textContent === title", arg=title, timeout=15_000
+        )
+        page.wait_for_function("document.querySelector('.node-help-content img')?.naturalWidth > 0", timeout=15_000)
+        page.screenshot(path=SCREENS / f"help-{node}-{language}.png")
+        shown = page.evaluate(READ_HELP)
+        assert shown["picture"] > 200
+        assert shown["shown"] > 150
+        assert shown["alt"]
+        assert shown["tables"] >= 2
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_picture_is_there_and_small(node: str) -> None:
+    file = DOCS / f"{node}.png"
+    assert file.stat().st_size < MOST_BYTES
+    assert Image.open(file).width > 200

@@ -1,0 +1,166 @@
+"""The speed report on the real server: the plot, the figures, Cancel, and what clearing does."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import pytest
+from examples import example, run, start
+from PIL import Image
+
+from scripts.environment import Environment
+from scripts.prompt import swap, to_prompt
+from scripts.server import Server, error_of
+
+STEPS = 3
+BACKEND = "inductor"
+
+
+def report_prompt(server: Server, *, compile_node: bool = True, steps: int = STEPS) -> dict[str, Any]:
+    """The example for Flux with a Speed Report in place of its sampler; plot saved, figures previewed."""
+    prompt = to_prompt(example("flux", server), server.object_info())
+    prompt = swap(prompt, "DualCLIPLoader", "CheckpointLoaderSimple", {"ckpt_name": "sd15_small.safetensors"}, {0: 1})
+    (sampler,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "KSampler")
+    inputs = {
+        "model": sampler["model"],
+        "positive": sampler["positive"],
+        "negative": sampler["negative"],
+        "latent": sampler["latent_image"],
+        "steps": steps,
+        "cfg": 1.0,
+    }
+    if not compile_node:
+        (compile_inputs,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "OneDiffCompile")
+        inputs["model"] = compile_inputs["model"]
+    gone = ("KSampler", "VAEDecode", "SaveImage", "PreviewImage", "VAELoader")
+    kept = {key: node for key, node in prompt.items() if node["class_type"] not in gone}
+    return kept | {
+        "100": {"class_type": "OneDiffSpeedReport", "inputs": inputs},
+        "101": {"class_type": "SaveImage", "inputs": {"images": ["100", 0], "filename_prefix": "report"}},
+        "102": {"class_type": "PreviewAny", "inputs": {"source": ["100", 1]}},
+    }
+
+
+def record_of(server: Server) -> dict[str, Any]:
+    (record,) = (record for record in server.status().values() if record["node"] == "100")
+    return record
+
+
+@pytest.fixture(scope="module")
+def entry(server: Server) -> dict[str, Any]:
+    return server.run(report_prompt(server))
+
+
+def figures_of(entry: dict[str, Any]) -> dict[str, Any]:
+    assert error_of(entry) is None
+    return json.loads(entry["outputs"]["102"]["text"][0])
+
+
+def test_the_figures_are_those_of_both_ways(entry):
+    figures = figures_of(entry)
+    ways = [sampling["compiled"] for sampling in figures["samplings"]]
+    assert ways[:4] == [False, True, False, True]
+    for sampling in figures["samplings"]:
+        assert len(sampling["steps_ms"]) == STEPS
+    assert figures["uncompiled"]["median_ms"] > 0
+    assert figures["compiled"]["median_ms"] > 0
+    assert figures["speedup"] == pytest.approx(
+        figures["uncompiled"]["median_ms"] / figures["compiled"]["median_ms"], rel=0.01
+    )
+    assert figures["compile"]["blocks_compiled"] == figures["compile"]["blocks"] == 6
+    assert figures["compile"]["seconds"] > 0
+    assert figures["backend"]["used"] == BACKEND
+    assert 0 < figures["error"]["relative"] < 1e-3
+    assert figures["repeat_error"] == {"max_abs": 0, "relative": 0}
+    assert figures["notes"] == []
+
+
+def test_the_plot_is_saved_and_shown_on_the_node(server, entry):
+    import io
+
+    saved = [Image.open(io.BytesIO(data)) for data in server.images(entry)]
+    assert len(entry["outputs"]["100"]["images"]) == 1
+    assert len(saved) == 2
+    for picture in saved:
+        assert picture.size == (1200, 675)
+        assert len(picture.getcolors(1 << 20)) > 50, "a plot, not an empty picture"
+
+
+def test_the_record_says_what_the_report_says(entry):
+    record, figures = entry["outputs"]["100"]["onediff"][0], figures_of(entry)
+    assert record["node"] == "100"
+    assert record["speed"]["eager_ms"] == figures["uncompiled"]["median_ms"]
+    assert record["speed"]["speedup"] == figures["speedup"]
+    assert set(record["speed"]["steps_kind"]) == {"compiled", "uncompiled"}
+    slower = figures["outcome"] == "slower"
+    assert record["state"] == ("uncompiled" if slower else "compiled")
+    assert record["progress"] is None
+
+
+def test_without_a_compile_node_the_defaults_are_used_and_named(server, entry):
+    figures = figures_of(server.run(report_prompt(server, compile_node=False)))
+    assert figures["compiled"]["steps"] >= STEPS
+    assert "no OneDiff Compile node" in figures["notes"][0]
+    assert not figures["compile"]["fresh"], "the graphs of the first report serve here too"
+
+
+def test_without_a_compiler_the_report_comes_and_says_what_is_missing(environment: Environment, tmp_path: Path):
+    variables = {"CXX": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    with start(environment, "no_compiler", variables=variables) as bare:
+        entry = bare.run(report_prompt(bare))
+        figures = figures_of(entry)
+        assert len(bare.images(entry)) == 2
+        record = record_of(bare)
+    assert figures["uncompiled"]["median_ms"] > 0
+    assert (figures["compiled"], figures["speedup"], figures["outcome"]) == (None, None, "uncompiled")
+    assert "no working C++ compiler was found" in figures["reason"]
+    assert figures["verdict"].startswith("Nothing was compiled: ")
+    assert record["state"] == "uncompiled"
+    assert "no working C++ compiler was found" in record["summary"]
+
+
+def test_cancel_in_the_middle_ends_the_report_and_the_next_run_works(server, entry):
+    prompt_id = server.queue(report_prompt(server, steps=60))
+    deadline = time.monotonic() + 120
+    while record_of(server)["state"] != "measuring" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    server.post_json("/interrupt", {})
+    assert error_of(server.wait(prompt_id, timeout=60)) == "the run was interrupted"
+    assert record_of(server)["state"] == "idle"
+    assert record_of(server)["progress"] is None
+    assert run(server, example("flux", server, steps=2)).error is None
+
+
+def test_after_clearing_measurements_the_report_is_made_anew(server, entry):
+    before = figures_of(server.run(report_prompt(server)))
+    assert server.post_json("/onediff/clear", {"what": "measurements"})["cleared"] == (
+        "Step times are forgotten. The next sampling is timed anew."
+    )
+    assert all(record["speed"] is None for record in server.status().values())
+    after = figures_of(server.run(report_prompt(server)))
+    assert after["samplings"] != before["samplings"]
+    assert not after["compile"]["fresh"]
+
+
+def test_after_clearing_the_compile_cache_the_next_sampling_compiles_anew(server, entry):
+    keep = {"keep_faster": False}
+    first = run(server, example("flux", server, OneDiffCompile=keep)).records["OneDiffCompile"]
+    answer = server.post_json("/onediff/clear", {"what": "compile cache"})["cleared"]
+    assert "compiles anew" in answer
+    changed = {"KSampler": {"seed": 9, "steps": 6}}
+    second = run(server, example("flux", server, OneDiffCompile=keep, **changed)).records["OneDiffCompile"]
+    assert second["compile"]["cache"] == "cold"
+    assert second["compile"]["seconds"] > 0
+    assert second["compile"]["graphs"] == first["compile"]["graphs"]
+
+
+@pytest.mark.parametrize("body", [{"what": "everything"}, {}, ["measurements"], {"what": ["measurements"]}])
+def test_clearing_something_unknown_is_refused_with_what_is_known(server, body):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        server.post_json("/onediff/clear", body)
+    assert refused.value.code == 400
+    assert '{"what": "measurements"} or {"what": "compile cache"}' in json.loads(refused.value.read())["error"]

@@ -1,0 +1,129 @@
+"""A contact sheet: every state of the record on the real canvas, at the nodes' smallest width.
+
+Both renderers, light and dark, three zooms, English and Chinese. The pictures lie in ``.cache/screens``; the texts are
+kept in ``states.json`` beside this file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from editor import CHECK, PATCH, RENDERERS, SCREENS, open_editor, states, use_renderer
+
+TEXTS = json.loads(Path(__file__).with_name("states.json").read_text(encoding="utf-8"))
+PALETTES = ("dark", "light")
+ZOOMS = (0.6, 1.0, 1.8)
+COLUMNS, GAP = 6, 36
+
+#: Which node a state is seen on, where that is not the compile node.
+NODES = {"patched": PATCH, "patchedOddly": PATCH, "checked": CHECK, "findings": CHECK, "checking": CHECK}
+
+# One node a state, at its smallest size.
+BUILD = """([records, types, columns, gap]) => {
+    app.graph.clear();
+    const size = LiteGraph.createNode("OneDiffCompile").computeSize();
+    window.made = Object.entries(records).map(([name, record], index) => {
+        const node = LiteGraph.createNode(types[name] ?? "OneDiffCompile");
+        node.pos = [(index % columns) * (size[0] + gap), Math.floor(index / columns) * (size[1] + 80)];
+        node.title = name;
+        app.graph.add(node);
+        node.setSize(node.computeSize());
+        return { name, node, record };
+    });
+    const rows = Math.ceil(window.made.length / columns);
+    return { width: columns * (size[0] + gap), height: rows * (size[1] + 80) };
+}"""
+
+# Their records arrive; the host has given the nodes their sizes by now.
+TELL = """() => {
+    for (const made of window.made) {
+        [made.width, made.height] = made.node.size;
+        const detail = { ...made.record, workflow: String(app.graph.id), node: String(made.node.id) };
+        window.comfyAPI.api.api.dispatchEvent(new CustomEvent("onediff.status", { detail }));
+    }
+}"""
+
+LOOK = """([scale, x, y]) => {
+    app.canvas.ds.scale = scale;
+    app.canvas.ds.offset = [x / scale, y / scale];
+    app.canvas.setDirty(true, true);
+}"""
+
+# What is wrong with the lines, in words; and what they say.
+READ = """() => {
+    const wrong = [];
+    const texts = {};
+    const scale = app.canvas.ds.scale;
+    for (const { name, node, width, height } of window.made) {
+        const { element } = node.widgets.at(-1);
+        const box = element.getBoundingClientRect();
+        const words = element.querySelector(".onediff-status-words").getBoundingClientRect();
+        const parts = [...element.querySelectorAll(".onediff-status-part")];
+        const shown = parts.filter(part => part.getBoundingClientRect().top < words.bottom - 1);
+        texts[name] = element.title.split("\\n")[0];
+        if (box.width === 0 || box.height === 0) wrong.push(`${name}: not shown`);
+        if (element.scrollWidth > element.clientWidth + 1) wrong.push(`${name}: wider than its node`);
+        if (Math.abs(box.height / scale - (node.type === "OneDiffCompile" ? 32 : 20)) > 1)
+            wrong.push(`${name}: ${box.height / scale} high`);
+        if (box.width > (node.size[0] + 1) * scale) wrong.push(`${name}: leaves its node`);
+        if (!shown.length) wrong.push(`${name}: no words`);
+        for (const part of shown) {
+            const { right, left } = part.getBoundingClientRect();
+            if (right > words.right + 1 || left < words.left - 1) wrong.push(`${name}: “${part.textContent}” is cut`);
+            if (part.scrollWidth > part.clientWidth + 1 && !part.classList.contains("onediff-status-elastic"))
+                wrong.push(`${name}: “${part.textContent}” does not fit`);
+        }
+        if (node.size[0] !== width || node.size[1] !== height) wrong.push(`${name}: changed its node's size`);
+    }
+    return { wrong, texts };
+}"""
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, server: Any) -> Iterator[Any]:
+    page = open_editor(browser.new_page(viewport={"width": 1900, "height": 1300}), server.url)
+    set_setting(page, "Comfy.Minimap.Visible", False)
+    yield page
+    set_setting(page, "Comfy.Minimap.Visible", True)
+    for setting, value in (("Comfy.Locale", "en"), ("Comfy.ColorPalette", "dark"), ("Comfy.VueNodes.Enabled", False)):
+        set_setting(page, setting, value)
+    page.close()
+
+
+def set_setting(page: Any, name: str, value: Any) -> None:
+    page.evaluate("([id, value]) => app.extensionManager.setting.set(id, value)", [name, value])
+    page.wait_for_timeout(400)
+
+
+@pytest.mark.parametrize("language", TEXTS)
+@pytest.mark.parametrize("palette", PALETTES)
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_every_state_fits_and_says_what_it_should(page: Any, renderer: str, palette: str, language: str) -> None:
+    use_renderer(page, renderer)
+    set_setting(page, "Comfy.ColorPalette", palette)
+    set_setting(page, "Comfy.Locale", language)
+    size = page.evaluate(BUILD, [states(page), NODES, COLUMNS, GAP])
+    page.wait_for_timeout(1200)
+    page.evaluate(TELL)
+    page.wait_for_timeout(700)
+    page.evaluate("app.extensionManager.toast.removeAll()")
+    problems = []
+    for zoom in ZOOMS:
+        margin = {"x": 90, "y": 150}
+        page.set_viewport_size(
+            {"width": int(size["width"] * zoom) + margin["x"] + 40, "height": int(size["height"] * zoom) + margin["y"]}
+        )
+        page.evaluate(LOOK, [zoom, margin["x"], margin["y"]])
+        page.wait_for_timeout(900)
+        page.screenshot(path=SCREENS / f"states-{renderer}-{palette}-{language}-{round(zoom * 100)}.png")
+        read = page.evaluate(READ)
+        problems += [f"at {zoom}: {problem}" for problem in read["wrong"]]
+        # Elapsed time goes on while the pictures are taken.
+        said = {name: re.sub(r" · \d+ [s秒](?= · |$)", "", text) for name, text in read["texts"].items()}
+        assert said == TEXTS[language]
+    assert problems == []

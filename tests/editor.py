@@ -1,0 +1,154 @@
+"""Drives the real editor: opening it, choosing the renderer, loading a workflow, reading a status line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCREENS = Path(os.environ.get("ONEDIFF_SCREENS", ROOT / ".cache" / "screens"))
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+#: Name of a renderer → whether the setting Comfy.VueNodes.Enabled is on.
+RENDERERS = {"classic": False, "nodes2": True}
+MINUTES = 60_000
+COMPILE, PATCH, CHECK = "OneDiffCompile", "OneDiffPatchAttention", "OneDiffForwardCheck"
+
+
+# What a person sees of a node's line: its text, and whether it lies open on the canvas.
+READ = """type => {
+    const node = window.app.graph.nodes.find(node => node.type === type);
+    const element = node.widgets.at(-1).element;
+    const { left, top, width, height } = element.getBoundingClientRect();
+    const above = document.elementFromPoint(left + width / 2, top + height / 2);
+    return {
+        text: element.title.split("\\n")[0],
+        title: element.title,
+        label: element.querySelector("button").getAttribute("aria-label"),
+        visible: width > 0 && height > 0 && element.contains(above),
+        inside: left >= 0 && width <= node.size[0] * window.app.canvas.ds.scale,
+        overflows: element.scrollWidth > element.clientWidth,
+    };
+}"""
+
+QUEUE = """async () => {
+    const api = window.comfyAPI.api.api;
+    const ended = new Promise((resolve, reject) => {
+        api.addEventListener("execution_success", resolve, { once: true });
+        const fail = event => reject(new Error(event.detail.exception_message));
+        api.addEventListener("execution_error", fail, { once: true });
+    });
+    await window.app.queuePrompt(0);
+    await ended;
+}"""
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A Chromium, or a skipped test that says why there is none."""
+    reason = os.environ.get("ONEDIFF_NO_BROWSER")
+    if reason:
+        pytest.skip(f"no browser: {reason}")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip("the package playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = os.environ.get("ONEDIFF_CHROMIUM", next(filter(None, map(shutil.which, names)), None))
+    if path is None:
+        pytest.skip("Chromium is not installed")
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path or None, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+def open_editor(page: Any, url: str) -> Any:
+    page.goto(url)
+    ready(page)
+    page.evaluate("app.extensionManager.setting.set('Comfy.TutorialCompleted', true)")
+    page.wait_for_timeout(1000)
+    page.keyboard.press("Escape")
+    return page
+
+
+def ready(page: Any) -> None:
+    page.wait_for_function("window.comfyAPI?.app?.app?.isGraphReady", timeout=2 * MINUTES)
+    page.evaluate("void (window.app = window.comfyAPI.app.app)")
+
+
+def use_renderer(page: Any, name: str) -> None:
+    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", RENDERERS[name])
+    page.wait_for_timeout(1500)
+
+
+def load(page: Any, workflow: dict[str, Any]) -> None:
+    page.evaluate("workflow => app.loadGraphData(workflow, true, true, 'canvas test')", workflow)
+    page.wait_for_timeout(1500)
+
+
+def show(page: Any, name: str | None = None, first: str = PATCH) -> None:
+    """Brings the nodes from ``first`` on into view at full size: zoomed far out, the classic renderer draws no text."""
+    page.evaluate(
+        """type => {
+        const [x, y] = app.graph.nodes.find(node => node.type === type).pos;
+        app.canvas.ds.scale = 1;
+        app.canvas.ds.offset = [140 - x, 200 - y];
+        app.canvas.setDirty(true, true);
+    }""",
+        first,
+    )
+    page.wait_for_timeout(1000)
+    if name:
+        page.screenshot(path=SCREENS / f"{name}.png")
+
+
+def example_workflow(page: Any) -> dict[str, Any]:
+    """The example, with a small checkpoint of this server and a small picture."""
+    checkpoints = page.evaluate("fetch('/api/models/checkpoints').then(answer => answer.json())")
+    small = next((name for name in checkpoints if "sd15_small" in name), None)
+    assert small, f"the server has no small SD 1.5 checkpoint, only {checkpoints}"
+    workflow = json.loads((ROOT / "example_workflows" / "sd15_onediff.json").read_text(encoding="utf-8"))
+    for node in workflow["nodes"]:
+        values = node.get("widgets_values")
+        if node["type"] == "CheckpointLoaderSimple":
+            values[0] = small
+        elif node["type"] == "EmptyLatentImage":
+            values[:2] = [128, 128]
+        elif node["type"] == "KSampler":
+            values[:3] = [7, "fixed", 8]
+    return workflow
+
+
+def states(page: Any) -> dict[str, dict[str, Any]]:
+    """A record for each state, by a name of its own."""
+    source = (ROOT / "tests" / "web" / "states.mjs").read_text(encoding="utf-8")
+    # As a function's body: the editor's page may not import modules of other origins.
+    return page.evaluate(f"() => {{ {source.replace('export const', 'const')}; return states; }}")
+
+
+def tell(page: Any, record: dict[str, Any], node: str = COMPILE) -> None:
+    """Lets a record arrive as if the server had sent it for a node, given by type or id, of the open workflow."""
+    page.evaluate(
+        """([record, key]) => {
+        const node = app.graph.nodes.find(node => node.type === key || String(node.id) === key);
+        const detail = { ...record, workflow: String(app.rootGraph.id), node: String(node.id) };
+        window.comfyAPI.api.api.dispatchEvent(new CustomEvent("onediff.status", { detail }));
+    }""",
+        [record, node],
+    )
+    page.wait_for_timeout(700)

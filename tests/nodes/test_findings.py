@@ -1,0 +1,92 @@
+"""What the nodes' own code says before anything samples, on models of the host's own classes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
+models = importlib.import_module("models")
+
+pytestmark = pytest.mark.usefixtures("host")
+
+
+def execute(node, **inputs):
+    """Runs a node as ComfyUI does; gives its outputs and its record."""
+    from comfy_api.latest import io
+
+    hidden = {"hidden_inputs": {io.Hidden.unique_id: "7"}}
+    with torch.inference_mode():
+        output = node.PREPARE_CLASS_CLONE(hidden).execute(**inputs)
+    return output.args, output.ui["onediff"][0]
+
+
+@pytest.fixture
+def compile_node(monkeypatch):
+    from onediff_pack.compilers import backends
+    from onediff_pack.nodes.compile import OneDiffCompile
+
+    monkeypatch.setattr(backends, "_proofs", {("inductor", "cpu"): backends.Proof(True, "stands in.", 0.0)})
+    settings = {"scope": "blocks", "effort": "fast start", "if_unfit": "run uncompiled", "keep_faster": True}
+    return lambda model, **inputs: execute(OneDiffCompile, model=model, backend="auto", **{**settings, **inputs})[1]
+
+
+@pytest.fixture
+def check_node():
+    from onediff_pack.nodes.forward_check import OneDiffForwardCheck
+
+    return lambda model: execute(OneDiffForwardCheck, model=model, on_problem="report")
+
+
+class NoForward(nn.Module):
+    """What a model of another pack may hold."""
+
+
+def test_settings_that_fit_are_not_remarked_upon(compile_node):
+    assert compile_node(models.unet_patcher())["check"]["findings"] == []
+
+
+def test_a_scope_that_does_not_fit_the_model_is_in_the_record_before_sampling(compile_node):
+    (finding,) = compile_node(models.flux_patcher(), scope="attention")["check"]["findings"]
+    assert (finding["rule"], finding["severity"], finding["path"]) == ("nothing-in-scope", "error", "scope")
+    assert "Flux" in finding["what"]
+    assert finding["fix"] == "Set scope to “blocks”."
+
+
+def test_weights_in_another_type_than_the_computation_are_noted(compile_node):
+    patcher = models.unet_patcher()
+    patcher.model.half()
+    patcher.model.manual_cast_dtype = torch.float32
+    (finding,) = compile_node(patcher)["check"]["findings"]
+    assert (finding["rule"], finding["severity"]) == ("weights-are-cast", "note")
+    assert "of weights are float16 and computed in float32" in finding["what"]
+
+
+@pytest.mark.parametrize(
+    ("state", "megabytes", "expected"),
+    [("NORMAL_VRAM", 10**6, 0), ("NORMAL_VRAM", 1, 1), ("NO_VRAM", 10**6, 1), ("HIGH_VRAM", 1, 0)],
+)
+def test_weights_that_will_not_fit_are_counted_as_comfyui_does(monkeypatch, state, megabytes, expected):
+    import comfy.model_management as management
+    from onediff_pack.nodes.asked import offloaded_bytes
+
+    patcher = models.unet_patcher()
+    patcher.load_device = torch.device("cuda")
+    monkeypatch.setattr(management, "vram_state", management.VRAMState[state])
+    monkeypatch.setattr(management, "get_total_memory", lambda device: megabytes * 2**20)
+    assert bool(offloaded_bytes(patcher)) == bool(expected)
+
+
+def test_a_module_that_the_model_calls_is_found_by_calling(check_node):
+    patcher = models.flux_patcher()
+    patcher.add_object_patch("diffusion_model.double_blocks.1.img_attn.proj", NoForward())
+    (_, report, ok), record = check_node(patcher)
+    (finding,) = json.loads(report)["findings"]
+    assert not ok
+    assert (finding["path"], finding["rule"]) == ("double_blocks.1.img_attn.proj", "no-forward")
+    assert "read in" not in finding["why"]
+    assert record["check"]["errors"] == 1

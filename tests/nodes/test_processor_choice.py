@@ -1,0 +1,110 @@
+"""The processor that a workflow names: used, or given up with a finding and sdpa in its place."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("host")
+
+RIGHT = """
+    def {method}(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        mask = attn.prepare_attention_mask(attention_mask, context.shape[1], context.shape[0])
+        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        q, k, v = (attn.head_to_batch_dim(x) for x in (q, k, v))
+        {line}
+        return attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(attn.get_attention_scores(q, k, mask) @ v)))
+"""
+
+
+@pytest.fixture
+def choose(tmp_path, monkeypatch):
+    """Chooses a processor whose file has this text, for the small UNet: its name, and (severity, rule) of findings."""
+    import models
+    from onediff_pack.nodes import processor_choice
+    from onediff_pack.processors import find_sites
+    from onediff_pack.processors.custom import CustomProcessors
+
+    custom = CustomProcessors(lambda: [tmp_path])
+    monkeypatch.setattr(processor_choice, "CUSTOM", custom)
+    patcher = models.unet_patcher()
+    sites = find_sites(patcher.model.diffusion_model)
+
+    def choose(name: str, text: str = ""):
+        (tmp_path / "mine.py").write_text(text)
+        findings = []
+        used, processor = processor_choice.choose("OneDiffPatchAttention", name, sites, patcher, findings)
+        if used == "sdpa":
+            assert type(processor).__name__ == "SDPAProcessor"
+        return used, [(finding.severity, finding.rule) for finding in findings], findings
+
+    return choose
+
+
+def written(method: str = "forward", line: str = "pass", base: str = "(nn.Module)") -> str:
+    return f"import torch\nfrom torch import nn\n\n\nclass Mine{base}:" + RIGHT.format(method=method, line=line)
+
+
+def test_a_right_one_is_used_and_nothing_said(choose):
+    assert choose("custom/mine:Mine", written())[:2] == ("custom/mine:Mine", [])
+
+
+@pytest.mark.parametrize("base", ["", "(nn.Module)"])
+def test_one_that_overrides_call_is_used_and_noted(choose, base):
+    used, found, _ = choose("custom/mine:Mine", written("__call__", base=base))
+    assert (used, found) == ("custom/mine:Mine", [("note", "call-instead-of-forward")])
+
+
+def test_one_that_no_graph_can_hold_is_used_and_its_line_named(choose):
+    used, found, findings = choose("custom/mine:Mine", written(line="if (q > 0).any(): q = q * 1"))
+    assert used == "custom/mine:Mine"
+    assert ("error", "depends-on-values") in found
+    assert findings[0].where.endswith("mine.py:11")
+
+
+def test_one_without_forward_gives_way_to_sdpa(choose):
+    used, found, findings = choose("custom/mine:Mine", written("foward"))
+    assert (used, found) == ("sdpa", [("error", "no-forward"), ("warning", "processor-not-used")])
+    assert findings[0].where.endswith("mine.py:5")
+
+
+def test_one_that_raises_when_it_runs_gives_way_to_sdpa(choose):
+    used, found, _ = choose("custom/mine:Mine", written(line="q = q.reshape(1, 2, 3)"))
+    assert used == "sdpa"
+    assert found[0][0] == "error"
+    assert found[-1] == ("warning", "processor-not-used")
+
+
+def test_a_broken_file_gives_way_to_sdpa(choose):
+    used, found, findings = choose("custom/mine:Mine", "class Mine(nn.Module):\n    pass\n")
+    assert (used, found) == ("sdpa", [("error", "processor-file")])
+    assert findings[0].where.endswith("/mine.py:1")
+    assert findings[0].why == "NameError: name 'nn' is not defined."
+
+
+@pytest.mark.parametrize("name", ["custom/none:None", "diffusers/None", "diffusers/SlicedAttnProcessor", "sage-9"])
+def test_what_is_not_there_gives_way_to_sdpa(choose, name):
+    used, found, findings = choose(name)
+    assert used == "sdpa"
+    assert len(found) == 1
+    assert name in findings[0].what
+    assert "sdpa" in findings[0].what + findings[0].fix
+
+
+def test_diffusers_own_is_used(choose):
+    pytest.importorskip("diffusers")
+    assert choose("diffusers/AttnProcessor2_0")[:2] == (
+        "diffusers/AttnProcessor2_0",
+        [("note", "call-instead-of-forward")],
+    )
+
+
+def test_the_list_has_the_default_first_then_the_users_own(choose, tmp_path):
+    from onediff_pack.nodes import processor_choice
+
+    choose("sdpa", written())
+    assert processor_choice.choices()[:3] == ["sdpa", "reference", "custom/mine:Mine"]
+    before = processor_choice.fingerprint("custom/mine:Mine")
+    (tmp_path / "mine.py").write_text(written(line="q = q * 1"))
+    assert processor_choice.fingerprint("custom/mine:Mine") != before
+    assert processor_choice.fingerprint("sdpa") == processor_choice.fingerprint(None) == ""

@@ -1,0 +1,263 @@
+"""The user's own processor files: what is listed, what is loaded, and what is said when one is broken."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import pytest
+import torch
+from onediff_pack.processors import Processor, written
+from onediff_pack.processors.custom import PRIVATE, CustomProcessors
+from onediff_pack.processors.making import CannotLoad
+from torch import nn
+
+MODULE = '''
+import torch
+from torch import nn
+
+
+class Gain(nn.Module):
+    """Module level, told by its arguments."""
+
+    def forward(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, value=None):
+        return hidden_states * 2
+'''
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "models" / "attention_processors"
+    path.mkdir(parents=True)
+    return path
+
+
+@pytest.fixture
+def custom(folder):
+    yield CustomProcessors(lambda: [folder])
+    for name in [name for name in sys.modules if name.startswith(PRIVATE)]:
+        del sys.modules[name]
+
+
+def write(folder, name, text):
+    file = folder / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def factor(processor: nn.Module) -> float:
+    """By what the class that was loaded multiplies."""
+    return written(processor)(None, torch.ones(1)).item()
+
+
+def refused(custom, name, **options) -> CannotLoad:
+    with pytest.raises(CannotLoad) as error:
+        custom.load(name, **options)
+    finding = error.value
+    assert finding.why.endswith(".") and finding.fix.endswith("."), (finding.why, finding.fix)
+    return finding
+
+
+def test_public_processor_classes_of_python_files_are_listed_and_nothing_runs(custom, folder):
+    write(
+        folder,
+        "mine.py",
+        """
+raise SystemExit("nobody may run this to list it")
+from torch import nn
+from diffusers.models.attention_processor import AttnProcessor2_0
+class Kernel(nn.Module):
+    def forward(self, q, k, v, heads, mask=None): ...
+class Called(nn.Module):
+    def __call__(self, attn, hidden_states): ...
+class Plain:
+    def __call__(self, attn, hidden_states): ...
+class Bare(nn.Module):
+    pass
+class Declared(nn.Module):
+    level = "kernel"
+    def forward(self, *args): ...
+class Derived(AttnProcessor2_0):
+    pass
+class Gate(nn.Module):
+    def forward(self, x): ...
+class Gated(nn.Module):
+    def __init__(self):
+        self.gate = Gate()
+    def forward(self, attn, hidden_states): ...
+class _Private(nn.Module):
+    def forward(self, attn, hidden_states): ...
+class Settings:
+    pass
+""",
+    )
+    write(folder, "below/deep.py", MODULE)
+    for name in ("notes.txt", "weights.safetensors", ".hidden.py", "__init__.py", "__pycache__/x.py", ".git/x.py"):
+        write(folder, name, MODULE)
+    assert custom.names() == [
+        "custom/below/deep:Gain",
+        *(f"custom/mine:{c}" for c in ("Kernel", "Called", "Plain", "Bare", "Declared", "Derived", "Gated")),
+    ]
+
+
+def test_nothing_is_listed_where_there_is_no_folder(tmp_path):
+    assert CustomProcessors(lambda: [tmp_path / "none"]).names() == []
+
+
+def test_the_first_folder_wins(tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        write(folder, "mine.py", MODULE.replace("* 2", f"* {len(folder.name) + (folder.name == 'b')}"))
+    custom = CustomProcessors(lambda: folders)
+    assert custom.names() == ["custom/mine:Gain"]
+    assert factor(custom.load("custom/mine:Gain")) == 1
+
+
+def test_a_class_is_loaded_once_and_ready_to_run(custom, folder):
+    write(folder, "mine.py", MODULE)
+    processor = custom.load("custom/mine:Gain")
+    assert isinstance(processor, Processor)
+    assert processor.level == "module"
+    assert not processor.training
+    assert custom.load("custom/mine:Gain") is processor, "one instance, so that equal blocks share a graph"
+
+
+def test_weights_of_its_own_go_to_the_models_device_and_dtype(custom, folder):
+    weighted = "    def __init__(self):\n        super().__init__()\n        self.w = nn.Linear(2, 2)"
+    write(folder, "mine.py", MODULE + weighted)
+    with torch.inference_mode():
+        half = custom.load("custom/mine:Gain", torch.device("cpu"), torch.float16)
+        full = custom.load("custom/mine:Gain", torch.device("cpu"), torch.float32)
+    assert {p.dtype for p in half.parameters()} == {torch.float16}
+    assert {p.dtype for p in full.parameters()} == {torch.float32}
+    assert not any(p.is_inference() or p.requires_grad for p in full.parameters())
+    assert custom.load("custom/mine:Gain", torch.device("cpu"), torch.float16) is half
+
+
+def test_an_edit_is_picked_up_also_one_of_the_same_size_in_the_same_instant(custom, folder):
+    file = write(folder, "mine.py", MODULE)
+    stamp = file.stat()
+    assert factor(custom.load("custom/mine:Gain")) == 2
+    before = custom.fingerprint("custom/mine:Gain")
+    write(folder, "mine.py", MODULE.replace("* 2", "* 3"))
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert custom.fingerprint("custom/mine:Gain") != before
+    assert factor(custom.load("custom/mine:Gain")) == 3
+
+
+def test_names_that_are_not_listed_reach_no_file(custom, folder, tmp_path):
+    write(folder, "mine.py", MODULE)
+    write(tmp_path, "outside.py", "raise SystemExit('run')\n" + MODULE)
+    for name in (
+        "custom/../../outside:Gain",
+        f"custom/{tmp_path}/outside:Gain",
+        "custom/mine:__builtins__",
+        "custom/mine:nn",
+        "custom/mine.Gain",
+        "custom/mine:Gain:Gain",
+        "mine:Gain",
+        "custom/",
+        "custom/:",
+    ):
+        finding = refused(custom, name)
+        assert "is not among the classes in models/attention_processors" in finding.what
+        assert "custom/mine:Gain" in finding.fix
+        assert custom.fingerprint(name) == ""
+
+
+BROKEN = {
+    "a syntax error": ("class Gain(nn.Module)\n    pass\n", 1, "SyntaxError: expected ':'"),
+    "a missing package": ("import torch\nimport no_such\nclass Gain: level = 'kernel'\n", 2, "named 'no_such'"),
+    "an error at import": (
+        MODULE + "\n\ndef f():\n    return 1 / 0\n\nf()\n", 14, "ZeroDivisionError: division by zero",
+    ),
+    "an exit at import": (MODULE + "\nraise SystemExit(3)\n", 12, "SystemExit: 3"),
+    "an __init__ that raises": (
+        MODULE + "    def __init__(self):\n        raise ValueError('no GPU')\n", 12, "ValueError: no GPU",
+    ),
+    "an __init__ that needs more": (
+        MODULE + "    def __init__(self, width, heads): ...\n", 6, "its __init__ needs width, heads",
+    ),
+    "limits of another kind": (MODULE + "    limits = {'gpus': 2}\n", 6, "declares limits that are not understood"),
+    "a name that is no class any more": (MODULE + "\nGain = 3\n", None, "has no class Gain"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_said_with_path_and_line(custom, folder, case):
+    text, line, words = BROKEN[case]
+    write(folder, "sub/mine.py", text)
+    write(folder, "right.py", MODULE)
+    assert custom.names() == ["custom/right:Gain", "custom/sub/mine:Gain"], "it can be chosen, to be told what is wrong"
+    finding = refused(custom, "custom/sub/mine:Gain")
+    assert words in f"{finding.what} {finding.why}"
+    assert finding.where == "models/attention_processors/sub/mine.py" + (f":{line}" if line else "")
+    assert str(folder) not in str(finding)
+    assert factor(custom.load("custom/right:Gain")) == 2, "the other file works"
+    write(folder, "sub/mine.py", MODULE)
+    assert factor(custom.load("custom/sub/mine:Gain")) == 2, "mended, it is read anew"
+
+
+def test_a_class_without_a_usable_forward_is_handed_over_for_the_check(custom, folder):
+    write(folder, "mine.py", "from torch import nn\nclass Bare(nn.Module):\n    pass\n")
+    module = custom.load("custom/mine:Bare")
+    assert isinstance(module, nn.Module) and not isinstance(module, Processor)
+
+
+def test_called_and_plain_classes_get_a_forward(custom, folder):
+    body = "    def __call__(self, attn, hidden_states):\n        return hidden_states * 2\n"
+    write(folder, "mine.py", f"from torch import nn\nclass Called(nn.Module):\n{body}class Plain:\n{body}")
+    from comfy.ldm.modules.attention import CrossAttention
+
+    for name in ("Called", "Plain"):
+        processor = custom.load(f"custom/mine:{name}")
+        assert type(written(processor)).__name__ == name
+        assert (processor(CrossAttention(4, heads=1, dim_head=4), torch.ones(1, 1, 4)) == 2).all()
+
+
+def test_a_slow_file_is_waited_for_and_then_left_to_itself(custom, folder):
+    marker = folder / "loaded.txt"
+    write(folder, "slow.py", f"import time; time.sleep(1); open({str(marker)!r}, 'a').write('x')\n" + MODULE)
+    start = time.monotonic()
+    finding = refused(custom, "custom/slow:Gain", patience=0.2)
+    assert time.monotonic() - start < 0.9
+    assert finding.what == "is still loading after 0.2 s"
+    assert factor(custom.load("custom/slow:Gain")) == 2
+    assert marker.read_text() == "x", "it ran once: the second call waited for the first"
+
+
+def test_a_slow_file_can_be_cancelled(custom, folder):
+    class Cancelled(Exception):
+        pass
+
+    def cancel():
+        raise Cancelled
+
+    write(folder, "slow.py", "import time; time.sleep(1)\n" + MODULE)
+    start = time.monotonic()
+    with pytest.raises(Cancelled):
+        custom.load("custom/slow:Gain", check_interrupt=cancel)
+    assert time.monotonic() - start < 0.9
+
+
+def test_dataclasses_and_relatives_within_a_file_work(custom, folder):
+    write(
+        folder,
+        "mine.py",
+        """
+from __future__ import annotations
+from dataclasses import dataclass
+from torch import nn
+@dataclass(eq=False)
+class Gain(nn.Module):
+    factor: float = 2.0
+    def __post_init__(self):
+        super().__init__()
+    def forward(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, value=None):
+        return hidden_states * self.factor
+""",
+    )
+    assert factor(custom.load("custom/mine:Gain")) == 2

@@ -1,0 +1,112 @@
+"""The picture of the speed report: its size, its words, and that every kind of result can be drawn."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from onediff_pack.status import plot
+from onediff_pack.status.speed_report import CompileCost, Difference, Sampling, SpeedReport
+
+FASTER = SpeedReport(
+    (
+        Sampling(False, (118.0, 119, 121)),
+        Sampling(True, (73.0, 72, 74)),
+        Sampling(False, (120.0,)),
+        Sampling(True, (73.0,)),
+    ),
+    steps=20,
+    cost=CompileCost(41.3, True, 38, 36, 17),
+    error=Difference(0.003, 0.0012),
+    repeat=Difference(0.0, 0.0),
+    model={"class": "UNetModel", "parameters": 859_520_964, "dtype": "float16"},
+    machine={"device": "A card with $ and $ in its name", "torch": "2.11.0", "onediff": "1.2.0", "comfyui": "0.30.0"},
+    backend={"used": "inductor"},
+    setup={"latent": [[1, 4, 64, 64]], "sampler": "euler", "cfg": 7.0},
+    measured_at="2026-01-02T03:04:05+00:00",
+)
+SLOWER = replace(FASTER, samplings=(Sampling(False, (100.0,)), Sampling(True, (300.0,))))
+SAME = replace(FASTER, samplings=(Sampling(False, (100.0,)), Sampling(True, (101.0,))))
+AT_ONCE = replace(FASTER, cost=CompileCost(0.0, False, 1, 1, 1, "warm"))
+LONG = replace(
+    FASTER, samplings=(Sampling(False, (9e5, 9e7)), Sampling(True, (3e5,))), cost=CompileCost(9e6, True, 1, 1, 1)
+)
+NOTHING = SpeedReport((Sampling(False, (0.01,)),), 1, reason="words " * 200)
+
+
+@pytest.mark.parametrize("report", [FASTER, SLOWER, SAME, AT_ONCE, LONG, NOTHING])
+@pytest.mark.parametrize("draw", [plot.drawing, plot.text_picture])
+def test_every_kind_of_result_is_drawn(report, draw):
+    if draw is plot.drawing:
+        pytest.importorskip("matplotlib")
+    picture = draw(report)
+    assert picture.shape == (675, 1200, 3)
+    assert picture.dtype == np.uint8
+    assert (picture[:4] == picture[0, 0]).all(), "a margin is kept at the top"
+    assert (picture[:, -4:] == picture[0, 0]).all(), "nothing runs out at the right"
+    assert (picture != picture[0, 0]).any(axis=-1).mean() > 0.005
+
+
+def test_both_ways_have_their_colour_and_nothing_of_it_without_compiled_steps():
+    pytest.importorskip("matplotlib")
+
+    def pixels(report, color):
+        rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+        return (np.abs(plot.drawing(report).astype(int) - rgb).max(axis=-1) < 12).sum()
+
+    assert pixels(FASTER, plot.COMPILED) > 500
+    assert pixels(FASTER, plot.UNCOMPILED) > 500
+    assert pixels(NOTHING, plot.COMPILED) == 0
+
+
+def test_the_words():
+    assert plot.headline(FASTER) == "1.64× as fast compiled"
+    assert plot.headline(SLOWER) == "Compiled steps take 3.0 times as long"
+    assert plot.headline(NOTHING) == "Nothing was compiled"
+    assert plot.subject(FASTER) == (
+        "UNetModel · 860 M parameters · float16 · latent 1×4×64×64 · euler, 20 steps, cfg 7"
+    )
+    assert plot.cost_line(FASTER) == "compiled in 41.3 s · 36 of 38 blocks"
+    assert plot.cost_line(AT_ONCE) == "compiled earlier in 0.00 ms, cache warm · 1 block"
+    assert plot.breakeven_line(FASTER) == "earned back after 44 pictures"
+    assert plot.breakeven_line(SLOWER) == "compiling is never earned back"
+    assert plot.breakeven_line(AT_ONCE) == "earned back at once"
+    difference, machine = plot.footer(FASTER)
+    assert difference == (
+        "Difference of the final latents, compiled to uncompiled: 1.2e-03 relative, 3.0e-03 at most; "
+        "two uncompiled runs: none."
+    )
+    assert machine == (
+        "A card with $ and $ in its name · backend inductor · OneDiff 1.2.0 · PyTorch 2.11.0 · ComfyUI 0.30.0 "
+        "· 2026-01-02"
+    )
+
+
+def test_without_matplotlib_the_figures_are_there_as_text(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(plot.importlib.util, "find_spec", lambda name: None)
+    picture, note = plot.plot(FASTER)
+    assert picture.shape == (675, 1200, 3)
+    assert "pip install matplotlib" in note
+    assert "uncompiled: 120 ms a step (median of 4 steps)" in plot.text_lines(FASTER)
+
+
+def test_the_global_state_of_matplotlib_is_left_alone():
+    matplotlib = pytest.importorskip("matplotlib")
+    before = dict(matplotlib.rcParams)
+    plot.drawing(FASTER)
+    assert dict(matplotlib.rcParams) == before
+    assert not sys.modules.get("matplotlib.pyplot") or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+@pytest.mark.parametrize(("value", "nice"), [(13, 15), (4, 4), (92, 100), (0.7, 0.8), (1000, 1000)])
+def test_axes_end_at_round_numbers(value, nice):
+    assert plot._nice(value) == pytest.approx(nice)
+
+
+def test_labels_are_moved_apart_in_their_order():
+    assert plot._apart_labels([5, 5], 2) == [6, 4]
+    assert plot._apart_labels([4, 5], 2) == [3.5, 5.5]
+    assert plot._apart_labels([1, 9], 2) == [1, 9]

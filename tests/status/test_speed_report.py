@@ -1,0 +1,91 @@
+"""The arithmetic behind the speed report."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from onediff_pack.status.speed_report import CompileCost, Sampling, SpeedReport, Times, difference, duration
+
+COST = CompileCost(30.0, True, 38, 38, 17)
+
+
+def report(uncompiled: list[float], compiled: list[float], steps: int = 10, **changes) -> SpeedReport:
+    samplings = [Sampling(False, tuple(uncompiled))] + ([Sampling(True, tuple(compiled))] if compiled else [])
+    changes = {"cost": COST if compiled else None, **changes}
+    return SpeedReport(tuple(samplings), steps, **changes)
+
+
+def test_medians_ignore_a_hiccup():
+    times = Times.of([100, 101, 99, 100, 900])
+    assert (times.median_ms, times.low_ms, times.high_ms, times.steps) == (100, 100, 101, 5)
+    assert Times.of([7]).median_ms == 7
+    with pytest.raises(ValueError, match="no step"):
+        Times.of([])
+
+
+def test_times_of_all_samplings_of_a_way_count():
+    samplings = (Sampling(False, (4, 4)), Sampling(True, (2, 2)), Sampling(False, (8, 8)), Sampling(True, (3, 3)))
+    both = SpeedReport(samplings, 2, cost=COST)
+    assert both.steps_ms(compiled=False) == [4, 4, 8, 8]
+    assert both.speedup == pytest.approx(6 / 2.5)
+
+
+def test_compiling_is_earned_back_after_its_seconds_divided_by_what_a_picture_saves():
+    both = report([500] * 3, [300] * 3)
+    assert both.picture_seconds == (5, 3)
+    assert both.breakeven_images == 15
+    assert both.outcome == "faster"
+    assert both.verdict == "Compiled, the model is 1.67 times as fast: 300 ms a step against 500 ms uncompiled."
+
+
+@pytest.mark.parametrize(
+    ("compiled", "outcome", "words"),
+    [(120, "slower", "take 20 % longer"), (101, "same", "makes no difference"), (98, "same", "makes no difference")],
+)
+def test_what_is_not_faster_is_never_earned_back(compiled, outcome, words):
+    both = report([100], [compiled])
+    assert both.outcome == outcome
+    assert both.breakeven_images is None
+    assert words in both.verdict
+
+
+def test_without_compiled_steps_the_reason_is_the_verdict():
+    plain = report([100, 102], [], reason="no C++ compiler was found.")
+    assert plain.verdict == "Nothing was compiled: no C++ compiler was found."
+    figures = plain.as_dict()
+    assert (figures["compiled"], figures["speedup"], figures["compile"], figures["error"]) == (None, None, None, None)
+    assert figures["uncompiled"]["median_ms"] == 101
+
+
+def test_the_difference_of_latents_is_that_of_all_their_tensors():
+    a, b = torch.tensor([3.0, 4.0]), torch.tensor([0.0])
+    found = difference([a, b + 5], [a, b])
+    assert found.max_abs == 5
+    assert found.relative == 1
+    assert difference([a], [a]).as_dict() == {"max_abs": 0, "relative": 0}
+
+
+@pytest.mark.parametrize("ours", [torch.tensor([1.0, math.nan]), torch.tensor([1.0])])
+def test_nan_and_another_shape_are_infinitely_far_and_null_in_json(ours):
+    found = difference([ours], [torch.tensor([1.0, 2.0])])
+    assert found.max_abs == math.inf
+    both = report([100], [50], error=found)
+    assert json.loads(json.dumps(both.as_dict(), allow_nan=False))["error"] == {"max_abs": None, "relative": None}
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (0.84, "0.84 ms"),
+        (14.84, "14.8 ms"),
+        (148.4, "148 ms"),
+        (999.6, "1.00 s"),
+        (14_840, "14.8 s"),
+        (148_400, "148 s"),
+    ],
+)
+def test_durations_have_three_figures(milliseconds, text):
+    assert duration(milliseconds) == text

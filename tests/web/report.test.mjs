@@ -1,0 +1,158 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { advice } from "../../web/panel/advice.js";
+import { report } from "../../web/panel/report.js";
+import { json, markdown } from "../../web/panel/text.js";
+import { describe } from "../../web/status/text.js";
+import { chinese, english, record, states } from "./records.mjs";
+
+const of = (status, words = english, bypassed = false) =>
+  report(
+    { record: status, bypassed, line: describe(status, words, { bypassed }), details: ["From the file."] },
+    "OneDiff Compile",
+    words,
+  );
+const section = (status, id) => of(status).sections.find((one) => one.id === id);
+const fact = (status, id, name) => section(status, id)?.facts.find(([key]) => key === name)?.[1];
+
+test("a compiled model: gain, cost, blocks, sameness, memory, backend and machine", () => {
+  const { compiled } = states;
+  assert.equal(of(compiled).line.text, "compiled · 1.62× · 148 ms a step · inductor");
+  assert.deepEqual(
+    of(compiled).sections.map(({ title }) => title),
+    ["Speed", "Blocks", "Same picture?", "Peak memory", "Backend", "Model and machine"],
+  );
+  assert.equal(fact(compiled, "speed", "Gain"), "1.62× the uncompiled speed");
+  assert.equal(fact(compiled, "speed", "Compiling took"), "37 s (from scratch)");
+  assert.equal(fact(compiled, "speed", "Earned back after"), "21 pictures");
+  assert.equal(fact(compiled, "blocks", "Compiled"), "38 of 38");
+  assert.equal(fact(compiled, "parity", "First compiled step"), "the same, within the tolerance");
+  assert.equal(fact(compiled, "memory", "Compiled"), "4801 MB");
+  assert.equal(fact(compiled, "backend", "Used"), "inductor 2.11.0");
+  assert.equal(fact(compiled, "machine", "Versions"), "torch 2.11.0");
+  assert.equal(section(compiled, "speed").plot, true);
+});
+
+test("findings by severity, each with path, class, place and remedy", () => {
+  const { groups } = section(states.findings, "check");
+  assert.deepEqual(
+    groups.map(({ title }) => title),
+    ["2 errors", "1 warning"],
+  );
+  assert.deepEqual(groups[0].items[0], {
+    tone: "bad",
+    label: "Error",
+    where: "input_blocks.1.1.attn2.processor · AttnProcessor · models/custom.py:12",
+    text: "has no forward; nn.Module calls forward",
+    fix: "rename __call__ to forward",
+  });
+});
+
+test("every uncompiled block, break and recompile is there with its reason, however many", () => {
+  const compile = {
+    regions: 90,
+    regions_compiled: 0,
+    regions_uncompiled: Array.from({ length: 90 }, (_, index) => ({ path: `blocks.${index}`, reason: "a hook" })),
+    graphs: 2,
+    graph_breaks: [{ where: "attention.py:300", reason: "open() cannot be traced" }],
+    recompiles: [{ region: "double_blocks.0", reason: "batch size changed from 1 to 2" }],
+  };
+  const { groups } = section(record({ state: "partial", compile }), "blocks");
+  assert.deepEqual(
+    groups.map(({ title, items }) => [title, items.length]),
+    [
+      ["90 blocks run uncompiled", 90],
+      ["1 graph break", 1],
+      ["1 recompile", 1],
+    ],
+  );
+  assert.deepEqual(groups[2].items[0], { where: "double_blocks.0", text: "batch size changed from 1 to 2" });
+});
+
+test("what patches attention, and where", () => {
+  const { facts, groups } = section(states.patched, "patches");
+  assert.deepEqual(facts, [["Computed by", "sdpa at 10 sites"]]);
+  assert.equal(groups[0].title, "Where sdpa is used: 10 sites");
+  assert.equal(groups[0].items[3].where, "input_blocks.3.1");
+});
+
+test("each state says what to do", () => {
+  const said = Object.fromEntries(Object.entries(states).map(([name, status]) => [name, advice(status, english)]));
+  assert.match(said.idle[0], /Queue the workflow/);
+  assert.deepEqual(said.compiled, ["Nothing to do."]);
+  assert.match(said.compiling[0], /^Nothing to do\. The picture/);
+  assert.deepEqual(said.findings, ["AttnProcessor: rename __call__ to forward", "Out: rename it"]);
+  assert.match(said.slower[0], /both were timed/);
+  assert.match(said.differs[0], /another picture/);
+  assert.match(said.uncompiled[0], /do what the reason says/);
+  assert.match(said.failed[0], /run uncompiled/);
+  assert.match(advice(null, english)[0], /Queue the workflow/);
+  assert.match(advice(states.compiled, english, true)[0], /switched off/);
+  const idle = record({ state: "idle", backend: { replaced_by: "14" } });
+  assert.match(advice(idle, english)[0], /This one can go/);
+  for (const [name, sentences] of Object.entries(said)) assert.ok(sentences.every(Boolean) && sentences.length, name);
+});
+
+test("a node without a record says what else is known of it", () => {
+  assert.deepEqual([of(null).advice, of(null).sections], [["From the file."], []]);
+  assert.match(of(null, english, true).advice[0], /switched off/);
+});
+
+test("Markdown has the same as the panel, and nothing of a model becomes markup or a mention", () => {
+  const text = markdown(of(states.findings), english);
+  assert.match(text, /^## OneDiff Compile: 2 errors, 1 warning · /);
+  assert.match(text, /\n### Check\n\n- \*\*Modules\*\*: 686\n/);
+  assert.match(text, /`input_blocks.1.1.attn2.processor · AttnProcessor · models\/custom.py:12`: has no forward; /);
+  assert.match(text, /→ rename \\_\\_call\\_\\_ to forward/);
+  const findings = [
+    { severity: "error", path: "a`b", what: "<img src=x onerror=alert(1)> @someone [x](y)", fix: null },
+  ];
+  const hostile = markdown(of(record({ state: "checked", check: { findings } })), english);
+  assert.ok(!/[^\\]<img|@someone|[^\\]\[x|a`b/.test(hostile), hostile);
+});
+
+test("long lists end in a number in Markdown, for a bug report is read by people", () => {
+  const regions_uncompiled = Array.from({ length: 90 }, (_, index) => ({ path: `blocks.${index}`, reason: "off" }));
+  const text = markdown(of(record({ state: "partial", compile: { regions_uncompiled } })), english);
+  assert.match(text, /blocks\.39/);
+  assert.doesNotMatch(text, /blocks\.40/);
+  assert.match(text, /… and 50 more\./);
+});
+
+test("JSON is the record", () => {
+  assert.deepEqual(JSON.parse(json(states.compiled)), states.compiled);
+  assert.equal(json(null), "null\n");
+});
+
+test("odd values leave gaps, no broken words", () => {
+  const odd = record({
+    state: "compiled",
+    model: "a model",
+    backend: 7,
+    check: { findings: [null, "text", { severity: 7, path: { a: 1 } }], modules: "many" },
+    patches: { sites: "many", foreign: [null, { what: ["x"] }] },
+    compile: { regions_uncompiled: 3, graph_breaks: [null, 7], seconds: "soon" },
+    speed: { steps_ms: {}, eager_ms: "1", per_second: Infinity },
+    parity: { passed: "yes" },
+    memory: [],
+    machine: { torch: null, backends: { inductor: "2.11.0", x: null } },
+    measured_at: "yesterday",
+  });
+  for (const words of [english, chinese]) {
+    const text = markdown(of(odd, words), words);
+    assert.doesNotMatch(text, /undefined|null|NaN|\[object|panel\.|advice\./);
+    assert.match(text, /inductor 2\.11\.0/);
+  }
+});
+
+test("Chinese has words for every title, fact and advice", () => {
+  for (const [name, status] of Object.entries(states)) {
+    const { sections, advice: said } = of(status, chinese);
+    for (const { title, facts } of sections) {
+      assert.match(title, /[\u4e00-\u9fff]/, name);
+      for (const [key] of facts) assert.match(key, /[\u4e00-\u9fff]/, `${name}: ${key}`);
+    }
+    if (!["uncompiled", "findings", "patchedOddly"].includes(name)) assert.match(said[0], /[\u4e00-\u9fff]/, name);
+  }
+});

@@ -1,0 +1,174 @@
+// Records as the server sends them, one for each state. The browser tests read this file too, so it imports nothing.
+
+export const WORKFLOW = "6a1bd4a9-4f6a-4a0e-9d65-0d63a2f4f2b1";
+
+/** @returns {any} a record with the fields given, and null in all others */
+export const record = (fields) => ({
+  workflow: WORKFLOW,
+  node: "12",
+  state: "idle",
+  summary: null,
+  progress: null,
+  model: null,
+  backend: null,
+  check: null,
+  patches: null,
+  compile: null,
+  speed: null,
+  parity: null,
+  memory: null,
+  machine: null,
+  measured_at: null,
+  ...fields,
+});
+
+const inductor = {
+  requested: "auto",
+  used: "inductor",
+  version: "2.11.0",
+  reason: "The only backend that works on this machine.",
+};
+const blocks = {
+  regions: 38,
+  regions_compiled: 38,
+  regions_uncompiled: [],
+  graphs: 17,
+  graph_breaks: [],
+  recompiles: [],
+  seconds: 37.4,
+  cache: "cold",
+};
+
+export const states = {
+  idle: record({}),
+  patched: record({
+    state: "patched",
+    patches: {
+      sites: Array.from({ length: 10 }, (_, index) => ({ site: `input_blocks.${index}.1`, processor: "sdpa" })),
+      foreign: [],
+    },
+  }),
+  patchedOddly: record({
+    state: "patched",
+    patches: { sites: [{ site: "a", processor: "sdpa" }], foreign: [] },
+    check: {
+      errors: 0,
+      warnings: 1,
+      findings: [
+        {
+          severity: "warning",
+          path: "",
+          class: null,
+          where: null,
+          what: "no processor named sage",
+          why: "it is not installed",
+          fix: "sdpa is used instead",
+        },
+      ],
+    },
+  }),
+  checked: record({ state: "checked", check: { modules: 686, sites: 32, errors: 0, warnings: 0, findings: [] } }),
+  findings: record({
+    state: "checked",
+    check: {
+      modules: 686,
+      sites: 32,
+      errors: 2,
+      warnings: 1,
+      findings: [
+        {
+          severity: "warning",
+          path: "out",
+          class: "Out",
+          where: "models/custom.py:40",
+          what: "overrides __call__",
+          why: "compilers call forward",
+          fix: "rename it",
+        },
+        {
+          severity: "error",
+          path: "input_blocks.1.1.attn2.processor",
+          class: "AttnProcessor",
+          where: "models/custom.py:12",
+          what: "has no forward",
+          why: "nn.Module calls forward",
+          fix: "rename __call__ to forward",
+        },
+        {
+          severity: "error",
+          path: "input_blocks.2.1.attn2.processor",
+          class: "AttnProcessor",
+          where: "models/custom.py:12",
+          what: "has no forward",
+          why: null,
+          fix: null,
+        },
+      ],
+    },
+  }),
+  checking: record({ state: "checking", progress: { done: 412, total: 686, path: "middle_block.1", seconds: 0.3 } }),
+  compiling: record({
+    state: "compiling",
+    backend: inductor,
+    progress: { done: 7, total: 38, path: "input_blocks.1.0", seconds: 12.2 },
+  }),
+  measuring: record({ state: "measuring", backend: inductor, compile: blocks }),
+  compiled: record({
+    state: "compiled",
+    model: { class: "UNetModel", parameters: 859_520_964, dtype: "float16", device: "cuda:0" },
+    backend: inductor,
+    compile: blocks,
+    speed: {
+      eager_ms: 240.1,
+      compiled_ms: 148.2,
+      speedup: 1.62,
+      per_second: 6.7,
+      steps_ms: [251.3, 41_032.6, 148.1, 240.4, 149.0, 239.8, 147.9, 148.2, 148.4, 147.7],
+      steps_kind: [
+        "uncompiled",
+        "compiling",
+        "compiled",
+        "uncompiled",
+        "compiled",
+        "uncompiled",
+        ...Array(4).fill("compiled"),
+      ],
+      kept: "compiled",
+      breakeven_images: 20.2,
+    },
+    parity: { max_abs: 0.0004, relative: 0.00000123, cosine: 1, tolerance: 0.001, passed: true },
+    memory: { eager_peak_mb: 5012.4, compiled_peak_mb: 4801.1 },
+    machine: { torch: "2.11.0", device: "NVIDIA H100" },
+    measured_at: "2026-06-01T10:00:00+00:00",
+  }),
+  partial: record({
+    state: "partial",
+    backend: inductor,
+    compile: {
+      ...blocks,
+      regions_compiled: 36,
+      regions_uncompiled: [
+        { path: "middle_block.1", reason: "another node patches it" },
+        { path: "out.0", reason: "AttnProcessor has no forward" },
+      ],
+    },
+    speed: { eager_ms: 240, compiled_ms: 171, speedup: 1.4, kept: "compiled" },
+  }),
+  slower: record({
+    state: "uncompiled",
+    backend: inductor,
+    speed: { eager_ms: 3000, compiled_ms: 3270, speedup: 0.917, kept: "uncompiled" },
+  }),
+  differs: record({
+    state: "uncompiled",
+    backend: inductor,
+    speed: { eager_ms: 240, compiled_ms: 150, kept: "uncompiled" },
+    parity: { max_abs: 3, relative: 0.4, tolerance: 0.01, passed: false },
+  }),
+  uncompiled: record({
+    state: "uncompiled",
+    summary: "uncompiled: no C++ compiler was found",
+    backend: { requested: "auto", used: null, version: null, reason: "no C++ compiler was found" },
+  }),
+  failed: record({ state: "failed", summary: "failed: AttnProcessor has no forward" }),
+};

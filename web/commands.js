@@ -1,0 +1,60 @@
+// @ts-check
+// What the command menu offers. Names in other languages are in locales/<language>/commands.json.
+
+/**
+ * @param {Object} options
+ * @param {() => import("./words.js").Words} options.words
+ * @param {() => any[]} options.nodes OneDiff's nodes of the page
+ * @param {() => any[]} options.selected the selected nodes
+ * @param {(node: any) => void} options.open shows the report of a node
+ * @param {() => void} options.overview shows all of them
+ * @param {(what: string) => Promise<{cleared?: unknown, error?: unknown}>} options.clear asks the server
+ * @param {(toast: {severity: string, summary: string, detail?: string, life?: number}) => void} options.toast
+ */
+export function createCommands({ words, nodes, selected, open, overview, clear, toast }) {
+  const clearing = (/** @type {string} */ what) => async () => {
+    const { cleared, error } = await clear(what);
+    toast(
+      typeof cleared === "string"
+        ? { severity: "success", summary: "OneDiff", detail: cleared, life: 6000 }
+        : { severity: "error", summary: words()("toast.not_cleared"), detail: String(error ?? ""), life: 10_000 },
+    );
+  };
+  return [
+    {
+      id: "OneDiff.ShowReport",
+      icon: "pi pi-bolt",
+      label: "Show OneDiff report",
+      function: () => {
+        const node = nodeToReport(nodes(), selected());
+        if (node) open(node);
+        else overview();
+      },
+    },
+    {
+      id: "OneDiff.ClearMeasurements",
+      icon: "pi pi-eraser",
+      label: "Clear OneDiff measurements",
+      function: clearing("measurements"),
+    },
+    {
+      id: "OneDiff.ClearCompileCache",
+      icon: "pi pi-trash",
+      label: "Clear OneDiff compile cache",
+      function: clearing("compile cache"),
+    },
+  ];
+}
+
+/**
+ * The selected OneDiff node, or the only one; null when that is not clear.
+ * @template N
+ * @param {N[]} nodes
+ * @param {unknown[]} selected
+ * @returns {N | null}
+ */
+export function nodeToReport(nodes, selected) {
+  const chosen = nodes.filter((node) => selected.includes(node));
+  if (chosen.length === 1) return chosen[0];
+  return chosen.length === 0 && nodes.length === 1 ? nodes[0] : null;
+}

@@ -1,0 +1,88 @@
+// @ts-check
+// Points at samplers whose model OneDiff Compile could not speed up. Nothing is written into the nodes' properties.
+
+import { samplersOf } from "./graph/walk.js";
+
+/** @typedef {import("./graph/walk.js").WalkNode} WalkNode */
+/** @typedef {{record: import("./status/record.js").StatusRecord | null, bypassed: boolean}} Look */
+
+const TELLING = new Set(["uncompiled", "failed"]);
+const COMPILE = "OneDiffCompile";
+
+/**
+ * The samplers that run an uncompiled model although a Compile node stands before them.
+ * @template {WalkNode} N
+ * @param {import("./graph/walk.js").WalkGraph} root
+ * @param {N[]} nodes OneDiff's
+ * @param {(node: N) => Look} look
+ * @returns {Map<WalkNode, "uncompiled" | "failed">}
+ */
+export function samplersToMark(root, nodes, look) {
+  /** @type {Map<WalkNode, "uncompiled" | "failed">} */
+  const marked = new Map();
+  for (const node of nodes) {
+    const { record, bypassed } = look(node);
+    if (bypassed || node.type !== COMPILE || !record || !TELLING.has(record.state)) continue;
+    // What uncompiled steps were faster than is no loss.
+    if (record.state === "uncompiled" && record.speed?.kept === "uncompiled" && record.parity?.passed !== false)
+      continue;
+    const later = (/** @type {WalkNode} */ other) => other.type === COMPILE && (other.mode ?? 0) === 0;
+    for (const sampler of samplersOf(root, node, later))
+      marked.set(sampler, /** @type {"uncompiled" | "failed"} */ (record.state));
+  }
+  return marked;
+}
+
+/**
+ * Draws the marks. In the classic renderer a mark is a badge above the node, which the canvas asks for at every draw;
+ * in Nodes 2.0 badges do not change, there it is a rule of a style sheet for the node's element.
+ * @param {Object} host
+ * @param {() => any} host.canvas
+ * @param {() => boolean} host.classic
+ * @param {(options: {text: string, fgColor: string, bgColor: string}) => any} host.badge
+ */
+export function createMarks({ canvas, classic, badge }) {
+  const sheet = new CSSStyleSheet();
+  document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
+  /** @type {Map<any, {text: string, badge: () => any}>} */
+  const shown = new Map();
+  let rules = "";
+
+  const marks = {
+    clear: () => marks.show(new Map()),
+
+    /** @param {Map<any, string>} texts by node; nodes that are not in it lose their mark */
+    show(texts) {
+      let changed = false;
+      for (const [node, mark] of shown) {
+        if (classic() && texts.get(node) === mark.text) continue;
+        const index = node.badges?.indexOf(mark.badge) ?? -1;
+        if (index >= 0) node.badges.splice(index, 1);
+        shown.delete(node);
+        changed = true;
+      }
+      for (const [node, text] of classic() ? texts : []) {
+        if (shown.has(node) || !Array.isArray(node.badges)) continue;
+        const made = badge({ text, fgColor: "#ffffff", bgColor: "#92400e" });
+        const mark = { text, badge: () => made };
+        node.badges.push(mark.badge);
+        shown.set(node, mark);
+        changed = true;
+      }
+      const wanted = [...(classic() ? [] : texts)]
+        .filter(([node]) => node.graph === canvas().graph)
+        .map(([node, text]) => rule(node.id, text))
+        .join("\n");
+      if (wanted !== rules) {
+        rules = wanted;
+        sheet.replaceSync(wanted);
+      }
+      if (changed) canvas().setDirty(true, true);
+    },
+  };
+  return marks;
+}
+
+/** @param {unknown} id @param {string} text */
+const rule = (id, text) =>
+  `.lg-node[data-node-id="${CSS.escape(String(id))}"]::before { content: "${CSS.escape(text)}"; }`;

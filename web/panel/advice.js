@@ -1,0 +1,64 @@
+// @ts-check
+// What a person can do about a record, as one or two sentences.
+
+import { findings, isLive, isNumber, list, plain } from "../status/record.js";
+
+/** @typedef {import("../words.js").Words} Words */
+/** @typedef {import("../status/record.js").StatusRecord} StatusRecord */
+
+/**
+ * @param {StatusRecord | null} record
+ * @param {Words} words
+ * @param {boolean} [bypassed]
+ * @returns {string[]} never empty
+ */
+export function advice(record, words, bypassed = false) {
+  const say = /** @type {Words} */ ((key, values) => words(`advice.${key}`, values));
+  if (bypassed) return [say("bypassed")];
+  if (record === null) return [say("never_ran")];
+  if (isLive(record)) return [say("wait")];
+  const fixes = remedies(record);
+  switch (record.state) {
+    case "idle":
+      return [record.backend?.replaced_by ? say("replaced") : say("never_ran")];
+    case "failed":
+      return fixes.length ? fixes : [say("failed")];
+    case "compiled":
+      return isNumber(record.speed?.speedup) && record.speed.speedup < 1
+        ? [say("compiled_slower")]
+        : [say("nothing"), ...fixes];
+    case "partial":
+      return fixes.length ? [say("partial"), ...fixes] : [say("partial")];
+    case "uncompiled":
+      return uncompiled(record, say, fixes);
+    case "patched":
+    case "checked":
+      return fixes.length ? fixes : [say("nothing")];
+    default:
+      return fixes.length ? fixes : [say("nothing")];
+  }
+}
+
+/** @param {StatusRecord} record @param {Words} say @param {string[]} fixes */
+function uncompiled(record, say, fixes) {
+  if (record.parity?.passed === false) return [say("differs"), ...fixes];
+  const { eager_ms: eager, compiled_ms: step } = record.speed ?? {};
+  if (isNumber(eager) && isNumber(step) && step > eager) return [say("slower"), ...fixes];
+  if (!plain(record.backend?.used)) return [say("no_backend"), ...fixes];
+  return fixes.length ? fixes : [say("uncompiled")];
+}
+
+/**
+ * What the check says to do about errors and warnings, worst first, each once.
+ * @param {StatusRecord} record
+ */
+export function remedies(record) {
+  const worth = findings(record).filter(({ severity }) => severity === "error" || severity === "warning");
+  const errors = worth.filter(({ severity }) => severity === "error");
+  const ordered = [...errors, ...worth.filter((found) => !errors.includes(found))];
+  const said = ordered.map(({ fix, class: name, path }) => {
+    const who = plain(name) || plain(path);
+    return plain(fix) && (who ? `${who}: ${plain(fix)}` : plain(fix));
+  });
+  return list([...new Set(said.filter(Boolean))]).slice(0, 3);
+}

@@ -1,0 +1,249 @@
+// @ts-check
+// A record as sections of a report: the panel and the Markdown are both made from these. No DOM in here.
+
+import { duration, elapsed, factor, millions, tiny } from "../status/format.js";
+import { count, findings, isNumber, list, patchedSites, plain } from "../status/record.js";
+import { troubleCounts } from "../status/text.js";
+import { advice } from "./advice.js";
+
+/** @typedef {import("../words.js").Words} Words */
+/** @typedef {import("../status/record.js").StatusRecord} StatusRecord */
+/** @typedef {import("../status/text.js").Line} Line */
+
+/**
+ * One thing of a list: where it is, what is said of it, what can be done.
+ * @typedef {{tone?: "bad" | "warn" | "plain", label?: string, where: string, text?: string, fix?: string}} Item
+ * @typedef {{title: string, items: Item[]}} Group long lists are folded in the panel
+ * @typedef {{id: string, title: string, facts: [string, string][], groups: Group[], plot?: boolean}} Section
+ * @typedef {{title: string, line: Line, advice: string[], sections: Section[]}} Report
+ */
+
+/**
+ * @param {{record: StatusRecord | null, line: Line, bypassed: boolean, details: string[]}} view its details are all
+ *   there is to say when nothing was recorded here
+ * @param {string} title of the node
+ * @param {Words} words
+ * @returns {Report}
+ */
+export function report({ record, line, bypassed, details }, title, words) {
+  const say = /** @type {Words} */ ((key, values) => words(`panel.${key}`, values));
+  const sections =
+    record === null
+      ? []
+      : [
+          speed(record, words, say),
+          checked(record, words, say),
+          patches(record, say),
+          blocks(record, say),
+          parity(record, say),
+          memory(record, say),
+          backend(record, say),
+          machine(record, say),
+        ];
+  const filled = sections.filter(({ facts, groups }) => facts.length || groups.length);
+  const told = record === null && !bypassed ? details : advice(record, words, bypassed);
+  return { title: plain(title), line, advice: told, sections: filled };
+}
+
+/**
+ * @param {string} id
+ * @param {Words} say
+ * @param {[string, string | null | false | undefined][]} facts by word; those without a value are left out
+ * @param {[string, Item[]][]} [groups] by title; empty ones are left out
+ * @returns {Section}
+ */
+const section = (id, say, facts, groups = []) => ({
+  id,
+  title: say(id),
+  facts: /** @type {[string, string][]} */ (
+    facts.filter(([, value]) => value).map(([key, value]) => [say(key), value])
+  ),
+  groups: groups.filter(([, items]) => items.length).map(([title, items]) => ({ title, items })),
+});
+
+/** @param {StatusRecord} record @param {Words} words @param {Words} say */
+function speed(record, words, say) {
+  const {
+    eager_ms: eager,
+    compiled_ms: step,
+    speedup,
+    per_second: rate,
+    breakeven_images: images,
+  } = record.speed ?? {};
+  const { seconds, cache } = record.compile ?? {};
+  const kept = record.speed?.kept;
+  const { seconds: busy } = record.progress ?? {};
+  return {
+    ...section("speed", say, [
+      ["busy_for", isNumber(busy) && elapsed(words, busy)],
+      ["uncompiled_step", isNumber(eager) && duration(words, eager)],
+      ["compiled_step", isNumber(step) && duration(words, step)],
+      ["gain", isNumber(speedup) && say("gain_value", { factor: factor(words, speedup) })],
+      ["kept", (kept === "compiled" || kept === "uncompiled") && say(`kept_${kept}`)],
+      ["rate", isNumber(rate) && say("rate_value", { value: rate.toPrecision(3) })],
+      ["compile_time", isNumber(seconds) && compileTime(seconds, cache, say)],
+      ["breakeven", isNumber(images) && say("breakeven_value", { count: Math.ceil(images) })],
+    ]),
+    plot: list(record.speed?.steps_ms).length > 0,
+  };
+}
+
+/** @param {number} seconds @param {unknown} cache @param {Words} say */
+function compileTime(seconds, cache, say) {
+  const key = cache === "warm" ? "seconds_warm" : cache === "cold" ? "seconds_cold" : "seconds";
+  return say(key, { seconds: seconds.toFixed(seconds < 10 ? 1 : 0) });
+}
+
+/** @param {StatusRecord} record @param {Words} words @param {Words} say */
+function checked(record, words, say) {
+  const { modules, sites } = record.check ?? {};
+  const found = findings(record);
+  /** @param {string} severity @returns {Item[]} */
+  const of = (severity) =>
+    found
+      .filter((one) => (["error", "warning"].includes(one.severity ?? "") ? one.severity : "note") === severity)
+      .map((one) => ({
+        tone: severity === "error" ? "bad" : severity === "warning" ? "warn" : "plain",
+        label: words(`details.severity_${severity}`),
+        where: [plain(one.path), plain(one.class), plain(one.where)].filter(Boolean).join(" · "),
+        text: [plain(one.what), plain(one.why)].filter(Boolean).join("; "),
+        fix: plain(one.fix),
+      }));
+  return section(
+    "check",
+    say,
+    [
+      ["modules", count(modules) !== null && String(count(modules))],
+      ["sites", count(sites) !== null && String(count(sites))],
+      ["result", record.check && (troubleCounts(record, words) || words("status.no_problems"))],
+    ],
+    ["error", "warning", "note"].map((severity) => {
+      const items = of(severity);
+      return [say(`${severity}s`, { count: items.length }), items];
+    }),
+  );
+}
+
+/** @param {StatusRecord} record @param {Words} say */
+function patches(record, say) {
+  /** @type {Map<string, Item[]>} */
+  const sites = new Map();
+  for (const { site, processor } of patchedSites(record)) {
+    const name = plain(processor);
+    sites.set(name, [...(sites.get(name) ?? []), { where: plain(site) }]);
+  }
+  const foreign = list(record.patches?.foreign).map((other) =>
+    other && typeof other === "object"
+      ? { where: plain(other.where), text: plain(other.what) }
+      : { where: "", text: plain(other) },
+  );
+  return section(
+    "patches",
+    say,
+    [
+      [
+        "patched",
+        record.patches && [...sites].map(([name, at]) => say("at_sites", { name, count: at.length })).join(", "),
+      ],
+    ],
+    [
+      ...[...sites].map(
+        ([name, at]) => /** @type {[string, Item[]]} */ ([say("sites_of", { name, count: at.length }), at]),
+      ),
+      [say("foreign", { count: foreign.length }), foreign],
+    ],
+  );
+}
+
+/** @param {StatusRecord} record @param {Words} say */
+function blocks(record, say) {
+  const {
+    regions,
+    regions_compiled: done,
+    regions_uncompiled: left,
+    graphs,
+    graph_breaks,
+    recompiles,
+  } = record.compile ?? {};
+  /** @param {unknown} items @param {string} where @returns {Item[]} */
+  const items = (items, where) =>
+    list(items).map((item) => ({ where: plain(item?.[where]), text: plain(item?.reason) }));
+  const uncompiled = items(left, "path");
+  const breaks = items(graph_breaks, "where");
+  const again = items(recompiles, "region");
+  return section(
+    "blocks",
+    say,
+    [
+      ["blocks_compiled", count(regions) !== null && say("of", { done: count(done) ?? 0, total: count(regions) ?? 0 })],
+      ["graphs", count(graphs) !== null && String(count(graphs))],
+      ["breaks", count(graph_breaks) !== null && String(count(graph_breaks))],
+      ["recompiles", count(recompiles) !== null && String(count(recompiles))],
+    ],
+    [
+      [say("blocks_uncompiled", { count: uncompiled.length }), uncompiled],
+      [say("breaks_list", { count: breaks.length }), breaks],
+      [say("recompiles_list", { count: again.length }), again],
+    ],
+  );
+}
+
+/** @param {StatusRecord} record @param {Words} say */
+function parity(record, say) {
+  const { max_abs, relative, cosine, tolerance, passed } = record.parity ?? {};
+  return section("parity", say, [
+    ["verdict", typeof passed === "boolean" && say(passed ? "parity_passed" : "parity_failed")],
+    ["relative", isNumber(relative) && tiny(relative)],
+    ["tolerance", isNumber(tolerance) && tiny(tolerance)],
+    ["max_abs", isNumber(max_abs) && tiny(max_abs)],
+    ["cosine", isNumber(cosine) && String(+cosine.toFixed(6))],
+  ]);
+}
+
+/** @param {StatusRecord} record @param {Words} say */
+function memory(record, say) {
+  const { eager_peak_mb: eager, compiled_peak_mb: peak } = record.memory ?? {};
+  return section("memory", say, [
+    ["memory_uncompiled", isNumber(eager) && `${Math.round(eager)} MB`],
+    ["memory_compiled", isNumber(peak) && `${Math.round(peak)} MB`],
+  ]);
+}
+
+/** @param {StatusRecord} record @param {Words} say */
+function backend(record, say) {
+  const { requested, used, version, reason } = record.backend ?? {};
+  return section("backend", say, [
+    ["requested", plain(requested)],
+    ["used", record.backend && ([plain(used), plain(version)].filter(Boolean).join(" ") || say("none"))],
+    ["reason", plain(reason)],
+  ]);
+}
+
+/** @param {StatusRecord} record @param {Words} say */
+function machine(record, say) {
+  const { parameters, dtype, device } = record.model ?? {};
+  const when = new Date(record.measured_at ?? "");
+  const { device: name, device_name, ...versions } = record.machine ?? {};
+  const parts = [
+    plain(record.model?.class),
+    isNumber(parameters) && say("parameters", { value: millions(parameters) }),
+    plain(dtype),
+    plain(device),
+  ];
+  return section("machine", say, [
+    ["model", parts.filter(Boolean).join(", ")],
+    ["device", plain(name) || plain(device_name)],
+    ["versions", versionsOf(versions).join(", ")],
+    ["measured_at", !Number.isNaN(when.getTime()) && when.toLocaleString()],
+  ]);
+}
+
+/** @param {Record<string, any>} versions {"torch": "2.11.0", "backends": {"inductor": "2.11.0"}} @returns {string[]} */
+const versionsOf = (versions) =>
+  Object.entries(versions).flatMap(([name, value]) =>
+    value && typeof value === "object" && !Array.isArray(value)
+      ? versionsOf(value)
+      : plain(value)
+        ? [`${plain(name)} ${plain(value)}`]
+        : [],
+  );

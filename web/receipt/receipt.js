@@ -1,0 +1,164 @@
+// @ts-check
+// The receipt: what a node's properties in a workflow file say of its last measurement. A file may hold anything, so
+// whatever is read from one is picked field by field, bounded, and only ever shown as text.
+
+import { duration, factor } from "../status/format.js";
+import { isNumber, isOutcome, plain } from "../status/record.js";
+
+/** @typedef {import("../words.js").Words} Words */
+/** @typedef {import("../status/record.js").StatusRecord} StatusRecord */
+/** @typedef {import("../status/text.js").Line} Line */
+
+/**
+ * @typedef {Object} Receipt
+ * @property {string | null} summary in English, as the server wrote it
+ * @property {Record<string, any> | null} speed
+ * @property {Record<string, any> | null} parity
+ * @property {Record<string, string> | null} machine
+ * @property {string | null} measured_at ISO 8601
+ */
+
+/** @typedef {"on" | "no device" | "off"} ReceiptSetting */
+
+const MOST_TEXT = 200;
+const MOST_STEPS = 40;
+const LARGEST = 1e9; // of milliseconds, ratios and pictures alike; beyond it somebody made it up
+const EARLIEST = Date.UTC(2024, 0, 1);
+const LATEST = Date.UTC(2200, 0, 1);
+
+const FIELDS = ["summary", "speed", "parity", "machine", "measured_at"];
+const TIMES = ["eager_ms", "compiled_ms", "speedup", "per_second", "breakeven_images"];
+const ERRORS = ["max_abs", "relative", "cosine", "tolerance"];
+const MACHINE = ["comfyui", "torch", "onediff", "python", "system", "device"];
+const KEPT = new Set(["compiled", "uncompiled"]);
+
+/**
+ * What a record leaves in the file. Null while it has nothing to say: before the first run and in the middle of one.
+ * @param {StatusRecord} record
+ * @param {ReceiptSetting} setting
+ * @returns {Receipt | null}
+ */
+export function shapeReceipt(record, setting) {
+  if (setting === "off" || !isOutcome(record)) return null;
+  const receipt = readReceipt(record);
+  if (receipt?.machine && setting === "no device") delete receipt.machine.device;
+  return receipt;
+}
+
+/**
+ * @param {unknown} value whatever a file has in the place of a receipt
+ * @returns {Receipt | null} null when nothing of it can be used
+ */
+export function readReceipt(value) {
+  const fields = pick(value, FIELDS);
+  if (fields === null) return null;
+  const receipt = {
+    summary: text(fields.summary) || null,
+    speed: readSpeed(pick(fields.speed, [...TIMES, "steps_ms", "kept"])),
+    parity: readParity(pick(fields.parity, [...ERRORS, "passed"])),
+    machine: readMachine(pick(fields.machine, MACHINE)),
+    measured_at: readTime(fields.measured_at),
+  };
+  return receipt.summary || receipt.speed ? receipt : null;
+}
+
+/**
+ * @param {Receipt} receipt
+ * @param {Words} words
+ * @param {boolean} mine whether this browser wrote it, in an earlier session of this server
+ * @returns {Line}
+ */
+export function describeReceipt(receipt, words, mine) {
+  const { speed, summary, machine, measured_at: at } = receipt;
+  const who = mine ? "mine" : "author";
+  const step = speed && (speed.kept === "uncompiled" ? speed.eager_ms : (speed.compiled_ms ?? speed.eager_ms));
+  const gain =
+    speed?.kept === "uncompiled"
+      ? words(`receipt.${who}_uncompiled`)
+      : isNumber(speed?.speedup)
+        ? words(`receipt.${who}_measured`, { what: factor(words, speed.speedup) })
+        : "";
+  const figures = gain
+    ? [
+        { text: gain },
+        { text: isNumber(step) ? words("status.a_step", { time: duration(words, step) }) : "" },
+      ]
+    : [{ text: words(`receipt.${who}`) }, { text: summary ?? "", elastic: true }];
+  const parts = [...figures, { text: machine?.device ?? "", elastic: true }, { text: day(at) }].filter((part) => part.text !== "");
+  return { symbol: mine ? "◷" : "✎", tone: "past", parts, short: 2, text: parts.map((part) => part.text).join(" · ") };
+}
+
+/**
+ * The same as sentences, for the tooltip. `rest` says what else is in it, from the receipt read as a record.
+ * @param {Receipt} receipt
+ * @param {Words} words
+ * @param {boolean} mine
+ * @param {(record: StatusRecord, words: Words) => string[]} rest
+ */
+export function receiptDetails(receipt, words, mine, rest) {
+  const { machine, measured_at: at, summary } = receipt;
+  const when = at === null ? "" : new Date(at).toLocaleString();
+  const key = `receipt.${mine ? "mine" : "author"}_details`;
+  const record = /** @type {any} */ ({ ...receipt, workflow: "", node: "", state: "", machine: null, measured_at: null });
+  return [
+    words(when ? `${key}_on` : key, { when }),
+    summary ? words("receipt.summary", { summary }) : "",
+    ...rest(record, words),
+    machine?.device ? words("details.machine", { device: machine.device }) : "",
+    words(mine ? "receipt.mine_remedy" : "receipt.author_remedy"),
+  ].filter(Boolean);
+}
+
+/**
+ * @param {unknown} value
+ * @param {string[]} names
+ * @returns {Record<string, any> | null} the fields of these names that it has itself; null for what is no object
+ */
+function pick(value, names) {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return null;
+  const found = names.filter((name) => Object.hasOwn(value, name));
+  return Object.fromEntries(found.map((name) => [name, /** @type {any} */ (value)[name]]));
+}
+
+/** @param {unknown} value */
+const text = (value) => (typeof value === "string" ? plain(value.slice(0, MOST_TEXT)) : "");
+
+/** @param {unknown} value @returns {value is number} */
+const isQuantity = (value) => isNumber(value) && value >= 0 && value <= LARGEST;
+
+/** @param {Record<string, any> | null} speed */
+function readSpeed(speed) {
+  if (speed === null) return null;
+  /** @type {Record<string, any>} */
+  const read = {};
+  for (const name of TIMES) if (isQuantity(speed[name]) && speed[name] > 0) read[name] = speed[name];
+  if (Array.isArray(speed.steps_ms)) read.steps_ms = speed.steps_ms.slice(-MOST_STEPS).filter(isQuantity);
+  if (KEPT.has(speed.kept)) read.kept = speed.kept;
+  return TIMES.some((name) => name in read) ? read : null;
+}
+
+/** @param {Record<string, any> | null} parity */
+function readParity(parity) {
+  if (parity === null || typeof parity.passed !== "boolean") return null;
+  /** @type {Record<string, any>} */
+  const read = { passed: parity.passed };
+  for (const name of ERRORS) if (isNumber(parity[name]) && Math.abs(parity[name]) <= LARGEST) read[name] = parity[name];
+  return read;
+}
+
+/** @param {Record<string, any> | null} machine */
+function readMachine(machine) {
+  if (machine === null) return null;
+  const said = MACHINE.map((name) => [name, text(machine[name])]).filter(([, value]) => value);
+  return said.length ? Object.fromEntries(said) : null;
+}
+
+/** @param {unknown} value */
+function readTime(value) {
+  if (typeof value !== "string" || value.length > 40) return null;
+  const time = Date.parse(value);
+  return time >= EARLIEST && time <= LATEST ? value : null;
+}
+
+/** @param {string | null} at */
+const day = (at) => (at === null ? "" : new Date(at).toLocaleDateString());

@@ -1,0 +1,52 @@
+// @ts-check
+// The settings under “OneDiff”. Their names in other languages are in locales/<language>/settings.json.
+
+/**
+ * The host says the value of each once at the start, and whenever it changes.
+ * @param {{display: (value: "full" | "short" | "none") => void, mark: (value: boolean) => void}} changed
+ * @returns {any[]} as `registerExtension` takes them
+ */
+export const settings = (changed) => [
+  {
+    id: "OneDiff.Status.MarkSamplers",
+    category: ["OneDiff", "Status on the canvas", "MarkSamplers"],
+    name: "Mark samplers whose model runs uncompiled",
+    tooltip: "A small mark on each sampler that gets its model from a Compile node which could not compile it.",
+    type: "boolean",
+    defaultValue: true,
+    onChange: (/** @type {unknown} */ value) => changed.mark(value !== false),
+  },
+  {
+    id: "OneDiff.Status.Display",
+    category: ["OneDiff", "Status on the canvas", "Display"],
+    name: "Status line on nodes",
+    tooltip: "The report stays at hand in the sidebar and in the menu.",
+    type: "combo",
+    options: [
+      { text: "Full line", value: "full" },
+      { text: "Short line", value: "short" },
+      { text: "None", value: "none" },
+    ],
+    defaultValue: "full",
+    onChange: (/** @type {unknown} */ value) => changed.display(displayOf(value)),
+  },
+];
+
+/** @param {() => void} changed */
+export const receiptSetting = (changed) => ({
+  id: "OneDiff.Receipt",
+  category: ["OneDiff", "Workflow file", "Receipt"],
+  name: "Keep the last measurement in the workflow file",
+  tooltip: "Whoever opens the workflow, or a picture made with it, sees what you measured.",
+  type: "combo",
+  options: [
+    { text: "On", value: "on" },
+    { text: "Without the device's name", value: "no device" },
+    { text: "Off", value: "off" },
+  ],
+  defaultValue: "on",
+  onChange: changed,
+});
+
+/** @param {unknown} value of a setting, which may come from another version @returns {"full" | "short" | "none"} */
+export const displayOf = (value) => (value === "short" || value === "none" ? value : "full");
