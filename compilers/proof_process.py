@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -38,7 +39,7 @@ def prove_in_child(name: str, device: torch.device, limit: float = LIMIT) -> Pro
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="onediff-proof-", ignore_cleanup_errors=True) as folder:
         answer = Path(folder) / "answer.jsonl"
-        command = [sys.executable, "-c", _CHILD, str(_ROOT), name, str(device), str(answer)]
+        command = [sys.executable, "-c", _CHILD, str(_ROOT), name, str(device), str(answer), str(limit)]
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -67,8 +68,10 @@ def prove_in_child(name: str, device: torch.device, limit: float = LIMIT) -> Pro
     return Proof(False, f"{what} Reinstall it or use inductor.", startup_seconds=seconds)
 
 
-def child(name: str, device: str, answer: str) -> None:
+def child(name: str, device: str, answer: str, limit: str) -> None:
     """The child's part: writes what it does, line by line, and the proof at the end."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(math.ceil(float(limit)) + 1)  # ends it even if the parent is gone
 
     def say(**line: Any) -> None:
         with open(answer, "a", encoding="utf-8") as file:

@@ -60,7 +60,7 @@ def prepare() -> Environment:
     cache = cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(cache / "environment.lock"):
+        with one_at_a_time(cache / "environment.lock"):
             return _prepare(cache)
     except OSError as error:
         if error.errno == 28:
@@ -166,7 +166,7 @@ def _install(cache: Path, python: Path, folder: Path, log: Path) -> None:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
+def one_at_a_time(path: Path) -> Iterator[None]:
     """Two commands started together must not build the same folder; the lock ends with its process, even killed."""
     with path.open("a+b") as file:
         said = False

@@ -12,9 +12,11 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts import browser, console
 from scripts.console import duration, say
-from scripts.environment import ROOT, prepare
+from scripts.environment import ROOT, Environment, prepare
+from scripts.oneflow_environment import prepare_oneflow
 
 OLDEST_NODE = 20
+ONEFLOW_TESTS = ("tests/compilers/test_oneflow.py", "tests/e2e/test_oneflow.py")
 
 
 def main() -> int:
@@ -33,6 +35,7 @@ def main() -> int:
     }
     say_compiler()
     results["pytest"] = step("Tests (pytest)", [python, "-m", "pytest", *sys.argv[1:]], variables)
+    results["pytest, OneFlow"] = oneflow_tests(environment, variables)
     failed = [name for name, code in results.items() if code]
     say(f"Failed: {', '.join(failed)}." if failed else "All passed, apart from what is named as skipped above.")
     return 1 if failed else 0
@@ -45,6 +48,20 @@ def step(what: str, command: list[str], env: dict[str, str] | None = None) -> in
         code = process.wait()
     say(f"== {what}: {'failed' if code else 'passed'} after {duration(time.monotonic() - started)}")
     return code
+
+
+def oneflow_tests(environment: Environment, variables: dict[str, str]) -> int:
+    """In an environment of their own; without it they are skipped, as they were just now."""
+    if len(sys.argv) > 1:
+        say("Tests of OneFlow in its own environment skipped: they run when no arguments for pytest are given.")
+        return 0
+    other = prepare_oneflow(environment)
+    if isinstance(other, str):
+        say(f"Tests of OneFlow skipped: {other}")
+        return 0
+    command = [str(other.python), "-m", "pytest", "-p", "no:cacheprovider", *ONEFLOW_TESTS]
+    # On a CPU OneFlow takes all threads for itself, and torch's would wait for them.
+    return step("Tests of OneFlow (pytest, Python 3.10)", command, {**variables, "OMP_NUM_THREADS": "1"})
 
 
 def web_tests() -> int:

@@ -26,7 +26,7 @@ class Lowered:
 
     Args:
         module: the captured graph, of ATen operators without side effects.
-        on_build: told the sizes after each graph built.
+        on_build: told after each graph built, the size that it is for, empty for the first.
         on_run: told after each run.
 
     Raises:
@@ -37,6 +37,7 @@ class Lowered:
         self._module = module
         self._on_build = on_build
         self._on_run = on_run
+        self._built = False
         self._graphs: OrderedDict[Hashable, _SizedGraph] = OrderedDict()
         self._constants = [node for node in module.graph.nodes if node.op == "get_attr"]
         for node in module.graph.nodes:
@@ -66,7 +67,8 @@ class Lowered:
             del self._graphs[key]
             raise
         if is_new:
-            self._on_build(_sizes(args))
+            self._on_build(_sizes(args) if self._built else "")
+            self._built = True
             while len(self._graphs) > MAX_GRAPHS:
                 self._graphs.popitem(last=False)
         self._on_run()

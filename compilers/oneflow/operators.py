@@ -210,7 +210,7 @@ def attention(
     """softmax(q kᵀ · scale + mask) v of (batch, heads, tokens, dim) tensors, as the first of a tuple."""
     scores = flow.matmul(q * (scale if scale is not None else q.shape[-1] ** -0.5), k.transpose(-2, -1))
     if causal:
-        future = flow.triu(flow.ones(scores.shape[-2], scores.shape[-1], device=q.device, dtype=q.dtype), 1)
+        future = flow.triu(flow._C.constant(tuple(scores.shape[-2:]), 1, dtype=q.dtype, device=q.device), 1)
         scores = scores - future * 1e4
     if mask is not None:
         scores = scores + mask

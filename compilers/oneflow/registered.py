@@ -23,7 +23,9 @@ class OneFlowDeployableModule(InductorDeployableModule):
     """A module whose forward is captured by Dynamo and executed by OneFlow."""
 
     def _why_again(self) -> str:
-        return f"OneFlow's graphs are of one size: {self._graph.size} needs one of its own"
+        if self._graph.size:
+            return f"OneFlow's graphs are of one size: {self._graph.size} needs one of its own"
+        return super()._why_again()
 
 
 @cached
