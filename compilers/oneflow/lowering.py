@@ -177,9 +177,9 @@ def _number(size: Any, symbols: dict[Any, int]) -> int:
 
 
 def _sizes(args: tuple[Any, ...]) -> str:
-    """The largest input's size, for people."""
+    """The largest input's size, for people; tables of rotations have more dimensions."""
     tensors = [value for value in args if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter)]
-    largest = max(tensors, key=torch.Tensor.numel, default=None)
+    largest = max(tensors, key=lambda tensor: (tensor.ndim in (3, 4), tensor.numel()), default=None)
     return "×".join(map(str, largest.shape)) if largest is not None else "these"
 
 

@@ -163,8 +163,11 @@ def test_a_weight_changed_or_replaced_takes_effect_without_compiling(model):
 def test_a_lora_its_strength_and_its_removal_take_effect(model):
     """As ComfyUI applies it, through the ModelPatcher that loads the model."""
     sampled = Sampled(getattr(models, f"{model}_patcher")(), models.step)
+    sampled.patcher.patch_model()  # as it is before the first sampling
+    sampled.patcher.unpatch_model()
     plain = models.step(sampled.patcher)
     sampled.sample()
+    graphs = sampled.record["compile"]["graphs"]
     name, layer = weight_of(sampled.patcher)
     key = f"diffusion_model.{name}.weight"
     changes = []
@@ -179,6 +182,7 @@ def test_a_lora_its_strength_and_its_removal_take_effect(model):
         assert runs > 0
         assert difference <= TOLERANCE
         patcher.unpatch_model()
+        assert sampled.record["compile"]["graphs"] == graphs
     assert changes[0] > changes[1] > 1e-3
     assert changes[2] == 0
 
