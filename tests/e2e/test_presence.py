@@ -187,17 +187,19 @@ def test_in_a_subgraph_and_in_each_of_two_uses_of_it(editors: Any, renderer: str
     page.wait_for_timeout(1200)
     assert text(page) == CHECKED
     workflow = made["workflow"]["id"]
+    tracker = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+    steps = f"({tracker}.captureCanvasState(), {tracker}.undoQueue.length)"
+    before = page.evaluate(steps)
     say(page, workflow, f"{made['use']}:12", modules=11)
     say(page, workflow, "99:12", modules=22)
     assert text(page).endswith("11 modules"), "the use that is open, not the newest"
+    assert page.evaluate(steps) == before, "a receipt is no step"
     page.evaluate(OPEN, 99)
     page.wait_for_timeout(1200)
     assert text(page).endswith("22 modules")
     receipt = page.evaluate("app.canvas.graph.nodes.find(node => node.id == 12).properties.onediff.summary")
-    state = "app.extensionManager.workflow.activeWorkflow"
-    page.evaluate(f"{state}.changeTracker.captureCanvasState()")
     assert receipt == "checked 22"
-    assert page.evaluate(f"{state}.changeTracker.undoQueue.length") == 0
+    assert page.evaluate(steps) == before
 
 
 def test_when_comfyui_takes_the_nodes_from_its_cache(editors: Any) -> None:
@@ -256,6 +258,7 @@ def test_after_a_restart_of_the_server(editors: Any, environment: Environment) -
             assert text(page).startswith("◷ before restart · ")
         page.reload()
         ready(page)
+        page.wait_for_timeout(2500)
         load(page, saved)
         assert text(page).startswith("◷ earlier · checked 348 modules, no problems")
         stranger = editors(server.url)

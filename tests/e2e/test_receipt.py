@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -92,16 +93,18 @@ def test_undo_takes_back_what_the_user_did_and_leaves_the_receipt(page: Any) -> 
 def test_a_saved_workflow_holds_it_and_shows_it_elsewhere_as_its_authors(page: Any, browser: Any, server: Any) -> None:
     load(page, compile_workflow(1, None))
     say(page, WORKFLOW_ID.format(1))
+    name = f"workflows/{uuid.uuid4().hex}.json"
     page.evaluate(
-        """async () => {
+        """async name => {
         const workflow = app.extensionManager.workflow.activeWorkflow;
-        await app.extensionManager.workflow.renameWorkflow?.(workflow, "workflows/shared.json");
+        await app.extensionManager.workflow.renameWorkflow?.(workflow, name);
         workflow.changeTracker.prepareForSave();
         await app.extensionManager.workflow.saveWorkflow(workflow);
-    }"""
+    }""",
+        name,
     )
     assert page.evaluate(STATE)["modified"] is False
-    saved = json.loads(server.get("/userdata/workflows%2Fshared.json"))
+    saved = json.loads(server.get("/userdata/" + name.replace("/", "%2F")))
     kept = next(node for node in saved["nodes"] if node["type"] == COMPILE)["properties"]["onediff"]
     assert kept == RECEIPT
 
