@@ -1,4 +1,7 @@
-"""All tests, `python3 scripts/test.py [arguments for pytest]`: style, the canvas extension, then the real host."""
+"""All tests, `python3 scripts/test.py [arguments for pytest]`: style, the canvas extension, then the real host.
+
+`python3 scripts/test.py --oneflow` runs those of OneFlow, in an environment of their own.
+"""
 
 import os
 import shutil
@@ -16,29 +19,35 @@ from scripts.environment import ROOT, Environment, prepare
 from scripts.oneflow_environment import prepare_oneflow
 
 OLDEST_NODE = 20
+ONEFLOW = "--oneflow"
 ONEFLOW_TESTS = ("tests/compilers/test_oneflow.py", "tests/e2e/test_oneflow.py")
 
 
 def main() -> int:
     environment = prepare()
     python = str(environment.python)
+    if sys.argv[1:] == [ONEFLOW]:
+        return oneflow_tests(environment, variables_for(environment))
     results = {
         "ruff": step("Style (ruff)", [python, "-m", "ruff", "check", "."]),
         "mypy": step("Types (mypy)", [python, "-m", "mypy"]),
         "web": web_tests(),
     }
-    variables = {
+    say_compiler()
+    results["pytest"] = step("Tests (pytest)", [python, "-m", "pytest", *sys.argv[1:]], variables_for(environment))
+    failed = [name for name, code in results.items() if code]
+    say(f"Failed: {', '.join(failed)}." if failed else "All passed, apart from what is named as skipped above.")
+    return 1 if failed else 0
+
+
+def variables_for(environment: Environment) -> dict[str, str]:
+    """What the tests are told: where things are, and which browser to use."""
+    return {
         **os.environ,
         "ONEDIFF_CACHE": str(environment.cache),
         "ONEDIFF_HOST": str(environment.host),
         **browser.variables(environment),
     }
-    say_compiler()
-    results["pytest"] = step("Tests (pytest)", [python, "-m", "pytest", *sys.argv[1:]], variables)
-    results["pytest, OneFlow"] = oneflow_tests(environment, variables)
-    failed = [name for name, code in results.items() if code]
-    say(f"Failed: {', '.join(failed)}." if failed else "All passed, apart from what is named as skipped above.")
-    return 1 if failed else 0
 
 
 def step(what: str, command: list[str], env: dict[str, str] | None = None) -> int:
@@ -51,10 +60,7 @@ def step(what: str, command: list[str], env: dict[str, str] | None = None) -> in
 
 
 def oneflow_tests(environment: Environment, variables: dict[str, str]) -> int:
-    """In an environment of their own; without it they are skipped, as they were just now."""
-    if len(sys.argv) > 1:
-        say("Tests of OneFlow in its own environment skipped: they run when no arguments for pytest are given.")
-        return 0
+    """In an environment of their own; in the other one they are skipped."""
     other = prepare_oneflow(environment)
     if isinstance(other, str):
         say(f"Tests of OneFlow skipped: {other}")
