@@ -35,6 +35,8 @@ class Kernel(nn.Module):
     def forward(self, q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False):
         if not skip_reshape:
             q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        if mask is not None and mask.ndim == 3:
+            mask = mask.unsqueeze(1)
         out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
 """
