@@ -31,6 +31,7 @@ def kept(module: nn.Module, variables: Mapping[str, dict[str, Any]], device: tor
     held += [names[name] for name, names in variables.items()]
     inside = [(value, value.copy()) for value in held if isinstance(value, _CONTAINERS)]
     buffers = [(b, b.clone()) for b in module.buffers() if b.numel() <= SMALL and b.device.type != "meta"]
+    versions = [(b, b._version) for b, _ in buffers if not b.is_inference()]
     values = [(names, name, names[name]) for name, names in variables.items()]
     python = random.getstate()
     numpy = sys.modules.get("numpy.random")
@@ -48,6 +49,8 @@ def kept(module: nn.Module, variables: Mapping[str, dict[str, Any]], device: tor
             with torch.inference_mode():
                 if not torch.equal(buffer, content):
                     buffer.copy_(content)
+        for buffer, version in versions:  # put back means no new version: results of checks are found again by it
+            torch._C._autograd._unsafe_set_version_counter((buffer,), (version,))
         for now, before in attributes:
             if now.keys() != before.keys() or any(now[name] is not before[name] for name in before):
                 now.clear()

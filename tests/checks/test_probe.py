@@ -23,6 +23,7 @@ pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “pytho
 pytestmark = pytest.mark.usefixtures("host", "one_thread")
 
 SDPA = get_processor("sdpa")
+ALL_LAYERS = processor_check.MOUNTED_LAYERS
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +155,7 @@ def test_a_result_is_used_again_until_the_processor_changes_and_keeps_nothing_al
         looked.append(args[1].kind)
         return check_processor(*args, **kwargs)
 
+    monkeypatch.setattr(processor_check, "MOUNTED_LAYERS", ALL_LAYERS)
     monkeypatch.setattr(attached, "check_processor", look)
     processor, place = Counting(), gallery.site()
     others = [(replace(place, path=f"blocks.{n}.attn2"), processor) for n in range(5)]
