@@ -82,6 +82,14 @@ def test_pairwise_cover_meets_every_pair():
         assert {(case[a], case[b]) for case in chosen} == set(itertools.product(first, second))
 
 
+def test_masks_are_named_in_few_words():
+    bool_masks = [mask for mask in cases.MASKS if mask.boolean]
+    assert cases.in_words(cases.MASKS) == "any mask"
+    assert cases.in_words(bool_masks) == "any bool mask"
+    assert cases.in_words(bool_masks[:2]) == "a bool mask (queries, keys) or (batch, queries, keys)"
+    assert cases.in_words([*bool_masks, cases.Mask(2, False)]) == "any bool mask or an additive mask (queries, keys)"
+
+
 def test_a_finding_says_which_inputs_it_takes():
     (finding,) = check_processor(LongPromptsInHalf(), gallery.site())
     assert finding.what == "raises ValueError: no more than 100 tokens in float16"
