@@ -127,7 +127,11 @@ def call(processor: nn.Module, level: Level, attn: nn.Module | None, heads: int,
 
 def site_stand_in(site: Site, make: Make) -> nn.Module | None:
     """The site's module for module-level processors to project with, None where it has no projections."""
-    return stand_in(site.module, make).eval() if site.has_projections else None
+    if not site.has_projections:
+        return None
+    module = stand_in(site.module, make).eval()
+    module.__dict__.pop("forward", None)  # what other nodes patched there is not the site's
+    return module
 
 
 _SDPA = SDPAProcessor().eval()

@@ -81,6 +81,22 @@ def _word(axis: str, value: object) -> str:
     return "" if value == FLAT else str(value)
 
 
+def in_words(masks: Sequence[Mask]) -> str:
+    """``a bool mask (queries, keys) or (batch, queries, keys)``; "any mask" and "any bool mask" for all of a kind."""
+    if set(masks) == set(MASKS):
+        return "any mask"
+    kinds = []
+    for boolean in (True, False):
+        kind = "bool" if boolean else "additive"
+        given = [mask for mask in masks if mask.boolean is boolean]
+        if len(given) == len(MASKS) // 2:
+            kinds.append(f"any {kind} mask")
+        elif given:
+            shapes = " or ".join(str(mask).partition("mask ")[2] for mask in given)
+            kinds.append(f"{'a' if boolean else 'an'} {kind} mask {shapes}")
+    return " or ".join(kinds)
+
+
 def share(failing: Sequence[Case], tried: Sequence[Case]) -> str:
     """What failing cases have in common: "12 of 84 combinations fail, all with batch 2", "All 84 combinations fail"."""
     if len(failing) == len(tried):

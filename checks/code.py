@@ -36,7 +36,7 @@ def code(mounted: Mounted) -> Code:
         done.add(function.__code__)
         if getattr(function, "_torchdynamo_disable", False) or _package(function) not in home:
             continue
-        tree = _tree(function)
+        tree = _tree(function.__code__)
         if tree is not None:
             reader = Reader(function, owner, found)
             reader.read(tree)
@@ -51,10 +51,10 @@ def _package(function: Any) -> str:
 
 
 @cached
-def _tree(function: types.FunctionType) -> ast.AST | None:
-    """The syntax tree of a function with its file's line numbers."""
+def _tree(code: types.CodeType) -> ast.AST | None:
+    """The syntax tree of a function's code with its file's line numbers."""
     try:
-        lines, first = inspect.getsourcelines(function.__code__)
+        lines, first = inspect.getsourcelines(code)
         tree = ast.parse(textwrap.dedent("".join(lines)))
     except (OSError, TypeError, SyntaxError):
         return None

@@ -29,7 +29,7 @@ class Prints(Calls):
 
     functions = ("builtins.print", "logging.", "warnings.warn", "pprint.", "sys.stdout", "sys.stderr", "loguru.")
     what = "prints or logs ({name}) in forward"
-    why = "A graph holds computation only. The block would be cut here, so it runs uncompiled."
+    why = "A graph holds computation only. It would be cut here, so the block runs uncompiled."
     fix = "Take it out, or put it under “if not torch.compiler.is_compiling():”."
 
 
@@ -123,8 +123,8 @@ class ScriptedModule(Calls):
 class DependsOnValues(Hazard):
     """A branch, a loop or a list that depends on the values in a tensor."""
 
-    what = "goes different ways, or makes Python values, by what is in a tensor"
-    why = "A graph is one way for all values. The block would be cut here, so it runs uncompiled."
+    what = "decides, loops or makes Python values by the numbers in a tensor"
+    why = "A graph takes the same way for all numbers. It would be cut here, so the block runs uncompiled."
     fix = "Compute both ways and choose with torch.where, or decide by a shape or a setting."
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:

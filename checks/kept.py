@@ -31,29 +31,41 @@ def kept(module: nn.Module, variables: Mapping[str, dict[str, Any]], device: tor
     held += [names[name] for name, names in variables.items()]
     inside = [(value, value.copy()) for value in held if isinstance(value, _CONTAINERS)]
     buffers = [(b, b.clone()) for b in module.buffers() if b.numel() <= SMALL and b.device.type != "meta"]
+    versions = [(b, b._version) for b, _ in buffers if not b.is_inference()]
     values = [(names, name, names[name]) for name, names in variables.items()]
-    python = random.getstate()
-    numpy = sys.modules.get("numpy.random")
-    numbers = numpy.get_state() if numpy else None
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+        with numbers_kept(device):
             yield
     finally:
-        random.setstate(python)
-        if numpy:
-            numpy.set_state(numbers)
         for names, name, value in values:
             names[name] = value
         for buffer, content in buffers:
             with torch.inference_mode():
                 if not torch.equal(buffer, content):
                     buffer.copy_(content)
+        for buffer, version in versions:  # put back means no new version: results of checks are found again by it
+            torch._C._autograd._unsafe_set_version_counter((buffer,), (version,))
         for now, before in attributes:
             if now.keys() != before.keys() or any(now[name] is not before[name] for name in before):
                 now.clear()
                 now.update(before)
         for container, filled in inside:
             _refill(container, filled)
+
+
+@contextmanager
+def numbers_kept(device: torch.device) -> Iterator[None]:
+    """Leaves the random numbers that come next as they were: torch's, Python's and, where it is loaded, numpy's."""
+    numpy = sys.modules.get("numpy")
+    state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
+    devices = [device] if device.type == "cuda" and torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(state)
+        if numpy:
+            numpy.random.set_state(numpy_state)
 
 
 def _refill(container: Any, content: Any) -> None:

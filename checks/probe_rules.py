@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from .cases import Mask, share
+from .cases import Mask, in_words, share
 from .mounted import Mounted
 from .probe import Form, Outcome, probe
 from .rule import Hit, Layer, Rule, Subject, rule
@@ -29,7 +29,7 @@ class Raises(Probe):
 
     what = "raises {error}"
     why = "Called with {case}. {share}."
-    fix = "Look at that line with these inputs; a call of the model with them would end there."
+    fix = "Correct that line for such inputs: a run that brings them stops there."
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
         probed = subject.evidence(probe)
@@ -44,7 +44,7 @@ class RaisesOnNumbers(Probe):
 
     what = "raises {error}"
     why = "It takes tensors of these shapes; with real numbers in them it fails."
-    fix = "Look at that line; a call of the model would end there."
+    fix = "Correct that line: every run stops there."
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
         if not subject.evidence(probe).errors and (error := subject.evidence(trial).error) is not None:
@@ -76,7 +76,7 @@ class WrongForm(Probe):
 class NoTensor(WrongForm):
     """The block goes on with the result as a tensor."""
 
-    what = "returns {got} instead of a tensor"
+    what = "returns an object of type {got} instead of a tensor"
     fix = "Return the attention's result alone."
 
     def difference(self, outcome: Outcome) -> tuple[object, object] | None:
@@ -125,7 +125,8 @@ class WrongLayout(WrongForm):
     fix = "Return an ordinary tensor: .to_dense()."
 
     def differs(self, got: Form, expected: Form) -> tuple[object, object] | None:
-        return (got.layout, expected.layout) if got.layout != expected.layout else None
+        names = [str(form.layout).removeprefix("torch.") for form in (got, expected)]
+        return (names[0], names[1]) if got.layout != expected.layout else None
 
 
 @rule
@@ -146,7 +147,7 @@ class NotRepeatable(Probe):
     """Two calls with equal inputs differ: random numbers, or something kept between calls."""
 
     severity = "warning"
-    what = "returns something else when it is called again with the same inputs"
+    what = "returns a different result when it is called again with the same inputs"
     why = "Its compiled result cannot be compared with the uncompiled one, and the same seed gives other pictures."
     fix = "Take random numbers and what is kept between calls out of forward."
 
@@ -174,7 +175,7 @@ class TrainingMode(Probe):
     """It would be used in training mode, where it computes something else."""
 
     severity = "warning"
-    what = "is in training mode, where its result is another"
+    what = "is in training mode, where its result is different"
     why = "Dropout and the like act in training mode; a picture is made in eval mode."
     fix = "Call eval() on it, or set differs_in_training = True on the class where that is meant."
 
@@ -206,7 +207,7 @@ class Masks(Probe):
     def hits(self, subject: Mounted) -> Iterator[Hit]:
         forms = self.forms(subject)
         if forms:
-            yield Hit({"masks": "; ".join(map(str, forms))}, self.where(subject))
+            yield Hit({"masks": in_words(forms)}, self.where(subject))
 
 
 @rule
@@ -215,7 +216,7 @@ class IgnoresMask(Masks):
 
     severity = "warning"
     what = "takes a mask and does not use it"
-    why = "Its result is the same with and without ({masks}). Regional prompts would have no effect."
+    why = "Its result is the same with {masks} as without. Regional prompts would have no effect."
     fix = "Use the mask, or take it out of forward: calls with one are then computed by PyTorch's attention."
 
     def forms(self, subject: Mounted) -> Sequence[Mask]:
@@ -226,8 +227,8 @@ class IgnoresMask(Masks):
 class InvertsMask(Masks):
     """True means "takes part" in PyTorch's attention, "left out" in some others."""
 
-    what = "understands masks the other way round"
-    why = "Its result is that of PyTorch's attention for the reverse mask ({masks})."
+    what = "reads masks the wrong way round"
+    why = "With {masks}, its result is that of PyTorch's attention for the reversed mask."
     fix = "Let True mean that a key takes part, and add additive masks to the scores."
 
     def forms(self, subject: Mounted) -> Sequence[Mask]:
@@ -239,7 +240,7 @@ class MisreadsMask(Masks):
     """Without a mask its result is PyTorch's, with one it is not."""
 
     what = "applies masks in another way than PyTorch's attention"
-    why = "Without a mask both agree, with one they do not ({masks})."
+    why = "Without a mask both agree; with {masks} they do not."
     fix = "Bool: keys where it is False get -inf before the softmax. Additive: add it to the scaled scores."
 
     def forms(self, subject: Mounted) -> Sequence[Mask]:

@@ -23,7 +23,7 @@ class StepState(Hazard):
     severity = "error"
     what = "changes {name} at every step, and computes by it"
     why = "A graph is built on one value, so each step would be compiled anew; soon the compiler gives up."
-    fix = "Take it out of forward; what depends on the step comes from outside, or as a tensor."
+    fix = "Take it out of forward; what depends on the step has to come in as a tensor."
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:
         rehearsed = mounted.evidence(rehearsal)

@@ -79,7 +79,7 @@ class TooFewArguments(Signature):
 class OtherOrder(Signature):
     """q, k and v in another order than the host's would be mixed up in silence."""
 
-    what = "takes {names} in another order than they are passed"
+    what = "takes its arguments in another order than they are passed ({names})"
     why = "Its forward is {signature}; it is called as {original}, by position."
     fix = "Put them in that order, or make them keyword-only."
 

@@ -39,7 +39,6 @@ def class_location(cls: type[nn.Module]) -> str:
     return f"{short_path(file)}:{line}" if file else cls.__module__
 
 
-@cached
 def function_location(function: Callable) -> str | None:
     """The "file:line" of a function's ``def``; None where there is no source."""
     code = getattr(inspect.unwrap(function), "__code__", None)

@@ -59,14 +59,14 @@ class Code:
 
     def rebound(self, name: str, file: str) -> bool:
         """Whether a function of a file declares a global of this name."""
-        return name in _rebound(file)
+        return name in _rebound("".join(linecache.getlines(file)))
 
 
 @cached
-def _rebound(file: str) -> frozenset[str]:
-    """Names that functions of a file rebind by ``global``."""
+def _rebound(source: str) -> frozenset[str]:
+    """Names that functions of a file rebind by ``global``; it is read anew when its text has changed."""
     try:
-        tree = ast.parse("".join(linecache.getlines(file)))
+        tree = ast.parse(source)
     except SyntaxError:
         return frozenset()
     return frozenset(name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names)

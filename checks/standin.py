@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import random
-import sys
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,18 +53,3 @@ def _attribute(value: Any, module: nn.Module, new: nn.Module, make: Make) -> Any
     if isinstance(value, torch.Tensor):
         return make(value)
     return copy.copy(value) if type(value) in (list, dict, set) else value
-
-
-@contextmanager
-def numbers_kept(device: torch.device) -> Iterator[None]:
-    """Leaves the random numbers that come next as they were: torch's, Python's and, where it is loaded, numpy's."""
-    numpy = sys.modules.get("numpy")
-    state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
-    devices = [device] if device.type == "cuda" and torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(state)
-        if numpy:
-            numpy.random.set_state(numpy_state)

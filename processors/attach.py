@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from .cached import cached
+from .cached import shared
 from .contract import KernelProcessor, ModuleProcessor, Processor
 from .foreign import OVERRIDE
 from .sites import Site
@@ -47,7 +47,7 @@ def swapped_forwards(forwards: list[tuple[nn.Module, Callable]]) -> Iterator[Non
                 module.__dict__["forward"] = forward
 
 
-@cached
+@shared
 def kernel_override(processor: KernelProcessor) -> Callable:
     """The processor as an ``optimized_attention_override``; one function a processor, so compiled graphs are shared."""
 
@@ -90,7 +90,7 @@ def with_options(inputs: Inputs, position: int | None, options: dict[str, Any]) 
     return args, {**kwargs, "transformer_options": options}
 
 
-@cached
+@shared
 def kernel_forward(forward: Callable, override: Callable, superseded: Callable | None = None) -> Callable:
     """A class's ``forward`` with ``override`` in its ``transformer_options``.
 
@@ -110,7 +110,7 @@ def kernel_forward(forward: Callable, override: Callable, superseded: Callable |
     return forward_with_override
 
 
-@cached
+@shared
 def module_forward(forward: Callable, processor: ModuleProcessor, superseded: Callable | None = None) -> Callable:
     """A ``forward`` for ComfyUI's CrossAttention that asks the processor, unless another node has replaced attention
     later: then ``forward``, the class's own, runs."""

@@ -23,6 +23,7 @@ pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “pytho
 pytestmark = pytest.mark.usefixtures("host", "one_thread")
 
 SDPA = get_processor("sdpa")
+ALL_LAYERS = processor_check.MOUNTED_LAYERS
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +80,14 @@ def test_pairwise_cover_meets_every_pair():
     assert len(chosen) <= 30 < 2 * 2 * 3 * 7
     for (a, first), (b, second) in itertools.combinations(enumerate(axes), 2):
         assert {(case[a], case[b]) for case in chosen} == set(itertools.product(first, second))
+
+
+def test_masks_are_named_in_few_words():
+    bool_masks = [mask for mask in cases.MASKS if mask.boolean]
+    assert cases.in_words(cases.MASKS) == "any mask"
+    assert cases.in_words(bool_masks) == "any bool mask"
+    assert cases.in_words(bool_masks[:2]) == "a bool mask (queries, keys) or (batch, queries, keys)"
+    assert cases.in_words([*bool_masks, cases.Mask(2, False)]) == "any bool mask or an additive mask (queries, keys)"
 
 
 def test_a_finding_says_which_inputs_it_takes():
@@ -154,6 +163,7 @@ def test_a_result_is_used_again_until_the_processor_changes_and_keeps_nothing_al
         looked.append(args[1].kind)
         return check_processor(*args, **kwargs)
 
+    monkeypatch.setattr(processor_check, "MOUNTED_LAYERS", ALL_LAYERS)
     monkeypatch.setattr(attached, "check_processor", look)
     processor, place = Counting(), gallery.site()
     others = [(replace(place, path=f"blocks.{n}.attn2"), processor) for n in range(5)]

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from onediff_pack.processors import KernelProcessor, ModuleProcessor, find_sites, get_processor, select_sites
-from onediff_pack.processors.attach import APPLY_MODEL, KEY, OUTER_SAMPLE, AttentionPatch, attach
+from onediff_pack.processors.attach import (
+    APPLY_MODEL,
+    KEY,
+    OUTER_SAMPLE,
+    AttentionPatch,
+    attach,
+    kernel_forward,
+    kernel_override,
+)
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -138,3 +149,13 @@ def test_wrapper_types_are_the_hosts():
     from comfy.patcher_extension import WrappersMP
 
     assert (APPLY_MODEL, OUTER_SAMPLE) == (WrappersMP.APPLY_MODEL, WrappersMP.OUTER_SAMPLE)
+
+
+def test_a_processor_that_nobody_uses_any_more_is_let_go():
+    processor = Counting()
+    weak = weakref.ref(processor)
+    forwards = [kernel_forward(Counting.forward, kernel_override(processor)) for _ in range(2)]
+    assert forwards[0] is forwards[1], "one function a processor, or each would be compiled anew"
+    del processor, forwards
+    gc.collect()
+    assert weak() is None
