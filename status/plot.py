@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .speed_report import Difference, SpeedReport, Times, duration
+from .plot_words import breakeven_line, cost_line, footer, headline, subject
+from .speed_report import SpeedReport, Times, duration
+from .summary import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,109 +49,6 @@ def drawing(report: SpeedReport) -> np.ndarray:
         _write(figure, 0.04, y, line, size=10, color=FAINT)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def headline(report: SpeedReport) -> str:
-    """The result in a few words: "1.62× as fast compiled"."""
-    speedup = report.speedup
-    if speedup is None:
-        return "Nothing was compiled"
-    words = {
-        "faster": f"{speedup:.2f}× as fast compiled",
-        "slower": f"Compiled steps take {longer(speedup)}",
-        "same": f"Compiling makes no difference ({speedup:.2f}×)",
-    }
-    return words[report.outcome]
-
-
-def longer(speedup: float) -> str:
-    """``longer(0.8)`` is "25 % longer", ``longer(0.4)`` "2.5 times as long"."""
-    return f"{(1 / speedup - 1) * 100:.0f} % longer" if speedup > 0.5 else f"{1 / speedup:.1f} times as long"
-
-
-def subject(report: SpeedReport) -> str:
-    """What was measured: "UNetModel · 860 M parameters · float16 · 1×4×64×64 · euler, 8 steps, cfg 7"."""
-    model, setup = report.model, report.setup
-    parameters = model.get("parameters")
-    latent = " + ".join("×".join(map(str, shape)) for shape in setup.get("latent") or ())
-    sampler = f"{setup['sampler']}, " if setup.get("sampler") else ""
-    cfg = f", cfg {setup['cfg']:g}" if setup.get("cfg") is not None else ""
-    parts = [
-        model.get("class"),
-        f"{parameters_short(parameters)} parameters" if parameters else None,
-        model.get("dtype"),
-        f"latent {latent}" if latent else None,
-        f"{sampler}{_counted(report.steps, 'step')}{cfg}",
-    ]
-    return " · ".join(part for part in parts if part)
-
-
-def parameters_short(count: int) -> str:
-    """``parameters_short(859520964)`` is "860 M"."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            value = count / size
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return str(count)
-
-
-def _counted(number: int, singular: str) -> str:
-    return f"{number} {singular}" if number == 1 else f"{number} {singular}s"
-
-
-def footer(report: SpeedReport) -> tuple[str, str]:
-    """Two lines: how far the pictures are apart, and the machine."""
-    machine, backend = report.machine, report.backend
-    versions = [f"{name} {machine[key]}" for key, name in _VERSIONS.items() if machine.get(key)]
-    if backend.get("used"):
-        versions.insert(0, f"backend {backend['used']}")
-    when = (report.measured_at or "")[:10]
-    return error_line(report), " · ".join(part for part in (machine.get("device"), *versions, when) if part)
-
-
-_VERSIONS = {"onediff": "OneDiff", "torch": "PyTorch", "comfyui": "ComfyUI"}
-
-
-def error_line(report: SpeedReport) -> str:
-    """How far compiled and uncompiled final latents are apart."""
-    if report.error is None:
-        return "Uncompiled steps only; there is nothing to compare."
-    line = f"Difference of the final latents, compiled to uncompiled: {_apart(report.error)}"
-    if report.repeat is not None:
-        line += f"; two uncompiled runs: {_apart(report.repeat)}"
-    return line + "."
-
-
-def _apart(found: Difference) -> str:
-    values = found.as_dict()
-    if values["relative"] is None or values["max_abs"] is None:
-        return "NaN, Inf or another shape"
-    return "none" if found.max_abs == 0 else f"{found.relative:.1e} relative, {found.max_abs:.1e} at most"
-
-
-def cost_line(report: SpeedReport) -> str:
-    """What compiling took: "compiled in 41.3 s · 36 of 38 blocks"."""
-    cost = report.cost
-    if cost is None:
-        return ""
-    blocks = _counted(cost.blocks, "block")
-    if cost.blocks_compiled != cost.blocks:
-        blocks = f"{cost.blocks_compiled} of {blocks}"
-    when = "compiled" if cost.fresh else "compiled earlier"
-    warm = ", cache warm" if cost.cache == "warm" else ""
-    return f"{when} in {duration(cost.seconds * 1e3)}{warm} · {blocks}"
-
-
-def breakeven_line(report: SpeedReport) -> str:
-    """When that is earned back."""
-    pictures = report.breakeven_images
-    if report.compiled is None:
-        return ""
-    if pictures is None:
-        return "compiling is never earned back" if report.outcome == "slower" else "compiling earns nothing back"
-    if pictures < 0.05:
-        return "earned back at once"
-    return f"earned back after {f'{pictures:.1f}' if pictures < 9.95 else f'{pictures:,.0f}'} pictures"
 
 
 # With matplotlib.
@@ -273,7 +172,7 @@ def _pictures(axes: Axes, report: SpeedReport) -> None:
         axes.plot(breakeven, meeting, "o", ms=9, mfc=PAPER, mec=INK, mew=1.8)
     axes.set_xlim(0, pictures)
     axes.set_ylim(0, highest * 1.05 or 1)
-    of = f"pictures of {_counted(report.steps, 'step')}; time in {unit}"
+    of = f"pictures of {count(report.steps, 'step')}; time in {unit}"
     axes.set_xlabel(of, size=10, color=FAINT, labelpad=6)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from onediff_pack.status import plot
+from onediff_pack.status import plot, plot_words
 from onediff_pack.status.speed_report import CompileCost, Difference, Sampling, SpeedReport
 
 FASTER = SpeedReport(
@@ -62,18 +62,18 @@ def test_both_ways_have_their_colour_and_nothing_of_it_without_compiled_steps():
 
 
 def test_the_words():
-    assert plot.headline(FASTER) == "1.64× as fast compiled"
-    assert plot.headline(SLOWER) == "Compiled steps take 3.0 times as long"
-    assert plot.headline(NOTHING) == "Nothing was compiled"
-    assert plot.subject(FASTER) == (
+    assert plot_words.headline(FASTER) == "1.64× as fast compiled"
+    assert plot_words.headline(SLOWER) == "Compiled steps take 3.0 times as long"
+    assert plot_words.headline(NOTHING) == "Nothing was compiled"
+    assert plot_words.subject(FASTER) == (
         "UNetModel · 860 M parameters · float16 · latent 1×4×64×64 · euler, 20 steps, cfg 7"
     )
-    assert plot.cost_line(FASTER) == "compiled in 41.3 s · 36 of 38 blocks"
-    assert plot.cost_line(AT_ONCE) == "compiled earlier in 0.00 ms, cache warm · 1 block"
-    assert plot.breakeven_line(FASTER) == "earned back after 44 pictures"
-    assert plot.breakeven_line(SLOWER) == "compiling is never earned back"
-    assert plot.breakeven_line(AT_ONCE) == "earned back at once"
-    difference, machine = plot.footer(FASTER)
+    assert plot_words.cost_line(FASTER) == "compiled in 41.3 s · 36 of 38 blocks"
+    assert plot_words.cost_line(AT_ONCE) == "compiled earlier in 0.00 ms, cache warm · 1 block"
+    assert plot_words.breakeven_line(FASTER) == "earned back after 44 pictures"
+    assert plot_words.breakeven_line(SLOWER) == "compiling is never earned back"
+    assert plot_words.breakeven_line(AT_ONCE) == "earned back at once"
+    difference, machine = plot_words.footer(FASTER)
     assert difference == (
         "Difference of the final latents, compiled to uncompiled: 1.2e-03 relative, 3.0e-03 at most; "
         "two uncompiled runs: none."

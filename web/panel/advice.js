@@ -1,7 +1,8 @@
 // @ts-check
 // What a person can do about a record, as one or two sentences.
 
-import { findings, isLive, isNumber, list, plain } from "../status/record.js";
+import { findings, isLive, isNumber, plain } from "../status/record.js";
+import { isSlower } from "../status/text.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("../status/record.js").StatusRecord} StatusRecord */
@@ -24,16 +25,11 @@ export function advice(record, words, bypassed = false) {
     case "failed":
       return fixes.length ? fixes : [say("failed")];
     case "compiled":
-      return isNumber(record.speed?.speedup) && record.speed.speedup < 1
-        ? [say("compiled_slower")]
-        : [say("nothing"), ...fixes];
+      return isSlower(record) ? [say("compiled_slower")] : [say("nothing"), ...fixes];
     case "partial":
-      return fixes.length ? [say("partial"), ...fixes] : [say("partial")];
+      return [say("partial"), ...fixes];
     case "uncompiled":
       return uncompiled(record, say, fixes);
-    case "patched":
-    case "checked":
-      return fixes.length ? fixes : [say("nothing")];
     default:
       return fixes.length ? fixes : [say("nothing")];
   }
@@ -60,5 +56,5 @@ export function remedies(record) {
     const who = plain(name) || plain(path);
     return plain(fix) && (who ? `${who}: ${plain(fix)}` : plain(fix));
   });
-  return list([...new Set(said.filter(Boolean))]).slice(0, 3);
+  return [...new Set(said.filter(Boolean))].slice(0, 3);
 }

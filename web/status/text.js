@@ -23,8 +23,10 @@ import { count, findings, isLive, isNumber, patchedSites, plain, problems } from
  * @property {string} text the parts as one sentence, without the symbol
  */
 
-// Kept compiled although slower, beyond what is noise: the user asked for it.
-const SLOWER = 0.97;
+const SLOWER = 0.97; // above it the difference is noise
+
+/** Whether compiled steps are slower than uncompiled ones, by more than noise. @param {StatusRecord} record */
+export const isSlower = ({ speed }) => isNumber(speed?.speedup) && speed.speedup < SLOWER;
 
 /** @typedef {{symbol: string, tone: Line["tone"], parts: (Part | string | null)[], short?: number}} Draft */
 
@@ -103,8 +105,7 @@ function live(record, words, age) {
 
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
 function compiled(record, words) {
-  const { speedup } = record.speed ?? {};
-  const slower = isNumber(speedup) && speedup < SLOWER;
+  const slower = isSlower(record);
   return {
     symbol: slower ? "▼" : "▲",
     tone: slower ? "warn" : "good",
