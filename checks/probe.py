@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +18,8 @@ from .kept import numbers_kept
 from .mounted import Mounted
 from .standin import Make, stand_in
 from .trial import Unavailable, bench
+
+_FAKE_TENSORS = "torch._subclasses.fake_tensor"
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def probe(mounted: Mounted) -> Probed:
     rest = [case for case in every if case not in set(few)] if mounted.thorough else []
     probed = Probed((*few, *rest))
     suspects: list[_Suspect] = []
-    with torch.no_grad(), numbers_kept(mounted.device):
+    with torch.no_grad(), numbers_kept(mounted.device), _unlogged(_FAKE_TENSORS):
         with FakeTensorMode(allow_non_fake_inputs=True):
             _try(mounted, few, mounted.device, probed, suspects)
         with torch.device("meta"):
@@ -100,6 +104,21 @@ def _try(
             suspects.append(_Suspect(case, error.with_traceback(None), raised(error, mounted.module)))
         else:
             probed.outcomes.append(_outcome(mounted, case, inputs, device, result))
+
+
+@contextmanager
+def _unlogged(name: str) -> Iterator[None]:
+    """Keeps a logger's messages back: PyTorch logs a traceback of its own for each error that is caught here."""
+    logger = logging.getLogger(name)
+
+    def nothing(record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(nothing)
 
 
 def _outcome(mounted: Mounted, case: Case, inputs: Inputs, device: torch.device, result: Any) -> Outcome:

@@ -30,7 +30,8 @@ class AttnView:
     # Behaviour that a UNet's attention does not ask for.
     residual_connection = only_cross_attention = pre_only = is_causal = fused_projections = False
     rescale_output_factor = 1.0
-    scale_qk = True
+    dropout = 0.0
+    scale_qk = added_proj_bias = True
 
     def __init__(self, host: Any, dtype: torch.dtype):
         self.host = host
@@ -62,6 +63,36 @@ class AttnView:
         return self.to_k.in_features
 
     @property
+    def out_dim(self) -> int:
+        """Channels of the result."""
+        return self.query_dim
+
+    @property
+    def out_context_dim(self) -> int:
+        """As ``out_dim``: there is no second result."""
+        return self.query_dim
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head."""
+        return self.inner_dim // self.heads
+
+    @property
+    def num_heads(self) -> int:
+        """As ``heads``, in the words of diffusers' newer attention classes."""
+        return self.heads
+
+    @property
+    def sliceable_head_dim(self) -> int:
+        """How many heads there are to compute one after the other."""
+        return self.heads
+
+    @property
+    def use_bias(self) -> bool:
+        """Whether q, k and v are projected with a bias."""
+        return self.to_q.bias is not None
+
+    @property
     def is_cross_attention(self) -> bool:
         """Whether it attends to something of another width."""
         return self.query_dim != self.cross_attention_dim
@@ -69,7 +100,7 @@ class AttnView:
     @property
     def scale(self) -> float:
         """1/√(head size)."""
-        return (self.inner_dim // self.heads) ** -0.5
+        return self.head_dim**-0.5
 
     @property
     def upcast_attention(self) -> bool:

@@ -50,7 +50,7 @@ def make(name: str, cls: type, path: str, shown: str) -> nn.Module:
     limits = _limits(name, where, cls)
     try:
         with torch.inference_mode(False):
-            module = with_forward(cls)().eval().requires_grad_(False)
+            module = _new(cls).eval().requires_grad_(False)
     except Exception as error:
         raise failed(name, path, shown, "cannot be made", error) from error
     if limits is not None:
@@ -59,6 +59,13 @@ def make(name: str, cls: type, path: str, shown: str) -> nn.Module:
         return adapt(module)
     except NotCallable:
         return module
+
+
+def _new(cls: type) -> nn.Module:
+    """An instance with an explicit ``forward``. A class's ``__new__`` may hand out another class's instance, as
+    diffusers' old names do; that class is then made."""
+    made: object = with_forward(cls)()
+    return made if isinstance(made, nn.Module) else with_forward(type(made))()
 
 
 def failed(name: str, path: str, shown: str, what: str, error: BaseException) -> CannotLoad:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import time
 import weakref
 from dataclasses import replace
@@ -262,3 +263,25 @@ def test_it_takes_little_time():
         check = partial(check_model, model, 140, attached=[(site, processor) for site in sites], dtype=torch.float16)
         assert _processor_time(check) < 2 * SECONDS_FOR_SDXL
         assert _processor_time(check) < SECONDS_FOR_SDXL / 3, "the second time is known already"
+
+
+def test_pytorch_logs_no_tracebacks_of_the_errors_that_a_finding_tells():
+    """The console would be full of them: one for each combination of inputs."""
+
+    class Crossed(nn.Module):
+        def forward(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
+            return attn.to_k(hidden_states)
+
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger.addHandler(handler)
+    try:
+        found = gallery.check(Crossed())
+        assert [f.rule for f in found if f.severity == "error"] == ["raises"]
+        assert not records
+        logger.error("later messages are let through")
+        assert len(records) == 1
+    finally:
+        logger.removeHandler(handler)

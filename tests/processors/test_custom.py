@@ -10,7 +10,7 @@ import pytest
 import torch
 from onediff_pack.processors import Processor, written
 from onediff_pack.processors.custom import PRIVATE, CustomProcessors
-from onediff_pack.processors.making import CannotLoad
+from onediff_pack.processors.making import CannotLoad, make
 from torch import nn
 
 MODULE = '''
@@ -216,6 +216,22 @@ def test_called_and_plain_classes_get_a_forward(custom, folder):
         processor = custom.load(f"custom/mine:{name}")
         assert type(written(processor)).__name__ == name
         assert (processor(CrossAttention(4, heads=1, dim_head=4), torch.ones(1, 1, 4)) == 2).all()
+
+
+def test_an_old_name_that_hands_out_another_class_gives_that_class():
+    """As diffusers' deprecated names do in __new__."""
+
+    class New:
+        def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
+            return hidden_states
+
+    class Old:
+        def __new__(cls):
+            return New()
+
+    processor = make("custom/a.py:Old", Old, __file__, "a.py")
+    assert isinstance(processor, Processor)
+    assert isinstance(written(processor), New)
 
 
 def test_a_slow_file_is_waited_for_and_then_left_to_itself(custom, folder):
