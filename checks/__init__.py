@@ -1,7 +1,9 @@
 """The forward check: rules that return findings, and the walk over a model."""
 
-from . import completeness, hazards, options, probe_rules, recompiling, signature
+from . import completeness, options, signature
 from .finding import Finding, Report, Severity
+from .graph import hazards, recompiling
+from .probing import probe_rules
 from .processor import check_processor
 from .rule import Hit, Rule, Subject, rule, rules
 from .walk import check_model

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ..processors import Site, written
-from .bench import geometry
 from .finding import Finding
+from .probing.bench import geometry
 from .processor import check_processor
 
 _Known = dict[Hashable, tuple[Finding, ...]]

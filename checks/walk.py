@@ -12,7 +12,7 @@ from torch import nn
 from ..processors import Site
 from .attached import check_attached
 from .finding import Finding, Report, worst_first
-from .reach import FindReach, Reach
+from .reaching.reach import FindReach, Reach
 from .rule import Subject, apply
 from .source import called_children
 

@@ -12,15 +12,15 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..processors import written
-from .bench import Raised, call, geometry, make_inputs, raised, site_stand_in
 from .finding import Finding, worst_first
-from .kept import numbers_kept
+from .graph.kept import numbers_kept
 from .mounted import Mounted
-from .probe import fakes
+from .probing.bench import Raised, call, geometry, make_inputs, raised, site_stand_in
+from .probing.probe import fakes
+from .probing.standin import Make, stand_in
+from .probing.trial import Unavailable, bench, small_case
 from .rule import Hit, Layer, Rule, Subject, apply, rule
 from .source import function_location, tensor_location
-from .standin import Make, stand_in
-from .trial import Unavailable, bench, small_case
 
 #: Names that one finding lists.
 LISTED = 4

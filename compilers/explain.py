@@ -7,7 +7,7 @@ import sysconfig
 
 import torch
 
-from ..checks.breaks import break_of, causes, first_line
+from ..checks.graph.breaks import break_of, causes, first_line
 
 _INSTALL_COMPILER = {
     "Linux": "install one, for example with “sudo apt install g++”, and restart ComfyUI.",

@@ -16,7 +16,7 @@ from torch import nn
 from torch._prims_common import make_contiguous_strides_for
 from torch.utils import _pytree as pytree
 
-from ..checks.breaks import recompile_reason
+from ..checks.graph.breaks import recompile_reason
 from ..processors.cached import cached
 from .clearing import CLEARED
 from .dynamic import mark_dynamic_dimensions

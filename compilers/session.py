@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..checks import Finding, check_model
-from ..checks.reach import FindReach
+from ..checks.reaching.reach import FindReach
 from ..processors import find_sites
 from ..processors.attach import APPLY_MODEL, KEY, AttentionPatch, processors_of, swapped_forwards
 from ..processors.foreign import foreign_patches

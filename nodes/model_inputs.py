@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import nn
 
-from ..checks.reach import ExampleCall, FindReach, Reach, reach
-from ..checks.widths import Width
+from ..checks.reaching.reach import ExampleCall, FindReach, Reach, reach
+from ..checks.reaching.widths import Width
 
 BATCH = 2
 TOKENS = 77

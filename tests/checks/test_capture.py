@@ -10,9 +10,9 @@ import gallery
 import numpy as np
 import pytest
 import torch
-from onediff_pack.checks.capture import capture
+from onediff_pack.checks.graph.capture import capture
+from onediff_pack.checks.graph.rehearsal import rehearsal
 from onediff_pack.checks.mounted import Mounted, mount
-from onediff_pack.checks.rehearsal import rehearsal
 from onediff_pack.checks.rule import apply
 from onediff_pack.processors import KernelProcessor, Site, adapt, get_processor
 from torch import nn

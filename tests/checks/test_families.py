@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from onediff_pack.checks import check_model
-from onediff_pack.checks.reach import reach
+from onediff_pack.checks.reaching.reach import reach
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
 families, supported = importlib.import_module("families"), importlib.import_module("supported")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gallery
 import pytest
 import torch
-from onediff_pack.checks.calls import calls_at
+from onediff_pack.checks.graph.calls import calls_at
 from onediff_pack.checks.mounted import mount
 from onediff_pack.checks.rule import apply
 from onediff_pack.processors import adapt

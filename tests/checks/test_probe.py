@@ -14,8 +14,9 @@ from functools import partial
 import gallery
 import pytest
 import torch
-from onediff_pack.checks import attached, cases, check_model, check_processor, check_weights
+from onediff_pack.checks import attached, check_model, check_processor, check_weights
 from onediff_pack.checks import processor as processor_check
+from onediff_pack.checks.probing import cases
 from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attach import AttentionPatch, not_patchable_reason
 from torch import nn

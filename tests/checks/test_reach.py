@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from onediff_pack.checks import check_model
-from onediff_pack.checks.reach import ModuleCall, TensorSpec, reach
+from onediff_pack.checks.reaching.reach import ModuleCall, TensorSpec, reach
 from torch import nn
 
 

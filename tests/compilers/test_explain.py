@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from onediff_pack.checks.breaks import break_of
+from onediff_pack.checks.graph.breaks import break_of
 from onediff_pack.compilers.explain import explain
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .source import short_path
+from ..source import short_path
 
 #: ComfyUI's attentions that read free memory, which no graph can hold.
 _MEMORY_READING = {"attention_sub_quad", "attention_split"}

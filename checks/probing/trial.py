@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..graph.kept import numbers_kept
+from ..mounted import Mounted
 from .bench import Inputs, Raised, call, cases_of, dtypes_of, geometry, make_inputs, original, raised, site_stand_in
 from .cases import MASKS, Case, Mask
-from .kept import numbers_kept
-from .mounted import Mounted
 from .standin import stand_in
 
 #: Relative differences: below the first, two ways of computing the same; above the second, something else.

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .bench import geometry, site_stand_in
-from .mounted import Mounted
-from .standin import stand_in
+from ..mounted import Mounted
+from ..probing.bench import geometry, site_stand_in
+from ..probing.standin import stand_in
 
 #: Batch, tokens and prompt tokens: the first are captured, the others must not need another graph. The batch stays,
 #: since some halve it, and 1 is a graph apart. Tokens are 16 and more, no two equal.

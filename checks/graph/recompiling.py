@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
+from ..finding import Severity
+from ..mounted import Mounted
+from ..rule import Hit, Layer, Rule, rule, rules
+from ..source import function_location
 from .capture import Capture, Occasion, Recompile, capture
 from .code import code
-from .finding import Severity
 from .hazard import Hazard
-from .mounted import Mounted
 from .rehearsal import rehearsal
-from .rule import Hit, Layer, Rule, rule, rules
-from .source import function_location
 from .spots import Code, Spot
 
 

@@ -7,8 +7,8 @@ import linecache
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..processors.cached import cached
-from .source import short_path
+from ...processors.cached import cached
+from ..source import short_path
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 import torch
 
-from ..processors import adapt
+from ...processors import adapt
+from ..mounted import Mounted
 from .breaks import Break, break_of, recompile_reason
 from .calls import OTHERS, Calls, calls_at
 from .code import code
 from .kept import kept
-from .mounted import Mounted
 from .rehearsal import rehearsal
 
 Occasion = Literal["step", "size", "block"]

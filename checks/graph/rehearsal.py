@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ..mounted import Mounted
 from .calls import calls_at
 from .code import code
 from .kept import kept, state_of
-from .mounted import Mounted
 from .spots import Code, Spot
 
 _TORCH = str(Path(torch.__file__).parent)

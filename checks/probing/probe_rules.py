@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+from ..mounted import Mounted
+from ..rule import Hit, Layer, Rule, Subject, rule
+from ..source import function_location
 from .cases import Mask, in_words, share
-from .mounted import Mounted
 from .probe import Form, Outcome, probe
-from .rule import Hit, Layer, Rule, Subject, rule
-from .source import function_location
 from .trial import trial
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..processors import Level, Site
-from ..processors.sdpa import SDPAProcessor
+from ...processors import Level, Site
+from ...processors.sdpa import SDPAProcessor
+from ..mounted import Mounted
+from ..source import function_location, short_path
 from .cases import DTYPES, FLAT, Case, Layout, cases
-from .mounted import Mounted
-from .source import function_location, short_path
 from .standin import Make, stand_in
 
 #: Makes an input of a shape and dtype.

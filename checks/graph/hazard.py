@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
+from ..finding import Severity
+from ..mounted import Mounted
+from ..rule import Hit, Layer, Rule
 from .capture import capture
 from .code import code
-from .finding import Severity
-from .mounted import Mounted
 from .rehearsal import rehearsal
-from .rule import Hit, Layer, Rule
 from .spots import Spot
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+from ..mounted import Mounted
+from ..rule import rule
 from .capture import capture
 from .code import code
 from .hazard import Hazard, fits
-from .mounted import Mounted
 from .rehearsal import rehearsal
-from .rule import rule
 from .spots import Spot
 
 

@@ -12,8 +12,8 @@ import textwrap
 import types
 from typing import Any
 
-from ..processors.cached import cached
-from .mounted import Mounted
+from ...processors.cached import cached
+from ..mounted import Mounted
 from .reader import Reader, function_of
 from .spots import Code
 
