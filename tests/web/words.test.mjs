@@ -78,6 +78,14 @@ test("settings, commands and their choices exist in both languages", () => {
   }
 });
 
+test("the settings' categories have names in both languages", () => {
+  const source = readFileSync(new URL("web/settings.js", root), "utf8");
+  const used = [...source.matchAll(/category: \["([^"]+)", "([^"]+)"/g)].flatMap(([, ...names]) => names);
+  assert.ok(used.length > 0);
+  for (const language of ["en", "zh"])
+    for (const name of used) assert.ok(tables[language].settingsCategories[name], `${language}: ${name}`);
+});
+
 test("the menu's names are those of the commands", () => {
   const labels = Object.values(JSON.parse(readFileSync(new URL("locales/en/commands.json", root), "utf8")));
   assert.deepEqual(
