@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import nn
+
 from ..processors import CONTRACTS, KernelProcessor, Level, ModuleProcessor, Plan, plan_call
 from .rule import Hit, Layer, Rule, Subject, rule
 from .source import function_location
@@ -157,6 +159,8 @@ class Replaced(Rule):
 
     def hits(self, subject: Replacement) -> Iterator[Hit]:
         forward = type(subject.module).forward
+        if forward is nn.Module.forward:  # completeness has said so
+            return
         names = self.names(inspect.signature(forward), inspect.signature(subject.original))
         if names:
             values = {"names": ", ".join(names), "signature": show(forward), "original": show(subject.original)}
@@ -165,8 +169,9 @@ class Replaced(Rule):
 
 @rule
 class ReplacementTakesLess(Replaced):
-    """Callers pass arguments that the replacement has no parameter for."""
+    """Callers may pass arguments that the replacement has no parameter for."""
 
+    severity = "warning"
     what = "takes no {names}, which the module that it replaces takes"
     why = "Its forward is {signature}; the replaced one is {original}. A call that brings it raises TypeError."
     fix = "Add {names} to forward, or **kwargs."

@@ -14,6 +14,7 @@ from .attached import check_attached
 from .finding import Finding, Report, worst_first
 from .reaching.reach import FindReach, Reach
 from .rule import Subject, apply
+from .signature import Replacement
 from .source import called_children
 
 #: Modules that hold others and are never called themselves.
@@ -41,10 +42,13 @@ def check_model(
         dtype, device: what the model computes in; None is the CPU.
     """
     modules = dict(diffusion_model.named_modules())
+    swapped: list[Finding] = []
     for path, replacement in (replaced or {}).items():
         if isinstance(replacement, nn.Module):
+            if path in modules:
+                swapped += apply("signature", Replacement(path, replacement, type(modules[path]).forward))
             modules.update({_join(path, below): m for below, m in replacement.named_modules()})
-    findings = list(_broken(modules, find_reach))
+    findings = [*_broken(modules, find_reach), *swapped]
     findings += check_attached(attached, dtype, device or torch.device("cpu"))
     return Report(modules=len(modules), sites=sites, findings=worst_first(findings))
 

@@ -124,6 +124,51 @@ def test_replaced_parts_and_attached_processors_are_checked():
     assert {finding.path for finding in report.findings} == {"blocks.0.part", "blocks.0.processor"}
 
 
+class Attention(nn.Module):
+    """What is replaced, with the arguments of ComfyUI's CrossAttention."""
+
+    def forward(self, x, context=None, value=None, mask=None, transformer_options=None):
+        return x
+
+
+class TakesLess(nn.Module):
+    def forward(self, x, context=None):
+        return x
+
+
+class RequiresMore(nn.Module):
+    def forward(self, x, context=None, value=None, mask=None, transformer_options=None, *, timestep):
+        return x
+
+
+class TakesAnything(nn.Module):
+    def forward(self, *args, **kwargs):
+        return args[0]
+
+
+class OtherNameForX(nn.Module):
+    def forward(self, hidden_states, context=None, value=None, mask=None, transformer_options=None, gain=1.0):
+        return hidden_states * gain
+
+
+@pytest.mark.parametrize(
+    ("replacement", "expected"),
+    [
+        (TakesLess, ["replacement-takes-less: takes no value, mask, transformer_options"]),
+        (RequiresMore, ["replacement-requires-more: requires timestep"]),
+        (TakesAnything, []),
+        (OtherNameForX, []),
+        (Attention, []),
+    ],
+)
+def test_a_replacement_is_held_against_what_it_replaces(replacement, expected):
+    report = check_model(Model(Attention()), 0, replaced={"blocks.0.part": replacement()})
+    assert [f"{f.rule}: {f.what.partition(', which')[0]}" for f in report.findings] == expected
+    for finding in report.findings:
+        assert finding.path == "blocks.0.part"
+        assert "(self, x, context=None, value=None, mask=None, transformer_options=None)" in finding.why
+
+
 def test_a_processor_at_many_sites_is_one_finding():
     processor, model = adapt(CallsItself()), Model(nn.Linear(4, 4))
     sites = [Site(f"blocks.0.attn{n}", model.blocks[0], "self", False) for n in (1, 2)]
