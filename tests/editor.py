@@ -78,9 +78,15 @@ def chromium() -> Iterator[Any]:
 
 
 def open_editor(page: Any, url: str) -> Any:
+    """The editor in English and dark: the server keeps what an earlier test, or one that was cut off, has set."""
     page.goto(url)
     ready(page)
-    page.evaluate("app.extensionManager.setting.set('Comfy.TutorialCompleted', true)")
+    page.evaluate(
+        """async () => {
+        const settings = { "Comfy.TutorialCompleted": true, "Comfy.Locale": "en", "Comfy.ColorPalette": "dark" };
+        for (const [name, value] of Object.entries(settings)) await app.extensionManager.setting.set(name, value);
+    }"""
+    )
     page.wait_for_timeout(1000)
     page.keyboard.press("Escape")
     return page
