@@ -44,7 +44,7 @@ test("findings by severity, each with path, class, place and remedy", () => {
     tone: "bad",
     label: "Error",
     where: "input_blocks.1.1.attn2.processor · AttnProcessor · models/custom.py:12",
-    text: "has no forward; nn.Module calls forward",
+    text: "has no forward. nn.Module calls forward.",
     fix: "rename __call__ to forward",
   });
 });
@@ -103,7 +103,7 @@ test("Markdown has the same as the panel, and nothing of a model becomes markup 
   const text = markdown(of(states.findings), english);
   assert.match(text, /^## OneDiff Compile: 2 errors, 1 warning · /);
   assert.match(text, /\n### Check\n\n- \*\*Modules\*\*: 686\n/);
-  assert.match(text, /`input_blocks.1.1.attn2.processor · AttnProcessor · models\/custom.py:12`: has no forward; /);
+  assert.match(text, /`input_blocks.1.1.attn2.processor · AttnProcessor · models\/custom.py:12`: has no forward\. /);
   assert.match(text, /→ rename \\_\\_call\\_\\_ to forward/);
   const findings = [
     { severity: "error", path: "a`b", what: "<img src=x onerror=alert(1)> @someone [x](y)", fix: null },

@@ -2,7 +2,7 @@
 // A record as sections of a report: the panel and the Markdown are both made from these. No DOM in here.
 
 import { duration, elapsed, factor, millions, tiny } from "../status/format.js";
-import { count, findings, isNumber, list, patchedSites, plain } from "../status/record.js";
+import { count, findings, isNumber, list, patchedSites, plain, sentence } from "../status/record.js";
 import { troubleCounts } from "../status/text.js";
 import { advice } from "./advice.js";
 
@@ -106,7 +106,7 @@ function checked(record, words, say) {
         tone: severity === "error" ? "bad" : severity === "warning" ? "warn" : "plain",
         label: words(`details.severity_${severity}`),
         where: [plain(one.path), plain(one.class), plain(one.where)].filter(Boolean).join(" · "),
-        text: [plain(one.what), plain(one.why)].filter(Boolean).join("; "),
+        text: [sentence(one.what), sentence(one.why)].filter(Boolean).join(" "),
         fix: plain(one.fix),
       }));
   return section(

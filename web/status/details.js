@@ -2,7 +2,7 @@
 // A record as plain sentences: what the tooltip of the status line says.
 
 import { duration, elapsed, factor, millions, tiny } from "./format.js";
-import { count, findings, isNumber, list, patchedSites, plain } from "./record.js";
+import { count, findings, isNumber, list, patchedSites, plain, sentence } from "./record.js";
 import { troubleCounts } from "./text.js";
 
 /** @typedef {import("../words.js").Words} Words */
@@ -107,12 +107,6 @@ function finding(found, tell) {
   const at = place ? tell("finding_at", { path: plain(found.path), place }) : plain(found.path);
   const said = [sentence(found.what), sentence(found.why), sentence(found.fix)].filter(Boolean).join(" ");
   return tell("finding", { severity, at, said });
-}
-
-/** @param {unknown} text */
-function sentence(text) {
-  const line = plain(text);
-  return line && !/[.!?。…]$/.test(line) ? `${line}.` : line;
 }
 
 /** @param {StatusRecord} record @param {Words} tell */

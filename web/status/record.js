@@ -85,3 +85,12 @@ export const problems = (record, severity) =>
 
 /** @param {StatusRecord} record @returns {{site: string, processor: string}[]} */
 export const patchedSites = (record) => list(record.patches?.sites).filter((site) => site && typeof site === "object");
+
+/**
+ * One printable line that ends as a sentence does.
+ * @param {unknown} text
+ */
+export function sentence(text) {
+  const line = plain(text);
+  return line && !/[.!?。…]$/.test(line) ? `${line}.` : line;
+}
