@@ -25,7 +25,7 @@ from editor import (
 )
 
 #: Any way in which a compile node can end that says how fast it is.
-MEASURED = re.compile(r"^([▲◐] (compiled|partly compiled \d+/\d+) · \d+\.\d+× · |▽ uncompiled: )")
+MEASURED = re.compile(r"^([▲◐] (compiled|partly compiled \d+/\d+) · \d+\.\d+× · |▽ off: compiled is )")
 
 # Notes every change of a node's line with its time.
 WATCH = """type => {

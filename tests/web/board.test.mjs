@@ -146,5 +146,5 @@ test("after a restart of the server a line says that it is from before", (contex
   assert.match(line.text, /^before restart · compiled · 1\.62×/);
   store.put(states.slower);
   wait(500);
-  assert.match(line.text, /^uncompiled: 9 % faster/);
+  assert.match(line.text, /^off: compiled is 9 % slower/);
 });

@@ -106,7 +106,7 @@ test("this machine's record comes before the file's receipt; what is switched of
   assert.match(line({ past }), /^author measured/);
   assert.match(line({ past, entry: entry(states.idle) }), /^author measured/);
   assert.equal(line({ past, entry: entry(states.measuring) }), "measuring");
-  assert.match(line({ past, entry: entry(states.slower) }), /^uncompiled: 9 % faster/);
+  assert.match(line({ past, entry: entry(states.slower) }), /^off: compiled is 9 % slower/);
   assert.equal(line({ past, bypassed: true }), "switched off");
   assert.match(line({ past, entry: entry(states.compiled, true) }), /^before restart · compiled · 1\.62×/);
 });

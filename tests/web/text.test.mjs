@@ -29,7 +29,7 @@ test("each state reads as a person would say it", () => {
     measuring: "… measuring",
     compiled: "▲ compiled · 1.62× · 148 ms a step · inductor",
     partial: "◐ partly compiled 36/38 · 1.40× · 171 ms a step · inductor",
-    slower: "▽ uncompiled: 9 % faster · 3.00 s a step",
+    slower: "▽ off: compiled is 9 % slower · 3.00 s a step",
     differs: "▽ uncompiled · result differs too much",
     uncompiled: "▽ uncompiled · no C++ compiler was found",
     failed: "✗ failed · AttnProcessor has no forward",
@@ -56,7 +56,7 @@ test("uncompiled and much faster reads as a factor", () => {
   const speed = { eager_ms: 279, compiled_ms: 2324, kept: "uncompiled" };
   assert.equal(
     describe(record({ state: "uncompiled", speed }), english).text,
-    "uncompiled: 8.33× as fast · 279 ms a step",
+    "off: compiled is 8.33× slower · 279 ms a step",
   );
 });
 

@@ -191,8 +191,8 @@ function uncompiled(record, words) {
   if (isNumber(eager) && isNumber(compiled) && eager > 0 && compiled > eager) {
     const by =
       compiled < 2 * eager
-        ? words("number.percent_faster", { value: percentFaster(eager, compiled) })
-        : words("number.times_as_fast", { factor: factor(words, compiled / eager) });
+        ? words("number.by_percent", { value: percentFaster(eager, compiled) })
+        : words("number.by_factor", { factor: factor(words, compiled / eager) });
     return { symbol: "▽", tone: "plain", parts: [words("status.slower", { by }), step] };
   }
   const why = record.parity?.passed === false ? words("status.differs") : reason(record);
