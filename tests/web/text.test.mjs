@@ -21,7 +21,7 @@ test("each state reads as a person would say it", () => {
   assert.deepEqual(read, {
     idle: "○ not run yet",
     patched: "✓ 10 sites patched · sdpa",
-    patchedOddly: "! 1 warning · sdpa · 1 site patched",
+    patchedOddly: "! 1 warning · sdpa",
     checked: "✓ no problems · 686 modules",
     findings: "✗ 2 errors, 1 warning · AttnProcessor: has no forward",
     checking: "… checking 412/686 · middle_block.1",

@@ -127,8 +127,8 @@ function patched(record, words) {
     { text: processors.join(", "), elastic: true },
   ];
   const trouble = troubles(record, words);
-  // The processor in use comes first: after an error it may be another one than the node names.
-  if (trouble) return { ...trouble, parts: [trouble.parts[0], patch[1], patch[0]] };
+  // After an error the processor in use may be another one than the node names: that is more than how many sites.
+  if (trouble) return { ...trouble, parts: [trouble.parts[0], processors.length ? patch[1] : patch[0]] };
   return sites.length ? { symbol: "✓", tone: "good", parts: patch } : { symbol: "!", tone: "warn", parts: patch };
 }
 
