@@ -54,6 +54,12 @@ LOOK = """([scale, x, y]) => {
     app.canvas.setDirty(true, true);
 }"""
 
+# Whether the host has put every line on the page and it says something: on a busy machine that takes a while.
+SHOWN = """() => window.made.every(({ node }) => {
+    const { element } = node.widgets.at(-1);
+    return element.title && element.getBoundingClientRect().width > 0;
+})"""
+
 # What is wrong with the lines, in words; and what they say.
 READ = """() => {
     const wrong = [];
@@ -120,6 +126,7 @@ def test_every_state_fits_and_says_what_it_should(page: Any, renderer: str, pale
         )
         page.evaluate(LOOK, [zoom, margin["x"], margin["y"]])
         page.wait_for_timeout(900)
+        page.wait_for_function(SHOWN, timeout=30_000)
         page.screenshot(path=SCREENS / f"states-{renderer}-{palette}-{language}-{round(zoom * 100)}.png")
         read = page.evaluate(READ)
         problems += [f"at {zoom}: {problem}" for problem in read["wrong"]]
