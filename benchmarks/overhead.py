@@ -34,10 +34,10 @@ from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attach import AttentionPatch
 from onediff_pack.status import Hub
 from onediff_pack.status.machine import machine
-from onediff_pack.status.timing import COMPILED_STEPS, UNCOMPILED_STEPS
+from onediff_pack.status.pairs import MOST_PAIRS
 
 #: Steps until all that is timed, compiled and compared has been.
-WARM_UP = 2 * (UNCOMPILED_STEPS + COMPILED_STEPS)
+WARM_UP = 2 * (1 + MOST_PAIRS)
 
 
 def optimized_attention(x: torch.Tensor) -> torch.Tensor:

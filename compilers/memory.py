@@ -10,7 +10,7 @@ from collections.abc import Hashable
 
 from torch import nn
 
-from ..status.timing import StepTimes
+from ..status.step_times import StepTimes
 from .clearing import CLEARED
 from .graphs import SharedGraph
 from .options import Reads

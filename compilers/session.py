@@ -39,9 +39,10 @@ log = logging.getLogger(__name__)
 class Session:
     """The state behind one OneDiff Compile node, as a wrapper of ``apply_model``.
 
-    The first step runs uncompiled, ``watching`` what the blocks read, and so do a few later ones, for their time. The
-    others run compiled; the first run of each block is compared with an uncompiled one. ``replaced_by`` is the id of a
-    later OneDiff Compile node whose session took this one's place, until this one samples (for another branch).
+    The first step runs uncompiled, ``watching`` what the blocks read. Then steps run compiled; the first run of each
+    block is compared with an uncompiled one. Until it is clear which way is faster, compiled and uncompiled steps take
+    turns. ``replaced_by`` is the id of a later OneDiff Compile node whose session took this one's place, until this one
+    samples (for another branch).
     """
 
     order = 1
@@ -71,6 +72,7 @@ class Session:
         self.sampling_now = False
         # Of the current step:
         self.watching = False
+        self.compared = False  # it runs uncompiled, to be compared with a compiled one
         self.bypassing = False  # the rest of the step runs uncompiled
         self.dirty = False  # it compiled or compared something, so its time means nothing
         self.ran_region = False
@@ -202,10 +204,11 @@ class Session:
         measuring.times = self.memory.times_of((self.settings, tuple(runner.functions() for runner in self.runners)))
         if self._found_slow():
             return call()
-        self.watching = measuring.times.uncompiled_next(self.shape)
-        self.bypassing = self.dirty = self.ran_region = self.ran_compiled = False
+        self.watching = measuring.times.warm_up_next(self.shape)
+        self.bypassing = self.compared = measuring.uncompiled_next and any(r.parity for r in self.runners)
+        self.dirty = self.ran_region = self.ran_compiled = False
         self.running = None
-        if self.watching and not measuring.times.compiled:
+        if self.watching:
             self.record.update(live=True, state="measuring", progress=None)
         failure: Exception | None = None
         try:
@@ -234,9 +237,9 @@ class Session:
 
     def _after_step(self, milliseconds: float) -> None:
         self.measuring.note(milliseconds, self._step_kind)
-        if self.watching:
+        if self.watching or self.compared:
             self.measuring.count(milliseconds, compiled=False)
-            if not self.measuring.times.compiled:
+            if self.watching:
                 return
         elif self.ran_compiled and not self.dirty:
             self.measuring.count(milliseconds, compiled=True)
@@ -325,7 +328,7 @@ class Session:
         if failed is not None:
             return failed
         if self.measuring.is_slow:
-            return "compiled steps took longer than uncompiled ones."
+            return self.measuring.why_uncompiled
         reasons = [runner.uncompiled_because for runner in self.runners]
         return reasons[0] if reasons and all(reasons) else None
 

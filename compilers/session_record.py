@@ -94,35 +94,40 @@ def _compile(session: Session) -> dict[str, Any]:
 
 
 def _speed(session: Session) -> dict[str, Any]:
-    """Times of steps like the last one. ``kept`` is None while it is not decided."""
-    eager, compiled = session.measuring.times.medians(session.shape)
-    speedup = eager / compiled if eager and compiled else None
+    """Times of steps like the last one. ``kept`` is None while it is not decided; ``clear`` says whether one way is
+    faster by more than the spread of the ``pairs`` of steps that were compared (``spread``: the middle half)."""
+    measuring, shape = session.measuring, session.shape
+    eager, compiled = measuring.times.typical(shape)
     kept = None
-    if session.shape in session.measuring.slow:
+    if measuring.is_slow:
         kept = "uncompiled"
-    elif speedup is not None and session.uncompiled_because is None:
-        undecided = session.settings.keep_faster and session.measuring.times.open(session.shape)
-        kept = None if undecided else "compiled"
+    elif compiled is not None and session.uncompiled_because is None:
+        kept = "compiled" if measuring.settled or not session.settings.keep_faster else None
     current = eager if kept == "uncompiled" or compiled is None else compiled
+    spread = measuring.times.spread(shape)
     return {
         "eager_ms": _round(eager, 2),
         "compiled_ms": _round(compiled, 2),
-        "speedup": _round(speedup, 3),
+        "speedup": _round(eager / compiled, 3) if eager and compiled and measuring.times.pairs(shape) > 1 else None,
         "per_second": _round(1000 / current, 3) if current else None,
-        "steps_ms": [milliseconds for milliseconds, _ in session.measuring.last_steps],
-        "steps_kind": [kind for _, kind in session.measuring.last_steps],
+        "steps_ms": [milliseconds for milliseconds, _ in measuring.last_steps],
+        "steps_kind": [kind for _, kind in measuring.last_steps],
         "kept": kept,
-        "breakeven_images": _breakeven(session, eager, compiled),
+        "clear": measuring.kept is not None if spread else None,
+        "pairs": measuring.times.pairs(shape),
+        "spread": [round(value, 3) for value in spread] if spread else None,
+        "breakeven_images": None if kept == "uncompiled" else _breakeven(session, eager, compiled),
     }
 
 
 def _breakeven(session: Session, eager: float | None, compiled: float | None) -> float | None:
     """Pictures after which the compile seconds are earned back, at the steps of the last picture; None when compiling
     saves nothing."""
-    if not eager or not compiled or compiled >= eager or not session.measuring.steps_per_image:
+    steps = session.measuring.steps_per_image
+    if not eager or not compiled or compiled >= eager or not steps:
         return None
     seconds = sum(graph.seconds for graph in session.compiling.baseline)
-    return round(seconds / ((eager - compiled) / 1000 * session.measuring.steps_per_image), 1)
+    return round(seconds / ((eager - compiled) / 1000 * steps), 1)
 
 
 def _round(value: float | None, digits: int) -> float | None:

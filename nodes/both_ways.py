@@ -66,6 +66,7 @@ class BothWays:
         # The session must stay compiled to be timed, and a model that cannot be compiled is a result too.
         settings = replace(self.settings, keep_faster=False, stop_if_unfit=False)
         self.session = session = Session(settings, _relay(record), host(), device)
+        session.measuring.by_turns = False
         plain, compiled = without_session(self.model), with_session(self.model, session)
         self._total = WARM_UP + max(COMPILE_STEPS, self.steps) + 2 * self.rounds * self.steps
         self._bar = comfy.utils.ProgressBar(self._total)

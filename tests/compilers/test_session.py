@@ -93,13 +93,14 @@ def test_the_steps_and_the_record(patcher, backend):
 
     plain = step(patcher)
     clone, session, record = compiled_clone(patcher)
-    for number in range(8):
+    for number in range(12):
         torch.testing.assert_close(step(clone), plain)
         if number == 0:
             assert backend.ran == []  # the first step runs uncompiled
     regions = len(session.runners)
-    # Steps 2, 3, 5, 7 and 8 ran compiled, 4 and 6 uncompiled beside them.
-    assert len(backend.ran) == 5 * regions
+    # Step 2 compiles; then four pairs of steps, each begun by the way that ended the one before.
+    assert len(backend.ran) == 7 * regions
+    session.publish()
     assert record["state"] == "compiled"
     assert record["compile"]["regions_compiled"] == regions
     assert record["compile"]["graphs"] == len({runner.region.signature for runner in session.runners})
@@ -109,9 +110,9 @@ def test_the_steps_and_the_record(patcher, backend):
     assert record["speed"]["eager_ms"] > 0
     assert record["speed"]["compiled_ms"] > 0
     c, u = "compiled", "uncompiled"
-    session.publish()
-    assert record["speed"]["steps_kind"] == [u, "compiling", c, u, c, u, c, c]
-    assert len(record["speed"]["steps_ms"]) == 8
+    assert record["speed"]["steps_kind"] == [u, "compiling", c, u, u, c, c, u, u, c, c, c]
+    assert len(record["speed"]["steps_ms"]) == 12
+    assert record["speed"]["pairs"] == 4
     assert record["speed"]["kept"] == "compiled"
     assert not [path for path, module in clone.model.named_modules() if "forward" in module.__dict__]
 
@@ -355,7 +356,7 @@ def test_the_slower_way_is_given_up(patcher, backend, monkeypatch):
 
     monkeypatch.setattr(timing.Stopwatch, "time", time)
     clone, session, record = compiled_clone(patcher, keep_faster=True)
-    sample(session, clone, 9)
+    sample(session, clone, 10)
     assert record["state"] == "uncompiled"
     assert record["summary"] == "uncompiled: compiled steps took 50 % longer"
     assert record["speed"] | {"steps_ms": None, "steps_kind": None} == {
@@ -366,6 +367,9 @@ def test_the_slower_way_is_given_up(patcher, backend, monkeypatch):
         "steps_ms": None,
         "steps_kind": None,
         "kept": "uncompiled",
+        "clear": True,
+        "pairs": 4,
+        "spread": [0.667, 0.667],
         "breakeven_images": None,
     }
     ran = len(backend.ran)
