@@ -182,7 +182,7 @@ def measure(blocks: int, steps: int, repeats: int) -> dict[str, float]:
             start = time.perf_counter()
             session.publish()
             seen.setdefault("publish", []).append((time.perf_counter() - start) * 1e6)
-    assert [case.session.state for case in ways if case.session] == ["uncompiled", "compiled"]
+    assert [case.session.record["state"] for case in ways if case.session] == ["uncompiled", "compiled"]
     return {name: statistics.median(times) for name, times in seen.items()}
 
 

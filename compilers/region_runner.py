@@ -106,8 +106,9 @@ class RegionRunner:
                 return self._skip(f"it was compiled for {MAX_VARIANTS} combinations of settings already.", original)
             label = type(self.block).__name__
             graph = self.graphs[key] = self.session.graph_of(key, lambda full: GRAPHS.get(full, functions[0], label))
-        if graph in self.session.failures:
-            self.session.give_up_block(self, self.session.failures[graph])
+        failed = self.session.failures.graphs.get(graph)
+        if failed is not None:
+            self.session.give_up_block(self, failed)
             return self._run_uncompiled(original)
         if key not in self._compiled:
             self._compiled[key] = self.session.compile_block(self.block, graph)

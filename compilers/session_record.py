@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..status.machine import machine
+from ..status.machine import machine, package_version
 from .parity import worst
 
 if TYPE_CHECKING:
@@ -27,6 +27,24 @@ def model_fields(diffusion_model: nn.Module, device: torch.device) -> dict[str, 
     }
 
 
+def backend_field(session: Session, reason: str) -> dict[str, Any]:
+    """The record's ``backend`` field. ``reason``: why this one, or why the model runs uncompiled."""
+    used = session.compiling.backend
+    name, version = (used.name, package_version(used.package)) if used else (None, None)
+    return {"requested": session.settings.backend, "used": name, "version": version, "reason": reason}
+
+
+def state_of(session: Session) -> str:
+    """The record's ``state``."""
+    if session.replaced_by is not None:
+        return "idle"
+    if session.uncompiled_because is not None:
+        return "uncompiled"
+    if not any(runner.parity is not None for runner in session.runners):
+        return "measuring" if session.sampling_now else "idle"
+    return "partial" if any(runner.uncompiled_because for runner in session.runners) else "compiled"
+
+
 def session_fields(session: Session) -> dict[str, Any]:
     """Everything that a session knows now. What was not measured yet is None."""
     compared = [runner.parity for runner in session.runners if runner.parity is not None]
@@ -35,14 +53,14 @@ def session_fields(session: Session) -> dict[str, Any]:
         reason = session.uncompiled_because or backend["reason"]
         backend = {**backend, "reason": reason, "replaced_by": session.replaced_by}
     return {
-        "state": session.state,
+        "state": state_of(session),
         "progress": None,
         "backend": backend,
         "patches": {"sites": session.patched, "foreign": session.foreign},
         "compile": _compile(session),
-        "speed": _speed(session) if session.last_steps else None,
+        "speed": _speed(session) if session.measuring.last_steps else None,
         "parity": worst(compared).as_dict() if compared else None,
-        "memory": session.peaks if any(session.peaks.values()) else None,
+        "memory": session.measuring.peaks if any(session.measuring.peaks.values()) else None,
         "machine": machine(session.device, session.host.version),
     }
 
@@ -51,7 +69,8 @@ def _compile(session: Session) -> dict[str, Any]:
     """Graphs in use, and what this session spent on them: a graph that was there before costs it nothing."""
     first_block = {graph: r.region.path for r in reversed(session.runners) for graph in r.graphs.values()}
     spent = {
-        g: [now - before for now, before in zip(g.counts(), session.baseline[g], strict=True)] for g in first_block
+        g: [now - before for now, before in zip(g.counts(), session.compiling.baseline[g], strict=True)]
+        for g in first_block
     }
     hits, misses = sum(s[3] for s in spent.values()), sum(s[4] for s in spent.values())
     return {
@@ -63,11 +82,11 @@ def _compile(session: Session) -> dict[str, Any]:
             if runner.uncompiled_because
         ],
         "graphs": sum(graph.graphs for graph in first_block),
-        "graph_breaks": list(session.breaks),
+        "graph_breaks": list(session.failures.breaks),
         "recompiles": [
             {"region": f"{graph.label}, first at {path}", "reason": reason}
             for graph, path in first_block.items()
-            for reason in graph.reasons[session.baseline[graph][2] :]
+            for reason in graph.reasons[session.compiling.baseline[graph][2] :]
         ],
         "seconds": round(sum(s[1] for s in spent.values()), 1),
         "cache": None if hits + misses == 0 else ("warm" if misses == 0 else "cold"),
@@ -76,13 +95,13 @@ def _compile(session: Session) -> dict[str, Any]:
 
 def _speed(session: Session) -> dict[str, Any]:
     """Times of steps like the last one. ``kept`` is None while it is not decided."""
-    eager, compiled = session.times.medians(session.shape)
+    eager, compiled = session.measuring.times.medians(session.shape)
     speedup = eager / compiled if eager and compiled else None
     kept = None
-    if session.shape in session.slow:
+    if session.shape in session.measuring.slow:
         kept = "uncompiled"
     elif speedup is not None and session.uncompiled_because is None:
-        undecided = session.settings.keep_faster and session.times.open(session.shape)
+        undecided = session.settings.keep_faster and session.measuring.times.open(session.shape)
         kept = None if undecided else "compiled"
     current = eager if kept == "uncompiled" or compiled is None else compiled
     return {
@@ -90,8 +109,8 @@ def _speed(session: Session) -> dict[str, Any]:
         "compiled_ms": _round(compiled, 2),
         "speedup": _round(speedup, 3),
         "per_second": _round(1000 / current, 3) if current else None,
-        "steps_ms": [milliseconds for milliseconds, _ in session.last_steps],
-        "steps_kind": [kind for _, kind in session.last_steps],
+        "steps_ms": [milliseconds for milliseconds, _ in session.measuring.last_steps],
+        "steps_kind": [kind for _, kind in session.measuring.last_steps],
         "kept": kept,
         "breakeven_images": _breakeven(session, eager, compiled),
     }
@@ -100,10 +119,10 @@ def _speed(session: Session) -> dict[str, Any]:
 def _breakeven(session: Session, eager: float | None, compiled: float | None) -> float | None:
     """Pictures after which the compile seconds are earned back, at the steps of the last picture; None when compiling
     saves nothing."""
-    if not eager or not compiled or compiled >= eager or not session.steps_per_image:
+    if not eager or not compiled or compiled >= eager or not session.measuring.steps_per_image:
         return None
-    seconds = sum(graph.seconds for graph in session.baseline)
-    return round(seconds / ((eager - compiled) / 1000 * session.steps_per_image), 1)
+    seconds = sum(graph.seconds for graph in session.compiling.baseline)
+    return round(seconds / ((eager - compiled) / 1000 * session.measuring.steps_per_image), 1)
 
 
 def _round(value: float | None, digits: int) -> float | None:

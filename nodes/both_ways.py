@@ -181,7 +181,7 @@ class BothWays:
 def _cost(session: Session) -> CompileCost:
     compile_ = session.record["compile"]
     return CompileCost(
-        seconds=sum(graph.seconds for graph in session.baseline),
+        seconds=sum(graph.seconds for graph in session.compiling.baseline),
         fresh=compile_["seconds"] > 0,
         blocks=compile_["regions"],
         blocks_compiled=compile_["regions_compiled"],
