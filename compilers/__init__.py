@@ -4,7 +4,7 @@ from .backends import BACKENDS, PROOFS_ON_DISK, backend_rows
 from .clearing import CLEARED
 from .exceptions import BackendUnavailable, ModelUnfit
 from .session import Session
-from .settings import Host, Settings
+from .settings import Host, Settings, compile_seconds_asked
 from .step_clock import StepClock
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "Settings",
     "StepClock",
     "backend_rows",
+    "compile_seconds_asked",
 ]

@@ -44,6 +44,10 @@ class Backend(Protocol):
     def packages(self) -> tuple[str, ...]:
         """The distributions whose versions a proof depends on, besides torch."""
 
+    @property
+    def can_emulate_casts(self) -> bool:
+        """Whether it heeds ``SharedGraph.emulates_casts``."""
+
     def absent(self) -> str | None:
         """Why it cannot work here, found out without compiling or loading it; None when it may."""
 
@@ -64,6 +68,7 @@ class InductorBackend:
     package = "torch"
     native = False
     packages = ("onediff",)
+    can_emulate_casts = True
 
     def absent(self) -> str | None:
         return missing_onediff()
@@ -73,7 +78,8 @@ class InductorBackend:
 
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
         self.load()
-        options = {"graph": graph, "config": INDUCTOR_CONFIG.get(effort, {})}
+        config = INDUCTOR_CONFIG.get(effort, {}) | ({"emulate_precision_casts": True} if graph.emulates_casts else {})
+        options = {"graph": graph, "config": config}
         return compile_through_onediff(block, self.name, options)
 
     def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:

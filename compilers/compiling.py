@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,16 +13,26 @@ from torch import nn
 from .backends import Backend, choose_backend
 from .clearing import CLEARED
 from .graphs import SharedGraph
+from .parity import Parity
 from .region_runner import RegionRunner
-from .settings import Settings
+from .settings import COMPILE_SECONDS_VARIABLE, Settings
 
 
 class Compiling:
-    """The backend of one session and the graphs that its blocks use; ``baseline`` holds what each had cost before."""
+    """The backend of one session and the graphs that its blocks use.
+
+    ``baseline`` holds what each graph had cost before. ``spent`` are seconds of compiling and comparing in this
+    sampling; ``waiting`` says that some blocks wait for the next one. Graphs in ``imprecise`` were not right within the
+    tolerance: their blocks use the same one with casts emulated.
+    """
 
     def __init__(self, settings: Settings, device: torch.device):
         self.backend: Backend | None = None
         self.baseline: dict[SharedGraph, tuple[int, float, int, int, int]] = {}
+        self.why = ""
+        self.spent = 0.0
+        self.waiting = False
+        self.imprecise: set[SharedGraph] = set()
         self._settings = settings
         self._device = device
         self._cleared = CLEARED.graphs
@@ -33,16 +44,53 @@ class Compiling:
         Raises:
             BackendUnavailable: when none works here.
         """
-        self.backend, reason = choose_backend(self._settings.backend, self._device)
-        return reason
+        self.backend, self.why = choose_backend(self._settings.backend, self._device)
+        return self.why
 
     def forget(self) -> None:
         """Lets go of all graphs; the next ones are other ones."""
         self.baseline.clear()
+        self.imprecise.clear()
         self._cleared = CLEARED.graphs
 
     def begin_sampling(self) -> None:
         self._since = None
+        self.spent, self.waiting = 0.0, False
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Counts the time of a block's first compiled run into ``spent``."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent += time.monotonic() - start
+
+    def postponed(self, graph: SharedGraph) -> str | None:
+        """Why a graph is not compiled in this sampling, None when it may be, or is already."""
+        if graph.graphs or self.spent < self._settings.budget:
+            return None
+        self.waiting = True
+        return (
+            f"{round(self.spent)} s of compiling are enough for one picture: it is compiled in the next."
+            if self._settings.budget
+            else f"{COMPILE_SECONDS_VARIABLE} is 0: nothing new is compiled."
+        )
+
+    def retry(self, graph: SharedGraph, parity: Parity) -> bool:
+        """Whether the blocks of a graph that was not right are compiled once more, with casts emulated: where Inductor
+        fuses operations, it leaves out the rounding to float16 or bfloat16 between them."""
+        can = self.backend is not None and self.backend.can_emulate_casts and not graph.emulates_casts
+        if not can or parity.dtype not in (torch.float16, torch.bfloat16):
+            return False
+        self.imprecise.add(graph)
+        return True
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know of how blocks were compiled."""
+        kinds = sorted({graph.label for graph in self.imprecise})
+        return [f"With precision casts emulated, because they differed without: {', '.join(kinds)}."] if kinds else []
 
     def graph_of(self, key: tuple, find: Callable[[tuple], SharedGraph]) -> SharedGraph:
         """The shared graph of a block's variant for this backend."""

@@ -24,6 +24,7 @@ class NexfortBackend:
     name = "nexfort"
     package = "nexfort"
     native = True
+    can_emulate_casts = False
     packages = ("nexfort", "onediff")
 
     def absent(self) -> str | None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: Combinations of patches and settings that a block is compiled for. A setting may change every step.
 MAX_VARIANTS = 4
 
+#: Part of a variant's key: compiled with casts emulated, because it was not right without.
+EMULATED = "casts emulated"
+
 
 class RegionRunner:
     """Stands in for a block's ``forward`` while a session samples.
@@ -99,17 +102,25 @@ class RegionRunner:
         functions = self.functions()
         if not hasattr(self._forward, "__func__"):
             return self._skip("another node replaced its forward with something that is not a method.", original)
-        key = (self._signature, functions, tuple(sorted(entering.items())))
+        key: tuple = (self._signature, functions, tuple(sorted(entering.items())))
+        if self.graphs.get(key) in self.session.compiling.imprecise:
+            key = (*key, EMULATED)
         graph = self.graphs.get(key)
         if graph is None:
-            if len(self.graphs) >= MAX_VARIANTS:
+            if sum(EMULATED not in known for known in self.graphs) >= MAX_VARIANTS and EMULATED not in key:
                 return self._skip(f"it was compiled for {MAX_VARIANTS} combinations of settings already.", original)
             label = type(self.block).__name__
             graph = self.graphs[key] = self.session.graph_of(key, lambda full: GRAPHS.get(full, functions[0], label))
+            graph.emulates_casts = EMULATED in key
+            if graph in self.session.compiling.imprecise:
+                return self._run_variant(entering, inputs, original)
         failed = self.session.failures.graphs.get(graph)
         if failed is not None:
             self.session.give_up_block(self, failed)
             return self._run_uncompiled(original)
+        postponed = self.session.compiling.postponed(graph) if key not in self._verified else None
+        if postponed is not None:
+            return self._skip(postponed, original)
         if key not in self._compiled:
             self._compiled[key] = self.session.compile_block(self.block, graph)
         if key not in self._verified:
@@ -128,7 +139,8 @@ class RegionRunner:
         args, kwargs = clone_inputs(inputs)
         failure: Exception | None = None
         try:
-            result = self._compiled[key](*args, **kwargs)
+            with self.session.compiling.timed():
+                result = self._compiled[key](*args, **kwargs)
         except Exception as error:
             failure = error.with_traceback(None)  # the traceback would keep the failed run's memory
         if failure is not None:
@@ -136,7 +148,10 @@ class RegionRunner:
             self.session.block_failed(self, graph, failure)
             return self._run_uncompiled(original)
         uncompiled = self._run_uncompiled(original)
-        self.parity = compare(result, uncompiled)
+        parity = compare(result, uncompiled)
+        if not parity.passed and self.session.compiling.retry(graph, parity):
+            return uncompiled  # at its next call, with casts emulated
+        self.parity = parity
         self._verified.add(key)
         if not self.parity.passed:
             self.session.give_up_block(self, self.parity.difference)

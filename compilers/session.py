@@ -205,7 +205,7 @@ class Session:
         if self._found_slow():
             return call()
         self.watching = measuring.times.warm_up_next(self.shape)
-        self.bypassing = self.compared = measuring.uncompiled_next and any(r.parity for r in self.runners)
+        self.bypassing = self.compared = self._compares_next
         self.dirty = self.ran_region = self.ran_compiled = False
         self.running = None
         if self.watching:
@@ -241,7 +241,7 @@ class Session:
             self.measuring.count(milliseconds, compiled=False)
             if self.watching:
                 return
-        elif self.ran_compiled and not self.dirty:
+        elif self.ran_compiled and not self.dirty and not self.compiling.waiting:
             self.measuring.count(milliseconds, compiled=True)
         reason = common_reason(self.runners)
         if reason is not None:
@@ -249,6 +249,12 @@ class Session:
         else:
             self._found_slow()
             self.publish(live=not self.dirty)
+
+    @property
+    def _compares_next(self) -> bool:
+        """Whether the next step runs uncompiled beside compiled ones: not before there are any, and all."""
+        is_compiled = any(runner.parity for runner in self.runners) and not self.compiling.waiting
+        return is_compiled and self.measuring.uncompiled_next
 
     def _found_slow(self) -> bool:
         if self.measuring.found_slow():

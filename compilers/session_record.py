@@ -50,7 +50,7 @@ def session_fields(session: Session) -> dict[str, Any]:
     compared = [runner.parity for runner in session.runners if runner.parity is not None]
     backend = session.record["backend"]
     if backend is not None:
-        reason = session.uncompiled_because or backend["reason"]
+        reason = session.uncompiled_because or " ".join([session.compiling.why, *session.compiling.notes])
         backend = {**backend, "reason": reason, "replaced_by": session.replaced_by}
     return {
         "state": state_of(session),

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..checks import Finding
 from ..checks.options import check_options
-from ..compilers import BACKENDS, Session, Settings
+from ..compilers import BACKENDS, Session, Settings, compile_seconds_asked
 from ..processors.attach import KEY, OUTER_SAMPLE, AttentionPatch, attach, attached
 from .asked import asked
 from .host import host, new_record, schema, ui
@@ -79,6 +79,7 @@ class OneDiffCompile(io.ComfyNode):
             effort=known("OneDiffCompile", "effort", effort, EFFORTS, findings),
             stop_if_unfit=known("OneDiffCompile", "if_unfit", if_unfit, (RUN, STOP), findings) == STOP,
             keep_faster=bool(keep_faster),
+            compile_seconds=compile_seconds_asked(),
         )
         record = new_record(cls.hidden)
         compiled = model.clone()

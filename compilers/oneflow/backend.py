@@ -23,6 +23,7 @@ class OneFlowBackend:
     name = "oneflow"
     package = "oneflow"
     native = True
+    can_emulate_casts = False
     packages = ("oneflow", "onediff", "numpy", *(name.partition("==")[0] for name in libraries.LIBRARIES))
 
     def absent(self) -> str | None:

@@ -17,6 +17,7 @@ class Backend:
 
     name = "counting"
     package = "torch"
+    can_emulate_casts = False
 
     def __init__(self):
         self.compiled: list[str] = []

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 import torch
-from onediff_pack.compilers import BACKENDS, Host, ModelUnfit, Session, Settings, backends
+from onediff_pack.compilers import (
+    BACKENDS,
+    Host,
+    ModelUnfit,
+    Session,
+    Settings,
+    backends,
+    compile_seconds_asked,
+    compiling,
+    region_runner,
+)
+from onediff_pack.compilers.graphs import GraphCache
 from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attach import KEY, AttentionPatch, attach
 from onediff_pack.status import Record, timing
@@ -24,6 +36,7 @@ class CountingBackend:
 
     name = "counting"
     package = "torch"
+    can_emulate_casts = False
 
     def __init__(self):
         self.compiled: list[str] = []
@@ -36,11 +49,13 @@ class CountingBackend:
     def compile(self, block, graph, effort):
         name = type(block).__name__
         self.compiled.append(name)
-        graph.graphs = graph.graphs or 1
 
         def run(*args, **kwargs):
             self.ran.append(name)
-            return self.change(name, graph.forward(block, *args, **kwargs))
+            self.emulated = graph.emulates_casts
+            result = self.change(name, graph.forward(block, *args, **kwargs))
+            graph.graphs = graph.graphs or 1
+            return result
 
         return run
 
@@ -52,6 +67,7 @@ class CountingBackend:
 def backend(monkeypatch):
     counting = CountingBackend()
     monkeypatch.setattr(backends, "BACKENDS", {"counting": counting, **BACKENDS})
+    monkeypatch.setattr(region_runner, "GRAPHS", GraphCache())
     monkeypatch.setattr(backends, "_proofs", {("counting", "cpu"): backends.Proof(True, "counts.", 0.0)})
     return counting
 
@@ -205,6 +221,127 @@ def test_a_block_that_cannot_be_compiled_runs_uncompiled(patcher, backend):
     assert record["state"] == "uncompiled"
     assert "no such operator" in record["backend"]["reason"]
     assert record["compile"]["regions_compiled"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_block_of_few_bits_that_differs_is_compiled_once_more_with_casts_emulated(backend, monkeypatch, dtype):
+    import models
+
+    patcher = models.flux_patcher()
+    block_type = "SingleStreamBlock"
+    low = patcher.model.diffusion_model.single_blocks
+    forward = type(low[0]).forward
+
+    def in_few_bits(self, x, *args, **kwargs):
+        return forward(self, x, *args, **kwargs).to(dtype)
+
+    monkeypatch.setattr(type(low[0]), "forward", in_few_bits)
+    monkeypatch.setattr(type(backend), "can_emulate_casts", True)
+    backend.change = lambda kind, result: result * 1.1 if kind == block_type and not backend.emulated else result
+    head = patcher.model.diffusion_model.final_layer
+    head.register_forward_pre_hook(lambda module, args: (args[0].float(), *args[1:]))
+    plain = models.step(patcher)
+    clone, session, record = compiled_clone(patcher)
+    for _ in range(6):
+        torch.testing.assert_close(models.step(clone), plain)
+    session.publish()
+    uncompiled = record["compile"]["regions_uncompiled"]
+    if dtype is torch.float32:  # there is no cast to emulate
+        assert len(uncompiled) == len(low)
+    else:
+        assert uncompiled == []
+        assert record["parity"]["passed"]
+        assert (
+            f"With precision casts emulated, because they differed without: {block_type}."
+            in record["backend"]["reason"]
+        )
+    assert record["compile"]["regions_compiled"] == record["compile"]["regions"] - len(uncompiled)
+
+
+def test_a_block_that_differs_also_with_casts_emulated_stays_uncompiled(backend, monkeypatch):
+    import models
+
+    monkeypatch.setattr(type(backend), "can_emulate_casts", True)
+    monkeypatch.setattr(compiling.Compiling, "retry", retry_in_any_dtype)
+    patcher = models.flux_patcher()
+    plain = models.step(patcher)
+    clone, session, record = compiled_clone(patcher)
+    backend.change = lambda kind, result: result * 1.1 if kind == "SingleStreamBlock" else result
+    for _ in range(5):
+        torch.testing.assert_close(models.step(clone), plain)
+    assert {type(r.block).__name__ for r in session.runners if r.reason} == {"SingleStreamBlock"}
+    assert not record["parity"]["passed"]
+
+
+def retry_in_any_dtype(self, graph, parity):
+    if graph.emulates_casts:
+        return False
+    self.imprecise.add(graph)
+    return True
+
+
+def test_running_out_of_memory_while_compiling_ends_in_the_right_result(patcher, backend):
+    from models import step
+
+    plain = step(patcher)
+    clone, _session, record = compiled_clone(patcher)
+
+    def fail(name, result):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    backend.change = fail
+    for _ in range(3):
+        torch.testing.assert_close(sample(_session, clone), plain)
+    assert len(backend.ran) == 1, "one attempt"
+    assert record["backend"]["reason"] == "compiled steps of this size ran out of memory."
+    backend.change = lambda name, result: result
+    sample(_session, clone, steps=3, size=12)
+    assert record["state"] == "compiled", "another size is compiled"
+
+
+def test_after_its_seconds_compiling_goes_on_in_the_next_picture(patcher, backend):
+    from models import step
+
+    plain = step(patcher)
+    clone, session, record = compiled_clone(patcher, compile_seconds=0.05, keep_faster=True)
+
+    def slow(name, result):
+        if name not in done:
+            done.add(name)
+            time.sleep(0.06)
+        return result
+
+    done = set()
+    backend.change = slow
+    torch.testing.assert_close(sample(session, clone, 6), plain)
+    assert record["state"] == "partial"
+    first = record["compile"]["regions_compiled"]
+    reasons = {region["reason"] for region in record["compile"]["regions_uncompiled"]}
+    assert reasons == {"0 s of compiling are enough for one picture: it is compiled in the next."}
+    assert record["speed"]["pairs"] == 0, "a model that is half compiled is not judged"
+    for _ in range(8):
+        torch.testing.assert_close(sample(session, clone, 6), plain)
+    assert 0 < first < record["compile"]["regions_compiled"] == record["compile"]["regions"]
+    assert record["compile"]["regions_uncompiled"] == []
+    assert record["speed"]["pairs"] > 0
+
+
+def test_no_seconds_for_compiling_leave_everything_uncompiled(patcher, backend):
+    clone, session, record = compiled_clone(patcher, compile_seconds=0.0)
+    sample(session, clone, 3)
+    assert (record["state"], backend.ran) == ("uncompiled", [])
+    assert record["summary"] == "uncompiled: ONEDIFF_COMPILE_SECONDS is 0: nothing new is compiled."
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90.0), ("0", 0.0), ("inf", math.inf), ("soon", None), ("-1", None)]
+)
+def test_the_seconds_are_an_environment_variable(monkeypatch, text, seconds):
+    monkeypatch.setenv("ONEDIFF_COMPILE_SECONDS", text)
+    assert compile_seconds_asked() == seconds
+    monkeypatch.delenv("ONEDIFF_COMPILE_SECONDS")
+    assert compile_seconds_asked() is None
+    assert Settings().budget < Settings(effort="max speed").budget
 
 
 @pytest.mark.parametrize("failing_block", [1, 3])
