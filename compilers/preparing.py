@@ -47,7 +47,7 @@ class PreparedModel:
         ).extended(findings)
         self.check = report.as_dict()
         self.memory: ModelMemory = memory_of(diffusion_model)
-        self.regions = find_regions(diffusion_model, sites, "attention" if scope == "attention" else "blocks")
+        self.regions = find_regions(diffusion_model, sites, scope)
         self.patchable = {r.path: [s.module for s in sites if s.path.startswith(f"{r.path}.")] for r in self.regions}
         self.called_directly = [module for module in diffusion_model.modules() if needs_repair(type(module))]
         broken = {region.path: report.under(region.path) for region in self.regions}

@@ -192,8 +192,6 @@ class Session:
         except BackendUnavailable as error:
             self.give_up(error.reason)
             return
-        if self.settings.scope == "model":
-            reason += " Scope “model” is not there yet: compiled block by block."
         self.record.update(backend=backend_field(self, reason))
 
     # One step.

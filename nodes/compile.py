@@ -41,7 +41,8 @@ class OneDiffCompile(io.ComfyNode):
                     "scope",
                     options=list(SCOPES),
                     default="blocks",
-                    tooltip="blocks: each block in one piece, equal blocks once. attention: attention modules only.",
+                    tooltip="blocks: each block in one piece, equal blocks once. attention: attention modules only. "
+                    "model: blocks and the parts around them, such as embeddings and output.",
                 ),
                 io.Combo.Input(
                     "effort",

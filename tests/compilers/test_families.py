@@ -89,5 +89,25 @@ def test_each_kind_of_block_is_compiled_once(name, inductor):
     assert record["compile"]["regions_uncompiled"] == uncompiled
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("SD 1.5", {"time_embed", "out"}), ("Flux", {"time_in", "vector_in", "final_layer"})],
+)
+def test_scope_model_compiles_the_parts_around_the_blocks_too(name, parts, inductor):
+    family = families.FAMILIES[name]()
+    patcher = family.patcher()
+    clone, record = patcher.clone(), Record("workflow", "7")
+    settings = Settings(backend="inductor", scope="model", keep_faster=False)
+    session = Session(settings, record, Host(lambda: None, KeyboardInterrupt, "test"), torch.device("cpu"))
+    attach(clone, session)
+    for call in (FIRST, *CHANGES.values()):
+        results = session.sampling(lambda call=call: [family.step(clone, call) for _ in range(3)])
+        assert max(relative(result, family.step(patcher, call)) for result in results) <= TOLERANCE
+    compiled = record["compile"]
+    assert parts <= {runner.region.path for runner in session.runners if runner.parity}
+    assert (compiled["regions_uncompiled"], compiled["graph_breaks"], compiled["recompiles"]) == ([], [], [])
+    assert inductor.graphs == len({runner.region.signature for runner in session.runners})
+
+
 def test_every_reason_names_a_family():
     assert EXPECTED_UNCOMPILED.keys() <= families.FAMILIES.keys()
