@@ -377,12 +377,17 @@ def test_an_error_outside_compiled_code_is_not_caught(patcher, backend):
     clone, session, record = compiled_clone(patcher)
     sample(session, clone, 3)
 
+    session.measuring.by_turns = False
+    called = []
+
     def broken(module, args):
+        called.append(module)
         raise ValueError("on purpose")
 
     last = list(clone.model.diffusion_model.children())[-1]
     with last.register_forward_pre_hook(broken), pytest.raises(ValueError, match="on purpose"):
         sample(session, clone)
+    assert len(called) == 1, "the step is not tried again"
     sample(session, clone)
     assert record["state"] == "compiled"
 
@@ -470,6 +475,26 @@ def test_a_setting_that_changes_every_step_does_not_compile_every_step(backend, 
     assert {len(runner.graphs) for runner in session.runners} == {1, 4}
     reasons = [r["reason"] for r in record["compile"]["regions_uncompiled"]]
     assert reasons == ["it was compiled for 4 combinations of settings already."] * 3
+
+
+def test_a_block_that_writes_into_its_input_is_compared_on_a_copy(backend, monkeypatch):
+    import models
+    from comfy.ldm.flux.layers import SingleStreamBlock
+
+    forward = SingleStreamBlock.forward
+
+    def in_place(self, x, *args, **kwargs):
+        result = forward(self, x, *args, **kwargs)
+        x.add_(1)
+        return result + x
+
+    monkeypatch.setattr(SingleStreamBlock, "forward", in_place)
+    patcher = models.flux_patcher()
+    plain = models.step(patcher)
+    clone, _session, record = compiled_clone(patcher)
+    for _ in range(4):
+        torch.testing.assert_close(models.step(clone), plain)
+    assert record["parity"]["relative"] == 0
 
 
 def test_cancel_gets_through_between_blocks(patcher, backend, interrupted):
