@@ -95,6 +95,9 @@ class PassThrough:
     def explain(self, error: Exception) -> tuple[str, None]:
         return str(error), None
 
+    def about(self, effort: str, device: str) -> str | None:
+        return None
+
 
 class Executor:
     """ComfyUI's executor of ``apply_model``, and the model behind it."""

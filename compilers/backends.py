@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..status.machine import device_name, package_version
+from .effort import effort_note, inductor_config
 from .exceptions import BackendUnavailable
 from .explain import explain
 from .graphs import SharedGraph
@@ -60,6 +61,9 @@ class Backend(Protocol):
     def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
         """A failure in words, and the graph break that it was, if it was one."""
 
+    def about(self, effort: str, device: str) -> str | None:
+        """What this effort means on this type of device, where that is worth a sentence."""
+
 
 class InductorBackend:
     """torch.compile."""
@@ -78,19 +82,17 @@ class InductorBackend:
 
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
         self.load()
-        config = INDUCTOR_CONFIG.get(effort, {}) | ({"emulate_precision_casts": True} if graph.emulates_casts else {})
+        config = inductor_config(effort, graph.device)
+        if graph.emulates_casts:
+            config["emulate_precision_casts"] = True
         options = {"graph": graph, "config": config}
         return compile_through_onediff(block, self.name, options)
 
     def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
         return explain(error)
 
-
-#: Inductor settings by the node's ``effort`` (names of torch._inductor.config).
-INDUCTOR_CONFIG: dict[str, dict[str, Any]] = {
-    "fast start": {},
-    "max speed": {"max_autotune": True, "coordinate_descent_tuning": True},
-}
+    def about(self, effort: str, device: str) -> str | None:
+        return effort_note(effort, device)
 
 
 #: In the order in which ``auto`` tries them.

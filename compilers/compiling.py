@@ -89,13 +89,18 @@ class Compiling:
     @property
     def notes(self) -> list[str]:
         """What people should know of how blocks were compiled."""
+        about = self.backend.about(self._settings.effort, self._device.type) if self.backend else None
         kinds = sorted({graph.label for graph in self.imprecise})
-        return [f"With precision casts emulated, because they differed without: {', '.join(kinds)}."] if kinds else []
+        emulated = (
+            f"With precision casts emulated, because they differed without: {', '.join(kinds)}." if kinds else None
+        )
+        return [note for note in (about, emulated) if note]
 
     def graph_of(self, key: tuple, find: Callable[[tuple], SharedGraph]) -> SharedGraph:
         """The shared graph of a block's variant for this backend."""
         backend = self.backend.name if self.backend else None
         graph = find((backend, self._settings.effort, self._device.type, self._cleared, *key))
+        graph.device = self._device.type
         self.baseline.setdefault(graph, graph.counts())
         return graph
 

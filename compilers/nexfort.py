@@ -50,6 +50,9 @@ class NexfortBackend:
         self.load()
         return standin(block, graph, lambda module: compile_through_onediff(module, self.name, None))
 
+    def about(self, effort: str, device: str) -> str | None:
+        return None
+
     def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
         for cause in causes(error):
             if isinstance(cause, BackendUnavailable):

@@ -89,6 +89,7 @@ class Session:
         """Wrapper of one whole sampling (``outer_sample``): what it measured is published at its end."""
         self.measuring.begin_sampling()
         self.sampling_now = True
+        self.ran_compiled = False
         self.replaced_by = None
         self.compiling.begin_sampling()
         try:

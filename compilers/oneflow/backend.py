@@ -40,6 +40,9 @@ class OneFlowBackend:
 
         return compile_through_onediff(block, self.name, {"graph": graph})
 
+    def about(self, effort: str, device: str) -> str | None:
+        return None
+
     def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
         for cause in causes(error):
             if isinstance(cause, MissingOperator):

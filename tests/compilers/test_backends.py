@@ -251,3 +251,22 @@ def test_a_missing_gpu_is_said(monkeypatch):
     monkeypatch.setattr(module, "package_version", lambda name: "0.1.dev330")
     monkeypatch.setattr(module.metadata, "requires", lambda name: [])
     assert NexfortBackend().absent() == "nexfort needs an NVIDIA GPU, and torch sees none here."
+
+
+def test_max_speed_tunes_on_gpus_and_says_what_it_did():
+    from onediff_pack.compilers.effort import effort_note, inductor_config
+
+    assert inductor_config("max speed", "cuda") == {"max_autotune": True, "coordinate_descent_tuning": True}
+    assert "timed" in effort_note("max speed", "cuda")
+    assert "as with fast start" in effort_note("max speed", "cpu")
+    for device in ("cpu", "cuda"):
+        assert (inductor_config("fast start", device), effort_note("fast start", device)) == ({}, None)
+
+
+def test_settings_of_every_effort_are_known_to_this_pytorch():
+    from onediff_pack.compilers.effort import MAX_SPEED, WORDS
+    from torch._inductor import config
+
+    for settings in MAX_SPEED.values():
+        assert all(hasattr(config, name) for name in settings)
+        assert settings.keys() <= WORDS.keys()

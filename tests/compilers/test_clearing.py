@@ -40,6 +40,9 @@ class Backend:
     def explain(self, error):
         return str(error), None
 
+    def about(self, effort, device):
+        return None
+
 
 @pytest.fixture
 def backend(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 
@@ -22,6 +23,7 @@ from onediff_pack.compilers.graphs import GraphCache
 from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attach import KEY, AttentionPatch, attach
 from onediff_pack.status import Record, timing
+from onediff_pack.status.pairs import MOST_PAIRS
 from torch.utils import _pytree as pytree
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -61,6 +63,9 @@ class CountingBackend:
 
     def explain(self, error):
         return f"{type(error).__name__}: {error}", None
+
+    def about(self, effort, device):
+        return None
 
 
 @pytest.fixture
@@ -303,7 +308,7 @@ def test_after_its_seconds_compiling_goes_on_in_the_next_picture(patcher, backen
     from models import step
 
     plain = step(patcher)
-    clone, session, record = compiled_clone(patcher, compile_seconds=0.05, keep_faster=True)
+    clone, session, record = compiled_clone(patcher, compile_seconds=0.05)
 
     def slow(name, result):
         if name not in done:
@@ -537,12 +542,30 @@ def test_the_slower_way_is_given_up(patcher, backend, monkeypatch):
     ran = len(backend.ran)
     sample(session, clone)
     assert len(backend.ran) == ran
+    assert record["compile"]["regions_uncompiled"] == []
     again, other, record = compiled_clone(patcher, keep_faster=True)
     sample(other, again)
     assert record["state"] == "uncompiled"  # known from before: not tried a second time
     assert len(backend.ran) == ran
     sample(session, clone, size=12)
     assert len(backend.ran) > ran, "another size gets its own chance"
+
+
+def test_equal_times_keep_the_model_uncompiled_and_are_said_to_be_no_gain(patcher, backend, monkeypatch):
+    numbers = itertools.cycle([20.0, 20.0, 20.5, 19.5, 19.5, 20.5])
+    monkeypatch.setattr(timing.Stopwatch, "time", lambda self, call, wait: (call(), next(numbers)))
+    clone, session, record = compiled_clone(patcher, keep_faster=True)
+    sample(session, clone, 40)
+    assert (record["state"], record["speed"]["kept"], record["speed"]["clear"]) == ("uncompiled", "uncompiled", False)
+    assert record["speed"]["pairs"] == MOST_PAIRS
+    assert record["speed"]["breakeven_images"] is None
+    assert record["summary"].startswith(
+        "uncompiled: no clear gain: of 16 pairs of steps, one compiled and one not, half"
+    )
+    ran = len(backend.ran)
+    sample(session, clone, 20)
+    assert len(backend.ran) == ran + len(session.runners), "one more pair in each of the next pictures"
+    assert record["speed"]["pairs"] == MOST_PAIRS + 1
 
 
 def test_a_broken_module_keeps_its_block_uncompiled(backend):
