@@ -43,11 +43,11 @@ UNET = {"latent": "EmptyLatentImage", "cfg": 5.0}
 
 CPU = (
     Model("flux_small", "Flux, small (9 M)", **FLUX, first=4, steps=12, sitting=True),
-    Model("wan_small", "Wan 2.1, small (20 M), 9 frames", "EmptyHunyuanLatentVideo", 4096, 768, first=4, steps=8,
+    Model("wan_small", "Wan 2.1, small (11 M), 9 frames", "EmptyHunyuanLatentVideo", 4096, 768, first=4, steps=8,
           sitting=True),
     Model("flux_mid", "Flux, 0.3 B", **FLUX, first=3, steps=5),
-    Model("sdxl_vega", "SDXL's widths, 2 + 1 blocks deep (0.7 B)", **UNET, width=2048, pooled=1280),
-    Model("sd15", "SD 1.5, full size (0.9 B)", **UNET, width=768, pooled=768),
+    Model("sdxl_vega", "SDXL's widths, 2 + 1 blocks deep (0.7 B)", **UNET, width=2048, pooled=1280, steps=2),
+    Model("sd15", "SD 1.5, full size (0.9 B)", **UNET, width=768, pooled=768, steps=2),
 )  # fmt: skip
 
 CUDA = (
@@ -56,7 +56,7 @@ CUDA = (
           first=8, steps=8),
     Model("flux_small", "Flux, small (9 M)", **FLUX, first=8, steps=12, sitting=True),
     Model("flux", "Flux, full size (12 B), 1024²", **{**FLUX, "width": 4096}, size=1024, first=8, steps=6),
-    Model("wan_small", "Wan 2.1, small (20 M), 9 frames", "EmptyHunyuanLatentVideo", 4096, 768, first=8, steps=8,
+    Model("wan_small", "Wan 2.1, small (11 M), 9 frames", "EmptyHunyuanLatentVideo", 4096, 768, first=8, steps=8,
           sitting=True),
 )  # fmt: skip
 

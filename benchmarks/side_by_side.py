@@ -168,7 +168,7 @@ def measure(environment: Environment, models: Sequence[Model]) -> dict[str, Any]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", metavar="MODEL", help="this model; may be given several times")
-    parser.add_argument("--quick", action="store_true", help="the small Flux alone, one round of steps")
+    parser.add_argument("--quick", action="store_true", help="the small Flux alone, one round of steps, no sitting")
     parser.add_argument("--out", type=Path, help="the JSON file; with --only and --quick none is written by default")
     parser.add_argument("--readme", action="store_true", help="only write the table of results/ into the README")
     parser.add_argument("--host", type=Path, help="a ComfyUI folder to use with this Python; installs nothing")
@@ -202,7 +202,7 @@ def chosen(models: Sequence[Model], only: Sequence[str] | None, quick: bool) -> 
             f"--only {wrong.pop()}: there is no such model; one of {', '.join(sorted(names))}."
         )
     if quick:
-        return [dataclasses.replace(m, rounds=1) for m in models if m.name in (only or ["flux_small"])]
+        return [dataclasses.replace(m, rounds=1, sitting=False) for m in models if m.name in (only or ["flux_small"])]
     return [model for model in models if not only or model.name in only]
 
 

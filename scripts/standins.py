@@ -168,7 +168,7 @@ def wan() -> Any:
         dim=512,
         ffn_dim=1024,
         num_heads=4,
-        num_layers=4,
+        num_layers=2,
         operations=comfy.ops.disable_weight_init,
     )
 
