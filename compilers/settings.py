@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .cast_weights import ResolveWeights
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -19,8 +21,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Host:
-    """ComfyUI's part. ``check_interrupt`` raises ``interrupt_error`` when the user pressed Cancel."""
+    """ComfyUI's part. ``check_interrupt`` raises ``interrupt_error`` when the user pressed Cancel; without
+    ``resolve_weights`` blocks of a partly loaded model run uncompiled."""
 
     check_interrupt: Callable[[], None]
     interrupt_error: type[BaseException]
     version: str | None = None
+    resolve_weights: ResolveWeights | None = None
