@@ -303,7 +303,7 @@ def test_after_its_seconds_compiling_goes_on_in_the_next_picture(patcher, backen
     from models import step
 
     plain = step(patcher)
-    clone, session, record = compiled_clone(patcher, compile_seconds=0.05, keep_faster=True)
+    clone, session, record = compiled_clone(patcher, compile_seconds=0.05)
 
     def slow(name, result):
         if name not in done:
