@@ -15,15 +15,14 @@ from ..processors import find_sites
 from ..processors.attach import AttentionPatch, processors_of
 from ..processors.repair import needs_repair
 from .memory import ModelMemory, memory_of
-from .regions import Region, find_regions
+from .regions import find_regions
 
 
 class PreparedModel:
     """A diffusion model that was checked and divided into regions.
 
     ``check`` is the report as the record has it; ``unfit`` maps the path of each region with a finding to its reason.
-    ``patchable`` holds the attention sites inside each region; ``called_directly`` the modules whose class has no
-    forward of its own, because it overrides ``__call__``.
+    ``called_directly`` holds the modules whose class has no forward of its own, because it overrides ``__call__``.
     """
 
     def __init__(
@@ -48,14 +47,9 @@ class PreparedModel:
         self.check = report.as_dict()
         self.memory: ModelMemory = memory_of(diffusion_model)
         self.regions = find_regions(diffusion_model, sites, scope)
-        self.patchable = {r.path: [s.module for s in sites if s.path.startswith(f"{r.path}.")] for r in self.regions}
         self.called_directly = [module for module in diffusion_model.modules() if needs_repair(type(module))]
         broken = {region.path: report.under(region.path) for region in self.regions}
         self.unfit = {path: found[0].brief for path, found in broken.items() if found}
-
-    def patched_below(self, region: Region) -> list[nn.Module]:
-        """Patched sites inside a region, the region's own module not counted."""
-        return [module for module in self.patchable[region.path] if "forward" in module.__dict__]
 
 
 def contents(diffusion_model: nn.Module, patches: Sequence[AttentionPatch]) -> list[tuple[str, int]]:

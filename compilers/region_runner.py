@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..processors.attach import Inputs, options_of, options_position, with_options
+from .block_state import BlockState
+from .cast_weights import CastWeights
 from .graphs import GRAPHS, SharedGraph
 from .options import Unfit, resolve, watched
 from .parity import Parity, clone_inputs, compare
@@ -27,7 +29,8 @@ class RegionRunner:
     """Stands in for a block's ``forward`` while a session samples.
 
     ``reason`` says why the block is not compiled at all; ``skipped`` why it ran uncompiled in this sampling although it
-    could be. ``parity`` is None until a compiled run was compared.
+    could be. ``parity`` is None until a compiled run was compared. ``casts_weights`` says that its weights are resolved
+    before it runs compiled, because the model is only partly loaded.
     """
 
     def __init__(self, session: Session, region: Region, reason: str | None = None):
@@ -38,13 +41,16 @@ class RegionRunner:
         self.skipped: str | None = None
         self.parity: Parity | None = None
         self.ran = False
+        self.casts_weights = False
         self.graphs: dict[tuple, SharedGraph] = {}
         self._signature = region.signature
         self._compiled: dict[tuple, Callable] = {}
         self._verified: set[tuple] = set()
         self._forward: Callable = self.block.forward
         self._position: int | None = None
-        self._unsuitable: str | None = None
+        self._state = BlockState(self.block)
+        self._weights = CastWeights(self.block)
+        self._class_forwards: tuple[Callable, ...] = ()
 
     @property
     def uncompiled_because(self) -> str | None:
@@ -55,7 +61,8 @@ class RegionRunner:
         """Starts a sampling."""
         self.ran = False
         self.skipped = None
-        self._unsuitable = unsuitable(self.block)
+        self.casts_weights = False
+        self._class_forwards = self._state.class_forwards()
 
     def bind(self) -> tuple[nn.Module, Callable]:
         """Notes the block's current ``forward``, which a patch may have set, and returns what takes its place."""
@@ -64,9 +71,8 @@ class RegionRunner:
         return self.block, self.run
 
     def functions(self) -> tuple:
-        """What runs in this block now: its forward and those of patched sites inside it."""
-        inner = (module.__dict__["forward"] for module in self.session.patched_below(self.region))
-        return tuple(getattr(forward, "__func__", forward) for forward in (self._forward, *inner))
+        """What runs in this block now: its forward and those that were set on modules inside it."""
+        return (getattr(self._forward, "__func__", self._forward), *self._state.functions())
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The block's forward."""
@@ -85,10 +91,23 @@ class RegionRunner:
         entering = {} if options is None else resolve(options, reads)
         if isinstance(entering, Unfit):
             return self._skip(entering, original)
-        if self._unsuitable is not None:
-            return self._skip(self._unsuitable, original)
+        reason = self._hindrance()
+        if reason is not None:
+            return self._skip(reason, original)
         inputs = original if options is None else with_options(original, self._position, entering)
         return self._run_variant(entering, inputs, original)
+
+    def _hindrance(self) -> str | None:
+        """Why this run cannot be compiled, for what is on the block and on its weights now."""
+        reason = self._state.hindrance()
+        if reason is None and getattr(self._forward, "__self__", None) is not self.block:
+            reason = "another node replaced its forward with something that is not a method of it."
+        self.casts_weights = self._weights.pending
+        if reason is None and self.casts_weights:
+            if self.session.host.resolve_weights is None:
+                return "its weights are patched while it runs, because the model is only partly loaded."
+            reason = self._weights.hindrance()
+        return reason
 
     def _run_uncompiled(self, inputs: Inputs) -> Any:
         return self._forward(*inputs[0], **inputs[1])
@@ -100,9 +119,8 @@ class RegionRunner:
     def _run_variant(self, entering: dict[str, Any], inputs: Inputs, original: Inputs) -> Any:
         """Runs the block compiled for these options and for the processors that sit on it now."""
         functions = self.functions()
-        if not hasattr(self._forward, "__func__"):
-            return self._skip("another node replaced its forward with something that is not a method.", original)
-        key: tuple = (self._signature, functions, tuple(sorted(entering.items())))
+        dtype = self._weights.dtype(self.session.dtype) if self.casts_weights else None
+        key: tuple = (self._signature, functions, self._class_forwards, dtype, tuple(sorted(entering.items())))
         if self.graphs.get(key) in self.session.compiling.imprecise:
             key = (*key, EMULATED)
         graph = self.graphs.get(key)
@@ -127,24 +145,32 @@ class RegionRunner:
             return self._verify(key, graph, inputs, original)
         before = graph.graphs
         self.session.running = (self, graph)  # still set when the call raises
-        result = self._compiled[key](*inputs[0], **inputs[1])
+        result = self._run_compiled(key, inputs)
         self.session.running = None
         self.session.dirty |= graph.graphs != before
         self.session.ran_compiled = True
         return result
 
+    def _run_compiled(self, key: tuple, inputs: Inputs) -> Any:
+        compiled, resolve = self._compiled[key], self.session.host.resolve_weights
+        if resolve is None or self._weights.at_rest:
+            return compiled(*inputs[0], **inputs[1])
+        dtype = self._weights.dtype(self.session.dtype)
+        with self._weights.resolved(resolve, self.session.device, dtype):
+            return compiled(*inputs[0], **inputs[1])
+
     def _verify(self, key: tuple, graph: SharedGraph, inputs: Inputs, original: Inputs) -> Any:
         """The first compiled run, on clones of the inputs, beside the uncompiled run whose result is used."""
         self.session.before_verify(self)
-        args, kwargs = clone_inputs(inputs)
+        clones = clone_inputs(inputs)
         failure: Exception | None = None
         try:
             with self.session.compiling.timed():
-                result = self._compiled[key](*args, **kwargs)
+                result = self._run_compiled(key, clones)
         except Exception as error:
             failure = error.with_traceback(None)  # the traceback would keep the failed run's memory
         if failure is not None:
-            del args, kwargs
+            del clones
             self.session.block_failed(self, graph, failure)
             return self._run_uncompiled(original)
         uncompiled = self._run_uncompiled(original)
@@ -156,14 +182,3 @@ class RegionRunner:
         if not self.parity.passed:
             self.session.give_up_block(self, self.parity.difference)
         return uncompiled
-
-
-def unsuitable(block: nn.Module) -> str | None:
-    """What is on a block's modules now that a graph would ignore or compile anew for, None when there is nothing."""
-    for name, module in block.named_modules():
-        at = f" at {name}" if name else ""
-        if module._forward_hooks or module._forward_pre_hooks:
-            return f"another node put a hook on it{at}."
-        if getattr(module, "weight_function", None) or getattr(module, "bias_function", None):
-            return f"its weights are patched while it runs{at}, because the model is only partly loaded."
-    return None

@@ -29,7 +29,6 @@ from .measuring import Measuring
 from .memory import ModelMemory
 from .preparing import PreparedModel, contents, shape_of
 from .region_runner import RegionRunner
-from .regions import Region
 from .session_record import backend_field, model_fields, session_fields
 from .settings import Host, Settings
 
@@ -60,6 +59,7 @@ class Session:
         self.record = record
         self.host = host
         self.device = device
+        self.dtype = torch.float32  # what the model computes in
         self.model: PreparedModel | None = None
         self.runners: list[RegionRunner] = []
         self.memory = ModelMemory()
@@ -176,6 +176,7 @@ class Session:
         self._contents = found
         self.record.update(state="checking", progress=None)
         scope = self.settings.scope
+        self.dtype = dtype
         model = PreparedModel(diffusion_model, patches, self._findings, self._find_reach, scope, dtype, self.device)
         self.model, self.memory = model, model.memory
         self.record.update(check=model.check, **model_fields(diffusion_model, self.device))
@@ -268,11 +269,6 @@ class Session:
         return "compiled" if self.ran_compiled else "uncompiled"
 
     # What region runners ask for.
-
-    def patched_below(self, region: Region) -> list[nn.Module]:
-        """Patched sites inside a region, the region's own module not counted."""
-        assert self.model is not None
-        return self.model.patched_below(region)
 
     def graph_of(self, key: tuple, find: Callable[[tuple], SharedGraph]) -> SharedGraph:
         """The shared graph of a block's variant, kept as long as the model is."""

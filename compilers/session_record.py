@@ -89,8 +89,15 @@ def _compile(session: Session) -> dict[str, Any]:
             for reason in graph.reasons[session.compiling.baseline[graph][2] :]
         ],
         "seconds": round(sum(s[1] for s in spent.values()), 1),
+        "weights": _weights(session),
         "cache": None if hits + misses == 0 else ("warm" if misses == 0 else "cold"),
     }
+
+
+def _weights(session: Session) -> str | None:
+    """What is done about weights that ComfyUI casts or patches while a model runs, None when there are none."""
+    cast = sum(runner.casts_weights and not runner.uncompiled_because for runner in session.runners)
+    return f"partly loaded: the weights of {cast} blocks are cast block by block." if cast else None
 
 
 def _speed(session: Session) -> dict[str, Any]:

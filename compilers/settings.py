@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .cast_weights import ResolveWeights
+
 log = logging.getLogger(__name__)
 
 #: Seconds of compiling in one sampling, by ``effort``; then the blocks that are left wait for the next one.
@@ -49,8 +51,10 @@ def compile_seconds_asked() -> float | None:
 
 @dataclass(frozen=True)
 class Host:
-    """ComfyUI's part. ``check_interrupt`` raises ``interrupt_error`` when the user pressed Cancel."""
+    """ComfyUI's part. ``check_interrupt`` raises ``interrupt_error`` when the user pressed Cancel; without
+    ``resolve_weights`` blocks of a partly loaded model run uncompiled."""
 
     check_interrupt: Callable[[], None]
     interrupt_error: type[BaseException]
     version: str | None = None
+    resolve_weights: ResolveWeights | None = None

@@ -21,6 +21,7 @@ from ..status.hub import Run
 from ..status.machine import machine
 from ..status.routes import add_routes
 from .processor_choice import register_folder
+from .weights import resolve_weights
 
 #: Ended prompts that are looked through for records of cached nodes.
 MAX_RUNS = 200
@@ -73,6 +74,7 @@ def host() -> Host:
         check_interrupt=comfy.model_management.throw_exception_if_processing_interrupted,
         interrupt_error=comfy.model_management.InterruptProcessingException,
         version=comfyui_version.__version__,
+        resolve_weights=resolve_weights,
     )
 
 
