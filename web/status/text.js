@@ -189,7 +189,8 @@ function partly(record, words) {
 function uncompiled(record, words) {
   const { eager_ms: eager, compiled_ms: compiled } = record.speed ?? {};
   const step = isNumber(eager) ? words("status.a_step", { time: duration(words, eager) }) : null;
-  if (isNumber(eager) && isNumber(compiled) && eager > 0 && compiled > eager) {
+  const isClear = record.speed?.clear !== false; // else the summary says that no gain was seen
+  if (isClear && isNumber(eager) && isNumber(compiled) && eager > 0 && compiled > eager) {
     const by =
       compiled < 2 * eager
         ? words("number.by_percent", { value: percentFaster(eager, compiled) })
