@@ -35,8 +35,8 @@ from scripts.server import Server, error_of, link_file, link_folder, sees_accele
 
 RESULTS = ROOT / "benchmarks" / "results"
 
-#: Steps after which this pack has timed all that it wants to know.
-SETTLED = 7
+#: Steps after which this pack has timed all that it shows, and usually all by which it decides with ``keep_faster``.
+SHOWN, DECIDED = 11, 16
 SITTING_STEPS = 4
 
 
@@ -62,7 +62,7 @@ class Bench:
     def row(self, way: str) -> dict[str, Any]:
         """The first sampling of a way, and its sitting."""
         self.server.get_json("/benchmark/begin", timeout=120)
-        steps = SETTLED if way == "OneDiff Compile" else self.model.first
+        steps = SHOWN if way == "OneDiff Compile" else self.model.first
         first = self.sample(way, usual(self.model), max(steps, self.model.first), 1, "first")
         seen = [first]
         changes = {}
@@ -93,7 +93,7 @@ class Bench:
         self.sample("uncompiled", usual(self.model), 1, 0, "load")
         rows = [self.row(way) for way in WAYS]
         rows.append({"model": self.model.name, "label": self.model.label, "way": AS_IT_COMES})
-        self.sample(AS_IT_COMES, usual(self.model), SETTLED, 1, "settle")
+        self.sample(AS_IT_COMES, usual(self.model), DECIDED, 1, "settle")
         for row, times in zip(rows, self.in_turn([row["way"] for row in rows]), strict=True):
             row.update(times)
         return rows
