@@ -1,6 +1,6 @@
 """Compiling through OneDiff: backends and their proof, regions, what may enter a region, fallback."""
 
-from .backends import BACKENDS, PROOFS_ON_DISK, backend_rows
+from .backends import BACKENDS, PROOFS_ON_DISK, backend_rows, forget_failures, prove_ahead
 from .clearing import CLEARED
 from .exceptions import BackendUnavailable, ModelUnfit
 from .session import Session
@@ -18,4 +18,6 @@ __all__ = [
     "Settings",
     "StepClock",
     "backend_rows",
+    "forget_failures",
+    "prove_ahead",
 ]
