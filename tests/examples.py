@@ -79,8 +79,10 @@ def with_lora(prompt: dict[str, Any], name: str, strength: float) -> dict[str, A
 
 
 def run(server: Server, workflow: dict[str, Any], stock: bool = False, lora: tuple[str, float] | None = None) -> Run:
-    """Queues a workflow as the editor would, and waits for it; ``stock`` takes the pack's nodes out of it, ``lora`` puts
-    a LoRA of that name and strength in."""
+    """Queues a workflow as the editor would, and waits for it.
+
+    ``stock`` takes the pack's nodes out of it, ``lora`` puts a LoRA of that name and strength in.
+    """
     import numpy
     from PIL import Image
 

@@ -1,5 +1,5 @@
-"""OneFlows that are broken in every way, on one real server: it stays up, each workflow ends in a picture, and the record
-and the routes say what happened."""
+"""OneFlows that are broken in every way, on one real server: it stays up, each workflow ends in a picture, and the
+record and the routes say what happened."""
 
 from __future__ import annotations
 
