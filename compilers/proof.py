@@ -73,12 +73,13 @@ def try_out(backend: Backend, device: torch.device) -> Proof:
             speed = _speed(lambda: compiled(x), lambda: module(x), device) if parity.passed else None
     except Exception as error:  # whatever a compiler raises, the answer is "no, because"
         return Proof(False, missing_tool(error, device) or backend.explain(error)[0], passing=is_out_of_memory(error))
-    times = {"seconds": round(time.perf_counter() - start, 1), "startup_seconds": round(start - begun, 1)}
+    seconds, startup = round(time.perf_counter() - start, 1), round(start - begun, 1)
     if speed is None:
         reason = f"it computes wrong numbers here ({parity.relative:.1e} relative difference): use inductor."
-        return Proof(False, reason, **times)
-    slowly = f", {1 / speed:.0f} times slower than uncompiled" if speed < SLOWER else ""
-    return Proof(True, f"compiled and ran a small attention in {times['seconds']} s{slowly}.", speed=speed, **times)
+        return Proof(False, reason, seconds, startup_seconds=startup)
+    slowly = f", {1 / max(speed, 0.01):.0f} times slower than uncompiled" if speed < SLOWER else ""
+    reason = f"compiled and ran a small attention in {seconds} s{slowly}."
+    return Proof(True, reason, seconds, startup_seconds=startup, speed=speed)
 
 
 def _speed(compiled: Callable[[], object], uncompiled: Callable[[], object], device: torch.device) -> float:
