@@ -1,6 +1,6 @@
 """Compiling through OneDiff: backends and their proof, regions, what may enter a region, fallback."""
 
-from .backends import BACKENDS, PROOFS_ON_DISK, backend_rows
+from .backends import BACKENDS, PROOFS_ON_DISK, backend_rows, forget_failures, prove_ahead
 from .clearing import CLEARED
 from .exceptions import BackendUnavailable, ModelUnfit
 from .session import Session
@@ -19,4 +19,6 @@ __all__ = [
     "StepClock",
     "backend_rows",
     "compile_seconds_asked",
+    "forget_failures",
+    "prove_ahead",
 ]

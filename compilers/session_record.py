@@ -82,6 +82,7 @@ def _compile(session: Session) -> dict[str, Any]:
             if runner.uncompiled_because
         ],
         "graphs": sum(graph.graphs for graph in first_block),
+        "runs": sum(graph.runs for graph in first_block) or None,
         "graph_breaks": list(session.failures.breaks),
         "recompiles": [
             {"region": f"{graph.label}, first at {path}", "reason": reason}

@@ -15,7 +15,7 @@ from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..compilers import CLEARED, PROOFS_ON_DISK, Host, backend_rows
+from ..compilers import CLEARED, PROOFS_ON_DISK, Host, backend_rows, forget_failures, prove_ahead
 from ..status import HUB, Record
 from ..status.hub import Run
 from ..status.machine import machine
@@ -39,7 +39,7 @@ def start() -> None:
         server.routes,
         HUB,
         lambda: backend_rows(comfy.model_management.get_torch_device()),
-        {"measurements": clear_measurements, "compile cache": clear_compile_cache},
+        {"measurements": clear_measurements, "compile cache": clear_compile_cache, "backends": clear_backends},
     )
 
 
@@ -54,6 +54,17 @@ def clear_compile_cache() -> str:
     """Forgets compiled graphs. The sentence is for a person."""
     CLEARED.clear_graphs()
     return "Compiled graphs are let go of. " + _from("compiles anew, without what is kept on disk")
+
+
+def clear_backends() -> str:
+    """Forgets why backends did not work. The sentence is for a person."""
+    forget_failures()
+    return "Backends that did not work are tried again when they are asked for."
+
+
+def begin_proof(backend: Any) -> None:
+    """Lets a backend start while ComfyUI loads the model."""
+    prove_ahead(str(backend), comfy.model_management.get_torch_device())
 
 
 def _from(what: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from ..exceptions import BackendUnavailable, MissingOperator
@@ -31,6 +32,11 @@ class OneFlowBackend:
 
     def load(self) -> None:
         libraries.load_oneflow()
+
+    def start_up(self, device: torch.device) -> None:
+        self.load()
+        if not libraries.has_onediffs_needs():
+            from . import registered  # noqa: F401  (Dynamo's imports)
 
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
         self.load()
