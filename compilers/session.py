@@ -72,7 +72,7 @@ class Session:
         self.peaks: dict[str, float | None] = {"eager_peak_mb": None, "compiled_peak_mb": None}
         self.foreign: list[dict[str, str]] = []
         self.patched: list[dict[str, str]] = []
-        self.baseline: dict[SharedGraph, tuple[int, float, int, int, int]] = {}
+        self.baseline: dict[SharedGraph, tuple[int, float, int, int, int, float]] = {}
         self.failures: dict[SharedGraph, str] = {}
         self.breaks: list[dict[str, str]] = []
         self.given_up: str | None = None
