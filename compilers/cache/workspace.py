@@ -26,9 +26,6 @@ _PASSING = (".lock", ".tmp", ".pyc")
 #: Seconds after which a folder may be one of a process that was killed.
 _LEFTOVER = 24 * 3600.0
 
-#: Bytes that a disk must have free for a graph to be compiled there.
-ROOM = 64 * 2**20
-
 
 class Workspace:
     """A folder that is made at once. ``snapshot`` before and ``added`` after a compile tell what it left.
