@@ -53,7 +53,10 @@ def _settings() -> str:
     from torch._inductor import config
 
     hashed: Any = getattr(config, "get_hash", None)
-    return str(hashed()) if hashed is not None else ""
+    try:
+        return str(hashed())
+    except Exception:  # another pack may have put there what cannot be hashed
+        return ""
 
 
 @cache

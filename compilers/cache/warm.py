@@ -34,6 +34,7 @@ class Compile:
     """One compile of a graph. ``found`` is what the store had; ``hit`` whether Inductor took it."""
 
     key: str
+    generation: int
     found: Entry | None = None
     hit: bool = False
     files: list[str] = field(default_factory=list)
@@ -54,6 +55,8 @@ class WarmStart:
     def __init__(self) -> None:
         self.place: Callable[[], Place] = Place
         self.notes: list[str] = []
+        self.generation = 0
+        self._workspace_of = 0
         self._lock = threading.RLock()
         self._workspace: Workspace | None = None
 
@@ -61,7 +64,7 @@ class WarmStart:
     def compiling(self, key: str) -> Iterator[Compile]:
         """Around one compile by Inductor. Only one runs at a time, because its folder belongs to the process."""
         with self._lock:
-            compile_ = Compile(key)
+            compile_ = Compile(key, self.generation)
             workspace = compile_.workspace = self._room()
             if workspace is None:
                 with without_caches():
@@ -81,7 +84,7 @@ class WarmStart:
             seconds: what capturing, compiling and the first run took.
         """
         workspace, store = compile_.workspace, compile_.store
-        if workspace is None or store is None:
+        if workspace is None or store is None or compile_.generation != self.generation:
             return
         try:
             with self._lock:
@@ -97,15 +100,12 @@ class WarmStart:
             self.note(f"Compiled code could not be kept in {store.folder} ({error.strerror or error}).")
 
     def clear(self) -> int:
-        """Forgets everything, in this process too; how many graphs were kept."""
-        with self._lock:
-            if self._workspace is not None:
-                self._workspace = None
-                from torch._inductor.utils import clear_caches
-
-                clear_caches()
-            store = self._store()
-            return store.clear() if store is not None else 0
+        """Forgets everything, in this process from the next compile on; how many graphs were kept. Waits for nothing:
+        a graph that is being compiled meanwhile is not kept."""
+        self.generation += 1
+        self.notes = []
+        store = self._store()
+        return store.clear() if store is not None else 0
 
     def note(self, text: str) -> None:
         """Something that people should know of; said once."""
@@ -134,6 +134,8 @@ class WarmStart:
             return None
 
     def _room(self) -> Workspace | None:
+        if self._workspace_of != self.generation:
+            self._forget_workspace()
         if self._workspace is None or not self._workspace.folder.is_dir():
             try:
                 self._workspace = Workspace()
@@ -141,6 +143,13 @@ class WarmStart:
                 self.note(f"There is no room to keep compiled code in the temporary folder ({error}).")
                 return None
         return self._workspace
+
+    def _forget_workspace(self) -> None:
+        """After everything was cleared: Inductor remembers paths in the folder."""
+        from torch._inductor.utils import clear_caches
+
+        self._workspace, self._workspace_of = None, self.generation
+        clear_caches()
 
     def _read(self, store: Store | None, key: str, workspace: Workspace) -> Entry | None:
         if store is None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -287,6 +288,22 @@ def test_a_damaged_entry_is_dropped_with_a_note_and_written_anew(tmp_path):
     assert compile_(start()).saved_from == 9.0
     assert start().clear() == 1
     assert compile_(start()).saved_from is None
+
+
+def test_clearing_does_not_wait_for_a_compile_and_what_it_compiles_is_not_kept(tmp_path):
+    warm = WarmStart()
+    warm.place = lambda: Place(tmp_path / "cache", 10**6)
+    with warm.compiling("key") as compiling:
+        before = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        (before / "made").write_text("compiled")
+        clearing = threading.Thread(target=warm.clear)
+        clearing.start()
+        clearing.join(timeout=5)
+        assert not clearing.is_alive()
+    warm.keep(compiling, 1.0)
+    assert not list((tmp_path / "cache").glob("*.graph"))
+    with warm.compiling("key"):
+        assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) != before
 
 
 def test_inductors_folder_is_ours_only_while_one_of_our_graphs_compiles(tmp_path, monkeypatch):
