@@ -1,6 +1,7 @@
 """Compiling through OneDiff: backends and their proof, regions, what may enter a region, fallback."""
 
 from .backends import BACKENDS, PROOFS_ON_DISK, backend_rows, forget_failures, prove_ahead
+from .cache import WARM, Place
 from .clearing import CLEARED
 from .exceptions import BackendUnavailable, ModelUnfit
 from .session import Session
@@ -11,9 +12,11 @@ __all__ = [
     "BACKENDS",
     "CLEARED",
     "PROOFS_ON_DISK",
+    "WARM",
     "BackendUnavailable",
     "Host",
     "ModelUnfit",
+    "Place",
     "Session",
     "Settings",
     "StepClock",

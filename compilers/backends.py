@@ -24,6 +24,7 @@ from .proof import Proof, try_out
 from .proof_process import prove_in_child
 from .proof_store import ProofStore, proof_key
 from .through_onediff import compile_through_onediff, missing_onediff
+from .tools import device_type, missing_tools
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class InductorBackend:
     can_emulate_casts = True
 
     def absent(self) -> str | None:
-        return missing_onediff()
+        return missing_onediff() or missing_tools(device_type())
 
     def load(self) -> None:
         importlib.import_module(f"{__package__}.inductor")  # registers itself

@@ -28,7 +28,7 @@ class Compiling:
 
     def __init__(self, settings: Settings, device: torch.device):
         self.backend: Backend | None = None
-        self.baseline: dict[SharedGraph, tuple[int, float, int, int, int]] = {}
+        self.baseline: dict[SharedGraph, tuple[int, float, int, int, int, float]] = {}
         self.why = ""
         self.spent = 0.0
         self.waiting = False

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import platform
-import sysconfig
-
 import torch
 
 from ..checks.graph.breaks import break_of, causes, first_line
-
-_INSTALL_COMPILER = {
-    "Linux": "install one, for example with “sudo apt install g++”, and restart ComfyUI.",
-    "Windows": "install the “Desktop development with C++” part of Visual Studio Build Tools and restart ComfyUI.",
-    "Darwin": "run “xcode-select --install” and restart ComfyUI.",
-}
+from .tools import no_compiler, no_headers, no_triton
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -25,19 +17,14 @@ def missing_tool(error: Exception, device: torch.device) -> str | None:
     """The tool that a compiler could not find, with the command that mends it; None when it is something else."""
     names = {type(cause).__name__ for cause in causes(error)}
     text = " ".join(str(cause) for cause in causes(error))
-    system = platform.system()
     if "Python.h" in text:
-        return (
-            "Python's header files are missing: install them, for example with "
-            f"“sudo apt install python{sysconfig.get_python_version()}-dev”, and restart ComfyUI."
-        )
+        return no_headers()
     if "InvalidCxxCompiler" in names:
-        return f"no working C++ compiler was found: {_INSTALL_COMPILER.get(system, 'install one and restart ComfyUI.')}"
+        return no_compiler()
     if "CppCompileError" in names:
         return f"the C++ compiler failed: {first_line(causes(error)[-1])}"
     if device.type != "cpu" and ("TritonMissing" in names or "No module named 'triton'" in text):
-        package = "triton-windows" if system == "Windows" else "triton"
-        return f"Triton is missing: run “pip install {package}” in ComfyUI's Python and restart ComfyUI."
+        return no_triton()
     return None
 
 

@@ -17,10 +17,10 @@ class SharedGraph:
     """What the blocks of one class, one set of weight shapes and one variant of options have in common.
 
     ``forward`` is the unbound function that is compiled. Backends fill the counts: ``graphs`` compiled, ``reasons`` of
-    each compile after the first, ``cache_hits`` and ``cache_misses`` of the compiler's cache on disk, ``runs`` of
-    compiled code where a backend counts them, and the ``size`` of the last one compiled where it holds for one size.
-    ``device`` is the type that it is compiled for. With ``emulates_casts`` a backend rounds to float16 or bfloat16
-    wherever uncompiled code does.
+    each compile after the first, ``cache_hits`` and ``cache_misses`` of the cache on disk and the ``seconds_saved`` by
+    it, ``runs`` of compiled code where a backend counts them, and the ``size`` of the last one compiled where it holds
+    for one size. ``unkept`` are compiles that are kept on disk once they ran. ``device`` is the type that it is
+    compiled for. With ``emulates_casts`` a backend rounds to float16 or bfloat16 wherever uncompiled code does.
     """
 
     forward: Callable
@@ -29,9 +29,11 @@ class SharedGraph:
     seconds: float = 0.0
     cache_hits: int = 0
     cache_misses: int = 0
+    seconds_saved: float = 0.0
     runs: int = 0
     size: str = ""
     reasons: list[str] = field(default_factory=list)
+    unkept: list[Any] = field(default_factory=list)
     runner: Callable[..., Any] | None = None
     emulates_casts: bool = False
     device: str = "cpu"
@@ -40,9 +42,10 @@ class SharedGraph:
         #: Name of the compiled function, unique in this process.
         self.name = f"onediff_{re.sub(r'[^0-9A-Za-z]+', '_', self.label)}_{next(_numbers)}"
 
-    def counts(self) -> tuple[int, float, int, int, int]:
-        """Graphs, seconds, recompiles, cache hits and cache misses so far."""
-        return (self.graphs, self.seconds, len(self.reasons), self.cache_hits, self.cache_misses)
+    def counts(self) -> tuple[int, float, int, int, int, float]:
+        """Graphs, seconds, recompiles, cache hits, cache misses and seconds saved by the cache so far."""
+        recompiles = len(self.reasons)
+        return (self.graphs, self.seconds, recompiles, self.cache_hits, self.cache_misses, self.seconds_saved)
 
 
 class GraphCache:

@@ -6,7 +6,6 @@ import re
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +17,9 @@ from torch.utils import _pytree as pytree
 
 from ..checks.graph.breaks import recompile_reason
 from ..processors.cached import cached
-from .clearing import CLEARED
+from .cache import WARM
+from .cache.keys import graph_key
+from .cache.warm import Compile
 from .dynamic import mark_dynamic_dimensions
 from .graphs import SharedGraph
 
@@ -44,9 +45,11 @@ class InductorDeployableModule(DeployableModule):
         for original, copy in copies:
             original.copy_(copy)
         if graph.graphs != before:
-            graph.seconds += time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            graph.seconds += seconds
             if before:
                 graph.reasons.append(self._why_again())
+            keep(graph, seconds)
         return result
 
     def _why_again(self) -> str:
@@ -99,15 +102,6 @@ def entry_of(graph: SharedGraph) -> Callable:
     return entry
 
 
-def fresh_on_disk() -> AbstractContextManager[Any]:
-    """After the compile cache was cleared, keys on disk differ from those of before. Older PyTorch has no such tag:
-    there the entries on disk are used again."""
-    config: Any = getattr(torch.compiler, "config", None)
-    if not CLEARED.tag or not hasattr(config, "cache_key_tag"):
-        return nullcontext()
-    return config.patch(cache_key_tag=f"{config.cache_key_tag}{CLEARED.tag}")
-
-
 def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..., Any]:
     """Inductor, with each compile counted. Dynamo keeps every backend for ever, so this one must not hold the graph."""
     graph = weakref.proxy(graph)
@@ -116,15 +110,29 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..
         from torch._dynamo.utils import counters
         from torch._inductor.compile_fx import compile_fx
 
-        hits, misses = counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]
-        with fresh_on_disk():
+        found = counters["inductor"]
+        hits, misses = found["fxgraph_cache_hit"], found["fxgraph_cache_miss"]
+        with WARM.compiling(graph_key("inductor", gm, example_inputs, config)) as compiling:
             compiled = compile_fx(gm, example_inputs, config_patches=dict(config))
+            compiling.hit = found["fxgraph_cache_hit"] > hits and found["fxgraph_cache_miss"] == misses
         graph.graphs += 1
-        graph.cache_hits += counters["inductor"]["fxgraph_cache_hit"] - hits
-        graph.cache_misses += counters["inductor"]["fxgraph_cache_miss"] - misses
+        graph.cache_hits += compiling.hit
+        graph.cache_misses += not compiling.hit
+        graph.unkept.append(compiling)
         return compiled
 
     return compile_graph
+
+
+def keep(graph: SharedGraph, seconds: float) -> None:
+    """After the first run of what was compiled: it is kept on disk for the next start."""
+    compiles: list[Compile] = graph.unkept
+    graph.unkept = []
+    for compiling in compiles:
+        share = seconds / len(compiles)
+        if compiling.saved_from is not None:
+            graph.seconds_saved += max(0.0, compiling.saved_from - share)
+        WARM.keep(compiling, share)
 
 
 def _told(reason: str) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..status.machine import machine, package_version
+from .cache import WARM
 from .parity import worst
 
 if TYPE_CHECKING:
@@ -92,6 +93,10 @@ def _compile(session: Session) -> dict[str, Any]:
         "seconds": round(sum(s[1] for s in spent.values()), 1),
         "weights": _weights(session),
         "cache": None if hits + misses == 0 else ("warm" if misses == 0 else "cold"),
+        "cache_hits": hits,
+        "cache_misses": misses,
+        "seconds_saved": round(sum(s[5] for s in spent.values()), 1),
+        "cache_notes": list(WARM.notes),
     }
 
 

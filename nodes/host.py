@@ -5,21 +5,21 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfyui_version
-import folder_paths
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..compilers import CLEARED, PROOFS_ON_DISK, Host, backend_rows, forget_failures, prove_ahead
+from ..compilers import CLEARED, PROOFS_ON_DISK, WARM, Host, backend_rows, forget_failures, prove_ahead
 from ..status import HUB, Record
 from ..status.hub import Run
 from ..status.machine import machine
 from ..status.routes import add_routes
+from .cache_place import cache_place
+from .own_folder import own_folder
 from .processor_choice import register_folder
 from .weights import resolve_weights
 
@@ -33,6 +33,7 @@ def start() -> None:
     server = PromptServer.instance
     HUB.transport = server.send_sync
     PROOFS_ON_DISK.folder = own_folder()
+    WARM.place = cache_place
     HUB.running = running_workflow
     HUB.runs = ended_runs
     add_routes(
@@ -53,7 +54,7 @@ def clear_measurements() -> str:
 def clear_compile_cache() -> str:
     """Forgets compiled graphs. The sentence is for a person."""
     CLEARED.clear_graphs()
-    return "Compiled graphs are let go of. " + _from("compiles anew, without what is kept on disk")
+    return "Compiled graphs are let go of, and those kept on disk are deleted. " + _from("compiles anew")
 
 
 def clear_backends() -> str:
@@ -70,13 +71,6 @@ def begin_proof(backend: Any) -> None:
 def _from(what: str) -> str:
     running = bool(PromptServer.instance.prompt_queue.currently_running)
     return f"What runs now ends as it began; the next sampling {what}." if running else f"The next sampling {what}."
-
-
-def own_folder() -> Path:
-    """Where the pack keeps files: a folder of ComfyUI's user directory that no HTTP request reaches."""
-    if hasattr(folder_paths, "get_system_user_directory"):
-        return Path(folder_paths.get_system_user_directory("onediff"))
-    return Path(folder_paths.get_user_directory()) / "__onediff"
 
 
 def host() -> Host:

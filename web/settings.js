@@ -1,6 +1,27 @@
 // @ts-check
 // The settings under “OneDiff”. Their names in other languages are in locales/<language>/settings.json.
 
+/** Where compiled code is kept between starts; ComfyUI's server reads them when a graph compiles. */
+const cacheSettings = [
+  {
+    id: "OneDiff.CompileCache.Folder",
+    category: ["OneDiff", "Compile cache", "Folder"],
+    name: "Folder of the compile cache",
+    tooltip: "A full path on the server. Empty: in ComfyUI's user folder. “off”: keep nothing between starts.",
+    type: "text",
+    defaultValue: "",
+  },
+  {
+    id: "OneDiff.CompileCache.Limit",
+    category: ["OneDiff", "Compile cache", "Limit"],
+    name: "Size of the compile cache in MB",
+    tooltip: "Above it, what was not used for longest is deleted.",
+    type: "number",
+    defaultValue: 2048,
+    attrs: { min: 16, step: 256 },
+  },
+];
+
 /**
  * The host says the value of each once at the start, and whenever it changes.
  * @param {{display: (value: "full" | "short" | "none") => void, mark: (value: boolean) => void}} changed
@@ -30,6 +51,7 @@ export const settings = (changed) => [
     defaultValue: "full",
     onChange: (/** @type {unknown} */ value) => changed.display(displayOf(value)),
   },
+  ...cacheSettings,
 ];
 
 /** @param {() => void} changed */

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from onediff_pack.compilers import BACKENDS, CLEARED, Host, Session, Settings, backends
-from onediff_pack.compilers.inductor import fresh_on_disk
+from onediff_pack.compilers import BACKENDS, CLEARED, WARM, Host, Place, Session, Settings, backends
+from onediff_pack.compilers.cache.folder import prepare
+from onediff_pack.compilers.cache.store import Entry, Store
 from onediff_pack.processors.attach import attach
 from onediff_pack.status import Record
 
@@ -75,7 +76,7 @@ def sample(session, clone, steps):
 
 @pytest.fixture(autouse=True)
 def nothing_cleared(monkeypatch):
-    for name in ("measurements", "graphs", "tag"):
+    for name in ("measurements", "graphs"):
         monkeypatch.setattr(CLEARED, name, getattr(CLEARED, name))
 
 
@@ -144,13 +145,10 @@ def test_what_failed_is_tried_again_after_the_graphs_were_cleared(patcher, backe
     assert record["state"] == "compiled"
 
 
-def test_entries_on_disk_get_another_key_only_after_clearing():
-    import torch.compiler.config as config
-
-    with fresh_on_disk():
-        first = config.cache_key_tag
-    assert first == config.cache_key_tag
+def test_what_is_kept_on_disk_is_deleted_with_the_graphs(tmp_path, monkeypatch):
+    monkeypatch.setattr(WARM, "place", lambda: Place(tmp_path / "cache"))
+    Store(prepare(tmp_path / "cache"), 10**6).write("one", Entry({"a": b"b"}, 1.0))
+    CLEARED.clear_measurements()
+    assert list((tmp_path / "cache").glob("*.graph"))
     CLEARED.clear_graphs()
-    with fresh_on_disk():
-        assert config.cache_key_tag != first
-    assert config.cache_key_tag == first
+    assert not list((tmp_path / "cache").glob("*.graph"))

@@ -164,7 +164,13 @@ function blocks(record, say) {
     graphs,
     graph_breaks,
     recompiles,
+    cache_hits: hits,
+    cache_misses: misses,
+    seconds_saved: saved,
+    cache_notes: notes,
   } = record.compile ?? {};
+  const looked = isNumber(hits) && isNumber(misses) ? hits + misses : 0;
+  const kept = { hits: String(hits), total: String(looked), saved: isNumber(saved) ? saved.toFixed(1) : "0" };
   /** @param {unknown} items @param {string} where @returns {Item[]} */
   const items = (items, where) =>
     list(items).map((item) => ({ where: plain(item?.[where]), text: plain(item?.reason) }));
@@ -179,6 +185,8 @@ function blocks(record, say) {
       ["graphs", count(graphs) !== null && String(count(graphs))],
       ["breaks", count(graph_breaks) !== null && String(count(graph_breaks))],
       ["recompiles", count(recompiles) !== null && String(count(recompiles))],
+      ["from_cache", looked > 0 && say("from_cache_value", kept)],
+      ["cache_notes", list(notes).map(plain).filter(Boolean).join(" ")],
     ],
     [
       [say("blocks_uncompiled", { count: uncompiled.length }), uncompiled],
