@@ -68,7 +68,7 @@ READ = """() => {
         texts[name] = element.title.split("\\n")[0];
         if (box.width === 0 || box.height === 0) wrong.push(`${name}: not shown`);
         if (element.scrollWidth > element.clientWidth + 1) wrong.push(`${name}: wider than its node`);
-        if (Math.abs(box.height / scale - (node.type === "OneDiffCompile" ? 32 : 20)) > 1)
+        if (Math.abs(box.height / scale - (node.type === "OneDiffCompile" ? 48 : 36)) > 1)
             wrong.push(`${name}: ${box.height / scale} high`);
         if (box.width > (node.size[0] + 1) * scale) wrong.push(`${name}: leaves its node`);
         if (!shown.length) wrong.push(`${name}: no words`);

@@ -21,7 +21,7 @@ WATCH = """() => {
     look();
 }"""
 SEEN = "() => { cancelAnimationFrame(watching); return seen; }"
-TEXTS = "() => [...document.querySelectorAll('.onediff-status')].map(line => line.title.split('\\n')[0]).sort()"
+TEXTS = "() => app.graph.nodes.map(node => node.widgets?.at(-1).element?.title?.split('\\n')[0]).filter(Boolean)"
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def page(browser: Any, server: Any) -> Iterator[Any]:
 @pytest.mark.parametrize("slowed", [1, 6])
 def test_no_line_is_empty_while_the_editor_is_changed(page: Any, slowed: int) -> None:
     """Also on a machine that is six times as slow."""
-    before = page.evaluate(TEXTS)
+    before = [text[2:] for text in page.evaluate(TEXTS)]
     page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": slowed})
     page.evaluate(WATCH)
     for nodes2 in (True, False, True, False):
@@ -54,4 +54,5 @@ def test_no_line_is_empty_while_the_editor_is_changed(page: Any, slowed: int) ->
     assert seen["lines"] >= 3
     assert seen["frames"] > 20
     assert seen["empty"] == 0
-    assert page.evaluate(TEXTS) == before
+    # The workflow was loaded again, from a server that never sent these records.
+    assert [text.removeprefix("◷ before restart · ") for text in page.evaluate(TEXTS)] == before
