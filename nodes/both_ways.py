@@ -165,6 +165,8 @@ class BothWays:
             backend=session.record["backend"] or {},
             setup={
                 "latent": [list(tensor.shape) for tensor in plain[0]],
+                "pixels": _pixels(self.model, plain[0]),
+                "processors": sorted({site["processor"] for site in session.patched}),
                 "seed": SEED,
                 "sampler": SAMPLER,
                 "scheduler": SCHEDULER,
@@ -177,6 +179,15 @@ class BothWays:
             notes=tuple(notes),
             measured_at=datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds"),
         )
+
+
+def _pixels(model: Any, latents: list[torch.Tensor]) -> list[int] | None:
+    """Width and height of the pictures, as the model's latent format has it; None for several latents, or a sound."""
+    ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", None)
+    if len(latents) != 1 or not ratio or latents[0].ndim < 4:
+        return None
+    height, width = latents[0].shape[-2:]
+    return [width * ratio, height * ratio]
 
 
 def _cost(session: Session) -> CompileCost:
