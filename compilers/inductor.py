@@ -14,13 +14,13 @@ from onediff.infer_compiler.backends.deployable_module import DeployableModule
 from onediff.infer_compiler.backends.registry import register_backend
 from torch import nn
 from torch._prims_common import make_contiguous_strides_for
-from torch.utils import _pytree as pytree
 
 from ..checks.graph.breaks import recompile_reason
 from ..processors.cached import cached
 from .clearing import CLEARED
 from .dynamic import mark_dynamic_dimensions
 from .graphs import SharedGraph
+from .tensors import map_tensors
 
 
 class InductorDeployableModule(DeployableModule):
@@ -62,8 +62,8 @@ def in_plain_layout(inputs: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Te
     """
     copies: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def plain(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or leaf.ndim < 3:
+    def plain(leaf: torch.Tensor) -> torch.Tensor:
+        if leaf.ndim < 3:
             return leaf
         strides = make_contiguous_strides_for(leaf.shape)
         if leaf.stride() == strides:
@@ -79,7 +79,7 @@ def in_plain_layout(inputs: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Te
         copies.append((leaf, leaf.contiguous()))
         return copies[-1][1]
 
-    return pytree.tree_map(plain, inputs), copies
+    return map_tensors(plain, inputs), copies
 
 
 @cached
