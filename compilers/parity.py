@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from .tensors import map_tensors
+
 #: Largest accepted ‖compiled - uncompiled‖ / ‖uncompiled‖ of a block's output, by the dtype it computes in. About ten
 #: times what reordering the sums of a block costs in that dtype.
 TOLERANCES = {
@@ -101,12 +103,10 @@ def clone_inputs(inputs: Any) -> Any:
     inputs, so a second run needs its own. Dynamo looks whether a tensor is one of inference mode: so is its clone."""
     clones: dict[int, torch.Tensor] = {}
 
-    def clone(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
+    def clone(leaf: torch.Tensor) -> torch.Tensor:
         if id(leaf) not in clones:
             with torch.inference_mode(leaf.is_inference()):
                 clones[id(leaf)] = leaf.clone()
         return clones[id(leaf)]
 
-    return pytree.tree_map(clone, inputs)
+    return map_tensors(clone, inputs)

@@ -22,6 +22,7 @@ class PreparedModel:
     """A diffusion model that was checked and divided into regions.
 
     ``check`` is the report as the record has it; ``unfit`` maps the path of each region with a finding to its reason.
+    ``sites`` maps the path of each region to the modules in it that compute attention.
     ``called_directly`` holds the modules whose class has no forward of its own, because it overrides ``__call__``.
     """
 
@@ -47,6 +48,10 @@ class PreparedModel:
         self.check = report.as_dict()
         self.memory: ModelMemory = memory_of(diffusion_model)
         self.regions = find_regions(diffusion_model, sites, scope)
+        self.sites = {
+            r.path: [s.module for s in sites if s.module is r.module or s.path.startswith(f"{r.path}.")]
+            for r in self.regions
+        }
         self.called_directly = [module for module in diffusion_model.modules() if needs_repair(type(module))]
         broken = {region.path: report.under(region.path) for region in self.regions}
         self.unfit = {path: found[0].brief for path, found in broken.items() if found}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..processors.attach import Inputs, options_of, options_position, with_options
+from ..processors.attach import Inputs, options_of, options_position, supersedes, with_options
+from ..processors.foreign import OVERRIDE
 from .block_state import BlockState
 from .cast_weights import CastWeights
 from .graphs import GRAPHS, SharedGraph
-from .options import Unfit, resolve, watched
+from .options import Reads, Unfit, acting, resolve, watched
 from .parity import Parity, clone_inputs, compare
 from .regions import Region
+from .tensors import overlapping
 
 if TYPE_CHECKING:
     from .session import Session
@@ -33,7 +35,7 @@ class RegionRunner:
     before it runs compiled, because the model is only partly loaded.
     """
 
-    def __init__(self, session: Session, region: Region, reason: str | None = None):
+    def __init__(self, session: Session, region: Region, reason: str | None = None, sites: Sequence[nn.Module] = ()):
         self.session = session
         self.region = region
         self.block: nn.Module = region.module
@@ -48,6 +50,7 @@ class RegionRunner:
         self._verified: set[tuple] = set()
         self._forward: Callable = self.block.forward
         self._position: int | None = None
+        self._sites = sites
         self._state = BlockState(self.block)
         self._weights = CastWeights(self.block)
         self._class_forwards: tuple[Callable, ...] = ()
@@ -81,14 +84,11 @@ class RegionRunner:
         if self.reason is not None or session.bypassing:
             return self._run_uncompiled(original)
         options = options_of(original, self._position)
-        watching = session.watching or type(self.block) not in session.memory.reads
-        reads = session.memory.reads_of(type(self.block))
-        if watching:
+        reads = session.memory.reads.get(type(self.block))
+        if reads is None or session.watching:
             session.dirty = True
-            if options is None:
-                return self._run_uncompiled(original)
-            return self._run_uncompiled(with_options(original, self._position, watched(options, reads)))
-        entering = {} if options is None else resolve(options, reads)
+            return self._watch(options, original)
+        entering = {} if options is None else resolve(self._unsuperseded(options), reads)
         if isinstance(entering, Unfit):
             return self._skip(entering, original)
         reason = self._hindrance()
@@ -96,6 +96,31 @@ class RegionRunner:
             return self._skip(reason, original)
         inputs = original if options is None else with_options(original, self._position, entering)
         return self._run_variant(entering, inputs, original)
+
+    def _unsuperseded(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The options without an attention override that the processors on all of the block's sites take the place
+        of."""
+        override = options.get(OVERRIDE)
+        if override is None or not self._sites:
+            return options
+        if not all(supersedes(site, self._forward if site is self.block else None, override) for site in self._sites):
+            return options
+        return {key: value for key, value in options.items() if key != OVERRIDE}
+
+    def _watch(self, options: dict[str, Any] | None, inputs: Inputs) -> Any:
+        """Runs the block uncompiled and learns what its own code reads: nothing while another node's code runs in it,
+        which may read anything."""
+        seen, cls = Reads(), type(self.block)
+        if options is None:
+            self.session.memory.learn(cls, seen)
+            return self._run_uncompiled(inputs)
+        result = self._run_uncompiled(with_options(inputs, self._position, watched(options, seen)))
+        foreign = acting(self._unsuperseded(options), seen)
+        if foreign is None:
+            self.session.memory.learn(cls, seen)
+        elif not self.session.watching:
+            self.skipped = str(foreign)
+        return result
 
     def _hindrance(self) -> str | None:
         """Why this run cannot be compiled, for what is on the block and on its weights now."""
@@ -161,6 +186,8 @@ class RegionRunner:
 
     def _verify(self, key: tuple, graph: SharedGraph, inputs: Inputs, original: Inputs) -> Any:
         """The first compiled run, on clones of the inputs, beside the uncompiled run whose result is used."""
+        if overlapping(inputs):
+            return self._skip("two of its inputs are views of the same memory.", original)
         self.session.before_verify(self)
         clones = clone_inputs(inputs)
         failure: Exception | None = None

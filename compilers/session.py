@@ -180,7 +180,7 @@ class Session:
         model = PreparedModel(diffusion_model, patches, self._findings, self._find_reach, scope, dtype, self.device)
         self.model, self.memory = model, model.memory
         self.record.update(check=model.check, **model_fields(diffusion_model, self.device))
-        self.runners = [RegionRunner(self, region, model.unfit.get(region.path)) for region in model.regions]
+        self.runners = [RegionRunner(self, r, model.unfit.get(r.path), model.sites[r.path]) for r in model.regions]
         if not self.runners:
             self.give_up(f"this model has no part that scope “{scope}” could compile.")
         else:

@@ -193,6 +193,45 @@ def test_a_foreign_override_runs_the_blocks_uncompiled_and_is_named(patcher, bac
     torch.testing.assert_close(step(clone), plain)
 
 
+def test_an_override_whose_place_a_processor_takes_costs_nothing(patcher, backend):
+    """As Patch Attention Processors does with an override that was on the model before it."""
+    from models import step
+
+    def earlier(func, *args, **kwargs):
+        return func(*args, **kwargs) * 0
+
+    def later(func, *args, **kwargs):
+        return func(*args, **kwargs) * 2
+
+    clone, session, record = compiled_clone(patcher)
+    sites = find_sites(patcher.model.diffusion_model)
+    attach(clone, AttentionPatch(sites, get_processor("sdpa"), lambda options: None, superseded=earlier))
+    plain = sample(session, clone, 8)
+    ran = len(backend.ran)
+    torch.testing.assert_close(sample(session, clone, 2, optimized_attention_override=earlier), plain)
+    assert len(backend.ran) == ran + 2 * len(session.runners)
+    assert (record["state"], record["compile"]["regions_uncompiled"]) == ("compiled", [])
+    expected = step(patcher, optimized_attention_override=later)
+    torch.testing.assert_close(sample(session, clone, 2, optimized_attention_override=later), expected)
+    assert any("later" in r["reason"] for r in record["compile"]["regions_uncompiled"])
+
+
+def test_what_a_patch_reads_is_forgotten_with_the_patch(patcher, backend):
+    """It reads tensors of transformer_options, in the very first step; the block itself does not."""
+    clone, session, record = compiled_clone(patcher)
+    patched = clone.clone()
+
+    def patch(q, k, v, extra_options=None, pe=None, attn_mask=None):
+        q = q * extra_options["sigmas"][0]
+        return (q, k, v) if pe is None else {"q": q, "k": k, "v": v, "pe": pe}
+
+    patched.set_model_attn1_patch(patch)
+    sample(session, patched, 3)
+    assert any("input patch" in r["reason"] for r in record["compile"]["regions_uncompiled"])
+    sample(session, clone, 3)
+    assert (record["state"], record["compile"]["regions_uncompiled"]) == ("compiled", [])
+
+
 @pytest.mark.parametrize(("name", "factor"), [("1 %", 1.01), ("NaN", math.nan)])
 def test_a_block_that_differs_stays_uncompiled(patcher, backend, name, factor):
     from models import step
