@@ -34,10 +34,10 @@ from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attach import AttentionPatch
 from onediff_pack.status import Hub
 from onediff_pack.status.machine import machine
-from onediff_pack.status.timing import COMPILED_STEPS, UNCOMPILED_STEPS
+from onediff_pack.status.pairs import MOST_PAIRS
 
 #: Steps until all that is timed, compiled and compared has been.
-WARM_UP = 2 * (UNCOMPILED_STEPS + COMPILED_STEPS)
+WARM_UP = 2 * (1 + MOST_PAIRS)
 
 
 def optimized_attention(x: torch.Tensor) -> torch.Tensor:
@@ -94,6 +94,9 @@ class PassThrough:
 
     def explain(self, error: Exception) -> tuple[str, None]:
         return str(error), None
+
+    def about(self, effort: str, device: str) -> str | None:
+        return None
 
 
 class Executor:
@@ -182,7 +185,7 @@ def measure(blocks: int, steps: int, repeats: int) -> dict[str, float]:
             start = time.perf_counter()
             session.publish()
             seen.setdefault("publish", []).append((time.perf_counter() - start) * 1e6)
-    assert [case.session.state for case in ways if case.session] == ["uncompiled", "compiled"]
+    assert [case.session.record["state"] for case in ways if case.session] == ["uncompiled", "compiled"]
     return {name: statistics.median(times) for name, times in seen.items()}
 
 

@@ -1,200 +1,209 @@
-"""Side by side on the real ComfyUI: uncompiled, ComfyUI's own compile node, and this pack.
+"""Side by side on the real ComfyUI: uncompiled, ComfyUI's own compile node, torch.compile block by block, this pack.
 
-``python3 benchmarks/side_by_side.py [MODEL ...] [--size 256] [--steps 12] [--out FILE]`` prints one table. For this
-pack alone it asserts 0 graph breaks, one graph a kind of block, 0 compiles in a second sampling, and the uncompiled
-picture. Models are stand-ins with random weights: ``sd15_small``, ``sd15`` (full size), ``flux_small``.
+``python3 benchmarks/side_by_side.py [--only MODEL] [--quick]`` prints one table and writes ``results/cpu.json`` (or
+``cuda.json``); ``--readme`` writes the table of these files into the README. Models are stand-ins with random weights.
+One server a model: there the ways start one after the other, each with empty caches, and then take turns for the step
+times. Inductor's fixed start-up is over before the first. ``--host FOLDER`` uses this Python and that ComfyUI as they
+are, without network.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import contextlib
+import dataclasses
+import datetime
 import json
+import shutil
 import statistics
 import sys
-import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
 
+from benchmarks.cases import AS_IT_COMES, CPU, CUDA, FLAGS, WAYS, Model, Setting, prompt, sitting, usual
+from benchmarks.table import claims, table, write_readme
 from scripts import console
 from scripts.checkpoints import standin
 from scripts.console import say
-from scripts.environment import Environment, continue_inside, prepare
-from scripts.server import Server, error_of, link_file, link_folder, serve
+from scripts.environment import Environment, cache_folder, continue_inside, prepare
+from scripts.server import Server, error_of, link_file, link_folder, sees_accelerator, serve
 
-#: Distinct kinds of blocks (class and weight shapes): so many graphs does this pack need.
-KINDS = {"sd15_small": 9, "sd15": 15, "flux_small": 2}
+RESULTS = ROOT / "benchmarks" / "results"
 
-#: ComfyUI's flags, and whether this pack's sdpa is patched in.
-SETUPS = {"PyTorch attention": (["--use-pytorch-cross-attention"], False), "default, sdpa patched": ([], True)}
-
-COLUMNS = ("model", "setup", "way", "first run s", "compile s", "graphs", "breaks", "recompiles", "step ms", "ratio")
-
-
-def prompt(model: str, way: str, patched: bool, size: int, steps: int, seed: int) -> dict[str, Any]:
-    """The API prompt of one run. ``way`` is "uncompiled", "TorchCompileModel" or "OneDiff Compile"."""
-    flux = model.startswith("flux")
-    nodes: dict[str, Any] = {
-        "clip": ("CheckpointLoaderSimple", {"ckpt_name": "sd15_small.safetensors" if flux else f"{model}.safetensors"}),
-        "text": ("CLIPTextEncode", {"text": "a lighthouse", "clip": ["clip", 1]}),
-        "empty": ("CLIPTextEncode", {"text": "", "clip": ["clip", 1]}),
-        "latent": ("EmptySD3LatentImage" if flux else "EmptyLatentImage", {"width": size, "height": size}),
-    }
-    nodes["latent"][1]["batch_size"] = 1
-    model_from, vae_from = ["clip", 0], ["clip", 2]
-    if flux:
-        nodes["unet"] = ("UNETLoader", {"unet_name": f"{model}.safetensors", "weight_dtype": "default"})
-        nodes["vae"] = ("VAELoader", {"vae_name": "flux_vae.safetensors"})
-        model_from, vae_from = ["unet", 0], ["vae", 0]
-    if patched:
-        inputs = {"model": model_from, "processor": "sdpa", "sites": "all", "blocks": ""}
-        nodes["patch"] = ("OneDiffPatchAttention", inputs)
-        model_from = ["patch", 0]
-    if way == "TorchCompileModel":
-        nodes["compile"] = (way, {"model": model_from, "backend": "inductor"})
-        model_from = ["compile", 0]
-    elif way == "OneDiff Compile":
-        settings = {"backend": "auto", "scope": "blocks", "effort": "fast start", "if_unfit": "run uncompiled"}
-        nodes["compile"] = ("OneDiffCompile", {"model": model_from, **settings, "keep_faster": False})
-        model_from = ["compile", 0]
-    nodes["sampler"] = (
-        "KSampler",
-        {
-            "model": model_from,
-            "positive": ["text", 0],
-            "negative": ["empty", 0],
-            "latent_image": ["latent", 0],
-            "seed": seed,
-            "steps": steps,
-            "cfg": 1.0 if flux else 5.0,
-            "sampler_name": "euler",
-            "scheduler": "normal",
-            "denoise": 1.0,
-        },
-    )
-    nodes["decode"] = ("VAEDecode", {"samples": ["sampler", 0], "vae": vae_from})
-    nodes["save"] = ("SaveImage", {"images": ["decode", 0], "filename_prefix": "benchmark"})
-    return {
-        key: {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}} for key, (kind, inputs) in nodes.items()
-    }
+#: Steps after which this pack has timed all that it shows, and usually all by which it decides with ``keep_faster``.
+SHOWN, DECIDED = 11, 16
+SITTING_STEPS = 4
 
 
 class Bench:
     """One model on one server."""
 
-    def __init__(self, server: Server, model: str, setup: str, size: int, steps: int):
-        self.server, self.model, self.setup, self.size, self.steps = server, model, setup, size, steps
-        self.patched = SETUPS[setup][1]
+    def __init__(self, server: Server, model: Model):
+        self.server, self.model = server, model
 
-    def run(self, way: str, seed: int) -> tuple[float, Any, dict[str, Any]]:
-        """Seconds, picture, and the history entry of one run."""
-        start = time.perf_counter()
-        entry = self.server.run(prompt(self.model, way, self.patched, self.size, self.steps, seed), timeout=3600)
-        seconds = time.perf_counter() - start
-        say(f"  {way}, seed {seed}: {seconds:.1f} s")
+    def sample(self, way: str, setting: Setting, steps: int, seed: int, key: str) -> dict[str, Any]:
+        """One sampling: its ``seconds``, all model calls, what was compiled, the ``difference`` from uncompiled."""
+        entry = self.server.run(prompt(self.model, way, setting, steps, seed, key), timeout=3600)
         if error_of(entry):
-            raise console.CannotContinue(f"{self.model}, {way}: {error_of(entry)}")
-        return seconds, pixels(self.server.images(entry)[0]), entry
+            raise console.CannotContinue(f"{self.model.name}, {way}, {key}: {error_of(entry)}")
+        seen = self.server.get_json("/benchmark/phase")
+        at = {kind: data["timestamp"] for kind, data in entry["status"]["messages"]}
+        seen["seconds"] = (at["execution_success"] - at["execution_start"]) / 1000
+        seen["difference"] = next(iter(entry["outputs"]["keep"]["difference"]), None)
+        seen["record"] = next(iter(entry["outputs"].get("compile", {}).get("onediff", ())), None)
+        say(f"  {way}, {key}: {seen['seconds']:.1f} s, {seen['compile_seconds']:.1f} s compiling {seen['graphs']:.0f}")
+        return seen
+
+    def row(self, way: str) -> dict[str, Any]:
+        """The first sampling of a way, and its sitting."""
+        self.server.get_json("/benchmark/begin", timeout=120)
+        steps = SHOWN if way == "OneDiff Compile" else self.model.first
+        first = self.sample(way, usual(self.model), max(steps, self.model.first), 1, "first")
+        seen = [first]
+        changes = {}
+        for change, setting in sitting(self.model) if self.model.sitting else ():
+            seen.append(self.sample(way, setting, SITTING_STEPS, 1, change))
+            changes[change] = {name: seen[-1][name] for name in ("seconds", "compile_seconds", "graphs", "difference")}
+        record = first["record"]
+        return {
+            "model": self.model.name,
+            "label": self.model.label,
+            "way": way,
+            "first_step_s": first_step(first),
+            "first_compile_s": first["compile_seconds"],
+            "first_graphs": first["graphs"],
+            "sitting_compile_s": sum(s["compile_seconds"] for s in seen) if changes else None,
+            "sitting_compiles": sum(s["graphs"] for s in seen[1:]) if changes else None,
+            "graphs": sum(s["graphs"] for s in seen),
+            "breaks": sum(s["breaks"] for s in seen),
+            "recompiles": sum(s["recompiles"] for s in seen),
+            "peak_mb": max((s["peak_mb"] for s in seen if s["peak_mb"] is not None), default=None),
+            "difference": max((s["difference"] for s in seen if s["difference"] is not None), default=None),
+            "summary": record and record["summary"],
+            "changes": changes,
+        }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Each way once to compile and once more; then the ways in turn, for step times side by side."""
-        counters, first, pictures, rows = {}, {}, {}, []
-        ways = ("uncompiled", "TorchCompileModel", "OneDiff Compile")
-        self.run("uncompiled", 0)  # loads the models
-        for way in ways:
-            self.server.get_json("/benchmark/counters")
-            first[way], pictures[way], entry = self.run(way, 1)
-            counters[way] = self.server.get_json("/benchmark/counters")
-            if way == "OneDiff Compile":
-                self.check(entry, pictures)
-        again: dict[str, list[float]] = {way: [] for way in ways}
-        for seed in (2, 3, 4):
-            for way in ways:
-                again[way].append(self.run(way, seed)[0] / self.steps * 1000)
-                compiled = self.server.get_json("/benchmark/counters")
-                if way == "OneDiff Compile":
-                    assert compiled["graphs"] == 0, f"{self.model}: a later sampling compiled {compiled}"
-        base = statistics.median(again["uncompiled"])
-        for way in ways:
-            step = statistics.median(again[way])
-            figures = (
-                first[way],
-                counters[way]["seconds"],
-                *(counters[way][k] for k in ("graphs", "breaks", "recompiles")),
-            )
-            values = (self.model, self.setup, way, *figures, step, base / step)
-            rows.append(dict(zip(COLUMNS, values, strict=True)))
-            say("  " + line(rows[-1]))
+        """Every way, the first ones with figures of compiling, all with step times."""
+        self.sample("uncompiled", usual(self.model), 1, 0, "load")
+        rows = [self.row(way) for way in WAYS]
+        rows.append({"model": self.model.name, "label": self.model.label, "way": AS_IT_COMES})
+        self.sample(AS_IT_COMES, usual(self.model), DECIDED, 1, "settle")
+        for row, times in zip(rows, self.in_turn([row["way"] for row in rows]), strict=True):
+            row.update(times)
         return rows
 
-    def check(self, entry: dict[str, Any], pictures: dict[str, Any]) -> None:
-        record = entry["outputs"]["compile"]["onediff"][0]
-        result = record["compile"]
-        where = f"{self.model}, {self.setup}"
-        assert record["state"] == "compiled", f"{where}: {record['summary']}"
-        assert not result["graph_breaks"] and not result["recompiles"], f"{where}: {result}"
-        assert result["graphs"] == KINDS[self.model], f"{where}: {result['graphs']} graphs"
-        assert record["parity"]["passed"], f"{where}: {record['parity']}"
-        difference = abs(pictures["OneDiff Compile"] - pictures["uncompiled"]).max()
-        assert difference <= 2, f"{where}: the pictures differ by {difference} of 255"
+    def in_turn(self, ways: Sequence[str]) -> list[dict[str, Any]]:
+        """Median milliseconds of a step, and how many times as fast as uncompiled, the ways taking turns. The first
+        call of each sampling is left out: it brings the model and its compiled code back into the caches."""
+        rounds: list[dict[str, float]] = []
+        found: dict[str, dict[str, Any]] = {way: {"steps_ms": [], "later_compiles": 0} for way in ways}
+        for number in range(self.model.rounds):
+            rounds.append({})
+            for way in ways:
+                seen = self.sample(way, usual(self.model), self.model.steps + 1, 10 + number, f"round {number + 1}")
+                times = [call["seconds"] * 1000 for call in seen["calls"][1:]]
+                rounds[-1][way] = statistics.median(times)
+                found[way]["steps_ms"] += [round(t, 2) for t in times]
+                found[way]["later_compiles"] += seen["graphs"]
+                found[way]["difference"] = max(found[way].get("difference", 0.0), seen["difference"])
+                if way == AS_IT_COMES:
+                    found[way]["summary"] = seen["record"] and seen["record"]["summary"]
+        for way in ways:
+            found[way]["step_ms"] = statistics.median(found[way]["steps_ms"])
+            ratios = [r["uncompiled"] / r[way] for r in rounds]
+            found[way].update(ratio=statistics.median(ratios), ratio_low=min(ratios), ratio_high=max(ratios))
+        return list(found.values())
 
 
-def pixels(picture: bytes) -> Any:
-    """A PNG as an array of ints."""
-    import numpy
-    from PIL import Image
-
-    return numpy.asarray(Image.open(io.BytesIO(picture))).astype(int)
-
-
-def line(row: dict[str, Any]) -> str:
-    """One row of the Markdown table."""
-    cells = [f"{v:.2f}" if c == "ratio" else f"{v:.1f}" if isinstance(v, float) else str(v) for c, v in row.items()]
-    return f"| {' | '.join(cells)} |"
+def first_step(seen: dict[str, Any]) -> float:
+    """Seconds from the start of the workflow to the end of the last model call that compiled anything, or of the first
+    call when none did. With it go the nodes' own work and the steps that a way takes uncompiled before it compiles."""
+    calls = seen["calls"]
+    compiled = [index for index, call in enumerate(calls) if call["compile_seconds"]]
+    last = compiled[-1] if compiled else 0
+    return seen["seconds"] - sum(call["seconds"] for call in calls[last + 1 :])
 
 
-def serve_for(environment: Environment, model: str, setup: str) -> Any:
-    base = environment.cache / "benchmarks" / setup.partition(",")[0].replace(" ", "_")
-    needed = {model, "sd15_small", *(("flux_vae",) if model.startswith("flux") else ())}
-    folders = {"flux_small": "diffusion_models", "flux_vae": "vae"}
-    for name in needed:
-        folder = base / "models" / folders.get(name, "checkpoints")
-        folder.mkdir(parents=True, exist_ok=True)
-        link_file(standin(environment, name), folder / f"{name}.safetensors")
-    (base / "custom_nodes").mkdir(exist_ok=True)
-    link_folder(ROOT / "benchmarks" / "counters", base / "custom_nodes" / "counters")
-    # A compiler cache of its own for each server: every way starts cold.
-    variables = {"TORCHINDUCTOR_CACHE_DIR": str(base / f"inductor-{time.time_ns()}")}
-    return serve(environment, base, flags=SETUPS[setup][0], variables=variables)
+@contextlib.contextmanager
+def serve_for(environment: Environment, model: Model) -> Iterator[Server]:
+    """A ComfyUI with this pack and the instruments, in a folder of its own that was empty."""
+    base = environment.cache / "benchmarks" / model.name
+    shutil.rmtree(base, ignore_errors=True)
+    parts = {model.name: "diffusion_models"}
+    if model.sitting:
+        parts |= {f"{model.name}_other": "diffusion_models", f"{model.name}_lora": "loras"}
+    for name, folder in parts.items():
+        (base / "models" / folder).mkdir(parents=True, exist_ok=True)
+        link_file(standin(environment, name), base / "models" / folder / f"{name}.safetensors")
+    (base / "custom_nodes").mkdir()
+    link_folder(ROOT / "benchmarks" / "instruments", base / "custom_nodes" / "instruments")
+    caches = base / "caches"
+    caches.mkdir()
+    variables = {"BENCHMARK_CACHES": str(caches), "TORCHINDUCTOR_CACHE_DIR": str(caches / "start")}
+    try:
+        with serve(environment, base, flags=FLAGS, variables=variables) as server:
+            say(f"  Inductor started in {server.get_json('/benchmark/warm_up', timeout=600)['seconds']:.1f} s")
+            yield server
+    finally:
+        shutil.rmtree(caches, ignore_errors=True)
+
+
+def measure(environment: Environment, models: Sequence[Model]) -> dict[str, Any]:
+    """All rows, with the machine and the versions."""
+    result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "flags": list(FLAGS), "rows": []}
+    for model in models:
+        say(f"{model.label} …")
+        with serve_for(environment, model) as server:
+            result["machine"] = server.get_json("/benchmark/machine")
+            result["rows"] += Bench(server, model).rows()
+    return result
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=["sd15_small", "flux_small"], metavar="MODEL")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--out", type=Path, help="a JSON file for the rows")
-    parser.add_argument("--setup", choices=list(SETUPS), action="append", help="default: all")
+    parser.add_argument("--only", action="append", metavar="MODEL", help="this model; may be given several times")
+    parser.add_argument("--quick", action="store_true", help="the small Flux alone, one round of steps, no sitting")
+    parser.add_argument("--out", type=Path, help="the JSON file; with --only and --quick none is written by default")
+    parser.add_argument("--readme", action="store_true", help="only write the table of results/ into the README")
+    parser.add_argument("--host", type=Path, help="a ComfyUI folder to use with this Python; installs nothing")
     options = parser.parse_args()
-    environment = prepare()
-    code = continue_inside(environment)
-    if code is not None:
-        return code
-    rows: list[dict[str, Any]] = []
-    for model in options.models:
-        for setup in options.setup or SETUPS:
-            say(f"{model}, {setup} …")
-            with serve_for(environment, model, setup) as server:
-                rows += Bench(server, model, setup, options.size, options.steps).rows()
-    say(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
-    for row in rows:
-        say(line(row))
-    if options.out:
-        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if options.readme:
+        write_readme(ROOT / "README.md", RESULTS)
+        return 0
+    if options.host:
+        environment = Environment(cache_folder(), Path(sys.executable), options.host.resolve())
+    else:
+        environment = prepare()
+        code = continue_inside(environment)
+        if code is not None:
+            return code
+    models = chosen(CUDA if sees_accelerator(environment.python) else CPU, options.only, options.quick)
+    result = measure(environment, models)
+    say("\n".join(("", *table(result), "", *claims(result))))
+    out = options.out or (None if options.only or options.quick else RESULTS / f"{result['machine']['device']}.json")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def chosen(models: Sequence[Model], only: Sequence[str] | None, quick: bool) -> list[Model]:
+    """The models that were asked for."""
+    names = {model.name for model in models}
+    wrong = set(only or ()) - names
+    if wrong:
+        raise console.CannotContinue(
+            f"--only {wrong.pop()}: there is no such model; one of {', '.join(sorted(names))}."
+        )
+    if quick:
+        return [dataclasses.replace(m, rounds=1, sitting=False) for m in models if m.name in (only or ["flux_small"])]
+    return [model for model in models if not only or model.name in only]
 
 
 if __name__ == "__main__":

@@ -227,18 +227,6 @@ class NothingInScope(Option):
         return {"scope": asked.scope, "model": type(asked.module).__name__, "reason": reason, "remedy": remedy}
 
 
-@rule
-class ModelScopeIsBlocks(Option):
-    input = "scope"
-    severity = "note"
-    what = "scope “model” compiles block by block in this version"
-    why = "Compiling the whole model in one piece is not there yet; blocks compile sooner and share their code."
-    fix = "Set scope to “blocks”, which is the same."
-
-    def values(self, asked: Asked) -> Mapping[str, object] | None:
-        return {} if asked.scope == "model" else None
-
-
 def _lacks(asked: Asked, needs: tuple[int, int]) -> Mapping[str, object] | None:
     """The GPU's compute capability and the one that Triton needs, None where the GPU has it or is none of NVIDIA's."""
     if not asked.uses_triton or asked.capability is None or asked.capability >= needs:

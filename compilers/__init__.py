@@ -1,11 +1,11 @@
 """Compiling through OneDiff: backends and their proof, regions, what may enter a region, fallback."""
 
-from .backends import BACKENDS, PROOFS_ON_DISK, backend_rows
+from .backends import BACKENDS, PROOFS_ON_DISK, backend_rows, forget_failures, prove_ahead
 from .cache import WARM, Place
 from .clearing import CLEARED
 from .exceptions import BackendUnavailable, ModelUnfit
 from .session import Session
-from .settings import Host, Settings
+from .settings import Host, Settings, compile_seconds_asked
 from .step_clock import StepClock
 
 __all__ = [
@@ -21,4 +21,7 @@ __all__ = [
     "Settings",
     "StepClock",
     "backend_rows",
+    "compile_seconds_asked",
+    "forget_failures",
+    "prove_ahead",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import threading
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from ..status.machine import device_name, package_version
+from .effort import effort_note, inductor_config
 from .exceptions import BackendUnavailable
 from .explain import explain
 from .graphs import SharedGraph
@@ -45,17 +47,27 @@ class Backend(Protocol):
     def packages(self) -> tuple[str, ...]:
         """The distributions whose versions a proof depends on, besides torch."""
 
+    @property
+    def can_emulate_casts(self) -> bool:
+        """Whether it heeds ``SharedGraph.emulates_casts``."""
+
     def absent(self) -> str | None:
         """Why it cannot work here, found out without compiling or loading it; None when it may."""
 
     def load(self) -> None:
         """Imports it. May raise anything, and a native one may do worse."""
 
+    def start_up(self, device: torch.device) -> None:
+        """Does what a process pays once, however little is compiled. May raise what ``load`` may."""
+
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
         """The compiled module of a block. May compile at the first call."""
 
     def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
         """A failure in words, and the graph break that it was, if it was one."""
+
+    def about(self, effort: str, device: str) -> str | None:
+        """What this effort means on this type of device, where that is worth a sentence."""
 
 
 class InductorBackend:
@@ -65,6 +77,7 @@ class InductorBackend:
     package = "torch"
     native = False
     packages = ("onediff",)
+    can_emulate_casts = True
 
     def absent(self) -> str | None:
         return missing_onediff() or missing_tools(device_type())
@@ -72,20 +85,25 @@ class InductorBackend:
     def load(self) -> None:
         importlib.import_module(f"{__package__}.inductor")  # registers itself
 
+    def start_up(self, device: torch.device) -> None:
+        self.load()
+        importlib.import_module("torch._inductor.compile_fx")
+        if device.type == "cpu":
+            importlib.import_module("torch._inductor.cpu_vec_isa").pick_vec_isa()  # tries out the C++ compiler
+
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
         self.load()
-        options = {"graph": graph, "config": INDUCTOR_CONFIG.get(effort, {})}
+        config = inductor_config(effort, graph.device)
+        if graph.emulates_casts:
+            config["emulate_precision_casts"] = True
+        options = {"graph": graph, "config": config}
         return compile_through_onediff(block, self.name, options)
 
     def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
         return explain(error)
 
-
-#: Inductor settings by the node's ``effort`` (names of torch._inductor.config).
-INDUCTOR_CONFIG: dict[str, dict[str, Any]] = {
-    "fast start": {},
-    "max speed": {"max_autotune": True, "coordinate_descent_tuning": True},
-}
+    def about(self, effort: str, device: str) -> str | None:
+        return effort_note(effort, device)
 
 
 #: In the order in which ``auto`` tries them.
@@ -101,7 +119,12 @@ _locks: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Loc
 
 def prove(backend: Backend, device: torch.device) -> Proof:
     """Compiles and runs something tiny, once per backend and device type in this process; for a native backend in a
-    child process, once per machine and versions. Takes seconds: never call it on the event loop."""
+    child process, once per machine and versions. Takes seconds.
+
+    Raises:
+        RuntimeError: on the server's event loop, which would stand still.
+    """
+    _not_on_the_event_loop()
     key = (backend.name, device.type)
     with _locks[key]:  # one that hangs must not hold up the others
         if key not in _proofs:
@@ -128,10 +151,40 @@ def _prove(backend: Backend, device: torch.device) -> Proof:
     return proof
 
 
+def _not_on_the_event_loop() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return  # ComfyUI executes nodes in a loop of another thread, which serves nobody
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError("A backend is proven in a thread: on the event loop the server would answer nobody meanwhile.")
+
+
+def prove_ahead(requested: str, device: torch.device) -> threading.Thread | None:
+    """Begins to prove in the background what ``choose_backend`` will ask for; None when that is known."""
+    first = requested if requested in BACKENDS else next(iter(BACKENDS))
+    if (first, device.type) in _proofs:
+        return None
+    thread = threading.Thread(target=prove, args=(BACKENDS[first], device), name="OneDiff proof", daemon=True)
+    thread.start()
+    return thread
+
+
+def forget_failures() -> None:
+    """Backends that did not work are tried again: the user may have mended what was missing."""
+    for key in [key for key, proof in list(_proofs.items()) if not proof.available]:
+        _proofs.pop(key, None)
+    PROOFS_ON_DISK.forget_failures()
+    importlib.invalidate_caches()
+    package_version.cache_clear()
+
+
 def choose_backend(requested: str, device: torch.device) -> tuple[Backend, str]:
     """The backend to use and why.
 
-    ``auto`` is the first that works. A backend that does not work, or is not known here, gives way to that one too.
+    ``auto`` is the first that works and is not far slower than uncompiled. A backend that does not work, or is not
+    known here, gives way to that one too.
 
     Raises:
         BackendUnavailable: when none works.
@@ -146,12 +199,10 @@ def choose_backend(requested: str, device: torch.device) -> tuple[Backend, str]:
     failures = []
     for backend in BACKENDS.values():
         proof = prove(backend, device)
-        if proof.available:
-            return (
-                backend,
-                f"{instead}{'Used instead' if instead else 'The first that works here'}: it {proof.reason}",
-            )
-        failures.append(f"{backend.name}: {proof.reason}")
+        if proof.available and not proof.slower:
+            how = "Used instead" if instead else "The first that works here and is not slower"
+            return backend, f"{instead}{how}: it {proof.reason}"
+        failures.append(f"{backend.name}: {'it ' if proof.available else ''}{proof.reason}")
     known = [failure for failure in failures if not failure.startswith(f"{requested}: ")]
     raise BackendUnavailable(
         requested, instead + " ".join(known if instead else failures[:1]).removeprefix("inductor: ")
@@ -172,6 +223,7 @@ def backend_rows(device: torch.device) -> list[dict[str, Any]]:
                 "reason": proof.reason,
                 "seconds": proof.seconds,
                 "startup_seconds": proof.startup_seconds,
+                "speed": proof.speed,
             }
         )
     return rows

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
+
+from .tensors import tensors_of
 
 #: Smaller sizes are heads, groups or the 2x2 of a rotation, not tokens.
 MIN_TOKENS = 16
@@ -46,12 +46,3 @@ def mark_dynamic_dimensions(inputs: Any) -> None:
     """Tells Dynamo, so that the first compile holds for all sizes. Where a size turns out to be fixed, it stays so."""
     for tensor, dim in dynamic_dimensions(list(tensors_of(inputs))):
         torch._dynamo.maybe_mark_dynamic(tensor, dim)
-
-
-def tensors_of(inputs: Any) -> Iterator[torch.Tensor]:
-    """All tensors among the inputs, also those in dataclasses (Flux 2 and Chroma pass modulations so)."""
-    for leaf in pytree.tree_leaves(inputs):
-        if isinstance(leaf, torch.Tensor):
-            yield leaf
-        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            yield from tensors_of(list(vars(leaf).values()))

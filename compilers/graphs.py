@@ -19,7 +19,8 @@ class SharedGraph:
     ``forward`` is the unbound function that is compiled. Backends fill the counts: ``graphs`` compiled, ``reasons`` of
     each compile after the first, ``cache_hits`` and ``cache_misses`` of the cache on disk and the ``seconds_saved`` by
     it, ``runs`` of compiled code where a backend counts them, and the ``size`` of the last one compiled where it holds
-    for one size. ``unkept`` are compiles that are kept on disk once they ran.
+    for one size. ``unkept`` are compiles that are kept on disk once they ran. ``device`` is the type that it is
+    compiled for. With ``emulates_casts`` a backend rounds to float16 or bfloat16 wherever uncompiled code does.
     """
 
     forward: Callable
@@ -34,6 +35,8 @@ class SharedGraph:
     reasons: list[str] = field(default_factory=list)
     unkept: list[Any] = field(default_factory=list)
     runner: Callable[..., Any] | None = None
+    emulates_casts: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         #: Name of the compiled function, unique in this process.

@@ -13,7 +13,6 @@ from onediff.infer_compiler.backends.deployable_module import DeployableModule
 from onediff.infer_compiler.backends.registry import register_backend
 from torch import nn
 from torch._prims_common import make_contiguous_strides_for
-from torch.utils import _pytree as pytree
 
 from ..checks.graph.breaks import recompile_reason
 from ..processors.cached import cached
@@ -22,6 +21,7 @@ from .cache.keys import graph_key
 from .cache.warm import Compile
 from .dynamic import mark_dynamic_dimensions
 from .graphs import SharedGraph
+from .tensors import map_tensors
 
 
 class InductorDeployableModule(DeployableModule):
@@ -65,8 +65,8 @@ def in_plain_layout(inputs: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Te
     """
     copies: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def plain(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or leaf.ndim < 3:
+    def plain(leaf: torch.Tensor) -> torch.Tensor:
+        if leaf.ndim < 3:
             return leaf
         strides = make_contiguous_strides_for(leaf.shape)
         if leaf.stride() == strides:
@@ -82,7 +82,7 @@ def in_plain_layout(inputs: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Te
         copies.append((leaf, leaf.contiguous()))
         return copies[-1][1]
 
-    return pytree.tree_map(plain, inputs), copies
+    return map_tensors(plain, inputs), copies
 
 
 @cached

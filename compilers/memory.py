@@ -10,7 +10,7 @@ from collections.abc import Hashable
 
 from torch import nn
 
-from ..status.timing import StepTimes
+from ..status.step_times import StepTimes
 from .clearing import CLEARED
 from .graphs import SharedGraph
 from .options import Reads
@@ -33,10 +33,9 @@ class ModelMemory:
         if graphs != CLEARED.graphs:
             self.graphs.clear()
 
-    def reads_of(self, cls: type[nn.Module]) -> Reads:
-        """What blocks of a class have been seen to read from ``transformer_options``."""
-        reads = self.reads.get(cls)  # asked for at every call of a block: no Reads() made in vain
-        return self.reads.setdefault(cls, Reads()) if reads is None else reads
+    def learn(self, cls: type[nn.Module], seen: Reads) -> None:
+        """Notes what a block of a class has been seen to read from ``transformer_options``."""
+        self.reads.setdefault(cls, Reads()).add(seen)
 
     def times_of(self, variant: Hashable) -> StepTimes:
         """Step times with these patches and settings."""

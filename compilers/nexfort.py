@@ -8,8 +8,11 @@ from collections.abc import Callable
 from importlib import metadata
 
 import torch
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
 from torch import nn
 
+from ..checks.graph.breaks import first_line
 from ..status.machine import package_version
 from .exceptions import BackendUnavailable
 from .explain import causes, explain
@@ -24,19 +27,21 @@ class NexfortBackend:
     name = "nexfort"
     package = "nexfort"
     native = True
+    can_emulate_casts = False
     packages = ("nexfort", "onediff")
 
     def absent(self) -> str | None:
         if package_version(self.package) is None:
-            return "nexfort is not installed. It needs its own build of torch and an NVIDIA GPU; use inductor."
+            return "nexfort is not installed, and needs a build of torch of its own and an NVIDIA GPU: use inductor."
         return self._mismatch() or missing_onediff()
 
     def _mismatch(self) -> str | None:
         wanted = wanted_torch(metadata.requires(self.package) or [])
-        if wanted not in (None, torch.__version__, torch.__version__.partition("+")[0]):
-            return f"nexfort {package_version(self.package)} needs torch {wanted}, and this is {torch.__version__}."
+        if wanted is not None and not wanted.contains(torch.__version__, prereleases=True):
+            version = package_version(self.package)
+            return f"nexfort {version} needs torch {wanted}, and this is torch {torch.__version__}: use inductor."
         if not torch.cuda.is_available():
-            return "nexfort needs an NVIDIA GPU, and torch sees none here."
+            return "nexfort needs an NVIDIA GPU, and torch sees none here: use inductor."
         return None
 
     def load(self) -> None:
@@ -45,9 +50,15 @@ class NexfortBackend:
         except Exception as error:
             raise BackendUnavailable(self.name, _why(error)) from error
 
+    def start_up(self, device: torch.device) -> None:
+        self.load()
+
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
         self.load()
         return standin(block, graph, lambda module: compile_through_onediff(module, self.name, None))
+
+    def about(self, effort: str, device: str) -> str | None:
+        return None
 
     def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
         for cause in causes(error):
@@ -60,14 +71,20 @@ class NexfortBackend:
 
 def _why(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"nexfort's installation lacks a part: there is no module {error.name}."
-    return f"nexfort cannot be imported ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})."
+        return f"nexfort's installation lacks a part, the module {error.name}: reinstall nexfort or use inductor."
+    built_for = re.search(r"torch version\(torch==([^)]+)\)", str(error))
+    if built_for:
+        return f"nexfort was built for torch {built_for[1]}, and this is torch {torch.__version__}: use inductor."
+    return f"nexfort cannot be imported ({type(error).__name__}: {first_line(error)}): use inductor."
 
 
-def wanted_torch(requirements: list[str]) -> str | None:
-    """The exact torch that a distribution requires, None when it requires none or several will do."""
-    for requirement in requirements:
-        found = re.match(r"torch\s*\(?==\s*([^\s;,)]+)", requirement)
-        if found:
-            return found[1]
+def wanted_torch(requirements: list[str]) -> SpecifierSet | None:
+    """The versions of torch that a distribution requires, None when any will do."""
+    for text in requirements:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue
+        if requirement.name == "torch" and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            return requirement.specifier or None
     return None

@@ -22,9 +22,21 @@ REPLACEMENTS = "patches_replace"
 
 
 class _CopiedKey(str):
-    """A key handed out while the dict was iterated: looking it up copies the dict and tells nothing of the block."""
+    """A key handed out while the dict was iterated. Looking it up copies the dict and tells nothing of the block. The
+    copy keeps it as its key, so a look-up there compares with it, and is noted."""
 
-    __slots__ = ()
+    read: set[str]
+
+    def __eq__(self, other: object) -> bool:
+        equal = str.__eq__(self, other) is True
+        if equal and not isinstance(other, _CopiedKey):
+            self.read.add(str(self))
+        return equal
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
 
 
 class Reads:
@@ -37,14 +49,21 @@ class Reads:
         self.patches: set[str] = set()
         self.replacements: set[str] = set()
 
+    def add(self, other: Reads) -> None:
+        self.keys |= other.keys
+        self.written |= other.written
+        self.patches |= other.patches
+        self.replacements |= other.replacements
+
 
 def watched(options: dict[str, Any], reads: Reads) -> WatchedOptions:
     """``options`` for one uncompiled run of a block, noting into ``reads`` what the block reads and writes. The two
-    dicts of patches are there even when empty, so that the block's look-ups in them are seen."""
+    dicts of patches are there even when empty, so that the block's look-ups in them are seen. What the block writes
+    reaches ``options`` too."""
     copy = dict(options)
     copy[PATCHES] = WatchedOptions(options.get(PATCHES) or {}, reads.patches, set())
     copy[REPLACEMENTS] = WatchedOptions(options.get(REPLACEMENTS) or {}, reads.replacements, set())
-    return WatchedOptions(copy, reads.keys, reads.written)
+    return WatchedOptions(copy, reads.keys, reads.written, options)
 
 
 class WatchedOptions(dict):
@@ -53,29 +72,39 @@ class WatchedOptions(dict):
     A copy notes its reads here too; what is written into the copy concerns nobody.
     """
 
-    def __init__(self, options: dict[str, Any], read: set[str], written: set[str]):
+    def __init__(
+        self, options: dict[str, Any], read: set[str], written: set[str], original: dict[str, Any] | None = None
+    ):
         super().__init__(options)
         self.read = read
         self.written = written
+        self._original = {} if original is None else original
 
-    def _note(self, key: Any) -> None:
-        if not isinstance(key, _CopiedKey):
-            self.read.add(key)
+    def _note(self, key: Any) -> Any:
+        """Notes a look-up, and returns the key to look up."""
+        if isinstance(key, _CopiedKey):
+            return str(key)
+        self.read.add(key)
+        return key
+
+    def _copied(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            return key
+        copied = _CopiedKey(key)
+        copied.read = self.read
+        return copied
 
     def __getitem__(self, key: Any) -> Any:
-        self._note(key)
-        return super().__getitem__(key)
+        return super().__getitem__(self._note(key))
 
     def get(self, key: Any, default: Any = None) -> Any:
-        self._note(key)
-        return super().get(key, default)
+        return super().get(self._note(key), default)
 
     def __contains__(self, key: Any) -> bool:
-        self._note(key)
-        return super().__contains__(key)
+        return super().__contains__(self._note(key))
 
     def __iter__(self) -> Iterator[str]:
-        return iter([_CopiedKey(key) if isinstance(key, str) else key for key in super().__iter__()])
+        return iter([self._copied(key) for key in super().__iter__()])
 
     def keys(self) -> KeysView:  # type: ignore[override]
         return KeysView(self)
@@ -90,7 +119,9 @@ class WatchedOptions(dict):
         return WatchedOptions(dict(super().items()), self.read, set())
 
     def __setitem__(self, key: Any, value: Any) -> None:
+        key = str(key) if isinstance(key, _CopiedKey) else key
         self.written.add(key)
+        self._original[key] = value
         super().__setitem__(key, value)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
@@ -98,13 +129,23 @@ class WatchedOptions(dict):
             self[key] = value
 
     def pop(self, key: Any, *default: Any) -> Any:
-        self._note(key)
+        key = self._note(key)
         self.written.add(key)
+        self._original.pop(key, None)
         return super().pop(key, *default)
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
-        self.written.add(key)
-        return super().setdefault(key, default)
+        key = self._note(key)
+        if not super().__contains__(key):
+            self[key] = default
+        return super().__getitem__(key)
+
+    def __delitem__(self, key: Any) -> None:
+        self.pop(key)
+
+    def __ior__(self, other: Any) -> WatchedOptions:  # type: ignore[misc, override]
+        self.update(other)
+        return self
 
 
 class Unfit(str):
@@ -118,6 +159,24 @@ def resolve(options: dict[str, Any], reads: Reads) -> dict[str, Any] | Unfit:
 
     Values in the result are plain and hashable: they are part of the key of the compiled variant.
     """
+    foreign = acting(options, reads)
+    if foreign is not None:
+        return foreign
+    if reads.written:
+        return Unfit(f"it writes to transformer_options: {', '.join(sorted(map(str, reads.written)))}.")
+    entering: dict[str, Any] = {}
+    for key in reads.keys - POSITION_KEYS - {PATCHES, REPLACEMENTS, OVERRIDE}:
+        if key not in options:
+            continue
+        value = options[key]
+        if not isinstance(value, bool | int | float | str | None):
+            return Unfit(f"it reads transformer_options[{key!r}], a {type(value).__name__} that may change every step.")
+        entering[key] = value
+    return entering
+
+
+def acting(options: dict[str, Any], reads: Reads) -> Unfit | None:
+    """What another node has put on a block that reads this, None when nothing."""
     override = options.get(OVERRIDE)
     if override is not None:
         return Unfit(f"another node replaced attention: {origin(override)}.")
@@ -130,17 +189,7 @@ def resolve(options: dict[str, Any], reads: Reads) -> dict[str, Any] | Unfit:
         function = _replacement(replacements[name], options)
         if function is not None:
             return Unfit(f"another node replaced {name} in it: {origin(function)}.")
-    if reads.written:
-        return Unfit(f"it writes to transformer_options: {', '.join(sorted(map(str, reads.written)))}.")
-    entering: dict[str, Any] = {}
-    for key in reads.keys - POSITION_KEYS - {PATCHES, REPLACEMENTS, OVERRIDE}:
-        if key not in options:
-            continue
-        value = options[key]
-        if not isinstance(value, bool | int | float | str | None):
-            return Unfit(f"it reads transformer_options[{key!r}], a {type(value).__name__} that may change every step.")
-        entering[key] = value
-    return entering
+    return None
 
 
 def _replacement(by_block: dict | None, options: dict[str, Any]) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from .tensors import map_tensors
+
 #: Largest accepted ‖compiled - uncompiled‖ / ‖uncompiled‖ of a block's output, by the dtype it computes in. About ten
 #: times what reordering the sums of a block costs in that dtype.
 TOLERANCES = {
@@ -21,12 +23,14 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Parity:
-    """Differences of one block's outputs, the worst over them. ``relative`` is ‖c-u‖₂/‖u‖₂."""
+    """Differences of one block's outputs, the worst over them. ``relative`` is ‖c-u‖₂/‖u‖₂; ``dtype`` the worst one's
+    when it was computed uncompiled."""
 
     max_abs: float
     relative: float
     cosine: float
     tolerance: float
+    dtype: torch.dtype | None = None
 
     @property
     def passed(self) -> bool:
@@ -75,22 +79,23 @@ def worst(parities: list[Parity]) -> Parity:
         relative=leading.relative,
         cosine=min(p.cosine for p in parities),
         tolerance=leading.tolerance,
+        dtype=leading.dtype,
     )
 
 
 def _compare_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> Parity:
     tolerance = TOLERANCES.get(theirs.dtype, TOLERANCES[torch.bfloat16])
     if not isinstance(ours, torch.Tensor) or ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-        return Parity(math.inf, math.inf, 0.0, tolerance)
+        return Parity(math.inf, math.inf, 0.0, tolerance, theirs.dtype)
     a, b = ours.double().flatten(), theirs.double().flatten()
     finite = torch.isfinite(b)
     if not torch.equal(torch.isfinite(a), finite):
-        return Parity(math.inf, math.inf, 0.0, tolerance)
+        return Parity(math.inf, math.inf, 0.0, tolerance, theirs.dtype)
     a, b = torch.where(finite, a, 0), torch.where(finite, b, 0)
     difference, size = (a - b).norm().item(), b.norm().item()
     relative = difference / size if size else (0.0 if difference == 0 else math.inf)
     cosine = (a @ b / (a.norm() * size).clamp_min(1e-30)).item() if size else 1.0
-    return Parity((a - b).abs().max().item() if a.numel() else 0.0, relative, cosine, tolerance)
+    return Parity((a - b).abs().max().item() if a.numel() else 0.0, relative, cosine, tolerance, theirs.dtype)
 
 
 def clone_inputs(inputs: Any) -> Any:
@@ -98,12 +103,10 @@ def clone_inputs(inputs: Any) -> Any:
     inputs, so a second run needs its own. Dynamo looks whether a tensor is one of inference mode: so is its clone."""
     clones: dict[int, torch.Tensor] = {}
 
-    def clone(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
+    def clone(leaf: torch.Tensor) -> torch.Tensor:
         if id(leaf) not in clones:
             with torch.inference_mode(leaf.is_inference()):
                 clones[id(leaf)] = leaf.clone()
         return clones[id(leaf)]
 
-    return pytree.tree_map(clone, inputs)
+    return map_tensors(clone, inputs)

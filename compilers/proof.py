@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from ..status.timing import Stopwatch
 from .explain import is_out_of_memory, missing_tool
 from .graphs import SharedGraph
 from .parity import compare
@@ -17,12 +19,18 @@ if TYPE_CHECKING:
     from .backends import Backend
 
 
+#: Compiled code that takes more than twice as long does not do so by chance.
+SLOWER = 0.5
+
+_ROUNDS = 7
+
+
 @dataclass(frozen=True)
 class Proof:
     """Whether a backend compiled and ran something tiny on a device, and how long that took.
 
     ``startup_seconds`` is what went before, where the proof runs in a process of its own. ``passing`` marks a reason
-    that may be gone the next time, such as a full device.
+    that may be gone the next time, such as a full device. ``speed`` is the uncompiled time over the compiled one.
     """
 
     available: bool
@@ -30,6 +38,12 @@ class Proof:
     seconds: float | None = None
     passing: bool = False
     startup_seconds: float | None = None
+    speed: float | None = None
+
+    @property
+    def slower(self) -> bool:
+        """Whether it is far slower than uncompiled. Something small tells no more; sessions time whole steps."""
+        return self.speed is not None and self.speed < SLOWER
 
 
 class _Tiny(nn.Module):
@@ -37,7 +51,7 @@ class _Tiny(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.qkv = nn.Linear(16, 48)
+        self.qkv = nn.Linear(64, 192)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
@@ -45,17 +59,32 @@ class _Tiny(nn.Module):
 
 
 def try_out(backend: Backend, device: torch.device) -> Proof:
-    """Compiles and runs something tiny in this process."""
-    start = time.perf_counter()
+    """Compiles and runs something tiny in this process. ``seconds`` leave out what a process pays once for a compiler
+    (imports, probes of the CPU): those are the ``startup_seconds``."""
+    begun = time.perf_counter()
     try:
+        backend.start_up(device)
+        start = time.perf_counter()
         with torch.inference_mode():
             module = _Tiny().to(device)
-            x = torch.randn(2, 24, 16, device=device)
+            x = torch.randn(2, 256, 64, device=device)
             compiled = backend.compile(module, SharedGraph(_Tiny.forward, "proof"), "fast start")
             parity = compare(compiled(x), module(x))
+            speed = _speed(lambda: compiled(x), lambda: module(x), device) if parity.passed else None
     except Exception as error:  # whatever a compiler raises, the answer is "no, because"
         return Proof(False, missing_tool(error, device) or backend.explain(error)[0], passing=is_out_of_memory(error))
-    seconds = round(time.perf_counter() - start, 1)
-    if not parity.passed:
-        return Proof(False, f"it computes wrong numbers here ({parity.relative:.1e} relative difference).", seconds)
-    return Proof(True, f"compiled and ran a small attention in {seconds} s.", seconds)
+    seconds, startup = round(time.perf_counter() - start, 1), round(start - begun, 1)
+    if speed is None:
+        reason = f"it computes wrong numbers here ({parity.relative:.1e} relative difference): use inductor."
+        return Proof(False, reason, seconds, startup_seconds=startup)
+    slowly = f", {1 / max(speed, 0.01):.0f} times slower than uncompiled" if speed < SLOWER else ""
+    reason = f"compiled and ran a small attention in {seconds} s{slowly}."
+    return Proof(True, reason, seconds, startup_seconds=startup, speed=speed)
+
+
+def _speed(compiled: Callable[[], object], uncompiled: Callable[[], object], device: torch.device) -> float:
+    """How many times as fast the compiled one is: the best of a few runs by turns."""
+    watch = Stopwatch(device)
+    times = [[watch.time(run, wait=True)[1] for run in (uncompiled, compiled)] for _ in range(_ROUNDS)]
+    best = [min(column) for column in zip(*times, strict=True)]
+    return round(best[0] / max(best[1], 1e-6), 2)

@@ -18,8 +18,13 @@ import torch
 
 from .proof import Proof, try_out
 
-#: Seconds that a backend gets, its start and torch's included.
-LIMIT = 90.0
+#: Seconds to start, torch's own start included: large libraries may come from a slow disk.
+STARTING = 60.0
+
+#: Seconds to compile and run something tiny, on a machine that has a core to spare.
+WORKING = 5.0
+
+_AT_WORK = "compiling and running a small attention"
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,12 +39,13 @@ importlib.import_module("onediff_proof.compilers.proof_process").child(*sys.argv
 """
 
 
-def prove_in_child(name: str, device: torch.device, limit: float = LIMIT) -> Proof:
+def prove_in_child(name: str, device: torch.device, starting: float = STARTING, working: float = WORKING) -> Proof:
     """Proves a backend by its name, and says what happened when the child hung, crashed or said nothing."""
     start = time.monotonic()
+    working = round(working * _busy())
     with tempfile.TemporaryDirectory(prefix="onediff-proof-", ignore_cleanup_errors=True) as folder:
         answer = Path(folder) / "answer.jsonl"
-        command = [sys.executable, "-c", _CHILD, str(_ROOT), name, str(device), str(answer), str(limit)]
+        command = [sys.executable, "-c", _CHILD, str(_ROOT), name, str(device), str(answer), str(starting + working)]
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -48,11 +54,8 @@ def prove_in_child(name: str, device: torch.device, limit: float = LIMIT) -> Pro
             env={**os.environ, "PYTHONFAULTHANDLER": "0"},
             start_new_session=os.name == "posix",
         )
-        code: int | None = None
         try:
-            code = process.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
-            pass
+            code = _wait(process, answer, starting, working)
         finally:
             _end(process)
         said = _read(answer)
@@ -62,10 +65,11 @@ def prove_in_child(name: str, device: torch.device, limit: float = LIMIT) -> Pro
     if proof is not None:  # even if the process crashed when it ended
         return Proof(**{**proof, "startup_seconds": round(seconds - (proof.get("seconds") or 0), 1)})
     if code is None:
-        what = f"it hung while {doing}: ended after {limit:g} s."
+        limit = working if doing == _AT_WORK else starting
+        what = f"it hung while {doing} and was ended after {limit:g} s"
     else:
-        what = f"it ended its process while {doing} ({_cause(code)})."
-    return Proof(False, f"{what} Reinstall it or use inductor.", startup_seconds=seconds)
+        what = f"it ended its process while {doing} ({_cause(code)})"
+    return Proof(False, f"{what}: reinstall it or use inductor.", startup_seconds=seconds)
 
 
 def child(name: str, device: str, answer: str, limit: str) -> None:
@@ -81,13 +85,32 @@ def child(name: str, device: str, answer: str, limit: str) -> None:
     backends = importlib.import_module(f"{__package__}.backends")
     backend = backends.BACKENDS[name]
     try:
-        backend.load()
+        backend.start_up(torch.device(device))
     except Exception as error:  # a broken installation may raise anything
         say(proof=vars(Proof(False, backend.explain(error)[0])))
         return
-    say(doing="compiling and running a small attention")
+    say(doing=_AT_WORK)
     say(proof=vars(try_out(backend, torch.device(device))))
     os._exit(0)  # what a native library does when a process ends is not asked
+
+
+def _wait(process: subprocess.Popen, answer: Path, starting: float, working: float) -> int | None:
+    """The child's exit code, None when it takes longer than it may."""
+    deadline, at_work = time.monotonic() + starting, False
+    while time.monotonic() < deadline:
+        try:
+            return process.wait(timeout=0.05)
+        except subprocess.TimeoutExpired:
+            if not at_work and any(line.get("doing") == _AT_WORK for line in _read(answer)):
+                deadline, at_work = time.monotonic() + working, True
+    return None
+
+
+def _busy() -> float:
+    """How much longer things take because others use the processor: 1 to 4 times."""
+    if not hasattr(os, "getloadavg"):
+        return 2.0
+    return min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0), 4.0)
 
 
 def _end(process: subprocess.Popen) -> None:

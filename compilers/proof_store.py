@@ -22,7 +22,13 @@ log = logging.getLogger(__name__)
 FAILURES_LAST = 3600.0
 
 _SECONDS = (int, float, type(None))
-_FIELDS: dict[str, Any] = {"available": bool, "reason": str, "seconds": _SECONDS, "startup_seconds": _SECONDS}
+_FIELDS: dict[str, Any] = {
+    "available": bool,
+    "reason": str,
+    "seconds": _SECONDS,
+    "startup_seconds": _SECONDS,
+    "speed": _SECONDS,
+}
 
 
 class ProofStore:
@@ -49,18 +55,32 @@ class ProofStore:
         with self._lock:
             entries = self._read()
             entries[key] = {**{name: getattr(proof, name) for name in _FIELDS}, "time": time.time()}
+            self._write(entries)
+
+    def forget_failures(self) -> None:
+        """Forgets why backends did not work, so that they are tried again."""
+        with self._lock:
+            entries = self._read()
+            kept = {key: e for key, e in entries.items() if isinstance(e, dict) and e.get("available")}
+            if kept != entries:
+                self._write(kept)
+
+    def _write(self, entries: dict[str, Any]) -> None:
+        """In one piece, so that a process that is killed here, or another server, leaves no half of a file."""
+        if self.folder is None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self.folder, prefix="proofs-", suffix=".tmp")
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                handle, name = tempfile.mkstemp(dir=self.folder, prefix="proofs-", suffix=".tmp")
-                try:
-                    with os.fdopen(handle, "w", encoding="utf-8") as file:
-                        json.dump(entries, file, indent=1)
-                    os.replace(name, self.folder / "proofs.json")
-                except BaseException:
-                    Path(name).unlink(missing_ok=True)
-                    raise
-            except OSError as error:
-                log.warning("OneDiff: proofs of backends cannot be kept in %s: %s", self.folder, error)
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    json.dump(entries, file, indent=1)
+                os.replace(name, self.folder / "proofs.json")
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            log.warning("OneDiff: proofs of backends cannot be kept in %s: %s", self.folder, error)
 
     def _read(self) -> dict[str, Any]:
         if self.folder is None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..processors.attach import Inputs, options_of, options_position, with_options
+from ..processors.attach import Inputs, options_of, options_position, supersedes, with_options
+from ..processors.foreign import OVERRIDE
+from .block_state import BlockState
+from .cast_weights import CastWeights
 from .graphs import GRAPHS, SharedGraph
-from .options import Unfit, resolve, watched
+from .options import Reads, Unfit, acting, resolve, watched
 from .parity import Parity, clone_inputs, compare
 from .regions import Region
+from .tensors import overlapping
 
 if TYPE_CHECKING:
     from .session import Session
@@ -19,15 +23,19 @@ if TYPE_CHECKING:
 #: Combinations of patches and settings that a block is compiled for. A setting may change every step.
 MAX_VARIANTS = 4
 
+#: Part of a variant's key: compiled with casts emulated, because it was not right without.
+EMULATED = "casts emulated"
+
 
 class RegionRunner:
     """Stands in for a block's ``forward`` while a session samples.
 
     ``reason`` says why the block is not compiled at all; ``skipped`` why it ran uncompiled in this sampling although it
-    could be. ``parity`` is None until a compiled run was compared.
+    could be. ``parity`` is None until a compiled run was compared. ``casts_weights`` says that its weights are resolved
+    before it runs compiled, because the model is only partly loaded.
     """
 
-    def __init__(self, session: Session, region: Region, reason: str | None = None):
+    def __init__(self, session: Session, region: Region, reason: str | None = None, sites: Sequence[nn.Module] = ()):
         self.session = session
         self.region = region
         self.block: nn.Module = region.module
@@ -35,13 +43,17 @@ class RegionRunner:
         self.skipped: str | None = None
         self.parity: Parity | None = None
         self.ran = False
+        self.casts_weights = False
         self.graphs: dict[tuple, SharedGraph] = {}
         self._signature = region.signature
         self._compiled: dict[tuple, Callable] = {}
         self._verified: set[tuple] = set()
         self._forward: Callable = self.block.forward
         self._position: int | None = None
-        self._unsuitable: str | None = None
+        self._sites = sites
+        self._state = BlockState(self.block)
+        self._weights = CastWeights(self.block)
+        self._class_forwards: tuple[Callable, ...] = ()
 
     @property
     def uncompiled_because(self) -> str | None:
@@ -52,7 +64,8 @@ class RegionRunner:
         """Starts a sampling."""
         self.ran = False
         self.skipped = None
-        self._unsuitable = unsuitable(self.block)
+        self.casts_weights = False
+        self._class_forwards = self._state.class_forwards()
 
     def bind(self) -> tuple[nn.Module, Callable]:
         """Notes the block's current ``forward``, which a patch may have set, and returns what takes its place."""
@@ -61,9 +74,8 @@ class RegionRunner:
         return self.block, self.run
 
     def functions(self) -> tuple:
-        """What runs in this block now: its forward and those of patched sites inside it."""
-        inner = (module.__dict__["forward"] for module in self.session.patched_below(self.region))
-        return tuple(getattr(forward, "__func__", forward) for forward in (self._forward, *inner))
+        """What runs in this block now: its forward and those that were set on modules inside it."""
+        return (getattr(self._forward, "__func__", self._forward), *self._state.functions())
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The block's forward."""
@@ -72,20 +84,55 @@ class RegionRunner:
         if self.reason is not None or session.bypassing:
             return self._run_uncompiled(original)
         options = options_of(original, self._position)
-        watching = session.watching or type(self.block) not in session.memory.reads
-        reads = session.memory.reads_of(type(self.block))
-        if watching:
+        reads = session.memory.reads.get(type(self.block))
+        if reads is None or session.watching:
             session.dirty = True
-            if options is None:
-                return self._run_uncompiled(original)
-            return self._run_uncompiled(with_options(original, self._position, watched(options, reads)))
-        entering = {} if options is None else resolve(options, reads)
+            return self._watch(options, original)
+        entering = {} if options is None else resolve(self._unsuperseded(options), reads)
         if isinstance(entering, Unfit):
             return self._skip(entering, original)
-        if self._unsuitable is not None:
-            return self._skip(self._unsuitable, original)
+        reason = self._hindrance()
+        if reason is not None:
+            return self._skip(reason, original)
         inputs = original if options is None else with_options(original, self._position, entering)
         return self._run_variant(entering, inputs, original)
+
+    def _unsuperseded(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The options without an attention override that the processors on all of the block's sites take the place
+        of."""
+        override = options.get(OVERRIDE)
+        if override is None or not self._sites:
+            return options
+        if not all(supersedes(site, self._forward if site is self.block else None, override) for site in self._sites):
+            return options
+        return {key: value for key, value in options.items() if key != OVERRIDE}
+
+    def _watch(self, options: dict[str, Any] | None, inputs: Inputs) -> Any:
+        """Runs the block uncompiled and learns what its own code reads: nothing while another node's code runs in it,
+        which may read anything."""
+        seen, cls = Reads(), type(self.block)
+        if options is None:
+            self.session.memory.learn(cls, seen)
+            return self._run_uncompiled(inputs)
+        result = self._run_uncompiled(with_options(inputs, self._position, watched(options, seen)))
+        foreign = acting(self._unsuperseded(options), seen)
+        if foreign is None:
+            self.session.memory.learn(cls, seen)
+        elif not self.session.watching:
+            self.skipped = str(foreign)
+        return result
+
+    def _hindrance(self) -> str | None:
+        """Why this run cannot be compiled, for what is on the block and on its weights now."""
+        reason = self._state.hindrance()
+        if reason is None and getattr(self._forward, "__self__", None) is not self.block:
+            reason = "another node replaced its forward with something that is not a method of it."
+        self.casts_weights = self._weights.pending
+        if reason is None and self.casts_weights:
+            if self.session.host.resolve_weights is None:
+                return "its weights are patched while it runs, because the model is only partly loaded."
+            reason = self._weights.hindrance()
+        return reason
 
     def _run_uncompiled(self, inputs: Inputs) -> Any:
         return self._forward(*inputs[0], **inputs[1])
@@ -97,57 +144,68 @@ class RegionRunner:
     def _run_variant(self, entering: dict[str, Any], inputs: Inputs, original: Inputs) -> Any:
         """Runs the block compiled for these options and for the processors that sit on it now."""
         functions = self.functions()
-        if not hasattr(self._forward, "__func__"):
-            return self._skip("another node replaced its forward with something that is not a method.", original)
-        key = (self._signature, functions, tuple(sorted(entering.items())))
+        dtype = self._weights.dtype(self.session.dtype) if self.casts_weights else None
+        key: tuple = (self._signature, functions, self._class_forwards, dtype, tuple(sorted(entering.items())))
+        if self.graphs.get(key) in self.session.compiling.imprecise:
+            key = (*key, EMULATED)
         graph = self.graphs.get(key)
         if graph is None:
-            if len(self.graphs) >= MAX_VARIANTS:
+            if sum(EMULATED not in known for known in self.graphs) >= MAX_VARIANTS and EMULATED not in key:
                 return self._skip(f"it was compiled for {MAX_VARIANTS} combinations of settings already.", original)
             label = type(self.block).__name__
             graph = self.graphs[key] = self.session.graph_of(key, lambda full: GRAPHS.get(full, functions[0], label))
-        if graph in self.session.failures:
-            self.session.give_up_block(self, self.session.failures[graph])
+            graph.emulates_casts = EMULATED in key
+            if graph in self.session.compiling.imprecise:
+                return self._run_variant(entering, inputs, original)
+        failed = self.session.failures.graphs.get(graph)
+        if failed is not None:
+            self.session.give_up_block(self, failed)
             return self._run_uncompiled(original)
+        postponed = self.session.compiling.postponed(graph) if key not in self._verified else None
+        if postponed is not None:
+            return self._skip(postponed, original)
         if key not in self._compiled:
             self._compiled[key] = self.session.compile_block(self.block, graph)
         if key not in self._verified:
             return self._verify(key, graph, inputs, original)
         before = graph.graphs
         self.session.running = (self, graph)  # still set when the call raises
-        result = self._compiled[key](*inputs[0], **inputs[1])
+        result = self._run_compiled(key, inputs)
         self.session.running = None
         self.session.dirty |= graph.graphs != before
         self.session.ran_compiled = True
         return result
 
+    def _run_compiled(self, key: tuple, inputs: Inputs) -> Any:
+        compiled, resolve = self._compiled[key], self.session.host.resolve_weights
+        if resolve is None or self._weights.at_rest:
+            return compiled(*inputs[0], **inputs[1])
+        dtype = self._weights.dtype(self.session.dtype)
+        with self._weights.resolved(resolve, self.session.device, dtype):
+            return compiled(*inputs[0], **inputs[1])
+
     def _verify(self, key: tuple, graph: SharedGraph, inputs: Inputs, original: Inputs) -> Any:
         """The first compiled run, on clones of the inputs, beside the uncompiled run whose result is used."""
+        if overlapping(inputs):
+            return self._skip("two of its inputs are views of the same memory.", original)
         self.session.before_verify(self)
-        args, kwargs = clone_inputs(inputs)
+        clones = clone_inputs(inputs)
         failure: Exception | None = None
         try:
-            result = self._compiled[key](*args, **kwargs)
+            with self.session.compiling.timed():
+                result = self._run_compiled(key, clones)
         except Exception as error:
             failure = error.with_traceback(None)  # the traceback would keep the failed run's memory
         if failure is not None:
-            del args, kwargs
+            del clones
             self.session.block_failed(self, graph, failure)
             return self._run_uncompiled(original)
         uncompiled = self._run_uncompiled(original)
-        self.parity = compare(result, uncompiled)
+        parity = compare(result, uncompiled)
+        if not parity.passed and self.session.compiling.retry(graph, parity):
+            return uncompiled  # at its next call, with casts emulated
+        self.parity = parity
         self._verified.add(key)
         if not self.parity.passed:
             self.session.give_up_block(self, self.parity.difference)
         return uncompiled
-
-
-def unsuitable(block: nn.Module) -> str | None:
-    """What is on a block's modules now that a graph would ignore or compile anew for, None when there is nothing."""
-    for name, module in block.named_modules():
-        at = f" at {name}" if name else ""
-        if module._forward_hooks or module._forward_pre_hooks:
-            return f"another node put a hook on it{at}."
-        if getattr(module, "weight_function", None) or getattr(module, "bias_function", None):
-            return f"its weights are patched while it runs{at}, because the model is only partly loaded."
-    return None

@@ -42,13 +42,16 @@ def find_regions(diffusion_model: nn.Module, sites: Iterable[Site], scope: str =
 
     Args:
         sites: the attention sites of the model.
-        scope: "blocks", or "attention" for the sites with projections alone.
+        scope: "blocks"; "attention" for the sites with projections alone; "model" for the blocks and the parts around
+            them that have several layers, such as embeddings and the output, each as one piece.
     """
     modules = dict(diffusion_model.named_modules())
     if scope == "attention":
         return [Region(site.path, site.module) for site in sites if site.has_projections]
     paths = {_block_of(site.path, modules) for site in sites}
     paths |= _heavy_blocks(modules, paths)
+    if scope == "model":
+        paths |= _parts_around(modules, paths)
     return [Region(path, module) for path, module in modules.items() if path in paths]
 
 
@@ -85,6 +88,20 @@ def _heavy_blocks(modules: dict[str, nn.Module], taken: set[str]) -> set[str]:
         for path, module in blocks.items()
         if repeats[type(module)] > 1 and weight[type(module)] / total >= MIN_WEIGHT_SHARE
     }
+
+
+def _parts_around(modules: dict[str, nn.Module], taken: set[str]) -> set[str]:
+    """Outermost modules beside the taken ones that have a weight and several layers. One layer alone has nothing that
+    could be fused."""
+    parts: set[str] = set()
+    for path, module in modules.items():
+        inside = any(path.startswith(f"{other}.") for other in (*taken, *parts))
+        around = any(other == path or other.startswith(f"{path}.") for other in taken)
+        can_be_called = not isinstance(module, nn.ModuleList | nn.ModuleDict)
+        layers = sum(not list(layer.children()) for layer in module.modules())
+        if path and can_be_called and not inside and not around and layers > 1 and _weighted_layers(module):
+            parts.add(path)
+    return parts
 
 
 def _weighted_layers(module: nn.Module) -> int:

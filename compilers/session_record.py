@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..status.machine import machine
+from ..status.machine import machine, package_version
 from .cache import WARM
 from .parity import worst
 
@@ -28,22 +28,40 @@ def model_fields(diffusion_model: nn.Module, device: torch.device) -> dict[str, 
     }
 
 
+def backend_field(session: Session, reason: str) -> dict[str, Any]:
+    """The record's ``backend`` field. ``reason``: why this one, or why the model runs uncompiled."""
+    used = session.compiling.backend
+    name, version = (used.name, package_version(used.package)) if used else (None, None)
+    return {"requested": session.settings.backend, "used": name, "version": version, "reason": reason}
+
+
+def state_of(session: Session) -> str:
+    """The record's ``state``."""
+    if session.replaced_by is not None:
+        return "idle"
+    if session.uncompiled_because is not None:
+        return "uncompiled"
+    if not any(runner.parity is not None for runner in session.runners):
+        return "measuring" if session.sampling_now else "idle"
+    return "partial" if any(runner.uncompiled_because for runner in session.runners) else "compiled"
+
+
 def session_fields(session: Session) -> dict[str, Any]:
     """Everything that a session knows now. What was not measured yet is None."""
     compared = [runner.parity for runner in session.runners if runner.parity is not None]
     backend = session.record["backend"]
     if backend is not None:
-        reason = session.uncompiled_because or backend["reason"]
+        reason = session.uncompiled_because or " ".join([session.compiling.why, *session.compiling.notes])
         backend = {**backend, "reason": reason, "replaced_by": session.replaced_by}
     return {
-        "state": session.state,
+        "state": state_of(session),
         "progress": None,
         "backend": backend,
         "patches": {"sites": session.patched, "foreign": session.foreign},
         "compile": _compile(session),
-        "speed": _speed(session) if session.last_steps else None,
+        "speed": _speed(session) if session.measuring.last_steps else None,
         "parity": worst(compared).as_dict() if compared else None,
-        "memory": session.peaks if any(session.peaks.values()) else None,
+        "memory": session.measuring.peaks if any(session.measuring.peaks.values()) else None,
         "machine": machine(session.device, session.host.version),
     }
 
@@ -52,7 +70,8 @@ def _compile(session: Session) -> dict[str, Any]:
     """Graphs in use, and what this session spent on them: a graph that was there before costs it nothing."""
     first_block = {graph: r.region.path for r in reversed(session.runners) for graph in r.graphs.values()}
     spent = {
-        g: [now - before for now, before in zip(g.counts(), session.baseline[g], strict=True)] for g in first_block
+        g: [now - before for now, before in zip(g.counts(), session.compiling.baseline[g], strict=True)]
+        for g in first_block
     }
     hits, misses = sum(s[3] for s in spent.values()), sum(s[4] for s in spent.values())
     return {
@@ -64,13 +83,15 @@ def _compile(session: Session) -> dict[str, Any]:
             if runner.uncompiled_because
         ],
         "graphs": sum(graph.graphs for graph in first_block),
-        "graph_breaks": list(session.breaks),
+        "runs": sum(graph.runs for graph in first_block) or None,
+        "graph_breaks": list(session.failures.breaks),
         "recompiles": [
             {"region": f"{graph.label}, first at {path}", "reason": reason}
             for graph, path in first_block.items()
-            for reason in graph.reasons[session.baseline[graph][2] :]
+            for reason in graph.reasons[session.compiling.baseline[graph][2] :]
         ],
         "seconds": round(sum(s[1] for s in spent.values()), 1),
+        "weights": _weights(session),
         "cache": None if hits + misses == 0 else ("warm" if misses == 0 else "cold"),
         "cache_hits": hits,
         "cache_misses": misses,
@@ -81,41 +102,53 @@ def _compile(session: Session) -> dict[str, Any]:
 
 def _cache_notes(session: Session) -> list[str]:
     """What people should know of the cache, and of backends that have none."""
-    if session.backend is None or session.backend.name == "inductor":
+    backend = session.compiling.backend
+    if backend is None or backend.name == "inductor":
         return list(WARM.notes)
-    return [f"{session.backend.name} compiles anew after each start: nothing is kept on disk."]
+    return [f"{backend.name} compiles anew after each start: nothing is kept on disk."]
+
+
+def _weights(session: Session) -> str | None:
+    """What is done about weights that ComfyUI casts or patches while a model runs, None when there are none."""
+    cast = sum(runner.casts_weights and not runner.uncompiled_because for runner in session.runners)
+    return f"partly loaded: the weights of {cast} blocks are cast block by block." if cast else None
 
 
 def _speed(session: Session) -> dict[str, Any]:
-    """Times of steps like the last one. ``kept`` is None while it is not decided."""
-    eager, compiled = session.times.medians(session.shape)
-    speedup = eager / compiled if eager and compiled else None
+    """Times of steps like the last one. ``kept`` is None while it is not decided; ``clear`` says whether one way is
+    faster by more than the spread of the ``pairs`` of steps that were compared (``spread``: the middle half)."""
+    measuring, shape = session.measuring, session.shape
+    eager, compiled = measuring.times.typical(shape)
     kept = None
-    if session.shape in session.slow:
+    if measuring.is_slow:
         kept = "uncompiled"
-    elif speedup is not None and session.uncompiled_because is None:
-        undecided = session.settings.keep_faster and session.times.open(session.shape)
-        kept = None if undecided else "compiled"
+    elif compiled is not None and session.uncompiled_because is None:
+        kept = "compiled" if measuring.settled or not session.settings.keep_faster else None
     current = eager if kept == "uncompiled" or compiled is None else compiled
+    spread = measuring.times.spread(shape)
     return {
         "eager_ms": _round(eager, 2),
         "compiled_ms": _round(compiled, 2),
-        "speedup": _round(speedup, 3),
+        "speedup": _round(eager / compiled, 3) if eager and compiled and measuring.times.pairs(shape) > 1 else None,
         "per_second": _round(1000 / current, 3) if current else None,
-        "steps_ms": [milliseconds for milliseconds, _ in session.last_steps],
-        "steps_kind": [kind for _, kind in session.last_steps],
+        "steps_ms": [milliseconds for milliseconds, _ in measuring.last_steps],
+        "steps_kind": [kind for _, kind in measuring.last_steps],
         "kept": kept,
-        "breakeven_images": _breakeven(session, eager, compiled),
+        "clear": measuring.kept is not None if spread else None,
+        "pairs": measuring.times.pairs(shape),
+        "spread": [round(value, 3) for value in spread] if spread else None,
+        "breakeven_images": None if kept == "uncompiled" else _breakeven(session, eager, compiled),
     }
 
 
 def _breakeven(session: Session, eager: float | None, compiled: float | None) -> float | None:
     """Pictures after which the compile seconds are earned back, at the steps of the last picture; None when compiling
     saves nothing."""
-    if not eager or not compiled or compiled >= eager or not session.steps_per_image:
+    steps = session.measuring.steps_per_image
+    if not eager or not compiled or compiled >= eager or not steps:
         return None
-    seconds = sum(graph.seconds for graph in session.baseline)
-    return round(seconds / ((eager - compiled) / 1000 * session.steps_per_image), 1)
+    seconds = sum(graph.seconds for graph in session.compiling.baseline)
+    return round(seconds / ((eager - compiled) / 1000 * steps), 1)
 
 
 def _round(value: float | None, digits: int) -> float | None:

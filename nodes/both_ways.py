@@ -66,6 +66,7 @@ class BothWays:
         # The session must stay compiled to be timed, and a model that cannot be compiled is a result too.
         settings = replace(self.settings, keep_faster=False, stop_if_unfit=False)
         self.session = session = Session(settings, _relay(record), host(), device)
+        session.measuring.by_turns = False
         plain, compiled = without_session(self.model), with_session(self.model, session)
         self._total = WARM_UP + max(COMPILE_STEPS, self.steps) + 2 * self.rounds * self.steps
         self._bar = comfy.utils.ProgressBar(self._total)
@@ -164,6 +165,8 @@ class BothWays:
             backend=session.record["backend"] or {},
             setup={
                 "latent": [list(tensor.shape) for tensor in plain[0]],
+                "pixels": _pixels(self.model, plain[0]),
+                "processors": sorted({site["processor"] for site in session.patched}),
                 "seed": SEED,
                 "sampler": SAMPLER,
                 "scheduler": SCHEDULER,
@@ -178,10 +181,19 @@ class BothWays:
         )
 
 
+def _pixels(model: Any, latents: list[torch.Tensor]) -> list[int] | None:
+    """Width and height of the pictures, as the model's latent format has it; None for several latents, or a sound."""
+    ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", None)
+    if len(latents) != 1 or not ratio or latents[0].ndim < 4:
+        return None
+    height, width = latents[0].shape[-2:]
+    return [width * ratio, height * ratio]
+
+
 def _cost(session: Session) -> CompileCost:
     compile_ = session.record["compile"]
     return CompileCost(
-        seconds=sum(graph.seconds for graph in session.baseline),
+        seconds=sum(graph.seconds for graph in session.compiling.baseline),
         fresh=compile_["seconds"] > 0,
         blocks=compile_["regions"],
         blocks_compiled=compile_["regions_compiled"],

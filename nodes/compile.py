@@ -6,10 +6,10 @@ from comfy_api.latest import io
 
 from ..checks import Finding
 from ..checks.options import check_options
-from ..compilers import BACKENDS, Session, Settings
+from ..compilers import BACKENDS, Session, Settings, compile_seconds_asked
 from ..processors.attach import KEY, OUTER_SAMPLE, AttentionPatch, attach, attached
 from .asked import asked
-from .host import host, new_record, schema, ui
+from .host import begin_proof, host, new_record, schema, ui
 from .inputs import known
 from .model_inputs import find_reach
 
@@ -41,7 +41,8 @@ class OneDiffCompile(io.ComfyNode):
                     "scope",
                     options=list(SCOPES),
                     default="blocks",
-                    tooltip="blocks: each block in one piece, equal blocks once. attention: attention modules only.",
+                    tooltip="blocks: each block in one piece, equal blocks once. attention: attention modules only. "
+                    "model: blocks and the parts around them, such as embeddings and output.",
                 ),
                 io.Combo.Input(
                     "effort",
@@ -66,8 +67,9 @@ class OneDiffCompile(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, **kwargs) -> bool:
+    def validate_inputs(cls, backend=None, **kwargs) -> bool:
         """A backend or setting that this machine lacks gives way to one that it has; the record says so."""
+        begin_proof(backend)
         return True
 
     @classmethod
@@ -79,6 +81,7 @@ class OneDiffCompile(io.ComfyNode):
             effort=known("OneDiffCompile", "effort", effort, EFFORTS, findings),
             stop_if_unfit=known("OneDiffCompile", "if_unfit", if_unfit, (RUN, STOP), findings) == STOP,
             keep_faster=bool(keep_faster),
+            compile_seconds=compile_seconds_asked(),
         )
         record = new_record(cls.hidden)
         compiled = model.clone()

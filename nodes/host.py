@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..compilers import CLEARED, PROOFS_ON_DISK, WARM, Host, backend_rows
+from ..compilers import CLEARED, PROOFS_ON_DISK, WARM, Host, backend_rows, forget_failures, prove_ahead
 from ..status import HUB, Record
 from ..status.hub import Run
 from ..status.machine import machine
@@ -21,6 +21,7 @@ from ..status.routes import add_routes
 from .cache_place import cache_place
 from .own_folder import own_folder
 from .processor_choice import register_folder
+from .weights import resolve_weights
 
 #: Ended prompts that are looked through for records of cached nodes.
 MAX_RUNS = 200
@@ -39,7 +40,7 @@ def start() -> None:
         server.routes,
         HUB,
         lambda: backend_rows(comfy.model_management.get_torch_device()),
-        {"measurements": clear_measurements, "compile cache": clear_compile_cache},
+        {"measurements": clear_measurements, "compile cache": clear_compile_cache, "backends": clear_backends},
     )
 
 
@@ -56,6 +57,17 @@ def clear_compile_cache() -> str:
     return "Compiled graphs are let go of, and those kept on disk are deleted. " + _from("compiles anew")
 
 
+def clear_backends() -> str:
+    """Forgets why backends did not work. The sentence is for a person."""
+    forget_failures()
+    return "Backends that did not work are tried again when they are asked for."
+
+
+def begin_proof(backend: Any) -> None:
+    """Lets a backend start while ComfyUI loads the model."""
+    prove_ahead(str(backend), comfy.model_management.get_torch_device())
+
+
 def _from(what: str) -> str:
     running = bool(PromptServer.instance.prompt_queue.currently_running)
     return f"What runs now ends as it began; the next sampling {what}." if running else f"The next sampling {what}."
@@ -67,6 +79,7 @@ def host() -> Host:
         check_interrupt=comfy.model_management.throw_exception_if_processing_interrupted,
         interrupt_error=comfy.model_management.InterruptProcessingException,
         version=comfyui_version.__version__,
+        resolve_weights=resolve_weights,
     )
 
 

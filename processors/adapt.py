@@ -16,7 +16,7 @@ from .calling import Plan, level_of, plan_call
 from .contract import KernelProcessor, Limits, ModuleProcessor, Processor
 from .repair import repaired
 from .sdpa import SDPAProcessor
-from .shapes import merge_heads, split_heads
+from .shapes import merge_heads, project, split_heads
 
 
 class NotCallable(TypeError):
@@ -52,11 +52,11 @@ def adapt(processor: nn.Module) -> Processor:
 
 def written(processor: nn.Module) -> nn.Module:
     """The module that a person wrote, inside what adapts it."""
-    return processor.inner if isinstance(processor, AdaptedKernel | AdaptedModule) else processor
+    return processor.inner if isinstance(processor, _Adapted) else processor
 
 
-class AdaptedKernel(KernelProcessor):
-    """Calls a kernel-level module by its own signature."""
+class _Adapted(Processor):
+    """``inner`` is called as ``plan`` says, ``fallback`` for what it cannot take."""
 
     def __init__(self, inner: nn.Module, plan: Plan):
         super().__init__()
@@ -64,6 +64,10 @@ class AdaptedKernel(KernelProcessor):
         self.plan = plan
         self.fallback = SDPAProcessor()
         self.limits = getattr(inner, "limits", Limits())  # type: ignore[misc]
+
+
+class AdaptedKernel(_Adapted, KernelProcessor):
+    """Calls a kernel-level module by its own signature."""
 
     def forward(
         self,
@@ -108,15 +112,8 @@ class AdaptedKernel(KernelProcessor):
         return split_heads(out, out.shape[-1] // heads) if split_after else out
 
 
-class AdaptedModule(ModuleProcessor):
+class AdaptedModule(_Adapted, ModuleProcessor):
     """Calls a module-level module by its own signature, with what diffusers' contract promises of ``attn``."""
-
-    def __init__(self, inner: nn.Module, plan: Plan):
-        super().__init__()
-        self.inner = inner
-        self.plan = plan
-        self.fallback = SDPAProcessor()
-        self.limits = getattr(inner, "limits", Limits())  # type: ignore[misc]
 
     def forward(
         self,
@@ -132,19 +129,7 @@ class AdaptedModule(ModuleProcessor):
             "value": value,
         }
         if any(given[name] is not None for name in self.plan.dropped):
-            return self._own_attention(attn, hidden_states, encoder_hidden_states, attention_mask, value)
+            q, k, v = project(attn, hidden_states, encoder_hidden_states, value)
+            return attn.to_out(self.fallback(q, k, v, attn.heads, attention_mask))  # ComfyUI's CrossAttention
         view = AttnView(attn, hidden_states.dtype)
         return self.plan.call(self.inner, {"attn": view, "hidden_states": hidden_states, **given})
-
-    def _own_attention(
-        self,
-        attn: Any,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        value: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """What ComfyUI's CrossAttention computes."""
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context if value is None else value)
-        return attn.to_out(self.fallback(q, k, v, attn.heads, attention_mask))

@@ -107,6 +107,7 @@ def kernel_forward(forward: Callable, override: Callable, superseded: Callable |
             args, kwargs = with_options((args, kwargs), position, options)
         return forward(self, *args, **kwargs)
 
+    forward_with_override.__dict__["superseded"] = superseded
     return forward_with_override
 
 
@@ -121,7 +122,15 @@ def module_forward(forward: Callable, processor: ModuleProcessor, superseded: Ca
             return forward(self, x, context, value, mask, options)
         return processor(self, x, context, mask, value)
 
+    forward_of_processor.__dict__["superseded"] = superseded
     return forward_of_processor
+
+
+def supersedes(site: nn.Module, forward: Callable | None, override: Callable) -> bool:
+    """Whether a site's forward, with None the one that it has now, takes the place of an attention override that was
+    there before."""
+    forward = forward or site.__dict__.get("forward")
+    return getattr(getattr(forward, "__func__", None), "superseded", None) is override
 
 
 def not_patchable_reason(site: Site, processor: Processor) -> str | None:

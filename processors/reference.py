@@ -8,7 +8,7 @@ import torch
 
 from .contract import ModuleProcessor
 from .registry import register_processor
-from .shapes import broadcast_mask, merge_heads, split_heads
+from .shapes import broadcast_mask, merge_heads, project, split_heads
 
 
 def plain_attention(
@@ -37,10 +37,7 @@ class ReferenceProcessor(ModuleProcessor):
         attention_mask: torch.Tensor | None = None,
         value: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q = attn.to_q(hidden_states)
-        k = attn.to_k(context)
-        v = attn.to_v(context if value is None else value)
+        q, k, v = project(attn, hidden_states, encoder_hidden_states, value)
         head_dim = q.shape[-1] // attn.heads
         q, k, v = (split_heads(x, head_dim) for x in (q, k, v))
         return attn.to_out(merge_heads(plain_attention(q, k, v, broadcast_mask(attention_mask))))

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+
+
+def project(
+    attn: Any, hidden_states: torch.Tensor, context: torch.Tensor | None, value: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q, k and v of a ComfyUI ``CrossAttention``, each (batch, tokens, heads * head_dim).
+
+    ``context`` and ``value`` are None where they are ``hidden_states``, and where the values come from ``context``.
+    """
+    context = hidden_states if context is None else context
+    return attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context if value is None else value)
 
 
 def split_heads(x: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -13,7 +13,11 @@ from .environment import ROOT, Environment
 # Part of the file names: raise it when scripts/standins.py writes other weights.
 RECIPE = 1
 # Stand-in to its size on disk in GB, to say before writing it.
-SIZES = {"sd15_small": 0.9, "sd15": 2.2, "flux_small": 0.1, "flux_vae": 0.2, "clip_l": 0.3}
+SIZES = {
+    **{"sd15_small": 0.9, "sd15": 2.2, "flux_small": 0.1, "flux_vae": 0.2, "clip_l": 0.3},
+    **{"sdxl_vega": 1.5, "sdxl": 5.2, "flux_mid": 1.2, "flux": 24, "wan_small": 0.2, "wan_small_other": 0.2},
+    **{"flux_small_other": 0.1, "flux_small_lora": 0.1, "wan_small_lora": 0.1},
+}
 
 
 def standin(environment: Environment, name: str) -> Path:

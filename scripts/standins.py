@@ -31,6 +31,16 @@ def recipes() -> dict[str, list[tuple[str, Callable[[], Any], str]]]:
         "sd15": [(unet, unet_full, "float16"), (text, text_model, "float16"), (vae, lambda: kl(4, 128), "float16")],
         "flux_small": [("", flux, "float32")],
         "flux_vae": [("", lambda: kl(16, 32), "float32")],
+        # For the benchmark: a UNet or transformer alone, another checkpoint of the class (other seed), and a LoRA.
+        "sdxl_vega": [("", lambda: unet_sdxl([1, 2]), "float16")],
+        "sdxl": [("", lambda: unet_sdxl([2, 10]), "float16")],
+        "flux_small_other": [("", flux, "float32")],
+        "flux_small_lora": [("", lambda: lora(flux()), "float32")],
+        "flux_mid": [("", lambda: flux(1024, 4, 8), "float32")],
+        "flux": [("", lambda: flux(3072, 19, 38, 4096), "bfloat16")],
+        "wan_small": [("", wan, "float32")],
+        "wan_small_other": [("", wan, "float32")],
+        "wan_small_lora": [("", lambda: lora(wan()), "float32")],
         # A text encoder by itself: unlike one inside an SD 1.5 checkpoint, it has the text projection that Flux reads.
         "clip_l": [("", text_encoder, "float16")],
     }
@@ -49,20 +59,36 @@ def unet_full() -> Any:
     )
 
 
-def _unet(**levels: Any) -> Any:
+def unet_sdxl(depths: list[int]) -> Any:
+    """SDXL's UNet with so many transformer blocks at its two deeper levels: [2, 10]; Segmind Vega's has [1, 2]."""
+    one, two = depths
+    return _unet(
+        num_heads=-1,
+        num_head_channels=64,
+        context_dim=2048,
+        adm_in_channels=2816,
+        num_classes="sequential",
+        use_linear_in_transformer=True,
+        num_res_blocks=[2] * 3,
+        channel_mult=(1, 2, 4),
+        transformer_depth=[0, 0, one, one, two, two],
+        transformer_depth_output=[0] * 3 + [one] * 3 + [two] * 3,
+        transformer_depth_middle=-1 if two == 2 else two,
+    )
+
+
+def _unet(**settings: Any) -> Any:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
+    usual = {"num_heads": 8, "transformer_depth_middle": 1, "context_dim": 768}
     return UNetModel(
         image_size=32,
         in_channels=4,
         out_channels=4,
         model_channels=320,
-        num_heads=8,
         use_spatial_transformer=True,
-        transformer_depth_middle=1,
-        context_dim=768,
         legacy=False,
-        **levels,
+        **{**usual, **settings},
     )
 
 
@@ -108,7 +134,7 @@ def kl(channels: int, decoder_width: int) -> Any:
     )
 
 
-def flux() -> Any:
+def flux(width: int = 256, depth: int = 2, single: int = 4, context: int = 768) -> Any:
     import comfy.ops
     from comfy.ldm.flux.model import Flux
 
@@ -117,12 +143,12 @@ def flux() -> Any:
         in_channels=16,
         out_channels=16,
         vec_in_dim=768,
-        context_in_dim=768,
-        hidden_size=256,
+        context_in_dim=context,
+        hidden_size=width,
         mlp_ratio=4.0,
-        num_heads=2,
-        depth=2,
-        depth_single_blocks=4,
+        num_heads=width // 128,
+        depth=depth,
+        depth_single_blocks=single,
         axes_dim=[16, 56, 56],
         theta=10000,
         patch_size=2,
@@ -131,6 +157,33 @@ def flux() -> Any:
         txt_ids_dims=[],
         operations=comfy.ops.disable_weight_init,
     )
+
+
+def wan() -> Any:
+    import comfy.ops
+    from comfy.ldm.wan.model import WanModel
+
+    return WanModel(
+        model_type="t2v",
+        dim=512,
+        ffn_dim=1024,
+        num_heads=4,
+        num_layers=2,
+        operations=comfy.ops.disable_weight_init,
+    )
+
+
+def lora(model: Any, rank: int = 4) -> dict[str, Any]:
+    """A LoRA on every matrix of a model's blocks: `diffusion_model.blocks.0.ffn.0.lora_up.weight`, (out, rank)."""
+    import torch
+
+    result = {}
+    for name, value in model.state_dict().items():
+        if "blocks." in name and name.endswith(".weight") and value.ndim == 2:
+            path = f"diffusion_model.{name.removesuffix('.weight')}"
+            result[f"{path}.lora_up.weight"] = torch.empty(value.shape[0], rank, device="meta")
+            result[f"{path}.lora_down.weight"] = torch.empty(rank, value.shape[1], device="meta")
+    return result
 
 
 def random_weights(shapes: Shapes, dtype: str, generator: Any) -> dict[str, Any]:
@@ -153,7 +206,7 @@ def random_weights(shapes: Shapes, dtype: str, generator: Any) -> dict[str, Any]
 def build(name: str) -> dict[str, Any]:
     import torch
 
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(SEED + name.endswith(("_other", "_lora")))
     result: dict[str, Any] = {}
     for prefix, make, dtype in recipes()[name]:
         with torch.device("meta"):

@@ -1,6 +1,8 @@
-"""All tests, `python3 scripts/test.py [arguments for pytest]`: style, the canvas extension, then the real host.
+"""All tests, `python3 scripts/test.py`: style, the canvas extension, the real host, then OneFlow in an environment of
+its own.
 
-`python3 scripts/test.py --oneflow` runs those of OneFlow, in an environment of their own.
+With `--oneflow` as the first argument only the last. Other arguments go to pytest; a run that has some leaves OneFlow
+out.
 """
 
 import os
@@ -14,7 +16,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts import browser, console
-from scripts.console import duration, say
+from scripts.console import CannotContinue, duration, say
 from scripts.environment import ROOT, Environment, prepare
 from scripts.oneflow_environment import prepare_oneflow
 
@@ -26,15 +28,18 @@ ONEFLOW_TESTS = ("tests/compilers/test_oneflow.py", "tests/e2e/test_oneflow.py")
 def main() -> int:
     environment = prepare()
     python = str(environment.python)
-    if sys.argv[1:] == [ONEFLOW]:
-        return oneflow_tests(environment, variables_for(environment))
+    arguments, variables = sys.argv[1:], variables_for(environment)
+    if arguments[:1] == [ONEFLOW]:
+        return oneflow_tests(environment, variables, arguments[1:])
     results = {
         "ruff": step("Style (ruff)", [python, "-m", "ruff", "check", "."]),
         "mypy": step("Types (mypy)", [python, "-m", "mypy"]),
         "web": web_tests(),
     }
     say_compiler()
-    results["pytest"] = step("Tests (pytest)", [python, "-m", "pytest", *sys.argv[1:]], variables_for(environment))
+    results["pytest"] = step("Tests (pytest)", [python, "-m", "pytest", *arguments], variables)
+    if not arguments:
+        results["OneFlow"] = oneflow_tests(environment, variables, [])
     failed = [name for name, code in results.items() if code]
     say(f"Failed: {', '.join(failed)}." if failed else "All passed, apart from what is named as skipped above.")
     return 1 if failed else 0
@@ -59,13 +64,17 @@ def step(what: str, command: list[str], env: dict[str, str] | None = None) -> in
     return code
 
 
-def oneflow_tests(environment: Environment, variables: dict[str, str]) -> int:
+def oneflow_tests(environment: Environment, variables: dict[str, str], arguments: list[str]) -> int:
     """In an environment of their own; in the other one they are skipped."""
-    other = prepare_oneflow(environment)
+    try:
+        other = prepare_oneflow(environment)
+    except CannotContinue as stop:  # what the other tests found is still to be said
+        say("\n".join([*(f"  | {line}" for line in stop.details), f"Tests of OneFlow failed: {stop}"]))
+        return 1
     if isinstance(other, str):
         say(f"Tests of OneFlow skipped: {other}")
         return 0
-    command = [str(other.python), "-m", "pytest", "-p", "no:cacheprovider", *ONEFLOW_TESTS]
+    command = [str(other.python), "-m", "pytest", "-p", "no:cacheprovider", *ONEFLOW_TESTS, *arguments]
     # On a CPU OneFlow takes all threads for itself, and torch's would wait for them.
     return step("Tests of OneFlow (pytest, Python 3.10)", command, {**variables, "OMP_NUM_THREADS": "1"})
 

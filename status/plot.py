@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .plot_words import breakeven_line, cost_line, footer, headline, subject
-from .speed_report import SpeedReport, Times, duration
+from .plot_words import breakeven_line, cost_line, footer, headline, spread, subject
+from .speed_report import SpeedReport, duration
 from .summary import count
 
 if TYPE_CHECKING:
@@ -88,10 +88,12 @@ def _steps(axes: Axes, report: SpeedReport) -> None:
     """Each timed step as a dot, in the order in which they ran, with the medians."""
     top, unit, divisor = _scale(report)
     many = sum(len(sampling.steps_ms) for sampling in report.samplings)
-    alternate = len(report.samplings) > 1 and report.compiled is not None
-    clipped = "; ▲ took longer" if any(ms / divisor > top for s in report.samplings for ms in s.steps_ms) else ""
-    order = "in the order in which they ran, alternating" if alternate else "in the order in which they ran"
-    _bare(axes, f"Time of a step, {unit}", f"{many} steps {order}{clipped}")
+    clipped = "; ▲ longer" if any(ms / divisor > top for s in report.samplings for ms in s.steps_ms) else ""
+    present = [(report.uncompiled, UNCOMPILED, "uncompiled")]
+    if report.compiled is not None:
+        present.append((report.compiled, COMPILED, "compiled"))
+    middle = ", ".join(f"{name} {spread(t.low_ms / divisor, t.high_ms / divisor)}" for t, _, name in present)
+    _bare(axes, f"Time of a step, {unit}", f"{many} steps, half of them: {middle}{clipped}")
     start, ends = 0, []
     for sampling in report.samplings:
         color = COMPILED if sampling.compiled else UNCOMPILED
@@ -104,11 +106,6 @@ def _steps(axes: Axes, report: SpeedReport) -> None:
         ends.append(start)
     for end in ends[:-1]:
         axes.axvline(end, color=GRID, linewidth=1)
-    ways: list[tuple[Times | None, str, str]] = [
-        (report.uncompiled, UNCOMPILED, "uncompiled"),
-        (report.compiled, COMPILED, "compiled"),
-    ]
-    present = [(times, color, name) for times, color, name in ways if times is not None]
     heights = _apart_labels([times.median_ms / divisor for times, _, _ in present], top * 0.105)
     for (times, color, name), height in zip(present, heights, strict=True):
         axes.axhline(times.median_ms / divisor, color=color, linewidth=1.6, alpha=0.9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .speed_report import Difference, SpeedReport, duration
 from .summary import count
 
@@ -25,20 +27,37 @@ def longer(speedup: float) -> str:
 
 
 def subject(report: SpeedReport) -> str:
-    """What was measured: "UNetModel · 860 M parameters · float16 · 1×4×64×64 · euler, 8 steps, cfg 7"."""
+    """What was measured: "UNetModel · 860 M parameters · float16 · 512×512 pixels, latent 1×4×64×64 ·
+    attention sdpa · euler, 8 steps, cfg 7"."""
     model, setup = report.model, report.setup
     parameters = model.get("parameters")
     latent = " + ".join("×".join(map(str, shape)) for shape in setup.get("latent") or ())
+    pixels = "×".join(map(str, setup.get("pixels") or ()))
+    size = [*([f"{pixels} pixels"] if pixels else []), *([f"latent {latent}"] if latent else [])]
     sampler = f"{setup['sampler']}, " if setup.get("sampler") else ""
     cfg = f", cfg {setup['cfg']:g}" if setup.get("cfg") is not None else ""
     parts = [
         model.get("class"),
         f"{parameters_short(parameters)} parameters" if parameters else None,
         model.get("dtype"),
-        f"latent {latent}" if latent else None,
+        ", ".join(size),
+        attention(setup.get("processors") or ()),
         f"{sampler}{count(report.steps, 'step')}{cfg}",
     ]
     return " · ".join(part for part in parts if part)
+
+
+def attention(processors: Sequence[str]) -> str | None:
+    """``attention(["sdpa"])`` is "attention sdpa"; a long list is counted. None: the model's own."""
+    named = f"attention {', '.join(processors)}"
+    if not processors:
+        return None
+    return named if len(named) <= 40 else f"attention by {count(len(processors), 'patched processor')}"
+
+
+def spread(low: float, high: float) -> str:
+    """``spread(71.62, 74.4)`` is "71.6 to 74.4": three digits each, in whichever unit they have."""
+    return " to ".join(f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in (low, high))
 
 
 def parameters_short(number: int) -> str:

@@ -57,7 +57,7 @@ def _compiled(record: dict[str, Any]) -> str:
 
 def _uncompiled(record: dict[str, Any]) -> str:
     speed = record["speed"] or {}
-    if speed.get("kept") == "uncompiled" and (speed.get("speedup") or 1) < 1:
+    if speed.get("kept") == "uncompiled" and speed.get("clear") is not False and (speed.get("speedup") or 1) < 1:
         return f"uncompiled: compiled steps took {round((1 / speed['speedup'] - 1) * 100)} % longer"
     reason = (record["backend"] or {}).get("reason")
     return f"uncompiled: {reason}" if reason else "uncompiled"

@@ -30,7 +30,7 @@ if HOST is not None:
     args.cpu = True
     args.use_pytorch_cross_attention = True
 
-for name, folder in ((PACK, ROOT), ("scripts", ROOT / "scripts")):
+for name, folder in ((PACK, ROOT), ("scripts", ROOT / "scripts"), ("benchmarks", ROOT / "benchmarks")):
     package = types.ModuleType(name)
     package.__path__ = [str(folder)]
     sys.modules[name] = package

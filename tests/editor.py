@@ -102,6 +102,28 @@ def use_renderer(page: Any, name: str) -> None:
     page.wait_for_timeout(1500)
 
 
+def set_setting(page: Any, name: str, value: Any) -> None:
+    page.evaluate("([id, value]) => app.extensionManager.setting.set(id, value)", [name, value])
+    page.wait_for_timeout(400)
+
+
+def use_language(page: Any, name: str) -> None:
+    """Waits until the host has loaded the workflow again: what was put on the canvas before that is dropped."""
+    changes = page.evaluate(
+        """name => {
+        if (app.extensionManager.setting.get("Comfy.Locale") === name) return false;
+        window.loadedAgain = new Promise(resolve =>
+            app.registerExtension({ name: `Test.Language.${Date.now()}`, afterConfigureGraph: () => resolve() }));
+        app.extensionManager.setting.set("Comfy.Locale", name);
+        return true;
+    }""",
+        name,
+    )
+    if changes:
+        page.evaluate("window.loadedAgain")
+    page.wait_for_timeout(400)
+
+
 def load(page: Any, workflow: dict[str, Any]) -> None:
     page.evaluate("workflow => app.loadGraphData(workflow, true, true, 'canvas test')", workflow)
     page.wait_for_timeout(1500)

@@ -67,8 +67,22 @@ def without_ours(prompt: dict[str, Any]) -> dict[str, Any]:
     return stock
 
 
-def run(server: Server, workflow: dict[str, Any], stock: bool = False) -> Run:
-    """Queues a workflow as the editor would, and waits for it; ``stock`` takes the pack's nodes out of it."""
+def with_lora(prompt: dict[str, Any], name: str, strength: float) -> dict[str, Any]:
+    """The prompt with a LoRA between the checkpoint and what takes its model."""
+    loader = next(key for key, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple")
+    inputs = {"model": [loader, 0], "lora_name": name, "strength_model": strength}
+    changed = {
+        key: {**node, "inputs": {n: ["lora", 0] if v == [loader, 0] else v for n, v in node["inputs"].items()}}
+        for key, node in prompt.items()
+    }
+    return {**changed, "lora": {"class_type": "LoraLoaderModelOnly", "inputs": inputs}}
+
+
+def run(server: Server, workflow: dict[str, Any], stock: bool = False, lora: tuple[str, float] | None = None) -> Run:
+    """Queues a workflow as the editor would, and waits for it.
+
+    ``stock`` takes the pack's nodes out of it, ``lora`` puts a LoRA of that name and strength in.
+    """
     import numpy
     from PIL import Image
 
@@ -77,6 +91,8 @@ def run(server: Server, workflow: dict[str, Any], stock: bool = False) -> Run:
     prompt = swap(prompt, "DualCLIPLoader", "CheckpointLoaderSimple", {"ckpt_name": "sd15_small.safetensors"}, {0: 1})
     if stock:
         prompt = without_ours(prompt)
+    if lora:
+        prompt = with_lora(prompt, *lora)
     entry = server.run(prompt, workflow)
     outputs = entry["outputs"]
     records = {

@@ -54,15 +54,21 @@ def unet_patcher(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
     return _patcher(comfy.supported_models.SD15, UNET, seed)
 
 
-def flux_patcher(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
-    """A Flux of 2 double and 3 single blocks in a ModelPatcher."""
-    return _patcher(comfy.supported_models.FluxSchnell, FLUX, seed)
+def flux_patcher(
+    seed: int = 0, dtype: torch.dtype = torch.float32, computes_in: torch.dtype | None = None
+) -> comfy.model_patcher.ModelPatcher:
+    """A Flux of 2 double and 3 single blocks in a ModelPatcher. ``computes_in`` is the dtype that weights of another
+    are cast to when they are used, as ComfyUI does with weights in float8."""
+    return _patcher(comfy.supported_models.FluxSchnell, {**FLUX, "dtype": dtype}, seed, computes_in)
 
 
-def _patcher(config: type, unet_config: dict, seed: int) -> comfy.model_patcher.ModelPatcher:
+def _patcher(
+    config: type, unet_config: dict, seed: int, computes_in: torch.dtype | None = None
+) -> comfy.model_patcher.ModelPatcher:
     torch.manual_seed(seed)
     settings = config(dict(unet_config))
-    settings.custom_operations = comfy.ops.disable_weight_init
+    settings.set_inference_dtype(unet_config["dtype"], computes_in)
+    settings.custom_operations = comfy.ops.disable_weight_init if computes_in is None else comfy.ops.manual_cast
     model = settings.get_model({})
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.05)

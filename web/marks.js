@@ -83,6 +83,10 @@ export function createMarks({ canvas, classic, badge }) {
   return marks;
 }
 
-/** @param {unknown} id @param {string} text */
+const LOOK =
+  "position: absolute; right: 0; bottom: 100%; margin-bottom: 2px; padding: 0 6px; border-radius: 5px;" +
+  "background: #92400e; color: #fff; font: 12px/20px Inter, Arial, sans-serif; white-space: nowrap; pointer-events: none;";
+
+/** For the marked node alone: the host's other nodes keep their looks. @param {unknown} id @param {string} text */
 const rule = (id, text) =>
-  `.lg-node[data-node-id="${CSS.escape(String(id))}"]::before { content: "${CSS.escape(text)}"; }`;
+  `.lg-node[data-node-id="${CSS.escape(String(id))}"]::before { content: "${CSS.escape(text)}"; ${LOOK} }`;

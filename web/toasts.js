@@ -2,7 +2,7 @@
 // Which records are worth interrupting somebody for: those that name something to be done.
 
 import { remedies } from "./panel/advice.js";
-import { plain } from "./status/record.js";
+import { findings, plain, sentence } from "./status/record.js";
 
 /** @typedef {import("./status/record.js").StatusRecord} StatusRecord */
 
@@ -13,9 +13,11 @@ import { plain } from "./status/record.js";
  */
 export function worthAToast(record) {
   if (record.state === "failed") {
-    const [first] = remedies(record);
-    const reason = plain(record.backend?.reason);
-    const detail = first ?? reason;
+    const error = findings(record).find(({ severity }) => severity === "error");
+    const found = [plain(error?.class) || plain(error?.path), plain(error?.what)].filter(Boolean).join(": ");
+    const what = found && plain(error?.where) ? `${found} (${plain(error?.where)})` : found;
+    const said = what ? [what, plain(error?.fix)] : [plain(record.backend?.reason) || remedies(record)[0]];
+    const detail = said.map(sentence).filter(Boolean).join(" ");
     return detail ? { severity: "error", state: "failed", detail } : null;
   }
   const { used, reason } = record.backend ?? {};

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from ..exceptions import BackendUnavailable, MissingOperator
@@ -23,6 +24,7 @@ class OneFlowBackend:
     name = "oneflow"
     package = "oneflow"
     native = True
+    can_emulate_casts = False
     packages = ("oneflow", "onediff", "numpy", *(name.partition("==")[0] for name in libraries.LIBRARIES))
 
     def absent(self) -> str | None:
@@ -31,6 +33,11 @@ class OneFlowBackend:
     def load(self) -> None:
         libraries.load_oneflow()
 
+    def start_up(self, device: torch.device) -> None:
+        self.load()
+        if not libraries.has_onediffs_needs():
+            from . import registered  # noqa: F401  (Dynamo's imports)
+
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
         self.load()
         if libraries.has_onediffs_needs():
@@ -38,6 +45,9 @@ class OneFlowBackend:
         from . import registered  # noqa: F401  (registers itself; needs OneFlow)
 
         return compile_through_onediff(block, self.name, {"graph": graph})
+
+    def about(self, effort: str, device: str) -> str | None:
+        return None
 
     def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
         for cause in causes(error):

@@ -27,6 +27,9 @@ LIBRARIES = {
     ),
 }
 
+#: Modules that OneDiff 1.2.0's own backend imports, and that came after 0.9.0.
+ONEDIFFS_NEEDS = ("oneflow.framework.args_tree", "oneflow.mock_torch.mock_importer")
+
 #: Pythons that OneFlow 0.9.0 was built for. On newer ones pip installs a placeholder of the same name.
 PYTHONS = ((3, 7), (3, 10))
 
@@ -93,4 +96,12 @@ def _explain(error: Exception, missing: list[str]) -> str:
 
 def has_onediffs_needs() -> bool:
     """Whether this OneFlow, imported by now, has what OneDiff's own backend uses. PyPI's 0.9.0 has not."""
-    return all(find_spec(name) for name in ("oneflow.framework.args_tree", "oneflow.mock_torch.mock_importer"))
+    graph = getattr(getattr(sys.modules.get("oneflow"), "nn", None), "Graph", None)
+    return all(_exists(name) for name in ONEDIFFS_NEEDS) and hasattr(graph, "with_dynamic_input_shape")
+
+
+def _exists(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # what should hold it is not a package
+        return False

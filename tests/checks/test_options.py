@@ -59,7 +59,6 @@ CASES = [
     ({"offloaded_bytes": 30 * MB}, "weights-do-not-fit", "warning", "about 30 MB of 100 MB of weights do not fit"),
     ({"moves_weights": True}, "weights-move-layer-by-layer", "note", "dynamic VRAM"),
     ({"regions": 0}, "nothing-in-scope", "error", "scope “blocks” finds nothing to compile in Linear"),
-    ({"scope": "model"}, "model-scope-is-blocks", "note", "compiles block by block"),
 ]
 
 

@@ -18,6 +18,7 @@ class Backend:
 
     name = "counting"
     package = "torch"
+    can_emulate_casts = False
 
     def __init__(self):
         self.compiled: list[str] = []
@@ -39,6 +40,9 @@ class Backend:
 
     def explain(self, error):
         return str(error), None
+
+    def about(self, effort, device):
+        return None
 
 
 @pytest.fixture
@@ -82,13 +86,13 @@ def graphs_of(session: Session) -> set[str]:
 
 def test_cleared_measurements_are_taken_anew_with_the_same_graphs(patcher, backend):
     clone, session, record = compiled_clone(patcher)
-    sample(session, clone, steps=8)
-    assert not session.times.open(session.shape)
+    sample(session, clone, steps=10)
+    assert session.settled
     compiled, graphs = len(backend.compiled), graphs_of(session)
     CLEARED.clear_measurements()
     assert record["speed"]["eager_ms"] > 0
     sample(session, clone, steps=1)
-    assert session.times.open(session.shape)
+    assert not session.settled
     assert (record["speed"]["compiled_ms"], len(record["speed"]["steps_ms"])) == (None, 1)
     sample(session, clone, steps=8)
     assert record["speed"]["compiled_ms"] > 0
@@ -99,7 +103,7 @@ def test_cleared_measurements_are_taken_anew_with_the_same_graphs(patcher, backe
 def test_a_shape_that_was_slower_gets_another_chance(patcher, backend):
     clone, session, record = compiled_clone(patcher)
     sample(session, clone, steps=8)
-    session.slow.add(session.shape)
+    session.measuring.slow.add(session.shape)
     sample(session, clone, steps=1)
     assert record["state"] == "uncompiled"
     CLEARED.clear_measurements()

@@ -1,14 +1,15 @@
 """Every family that ComfyUI knows, through the inductor backend with Inductor itself left out: all blocks are compiled,
-once a kind, and no change of sizes compiles anything again."""
+once a kind, and no change of sizes, LoRA or checkpoint compiles anything again."""
 
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
 import pytest
 import torch
 from onediff_pack.compilers import Host, Session, Settings
-from onediff_pack.processors.attach import attach
+from onediff_pack.processors.attach import APPLY_MODEL, KEY, attach
 from onediff_pack.status import Record
 from passthrough import without_inductor
 
@@ -19,6 +20,8 @@ Call = families.Call
 pytestmark = pytest.mark.usefixtures("host")
 
 TOLERANCE = 1e-4
+
+ALL = 1e12  # bytes of weights on the device: more than any of the models has
 
 FIRST = Call(height=16, width=16, batch=2, tokens=77)
 
@@ -46,25 +49,56 @@ def relative(compiled, uncompiled):
     return ((compiled - uncompiled).norm() / uncompiled.norm()).item()
 
 
-@pytest.mark.parametrize("name", list(families.FAMILIES))
-def test_each_kind_of_block_is_compiled_once(name, inductor):
-    family = families.FAMILIES[name]()
-    patcher = family.patcher()
+def checkpoint(family, seed):
+    """A checkpoint of the family, loaded as ComfyUI does: in inference mode. Dynamo tells such weights apart."""
+    with torch.inference_mode():
+        patcher = family.patcher(seed)
+        patcher.partially_load(torch.device("cpu"), ALL)
+    return patcher
+
+
+def compiled_clone(patcher):
     clone, record = patcher.clone(), Record("workflow", "7")
     settings = Settings(backend="inductor", keep_faster=False)
     session = Session(settings, record, Host(lambda: None, KeyboardInterrupt, "test"), torch.device("cpu"))
     attach(clone, session)
+    return clone, session, record
 
-    def sample(call, steps):
+
+def with_lora(clone, session, strength):
+    """The model with a LoRA on every matrix of its blocks."""
+    patched, generator = clone.clone(), torch.Generator().manual_seed(5)
+    blocks = tuple(f"diffusion_model.{runner.region.path}." for runner in session.runners)
+    weights = {n: w for n, w in patched.model_state_dict().items() if n.startswith(blocks) and w.ndim == 2}
+    changes = {n: ("diff", (0.5 * torch.randn(w.shape, generator=generator),)) for n, w in weights.items()}
+    assert len(patched.add_patches(changes, strength)) == len(changes) > 0
+    return patched
+
+
+def compiles():
+    """Dynamo's own count of the graphs that it captured."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize("name", list(families.FAMILIES))
+def test_each_kind_of_block_is_compiled_once(name, inductor):
+    family = families.FAMILIES[name]()
+    patcher = checkpoint(family, seed=0)
+    clone, session, record = compiled_clone(patcher)
+
+    def sample(call, steps, clone=clone, session=session):
         runs = inductor.runs
-        uncompiled = family.step(patcher, call)
+        plain = clone.clone()
+        plain.remove_wrappers_with_key(APPLY_MODEL, KEY)
+        uncompiled = family.step(plain, call)
         assert uncompiled.isfinite().all()
         assert uncompiled.std() > 0
         results = session.sampling(lambda: [family.step(clone, call) for _ in range(steps)])
         assert inductor.runs > runs
         assert max(relative(result, uncompiled) for result in results) <= TOLERANCE
+        return uncompiled
 
-    sample(FIRST, steps=3)
+    plain = sample(FIRST, steps=3)
     compiled = record["compile"]
     expected = EXPECTED_UNCOMPILED.get(name, {})
     uncompiled = compiled["regions_uncompiled"]
@@ -83,10 +117,78 @@ def test_each_kind_of_block_is_compiled_once(name, inductor):
     assert (inductor.graphs, compiled["recompiles"]) == (len(kinds), [])
     assert compiled["graphs"] == len(kinds)
 
+    captured = compiles()
     for change, call in CHANGES.items():
         sample(call, steps=2)
         assert (change, inductor.graphs, record["compile"]["recompiles"]) == (change, len(kinds), [])
     assert record["compile"]["regions_uncompiled"] == uncompiled
+
+    for strength in (1.0, -0.5):
+        lora = with_lora(clone, session, strength)
+        with torch.inference_mode():
+            lora.partially_load(torch.device("cpu"), ALL)
+        assert relative(sample(FIRST, 2, lora), plain) > TOLERANCE
+        with torch.inference_mode():
+            lora.detach()
+            clone.partially_load(torch.device("cpu"), ALL)
+    other, its_session, its_record = compiled_clone(checkpoint(family, seed=1))
+    sample(FIRST, 4, other, its_session)
+    torch.testing.assert_close(sample(FIRST, 2), plain)
+    assert (inductor.graphs, compiles()) == (len(kinds), captured)
+    assert (record["compile"]["recompiles"], its_record["compile"]["recompiles"]) == ([], [])
+
+    for batch in (1, 4, 2, 1):
+        sample(replace(FIRST, batch=batch), steps=3)
+    assert inductor.graphs <= 2 * len(kinds)
+    assert {r["reason"] for r in record["compile"]["recompiles"]} <= {"batch 1 needs a graph of its own"}
+    assert record["compile"]["regions_uncompiled"] == uncompiled
+
+
+#: UNets, a video one, and the ways in which DiTs pass text, modulation and rotary tables.
+WITH_BATCH_1 = ("SD 1.5", "SDXL", "SVD", "SD 3", "Flux", "Flux 2", "Lumina 2", "Qwen-Image", "Wan 2.1", "LTXV")
+
+
+@pytest.mark.parametrize("name", WITH_BATCH_1)
+def test_batch_1_costs_each_kind_at_most_one_more_graph_and_once(name, inductor):
+    """CFG off, on, four pictures at once, and back: PyTorch compiles a batch of 1 apart."""
+    family = families.FAMILIES[name]()
+    patcher = family.patcher()
+    clone, record = patcher.clone(), Record("workflow", "7")
+    settings = Settings(backend="inductor", keep_faster=False)
+    session = Session(settings, record, Host(lambda: None, KeyboardInterrupt, "test"), torch.device("cpu"))
+    attach(clone, session)
+    counted, recompiles = [], []
+    for call in (Call(batch=1), Call(batch=2), Call(batch=4), Call(batch=1), Call(batch=4, height=32), Call(batch=1)):
+        results = session.sampling(lambda call=call: [family.step(clone, call) for _ in range(2 + (not counted))])
+        assert max(relative(result, family.step(patcher, call)) for result in results) <= TOLERANCE
+        counted.append(inductor.graphs)
+        recompiles.append(len(record["compile"]["recompiles"]))
+    kinds = len({runner.region.signature for runner in session.runners if runner.parity is not None})
+    assert kinds <= counted[0] <= counted[1] <= 2 * kinds
+    assert counted[1:] == [counted[1]] * 5
+    assert recompiles == [graphs - kinds for graphs in counted]
+    if name != "SVD":  # there one video is a batch of its frames, and Dynamo says so in its own words
+        assert {again["reason"] for again in record["compile"]["recompiles"]} <= {"batch 1 needs a graph of its own"}
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("SD 1.5", {"time_embed", "out"}), ("Flux", {"time_in", "vector_in", "final_layer"})],
+)
+def test_scope_model_compiles_the_parts_around_the_blocks_too(name, parts, inductor):
+    family = families.FAMILIES[name]()
+    patcher = family.patcher()
+    clone, record = patcher.clone(), Record("workflow", "7")
+    settings = Settings(backend="inductor", scope="model", keep_faster=False)
+    session = Session(settings, record, Host(lambda: None, KeyboardInterrupt, "test"), torch.device("cpu"))
+    attach(clone, session)
+    for call in (FIRST, *CHANGES.values()):
+        results = session.sampling(lambda call=call: [family.step(clone, call) for _ in range(3)])
+        assert max(relative(result, family.step(patcher, call)) for result in results) <= TOLERANCE
+    compiled = record["compile"]
+    assert parts <= {runner.region.path for runner in session.runners if runner.parity}
+    assert (compiled["regions_uncompiled"], compiled["graph_breaks"], compiled["recompiles"]) == ([], [], [])
+    assert inductor.graphs == len({runner.region.signature for runner in session.runners})
 
 
 def test_every_reason_names_a_family():

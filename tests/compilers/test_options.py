@@ -85,3 +85,39 @@ def test_a_block_that_writes_runs_uncompiled():
         options["grid_sizes"] = (1, 2)
 
     assert resolve(OPTIONS, reads_of(writes, OPTIONS)) == "it writes to transformer_options: grid_sizes."
+
+
+@pytest.mark.parametrize("copied", [dict, lambda options: {**options}, lambda options: options.copy()])
+def test_reading_from_a_copy_is_reading(copied):
+    assert reads_of(lambda options: copied(options)["theirs"], OPTIONS).keys == {"theirs"}
+    assert reads_of(lambda options: copied(options).get("theirs"), OPTIONS).keys == {"theirs"}
+    assert reads_of(lambda options: "theirs" in copied(options), OPTIONS).keys == {"theirs"}
+    assert reads_of(copied, OPTIONS).keys == set()
+    assert reads_of(lambda options: copied(copied(options)), OPTIONS).keys == set()
+    patches = reads_of(lambda options: copied(options["patches"]).get("attn1_patch"), {"patches": {"attn1_patch": []}})
+    assert patches.patches == {"attn1_patch"}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda options: options.update(grid=(1, 2)),
+        lambda options: options.__setitem__("grid", (1, 2)),
+        lambda options: options.setdefault("grid", (1, 2)),
+        lambda options: options.__ior__({"grid": (1, 2)}),
+    ],
+)
+def test_what_a_watched_block_writes_reaches_the_blocks_after_it(write):
+    options, reads = dict(OPTIONS), Reads()
+    write(watched(options, reads))
+    assert options["grid"] == (1, 2)
+    assert reads.written == {"grid"}
+
+
+def test_what_a_watched_block_takes_away_is_gone_for_the_blocks_after_it():
+    options, reads = dict(OPTIONS), Reads()
+    copy = watched(options, reads)
+    assert copy.pop("theirs") == 3
+    del copy["sigmas"]
+    assert options.keys() == OPTIONS.keys() - {"theirs", "sigmas"}
+    assert reads.written == {"theirs", "sigmas"}

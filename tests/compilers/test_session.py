@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import time
 
 import pytest
 import torch
-from onediff_pack.compilers import BACKENDS, Host, ModelUnfit, Session, Settings, backends
+from onediff_pack.compilers import (
+    BACKENDS,
+    Host,
+    ModelUnfit,
+    Session,
+    Settings,
+    backends,
+    compile_seconds_asked,
+    compiling,
+    region_runner,
+)
+from onediff_pack.compilers.graphs import GraphCache
 from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attach import KEY, AttentionPatch, attach
 from onediff_pack.status import Record, timing
+from onediff_pack.status.pairs import MOST_PAIRS
 from torch.utils import _pytree as pytree
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -24,6 +38,7 @@ class CountingBackend:
 
     name = "counting"
     package = "torch"
+    can_emulate_casts = False
 
     def __init__(self):
         self.compiled: list[str] = []
@@ -36,22 +51,28 @@ class CountingBackend:
     def compile(self, block, graph, effort):
         name = type(block).__name__
         self.compiled.append(name)
-        graph.graphs = graph.graphs or 1
 
         def run(*args, **kwargs):
             self.ran.append(name)
-            return self.change(name, graph.forward(block, *args, **kwargs))
+            self.emulated = graph.emulates_casts
+            result = self.change(name, graph.forward(block, *args, **kwargs))
+            graph.graphs = graph.graphs or 1
+            return result
 
         return run
 
     def explain(self, error):
         return f"{type(error).__name__}: {error}", None
 
+    def about(self, effort, device):
+        return None
+
 
 @pytest.fixture
 def backend(monkeypatch):
     counting = CountingBackend()
     monkeypatch.setattr(backends, "BACKENDS", {"counting": counting, **BACKENDS})
+    monkeypatch.setattr(region_runner, "GRAPHS", GraphCache())
     monkeypatch.setattr(backends, "_proofs", {("counting", "cpu"): backends.Proof(True, "counts.", 0.0)})
     return counting
 
@@ -93,13 +114,14 @@ def test_the_steps_and_the_record(patcher, backend):
 
     plain = step(patcher)
     clone, session, record = compiled_clone(patcher)
-    for number in range(8):
+    for number in range(12):
         torch.testing.assert_close(step(clone), plain)
         if number == 0:
             assert backend.ran == []  # the first step runs uncompiled
     regions = len(session.runners)
-    # Steps 2, 3, 5, 7 and 8 ran compiled, 4 and 6 uncompiled beside them.
-    assert len(backend.ran) == 5 * regions
+    # Step 2 compiles; then four pairs of steps, each begun by the way that ended the one before.
+    assert len(backend.ran) == 7 * regions
+    session.publish()
     assert record["state"] == "compiled"
     assert record["compile"]["regions_compiled"] == regions
     assert record["compile"]["graphs"] == len({runner.region.signature for runner in session.runners})
@@ -109,9 +131,9 @@ def test_the_steps_and_the_record(patcher, backend):
     assert record["speed"]["eager_ms"] > 0
     assert record["speed"]["compiled_ms"] > 0
     c, u = "compiled", "uncompiled"
-    session.publish()
-    assert record["speed"]["steps_kind"] == [u, "compiling", c, u, c, u, c, c]
-    assert len(record["speed"]["steps_ms"]) == 8
+    assert record["speed"]["steps_kind"] == [u, "compiling", c, u, u, c, c, u, u, c, c, c]
+    assert len(record["speed"]["steps_ms"]) == 12
+    assert record["speed"]["pairs"] == 4
     assert record["speed"]["kept"] == "compiled"
     assert not [path for path, module in clone.model.named_modules() if "forward" in module.__dict__]
 
@@ -171,6 +193,45 @@ def test_a_foreign_override_runs_the_blocks_uncompiled_and_is_named(patcher, bac
     torch.testing.assert_close(step(clone), plain)
 
 
+def test_an_override_whose_place_a_processor_takes_costs_nothing(patcher, backend):
+    """As Patch Attention Processors does with an override that was on the model before it."""
+    from models import step
+
+    def earlier(func, *args, **kwargs):
+        return func(*args, **kwargs) * 0
+
+    def later(func, *args, **kwargs):
+        return func(*args, **kwargs) * 2
+
+    clone, session, record = compiled_clone(patcher)
+    sites = find_sites(patcher.model.diffusion_model)
+    attach(clone, AttentionPatch(sites, get_processor("sdpa"), lambda options: None, superseded=earlier))
+    plain = sample(session, clone, 8)
+    ran = len(backend.ran)
+    torch.testing.assert_close(sample(session, clone, 2, optimized_attention_override=earlier), plain)
+    assert len(backend.ran) == ran + 2 * len(session.runners)
+    assert (record["state"], record["compile"]["regions_uncompiled"]) == ("compiled", [])
+    expected = step(patcher, optimized_attention_override=later)
+    torch.testing.assert_close(sample(session, clone, 2, optimized_attention_override=later), expected)
+    assert any("later" in r["reason"] for r in record["compile"]["regions_uncompiled"])
+
+
+def test_what_a_patch_reads_is_forgotten_with_the_patch(patcher, backend):
+    """It reads tensors of transformer_options, in the very first step; the block itself does not."""
+    clone, session, record = compiled_clone(patcher)
+    patched = clone.clone()
+
+    def patch(q, k, v, extra_options=None, pe=None, attn_mask=None):
+        q = q * extra_options["sigmas"][0]
+        return (q, k, v) if pe is None else {"q": q, "k": k, "v": v, "pe": pe}
+
+    patched.set_model_attn1_patch(patch)
+    sample(session, patched, 3)
+    assert any("input patch" in r["reason"] for r in record["compile"]["regions_uncompiled"])
+    sample(session, clone, 3)
+    assert (record["state"], record["compile"]["regions_uncompiled"]) == ("compiled", [])
+
+
 @pytest.mark.parametrize(("name", "factor"), [("1 %", 1.01), ("NaN", math.nan)])
 def test_a_block_that_differs_stays_uncompiled(patcher, backend, name, factor):
     from models import step
@@ -200,10 +261,131 @@ def test_a_block_that_cannot_be_compiled_runs_uncompiled(patcher, backend):
     backend.change = fail
     for _ in range(3):
         torch.testing.assert_close(step(clone), plain)
-    assert len(backend.ran) == len(session.failures) < record["compile"]["regions"], "one attempt a graph"
+    assert len(backend.ran) == len(session.failures.graphs) < record["compile"]["regions"], "one attempt a graph"
     assert record["state"] == "uncompiled"
     assert "no such operator" in record["backend"]["reason"]
     assert record["compile"]["regions_compiled"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_block_of_few_bits_that_differs_is_compiled_once_more_with_casts_emulated(backend, monkeypatch, dtype):
+    import models
+
+    patcher = models.flux_patcher()
+    block_type = "SingleStreamBlock"
+    low = patcher.model.diffusion_model.single_blocks
+    forward = type(low[0]).forward
+
+    def in_few_bits(self, x, *args, **kwargs):
+        return forward(self, x, *args, **kwargs).to(dtype)
+
+    monkeypatch.setattr(type(low[0]), "forward", in_few_bits)
+    monkeypatch.setattr(type(backend), "can_emulate_casts", True)
+    backend.change = lambda kind, result: result * 1.1 if kind == block_type and not backend.emulated else result
+    head = patcher.model.diffusion_model.final_layer
+    head.register_forward_pre_hook(lambda module, args: (args[0].float(), *args[1:]))
+    plain = models.step(patcher)
+    clone, session, record = compiled_clone(patcher)
+    for _ in range(6):
+        torch.testing.assert_close(models.step(clone), plain)
+    session.publish()
+    uncompiled = record["compile"]["regions_uncompiled"]
+    if dtype is torch.float32:  # there is no cast to emulate
+        assert len(uncompiled) == len(low)
+    else:
+        assert uncompiled == []
+        assert record["parity"]["passed"]
+        assert (
+            f"With precision casts emulated, because they differed without: {block_type}."
+            in record["backend"]["reason"]
+        )
+    assert record["compile"]["regions_compiled"] == record["compile"]["regions"] - len(uncompiled)
+
+
+def test_a_block_that_differs_also_with_casts_emulated_stays_uncompiled(backend, monkeypatch):
+    import models
+
+    monkeypatch.setattr(type(backend), "can_emulate_casts", True)
+    monkeypatch.setattr(compiling.Compiling, "retry", retry_in_any_dtype)
+    patcher = models.flux_patcher()
+    plain = models.step(patcher)
+    clone, session, record = compiled_clone(patcher)
+    backend.change = lambda kind, result: result * 1.1 if kind == "SingleStreamBlock" else result
+    for _ in range(5):
+        torch.testing.assert_close(models.step(clone), plain)
+    assert {type(r.block).__name__ for r in session.runners if r.reason} == {"SingleStreamBlock"}
+    assert not record["parity"]["passed"]
+
+
+def retry_in_any_dtype(self, graph, parity):
+    if graph.emulates_casts:
+        return False
+    self.imprecise.add(graph)
+    return True
+
+
+def test_running_out_of_memory_while_compiling_ends_in_the_right_result(patcher, backend):
+    from models import step
+
+    plain = step(patcher)
+    clone, _session, record = compiled_clone(patcher)
+
+    def fail(name, result):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    backend.change = fail
+    for _ in range(3):
+        torch.testing.assert_close(sample(_session, clone), plain)
+    assert len(backend.ran) == 1, "one attempt"
+    assert record["backend"]["reason"] == "compiled steps of this size ran out of memory."
+    backend.change = lambda name, result: result
+    sample(_session, clone, steps=3, size=12)
+    assert record["state"] == "compiled", "another size is compiled"
+
+
+def test_after_its_seconds_compiling_goes_on_in_the_next_picture(patcher, backend):
+    from models import step
+
+    plain = step(patcher)
+    clone, session, record = compiled_clone(patcher, compile_seconds=0.05)
+
+    def slow(name, result):
+        if name not in done:
+            done.add(name)
+            time.sleep(0.06)
+        return result
+
+    done = set()
+    backend.change = slow
+    torch.testing.assert_close(sample(session, clone, 6), plain)
+    assert record["state"] == "partial"
+    first = record["compile"]["regions_compiled"]
+    reasons = {region["reason"] for region in record["compile"]["regions_uncompiled"]}
+    assert reasons == {"0 s of compiling are enough for one picture: it is compiled in the next."}
+    assert record["speed"]["pairs"] == 0, "a model that is half compiled is not judged"
+    for _ in range(8):
+        torch.testing.assert_close(sample(session, clone, 6), plain)
+    assert 0 < first < record["compile"]["regions_compiled"] == record["compile"]["regions"]
+    assert record["compile"]["regions_uncompiled"] == []
+    assert record["speed"]["pairs"] > 0
+
+
+def test_no_seconds_for_compiling_leave_everything_uncompiled(patcher, backend):
+    clone, session, record = compiled_clone(patcher, compile_seconds=0.0)
+    sample(session, clone, 3)
+    assert (record["state"], backend.ran) == ("uncompiled", [])
+    assert record["summary"] == "uncompiled: ONEDIFF_COMPILE_SECONDS is 0: nothing new is compiled."
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90.0), ("0", 0.0), ("inf", math.inf), ("soon", None), ("-1", None)]
+)
+def test_the_seconds_are_an_environment_variable(monkeypatch, text, seconds):
+    monkeypatch.setenv("ONEDIFF_COMPILE_SECONDS", text)
+    assert compile_seconds_asked() == seconds
+    monkeypatch.delenv("ONEDIFF_COMPILE_SECONDS")
+    assert compile_seconds_asked() is None
+    assert Settings().budget < Settings(effort="max speed").budget
 
 
 @pytest.mark.parametrize("failing_block", [1, 3])
@@ -236,17 +418,22 @@ def test_compiled_code_that_fails_later_ends_in_the_right_result(patcher, backen
 
 
 def test_an_error_outside_compiled_code_is_not_caught(patcher, backend):
-    clone, session, _ = compiled_clone(patcher)
+    clone, session, record = compiled_clone(patcher)
     sample(session, clone, 3)
 
+    session.measuring.by_turns = False
+    called = []
+
     def broken(module, args):
+        called.append(module)
         raise ValueError("on purpose")
 
     last = list(clone.model.diffusion_model.children())[-1]
     with last.register_forward_pre_hook(broken), pytest.raises(ValueError, match="on purpose"):
         sample(session, clone)
+    assert len(called) == 1, "the step is not tried again"
     sample(session, clone)
-    assert session.state == "compiled"
+    assert record["state"] == "compiled"
 
 
 def test_stop_if_unfit_stops_every_time_with_the_reason(patcher, backend):
@@ -334,6 +521,26 @@ def test_a_setting_that_changes_every_step_does_not_compile_every_step(backend, 
     assert reasons == ["it was compiled for 4 combinations of settings already."] * 3
 
 
+def test_a_block_that_writes_into_its_input_is_compared_on_a_copy(backend, monkeypatch):
+    import models
+    from comfy.ldm.flux.layers import SingleStreamBlock
+
+    forward = SingleStreamBlock.forward
+
+    def in_place(self, x, *args, **kwargs):
+        result = forward(self, x, *args, **kwargs)
+        x.add_(1)
+        return result + x
+
+    monkeypatch.setattr(SingleStreamBlock, "forward", in_place)
+    patcher = models.flux_patcher()
+    plain = models.step(patcher)
+    clone, _session, record = compiled_clone(patcher)
+    for _ in range(4):
+        torch.testing.assert_close(models.step(clone), plain)
+    assert record["parity"]["relative"] == 0
+
+
 def test_cancel_gets_through_between_blocks(patcher, backend, interrupted):
     from models import step
 
@@ -355,7 +562,7 @@ def test_the_slower_way_is_given_up(patcher, backend, monkeypatch):
 
     monkeypatch.setattr(timing.Stopwatch, "time", time)
     clone, session, record = compiled_clone(patcher, keep_faster=True)
-    sample(session, clone, 9)
+    sample(session, clone, 10)
     assert record["state"] == "uncompiled"
     assert record["summary"] == "uncompiled: compiled steps took 50 % longer"
     assert record["speed"] | {"steps_ms": None, "steps_kind": None} == {
@@ -366,17 +573,38 @@ def test_the_slower_way_is_given_up(patcher, backend, monkeypatch):
         "steps_ms": None,
         "steps_kind": None,
         "kept": "uncompiled",
+        "clear": True,
+        "pairs": 4,
+        "spread": [0.667, 0.667],
         "breakeven_images": None,
     }
     ran = len(backend.ran)
     sample(session, clone)
     assert len(backend.ran) == ran
+    assert record["compile"]["regions_uncompiled"] == []
     again, other, record = compiled_clone(patcher, keep_faster=True)
     sample(other, again)
     assert record["state"] == "uncompiled"  # known from before: not tried a second time
     assert len(backend.ran) == ran
     sample(session, clone, size=12)
     assert len(backend.ran) > ran, "another size gets its own chance"
+
+
+def test_equal_times_keep_the_model_uncompiled_and_are_said_to_be_no_gain(patcher, backend, monkeypatch):
+    numbers = itertools.cycle([20.0, 20.0, 20.5, 19.5, 19.5, 20.5])
+    monkeypatch.setattr(timing.Stopwatch, "time", lambda self, call, wait: (call(), next(numbers)))
+    clone, session, record = compiled_clone(patcher, keep_faster=True)
+    sample(session, clone, 40)
+    assert (record["state"], record["speed"]["kept"], record["speed"]["clear"]) == ("uncompiled", "uncompiled", False)
+    assert record["speed"]["pairs"] == MOST_PAIRS
+    assert record["speed"]["breakeven_images"] is None
+    assert record["summary"].startswith(
+        "uncompiled: no clear gain: of 16 pairs of steps, one compiled and one not, half"
+    )
+    ran = len(backend.ran)
+    sample(session, clone, 20)
+    assert len(backend.ran) == ran + len(session.runners), "one more pair in each of the next pictures"
+    assert record["speed"]["pairs"] == MOST_PAIRS + 1
 
 
 def test_a_broken_module_keeps_its_block_uncompiled(backend):

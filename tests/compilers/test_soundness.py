@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
 from onediff_pack.compilers import Host, Session, Settings
-from onediff_pack.processors.attach import KEY, OUTER_SAMPLE, attach
+from onediff_pack.processors import KernelProcessor, find_sites, get_processor
+from onediff_pack.processors.attach import KEY, OUTER_SAMPLE, AttentionPatch, attach
 from onediff_pack.status import Record
 from passthrough import Passthrough, without_inductor
 
@@ -33,6 +34,11 @@ class Setup:
     model: Any
     positive: list
     negative: list
+    undo: list[Callable[[], None]] = field(default_factory=list)
+
+    def restore(self) -> None:
+        for undo in self.undo:
+            undo()
 
 
 Change = Callable[[Setup], None]
@@ -192,6 +198,85 @@ def _object_patch(setup):
     setup.model = setup.model.clone()
     name = first_block_weight(setup).removesuffix(".weight")
     setup.model.add_object_patch(name, Double(setup.model.get_model_object(name)))
+
+
+@change("another attention processor")
+def _processor(setup):
+    setup.model = setup.model.clone()
+    attach(setup.model, AttentionPatch(find_sites(setup.model.model.diffusion_model), Halved(), lambda options: None))
+
+
+class Halved(KernelProcessor):
+    """Half of what attention is."""
+
+    def forward(self, *args, **kwargs):
+        return get_processor("sdpa")(*args, **kwargs) * 0.5
+
+
+@change("hook on a layer")
+def _hook(setup):
+    layer = setup.model.get_model_object(first_block_weight(setup).removesuffix(".weight"))
+    setup.undo.append(layer.register_forward_hook(lambda module, args, output: output * 1.5).remove)
+
+
+@change("hook that a wrapper of the diffusion model sets")
+def _hook_while_sampling(setup):
+    import comfy.patcher_extension as extension
+
+    setup.model = setup.model.clone()
+    layer = setup.model.get_model_object(first_block_weight(setup).removesuffix(".weight"))
+
+    def with_hook(executor, *args, **kwargs):
+        with layer.register_forward_hook(lambda module, args, output: output * 1.5):
+            return executor(*args, **kwargs)
+
+    setup.model.add_wrapper_with_key(extension.WrappersMP.DIFFUSION_MODEL, "test", with_hook)
+
+
+@change("LoRA beside the weights")
+def _bypass(setup):
+    """As ComfyUI's bypass LoRA does: another object's method is the layer's forward."""
+    import comfy.patcher_extension as extension
+
+    class Beside:
+        def __init__(self, layer):
+            self.layer, self.original = layer, layer.forward
+
+        def forward(self, x):
+            return self.original(x) * 1.5
+
+        def inject(self, patcher):
+            self.layer.forward = self.forward
+
+        def eject(self, patcher):
+            self.layer.forward = self.original
+
+    setup.model = setup.model.clone()
+    beside = Beside(setup.model.get_model_object(first_block_weight(setup).removesuffix(".weight")))
+    setup.model.set_injections("test", [extension.PatcherInjection(beside.inject, beside.eject)])
+
+
+@change("replaced forward of a layer's class")
+def _class_forward(setup):
+    kinds = {type(m).__name__: type(m) for m in setup.model.model.diffusion_model.modules()}
+    kind = kinds.get("FeedForward") or kinds["QKNorm"]
+    forward = kind.forward
+
+    def stronger(self, *args, **kwargs):
+        result = forward(self, *args, **kwargs)
+        return tuple(r * 1.5 for r in result) if isinstance(result, tuple) else result * 1.5
+
+    kind.forward = stronger
+    setup.undo.append(lambda: setattr(kind, "forward", forward))
+
+
+@change("replaced forward of a block", "flux")
+def _block_forward(setup):
+    setup.model = setup.model.clone()
+    forward = setup.model.get_model_object("diffusion_model.single_blocks.0.forward")
+    setup.model.add_object_patch(
+        "diffusion_model.single_blocks.0.forward", lambda *args, **kwargs: forward(*args, **kwargs) * 0.5
+    )
 
 
 @change("ControlNet", "unet")
@@ -408,6 +493,7 @@ def test_a_change_takes_effect_and_goes_again(name, model, sittings):
     uncompiled = sitting.uncompiled()
     make(uncompiled)
     expected = sample(uncompiled)
+    uncompiled.restore()
     effect = relative(expected, sitting.plain)
     assert effect > 1e-5, "the change must show, or this test tells nothing"
     tolerance = TOLERANCE * effect
@@ -417,6 +503,7 @@ def test_a_change_takes_effect_and_goes_again(name, model, sittings):
     make(changed)
     assert relative(sample(changed), expected) <= tolerance
     assert relative(sample(changed), expected) <= tolerance, "a second time, with everything compiled"
+    changed.restore()
     graphs, runs = sitting.inductor.graphs, sitting.inductor.runs
     assert relative(sample(sitting.before()), sitting.plain) <= tolerance, "without it the first picture comes again"
     assert sitting.inductor.graphs == graphs, "and nothing is compiled for that"

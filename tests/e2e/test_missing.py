@@ -64,23 +64,3 @@ def test_the_picture_is_made_and_the_remedy_is_said(
         assert stopped.error.startswith("OneDiffCompile: OneDiff Compile (node ")
         assert missing in stopped.error
         assert run(server, example("sd15", server, steps=2)).error is None, "the queue goes on"
-
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="OneFlow is a placeholder from Python 3.11 on")
-def test_the_oneflow_placeholder_does_no_harm(environment: Environment, tmp_path: Path):
-    """PyPI's oneflow for these Pythons is an empty package that raises RuntimeError when it is imported."""
-    python = overlay(environment, tmp_path / "venv", leave_out="oneflow")
-    target = subprocess.check_output([str(python), "-c", SITE], text=True).strip()
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, "oneflow==0.7.0"]
-    if subprocess.run(pip, check=False).returncode:
-        pytest.skip("oneflow 0.7.0 could not be fetched from the package index")
-    with start(Environment(environment.cache, python, environment.host), "placeholder") as server:
-        result = run(server, example("sd15", server, OneDiffCompile={"backend": "oneflow", "keep_faster": False}))
-        record = result.records["OneDiffCompile"]
-        assert result.error is None
-        assert record["state"] == "compiled"
-        assert record["backend"]["used"] == "inductor"
-        assert record["backend"]["reason"].startswith("oneflow is not available: ")
-        rows = {row["name"]: row for row in server.get_json("/onediff/backends", timeout=120)["backends"]}
-        assert rows["oneflow"]["version"] == "0.7.0"
-        assert not rows["oneflow"]["available"]

@@ -1,13 +1,15 @@
-"""The example workflows on the real server with OneFlow; and with a OneFlow that ends its process."""
+"""The example workflows on the real server with OneFlow."""
 
 from __future__ import annotations
 
-import sys
+import itertools
 import time
 
 import pytest
+import torch
 from examples import bypass, example, run, start
 from onediff_pack.compilers.oneflow import libraries
+from safetensors.torch import load_file, save_file
 
 #: What is compiled of each model, and how many of its parts. Attention alone is cheapest; Flux's is not a module.
 SCOPES = {"sd15": ("attention", 14), "flux": ("blocks", 6)}
@@ -36,6 +38,7 @@ def test_the_example_runs_in_oneflow_and_its_picture_is_the_same(oneflow_server,
     assert record["compile"]["regions_uncompiled"] == []
     assert record["compile"]["regions_compiled"] == regions
     assert record["compile"]["graphs"] > 0
+    assert record["compile"]["runs"] >= regions, "each region ran in OneFlow at least once"
     assert 0 < record["parity"]["relative"] <= 1e-4
     (picture,), (expected,) = compiled.pictures, run(oneflow_server, bypass(workflow, "OneDiffCompile")).pictures
     assert picture.std() > 1, "the picture is flat, so equality would prove nothing"
@@ -56,19 +59,34 @@ def test_the_proof_is_kept_and_comes_at_once(oneflow_server):
     assert (oneflow_server.base / "user" / "__onediff" / "proofs.json").is_file()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
-def test_a_backend_that_ends_its_process_leaves_the_server_and_the_picture(environment, tmp_path):
-    (tmp_path / "oneflow").mkdir()
-    (tmp_path / "oneflow" / "__init__.py").write_text("import ctypes; ctypes.string_at(0)")
-    variables = {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    flags = ["--use-pytorch-cross-attention"]
-    with start(environment, "broken-oneflow", flags=flags, variables=variables) as server:
-        workflow = example("sd15", server, steps=3, OneDiffCompile={"backend": "oneflow", "scope": "attention"})
-        result = run(server, bypass(workflow, "OneDiffPatchAttention"))
-        assert result.error is None
-        assert len(result.pictures) == 1
-        backend = result.records["OneDiffCompile"]["backend"]
-        assert (backend["requested"], backend["used"]) == ("oneflow", "inductor")
-        row = next(r for r in server.get_json("/onediff/backends", timeout=100)["backends"] if r["name"] == "oneflow")
-        assert not row["available"]
-        assert row["reason"].startswith("it ended its process while loading oneflow (SIGSEGV).")
+def test_a_lora_its_strength_and_its_removal_change_the_picture_as_uncompiled(oneflow_server, environment):
+    path = oneflow_server.base / "models" / "loras" / "noise.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    save_file(lora_for(load_file(oneflow_server.base / "models" / "checkpoints" / "sd15_small.safetensors")), path)
+    chosen = {"backend": "oneflow", "scope": "attention", "keep_faster": False}
+    workflow = bypass(example("sd15", oneflow_server, steps=3, OneDiffCompile=chosen), "OneDiffPatchAttention")
+    pictures = []
+    for lora in (("noise.safetensors", 1.0), ("noise.safetensors", 0.4), None):
+        compiled = run(oneflow_server, workflow, lora=lora)
+        assert compiled.error is None
+        record = compiled.records["OneDiffCompile"]
+        assert record["backend"]["used"] == "oneflow", record["backend"]["reason"]
+        assert record["compile"]["regions_uncompiled"] == []
+        assert record["compile"]["runs"] >= record["compile"]["regions"]
+        (expected,) = run(oneflow_server, bypass(workflow, "OneDiffCompile"), lora=lora).pictures
+        assert abs(compiled.pictures[0] - expected).max() <= 1
+        pictures.append(expected)
+    for one, other in itertools.combinations(pictures, 2):
+        assert abs(one - other).max() > 5, "the LoRA does not show, so equality would prove nothing"
+
+
+def lora_for(checkpoint, rank=4):
+    """Random changes of the attention's values and outputs, of about their own size."""
+    torch.manual_seed(3)
+    weights = {}
+    for name, weight in checkpoint.items():
+        if name.startswith("model.diffusion_model.") and name.endswith(("to_v.weight", "to_out.0.weight")):
+            key = name.removeprefix("model.").removesuffix(".weight")
+            weights[f"{key}.lora_up.weight"] = torch.randn(weight.shape[0], rank) * weight.std().item()
+            weights[f"{key}.lora_down.weight"] = torch.randn(rank, weight.shape[1]) * rank**-0.5
+    return weights

@@ -232,10 +232,14 @@ def test_the_line_can_be_short_or_absent(page: Any) -> None:
     full, asked = page.evaluate(heights, types), page.evaluate(prompt)
     set_setting(page, DISPLAY, "short")
     assert line(page).inner_text().split() == ["▲", "compiled", "1.62×"]
-    assert page.evaluate(heights, types) == [full[0], full[1], full[2] - 12], "no plot of steps"
+    assert page.evaluate(heights, types) == [
+        full[0] - 18,
+        full[1] - 18,
+        full[2] - 18 - 12,
+    ], "one row, and no plot of steps"
     set_setting(page, DISPLAY, "none")
     assert line(page).bounding_box() is None, "nothing is shown"
-    line_and_gaps = 32 if page.evaluate("!LiteGraph.vueNodesMode") else 24
+    line_and_gaps = 48 if page.evaluate("!LiteGraph.vueNodesMode") else 40
     assert page.evaluate(heights, types) == [
         full[0] - line_and_gaps,
         full[1] - line_and_gaps,

@@ -24,7 +24,13 @@ FASTER = SpeedReport(
     model={"class": "UNetModel", "parameters": 859_520_964, "dtype": "float16"},
     machine={"device": "A card with $ and $ in its name", "torch": "2.11.0", "onediff": "1.2.0", "comfyui": "0.30.0"},
     backend={"used": "inductor"},
-    setup={"latent": [[1, 4, 64, 64]], "sampler": "euler", "cfg": 7.0},
+    setup={
+        "latent": [[1, 4, 64, 64]],
+        "pixels": [512, 512],
+        "processors": ["sdpa"],
+        "sampler": "euler",
+        "cfg": 7.0,
+    },
     measured_at="2026-01-02T03:04:05+00:00",
 )
 SLOWER = replace(FASTER, samplings=(Sampling(False, (100.0,)), Sampling(True, (300.0,))))
@@ -66,7 +72,8 @@ def test_the_words():
     assert plot_words.headline(SLOWER) == "Compiled steps take 3.0 times as long"
     assert plot_words.headline(NOTHING) == "Nothing was compiled"
     assert plot_words.subject(FASTER) == (
-        "UNetModel · 860 M parameters · float16 · latent 1×4×64×64 · euler, 20 steps, cfg 7"
+        "UNetModel · 860 M parameters · float16 · 512×512 pixels, latent 1×4×64×64 · attention sdpa"
+        " · euler, 20 steps, cfg 7"
     )
     assert plot_words.cost_line(FASTER) == "compiled in 41.3 s · 36 of 38 blocks"
     assert plot_words.cost_line(AT_ONCE) == "compiled earlier in 0.00 ms, cache warm · 1 block"
@@ -110,3 +117,19 @@ def test_labels_are_moved_apart_in_their_order():
     assert plot._apart_labels([5, 5], 2) == [6, 4]
     assert plot._apart_labels([4, 5], 2) == [3.5, 5.5]
     assert plot._apart_labels([1, 9], 2) == [1, 9]
+
+
+def test_the_subject_names_size_and_processors():
+    said = plot_words.subject(FASTER)
+    assert "512×512 pixels, latent 1×4×64×64" in said
+    assert "attention sdpa" in said
+    many = replace(FASTER, setup=FASTER.setup | {"processors": ["diffusers/AttnProcessor2_0", "custom/mine:Windowed"]})
+    assert "attention by 2 patched processors" in plot_words.subject(many)
+    assert "attention" not in plot_words.subject(NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(71.62, 74.4, "71.6 to 74.4"), (118, 121.4, "118 to 121"), (3, 3.25, "3 to 3.25")]
+)
+def test_a_spread_has_three_digits(low, high, said):
+    assert plot_words.spread(low, high) == said

@@ -9,7 +9,6 @@ import pytest
 from onediff_pack.status import Hub
 from onediff_pack.status.hub import Run
 from onediff_pack.status.record import FIELDS
-from onediff_pack.status.timing import StepTimes
 
 
 def test_a_record_keeps_its_fields_and_tells_pages():
@@ -128,48 +127,3 @@ def test_summaries(fields, summary):
     record = Hub().record("a", "1")
     record.update(**fields)
     assert record["summary"] == summary
-
-
-def drive(times: StepTimes, eager: list[float], compiled: list[float], steps: int, shape: str = "shape") -> str:
-    """Lets the schedule choose ``steps`` steps; returns which were uncompiled (u) and compiled (c)."""
-    eager, compiled, chosen = iter(eager), iter(compiled), ""
-    for _ in range(steps):
-        uncompiled = times.uncompiled_next(shape)
-        times.add(shape, next(eager, 1) if uncompiled else next(compiled, 1), compiled=not uncompiled)
-        chosen += "u" if uncompiled else "c"
-    return chosen
-
-
-def test_uncompiled_and_compiled_steps_alternate_then_compiled_ones_go_on():
-    times = StepTimes()
-    assert drive(times, [90, 50, 54], [40, 42, 41] + [1] * 9, steps=10) == "ucucuccccc"
-    assert times.medians("shape") == (52, 41)  # the warm-up of 90 and the late steps are left out
-    assert not times.slower_compiled("shape")
-
-
-@pytest.mark.parametrize(("compiled", "slower"), [([60, 61, 62], True), ([50, 51, 52], False), ([51, 53, 53], False)])
-def test_slower_means_by_more_than_noise(compiled, slower):
-    times = StepTimes()
-    drive(times, [99, 52, 52], [*compiled, 60], steps=6)
-    assert times.slower_compiled("shape") is slower
-
-
-def test_much_slower_is_known_after_two_steps_of_each():
-    times = StepTimes()
-    assert drive(times, [99, 52], [70, 71], steps=4) == "ucuc"
-    assert times.slower_compiled("shape")
-    assert times.open("shape")
-
-
-def test_a_little_slower_is_not_known_after_two_steps_of_each():
-    times = StepTimes()
-    drive(times, [99, 52], [60, 60], steps=4)
-    assert not times.slower_compiled("shape")
-
-
-def test_another_size_is_timed_on_its_own_without_starting_uncompiled():
-    times = StepTimes()
-    drive(times, [99, 52, 52], [40, 40, 40], steps=6)
-    assert drive(times, [70, 60, 60], [90, 91, 92], steps=8, shape="larger") == "cuucuccc"
-    assert times.slower_compiled("larger")
-    assert not times.slower_compiled("shape")

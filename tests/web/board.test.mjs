@@ -38,6 +38,15 @@ test("a node shows its own record, a copy of it starts afresh", (context) => {
   assert.equal(copy.line.text, "not run yet");
 });
 
+test("a node that is added within a pause does not stay empty until its end", async (context) => {
+  context.after(() => mock.timers.reset());
+  const { addNode } = setup();
+  addNode("12");
+  const second = addNode("13");
+  await null;
+  assert.equal(second.line.text, "not run yet");
+});
+
 test("another workflow on the canvas shows nothing of this one, and this one again when it comes back", (context) => {
   context.after(() => mock.timers.reset());
   const { store, board, page, addNode, wait } = setup();

@@ -17,7 +17,7 @@ test("only what names something to be done is worth a toast", () => {
   assert.deepEqual(worthAToast(failed), {
     severity: "error",
     state: "failed",
-    detail: "AttnProcessor: rename __call__ to forward",
+    detail: "AttnProcessor: has no forward (models/custom.py:12). rename __call__ to forward.",
   });
 });
 

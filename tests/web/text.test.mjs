@@ -46,6 +46,18 @@ test("states differ by their symbol, not only by colour", () => {
   assert.equal(new Set(outcomes.map((name) => describe(states[name], english).symbol)).size, outcomes.length);
 });
 
+test("a difference within noise is no gain, and does not look like one", () => {
+  const at = (speedup) => describe(record({ state: "compiled", speed: { speedup } }), english);
+  assert.deepEqual([at(1.01).tone, at(1.01).text], ["plain", "compiled, no gain · 1.01×"]);
+  assert.deepEqual([at(1.04).tone, at(1.04).text], ["good", "compiled · 1.04×"]);
+  assert.deepEqual([at(0.9).tone, at(0.9).text], ["warn", "compiled, but slower · 0.90×"]);
+});
+
+test("a failed check names class and fault first", () => {
+  const failed = record({ state: "failed", summary: "failed: other", check: states.findings.check });
+  assert.equal(describe(failed, english).text, "failed · AttnProcessor: has no forward");
+});
+
 test("elapsed time runs on between two messages of the server", () => {
   assert.match(line("compiling", { age: 3.9 }), / 16 s /);
   assert.match(line("compiling", { age: 63 }), / 1 min 15 s /);

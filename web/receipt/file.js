@@ -44,7 +44,8 @@ export function createReceipts({ known, root, tracker, setting, storage }) {
     for (const [node, entry] of known()) {
       const outcome = entry?.outcome ?? null;
       const receipt = outcome && shapeReceipt(outcome, choice);
-      const erase = choice === "off" && past(node)?.mine;
+      // Somebody else's stays until this machine has measured: then it no longer tells of this workflow.
+      const erase = choice === "off" && (outcome ? past(node) : past(node)?.mine);
       if (!receipt && !erase) continue;
       node.properties ??= {};
       if (receipt) own.add(receipt);

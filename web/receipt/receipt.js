@@ -4,6 +4,7 @@
 
 import { duration, factor } from "../status/format.js";
 import { isNumber, isOutcome, plain } from "../status/record.js";
+import { slowerBy } from "../status/text.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("../status/record.js").StatusRecord} StatusRecord */
@@ -72,9 +73,12 @@ export function describeReceipt(receipt, words, mine) {
   const { speed, summary, machine, measured_at: at } = receipt;
   const who = mine ? "mine" : "author";
   const step = speed && (speed.kept === "uncompiled" ? speed.eager_ms : (speed.compiled_ms ?? speed.eager_ms));
+  const by = slowerBy(speed?.eager_ms, speed?.compiled_ms, words);
   const gain =
     speed?.kept === "uncompiled"
-      ? words(`receipt.${who}_uncompiled`)
+      ? by
+        ? words(`receipt.${who}_slower`, { by })
+        : words(`receipt.${who}_uncompiled`)
       : isNumber(speed?.speedup)
         ? words(`receipt.${who}_measured`, { what: factor(words, speed.speedup) })
         : "";
@@ -84,7 +88,9 @@ export function describeReceipt(receipt, words, mine) {
         { text: isNumber(step) ? words("status.a_step", { time: duration(words, step) }) : "" },
       ]
     : [{ text: words(`receipt.${who}`) }, { text: summary ?? "", elastic: true }];
-  const parts = [...figures, { text: machine?.device ?? "", elastic: true }, { text: day(at) }].filter((part) => part.text !== "");
+  // Without figures the machine means little; the tooltip has it.
+  const where = gain ? [{ text: machine?.device ?? "", elastic: true }, { text: day(at) }] : [];
+  const parts = [...figures, ...where].filter((part) => part.text !== "");
   return { symbol: mine ? "◷" : "✎", tone: "past", parts, short: 2, text: parts.map((part) => part.text).join(" · ") };
 }
 

@@ -38,6 +38,8 @@ export function createBoard({ store, words, root, past = () => null, entered = (
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let tick;
   let connected = true;
+  /** @type {Set<BoardNode>} */
+  const fresh = new Set();
   /** @type {Set<() => void>} */
   const watchers = new Set();
 
@@ -52,21 +54,37 @@ export function createBoard({ store, words, root, past = () => null, entered = (
     return { record: entry?.record ?? null, bypassed, ...shown({ entry, past: past(node), bypassed, age }, words()) };
   }
 
+  /**
+   * @param {BoardNode} node
+   * @param {import("./line.js").StatusLine} line
+   * @param {import("../words.js").Words} say
+   */
+  function writeOne(node, line, say) {
+    const { record, line: said, details } = look(node);
+    const eager = record?.speed?.eager_ms;
+    line.show({
+      line: said,
+      details: [...details, say("status.open")],
+      label: say("status.label"),
+      steps: steps(record),
+      uncompiledMs: isNumber(eager) ? eager : null,
+    });
+    return record;
+  }
+
+  function writeFresh() {
+    const say = words();
+    for (const node of fresh) {
+      const line = lines.get(node);
+      if (line) writeOne(node, line, say);
+    }
+    fresh.clear();
+  }
+
   function write() {
     const say = words();
     let live = false;
-    for (const [node, line] of lines) {
-      const { record, line: said, details } = look(node);
-      live ||= isLive(record);
-      const eager = record?.speed?.eager_ms;
-      line.show({
-        line: said,
-        details: [...details, say("status.open")],
-        label: say("status.label"),
-        steps: steps(record),
-        uncompiledMs: isNumber(eager) ? eager : null,
-      });
-    }
+    for (const [node, line] of lines) live = isLive(writeOne(node, line, say)) || live;
     for (const watcher of [...watchers]) watcher();
     clearTimeout(tick);
     if (live && connected) tick = setTimeout(refresh, TICK);
@@ -102,6 +120,9 @@ export function createBoard({ store, words, root, past = () => null, entered = (
     add(node, line) {
       lines.set(node, line);
       refresh();
+      // None may wait empty for the end of a pause. A workflow that is loaded adds its nodes first, then fills them.
+      if (!fresh.size) queueMicrotask(writeFresh);
+      fresh.add(node);
     },
 
     /** @param {BoardNode} node */

@@ -6,7 +6,8 @@ import { createSpark, drawSpark } from "./svg.js";
 /** @typedef {import("./text.js").Line} Line */
 /** @typedef {"full" | "short" | "none"} Display */
 
-const WORDS_HEIGHT = 20;
+// Two rows of words, so that a reason is readable at the smallest width of a node; the short line has one.
+const WORDS_HEIGHT = { full: 36, short: 18, none: 0 };
 const STEPS_HEIGHT = 12;
 
 /**
@@ -62,7 +63,7 @@ export function createLine({ steps: hasSteps = false } = {}) {
       element.title = title;
       button.setAttribute("aria-label", `${label}: ${line.text}`);
       symbol.textContent = line.symbol;
-      words.replaceChildren(...(display === "short" ? line.parts.slice(0, line.short ?? 1) : line.parts).map(part));
+      words.replaceChildren(...(display === "short" ? line.parts.slice(0, line.short ?? 1) : line.parts).flatMap(part));
       // While something is going on only its first words are read out: a voice cannot follow two updates a second.
       const aloud = line.tone === "live" ? line.parts[0]?.text.replace(/ \d.*$/, "") : line.text;
       if (spoken.textContent !== aloud) spoken.textContent = aloud ?? "";
@@ -85,15 +86,15 @@ export function createLine({ steps: hasSteps = false } = {}) {
       element.dataset.display = wanted;
       write();
     },
-    height: () => (display === "none" ? 0 : WORDS_HEIGHT + (spark && display === "full" ? STEPS_HEIGHT : 0)),
+    height: () => WORDS_HEIGHT[display] + (spark && display === "full" ? STEPS_HEIGHT : 0),
   };
 }
 
-/** @param {import("./text.js").Part} part */
-function part({ text, elastic }) {
+/** With a space before it, where the row may end. @param {import("./text.js").Part} part @param {number} index */
+function part({ text, elastic }, index) {
   const piece = span(elastic ? "onediff-status-part onediff-status-elastic" : "onediff-status-part");
   piece.textContent = text;
-  return piece;
+  return index ? [" ", piece] : [piece];
 }
 
 /** @param {string} className */

@@ -1,0 +1,97 @@
+"""The benchmark's table: what its rows become, and that the README shows what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import side_by_side, table
+from benchmarks.cases import AS_IT_COMES, CPU, CUDA, WAYS, prompt, sitting, usual
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def row(way, **values):
+    usual = {"model": "m", "label": "Model", "way": way, "step_ms": 100.0, "ratio": 1.0}
+    usual |= {"ratio_low": 0.9, "ratio_high": 1.1, "sitting_compile_s": None, "difference": 0.0}
+    return {**usual, **values}
+
+
+def result(*rows):
+    machine = {"device": "cpu", "name": "Chip", "cores": 2, "system": "Linux"}
+    machine |= {"python": "3.11", "torch": "2", "comfyui": "0"}
+    return {"date": "2030-01-02", "flags": ["--flag"], "machine": machine, "rows": list(rows)}
+
+
+def test_the_readme_shows_what_was_measured():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert table.with_section(text, ROOT / "benchmarks" / "results") == text, "run side_by_side.py --readme"
+
+
+def test_a_device_without_results_was_not_run(tmp_path):
+    assert "On a CPU: not run." in table.section(tmp_path)
+    (tmp_path / "cpu.json").write_text(json.dumps(result(row("uncompiled"))))
+    written = table.section(tmp_path)
+    assert "On a CPU: Chip, 2 cores" in written
+    assert "2030-01-02" in written
+    assert "On an NVIDIA GPU: not run." in written
+
+
+def test_a_readme_without_the_comments_is_left_alone(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("no table")
+    with pytest.raises(ValueError, match="lacks the comments"):
+        table.write_readme(readme, tmp_path)
+    assert readme.read_text() == "no table"
+
+
+def test_figures_are_rounded_and_missing_ones_are_dashes():
+    ours = row("OneDiff Compile", first_step_s=12.34, sitting_compile_s=20.06, sitting_compiles=2, graphs=4, breaks=0)
+    lines = table.table(result(row("uncompiled"), {**ours, "difference": 2.3e-6}))
+    assert lines[2] == "| Model | uncompiled | - | - | 100.0 | 1.00 (0.90-1.10) | - | - | - | - |"
+    assert lines[3] == "|  | OneDiff Compile | 12.3 | 20.1 (2) | 100.0 | 1.00 (0.90-1.10) | 4 | 0 | - | 2e-06 |"
+
+
+def test_claims_compare_this_pack_with_each_other_way():
+    rows = [row(way, first_step_s=s, sitting_compile_s=s) for way, s in zip(WAYS, (1.0, 40.0, 10.0, 20.0), strict=True)]
+    said = table.claims(result(*rows, row(AS_IT_COMES, ratio=0.98)))
+    assert "TorchCompileModel's seconds this pack takes: first step 0.25, compiling in the sitting 0.25" in said[0]
+    assert "block by block's seconds this pack takes: first step 0.50" in said[1]
+    assert "1.02 times as long as uncompiled" in said[2]
+
+
+def call(seconds, compiling=0.0):
+    return {"seconds": seconds, "compile_seconds": compiling}
+
+
+def test_the_first_step_ends_with_the_last_call_that_compiled():
+    calls = [call(2.0), call(30.0, 28.0), call(2.0), call(2.0)]
+    assert side_by_side.first_step({"seconds": 37.0, "calls": calls}) == 33.0
+    assert side_by_side.first_step({"seconds": 5.0, "calls": [call(2.0), call(2.0)]}) == 3.0
+
+
+@pytest.mark.parametrize("model", [*CPU, *CUDA], ids=lambda model: model.name)
+def test_ways_differ_in_the_compile_node_alone(model):
+    prompts = {way: prompt(model, way, usual(model), 2, 1, "k") for way in (*WAYS, AS_IT_COMES)}
+    for way, nodes in prompts.items():
+        assert (nodes.pop("compile", None) is None) == (way == "uncompiled")
+        nodes["sampler"]["inputs"].pop("model")
+        nodes["keep"]["inputs"].pop("way")
+    assert all(nodes == prompts["uncompiled"] for nodes in prompts.values())
+
+
+def test_the_sitting_returns_to_the_first_checkpoint_and_ends_with_a_batch():
+    settings = dict(sitting(CPU[0]))
+    assert settings["other checkpoint"].checkpoint == "flux_small_other"
+    assert settings["back"].checkpoint == "flux_small"
+    assert settings["LoRA removed"].lora is None
+    assert (settings["batch 4"].batch, settings["batch 4"].cfg, settings["batch 4"].tokens) == (4, 5.0, 231)
+
+
+def test_only_names_models():
+    assert [m.name for m in side_by_side.chosen(CPU, ["sd15"], False)] == ["sd15"]
+    assert [m.name for m in side_by_side.chosen(CPU, None, True)] == ["flux_small"]
+    with pytest.raises(side_by_side.console.CannotContinue, match="no such model"):
+        side_by_side.chosen(CPU, ["sd51"], False)

@@ -1,0 +1,28 @@
+"""Packages that stand in for backends that are broken in some way."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+
+import pytest
+from onediff_pack.compilers import backends
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Puts a package where the child, and this process, find it first."""
+
+    def install(name: str, code: str, compilers: str | None = None) -> None:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "__init__.py").write_text(textwrap.dedent(code))
+        if compilers is not None:
+            (folder / "compilers.py").write_text(compilers)
+
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(backends, "_proofs", {})
+    monkeypatch.setattr(backends.PROOFS_ON_DISK, "folder", None)
+    monkeypatch.delitem(sys.modules, "oneflow", raising=False)
+    return install

@@ -1,0 +1,125 @@
+"""Which backend is taken and why; when and where it is proven, and how long an answer takes."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from onediff_pack.compilers import BACKENDS, backends, proof_store
+from onediff_pack.compilers.proof import Proof
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def choose(monkeypatch, requested: str, **proofs: Proof):
+    monkeypatch.setattr(backends, "_proofs", {(name, "cpu"): proof for name, proof in proofs.items()})
+    return backends.choose_backend(requested, CPU)
+
+
+def test_auto_takes_the_first_that_works_and_is_not_slower(monkeypatch):
+    works, slow = Proof(True, "works.", 1.0, speed=1.02), Proof(True, "works, 9 times slower.", 1.0, speed=0.11)
+    missing = Proof(False, "nothing is there: install it.")
+    backend, reason = choose(monkeypatch, "auto", inductor=works, oneflow=works, nexfort=works)
+    assert (backend.name, reason) == ("inductor", "The first that works here and is not slower: it works.")
+    assert choose(monkeypatch, "auto", inductor=missing, oneflow=slow, nexfort=works)[0].name == "nexfort"
+    with pytest.raises(backends.BackendUnavailable, match="nothing is there: install it"):
+        choose(monkeypatch, "auto", inductor=missing, oneflow=slow, nexfort=missing)
+    backend, reason = choose(monkeypatch, "oneflow", inductor=works, oneflow=slow, nexfort=missing)
+    assert (backend.name, reason) == ("oneflow", "Asked for. It works, 9 times slower.")
+
+
+class Slow:
+    """A backend whose compiled code sleeps."""
+
+    name, native, packages, package = "slow", False, (), "torch"
+
+    def start_up(self, device):
+        time.sleep(0.3)
+
+    def compile(self, block, graph, effort):
+        def run(x):
+            time.sleep(0.05)
+            return block(x)
+
+        return run
+
+
+def test_a_proof_times_both_ways_and_tells_the_start_up_apart():
+    proof = backends.try_out(Slow(), CPU)
+    assert proof.available
+    assert proof.slower
+    assert "times slower than uncompiled" in proof.reason
+    assert proof.startup_seconds >= 0.3
+    assert proof.seconds <= 5
+
+
+def test_no_backend_is_proven_on_the_event_loop():
+    async def prove():
+        backends.prove(BACKENDS["inductor"], CPU)
+
+    with pytest.raises(RuntimeError, match="the server would answer nobody"):
+        asyncio.run(prove())
+
+
+def test_importing_the_compilers_loads_no_backend():
+    code = (
+        f"import sys, types; pack = types.ModuleType('pack'); pack.__path__ = [{str(ROOT)!r}]; "
+        "sys.modules['pack'] = pack; import pack.compilers; "
+        "print(*{'onediff', 'oneflow', 'nexfort', 'torch._inductor.compile_fx'} & set(sys.modules))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    assert said.stdout.strip() == ""
+
+
+def test_a_proof_begun_ahead_is_the_one_that_is_waited_for(monkeypatch):
+    monkeypatch.setattr(backends, "_proofs", {})
+    proven = []
+
+    def try_out(backend, device):
+        time.sleep(0.2)
+        proven.append(backend.name)
+        return Proof(True, "works.", 0.2)
+
+    monkeypatch.setattr(backends, "try_out", try_out)
+    thread = backends.prove_ahead("inductor", CPU)
+    assert thread is not threading.current_thread()
+    assert backends.choose_backend("inductor", CPU)[0].name == "inductor"
+    thread.join()
+    assert proven == ["inductor"]
+    assert backends.prove_ahead("inductor", CPU) is None
+
+
+def test_what_is_kept_on_disk_answers_within_fifty_milliseconds(tmp_path, monkeypatch, installed):
+    installed("oneflow", "raise RuntimeError('must not be imported')")
+    monkeypatch.setattr(backends.PROOFS_ON_DISK, "folder", tmp_path / "kept")
+    backend = BACKENDS["oneflow"]
+    backend.absent()  # imports onediff, once per process
+    key = proof_store.proof_key(backend.name, backend.packages, backends.device_name(CPU))
+    backends.PROOFS_ON_DISK.put(key, Proof(True, "works.", 1.0))
+    seconds = []
+    for _ in range(5):  # the best of a few: the machine may be busy
+        monkeypatch.setattr(backends, "_proofs", {})
+        started = time.perf_counter()
+        assert backends.prove(backend, CPU).reason == "works."
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.05
+
+
+def test_failures_are_forgotten_when_asked_and_successes_are_not(tmp_path, monkeypatch):
+    store = proof_store.ProofStore(tmp_path)
+    store.put("good", Proof(True, "works.", 1.0))
+    store.put("bad", Proof(False, "it hung."))
+    proofs = {("oneflow", "cpu"): Proof(False, "it hung."), ("inductor", "cpu"): Proof(True, "works.")}
+    monkeypatch.setattr(backends, "_proofs", proofs)
+    monkeypatch.setattr(backends.PROOFS_ON_DISK, "folder", store.folder)
+    backends.forget_failures()
+    assert set(proofs) == {("inductor", "cpu")}
+    assert store.get("good").available
+    assert store.get("bad") is None

@@ -1,0 +1,135 @@
+"""What a compiled model holds: its weights once, one graph for equal blocks, and nothing more after many runs."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from onediff_pack.compilers import Host, Session, Settings, region_runner
+from onediff_pack.processors import find_sites, get_processor
+from onediff_pack.processors.attach import AttentionPatch, attach
+from onediff_pack.status import Record
+from passthrough import without_inductor
+
+pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
+pytestmark = pytest.mark.usefixtures("host")
+
+
+@pytest.fixture(scope="module")
+def inductor():
+    with without_inductor() as passthrough:
+        yield passthrough
+
+
+def compiled_clone(patcher):
+    record, clone = Record("workflow", "7"), patcher.clone()
+    host = Host(lambda: None, KeyboardInterrupt, "test")
+    session = Session(Settings("inductor", keep_faster=False), record, host, torch.device("cpu"))
+    attach(clone, session)
+    return clone, session, record
+
+
+def sample(session, clone, steps=3, **call):
+    from models import step
+
+    return session.sampling(lambda: [step(clone, **call) for _ in range(steps)])[-1]
+
+
+def tensors_alive() -> list[torch.Tensor]:
+    gc.collect()
+    return [item for item in gc.get_objects() if type(item) in (torch.Tensor, torch.nn.Parameter)]
+
+
+def test_weights_are_never_held_twice(inductor):
+    """Compiled code, its cache and the session hold no copy of any weight: all that is alive is the model's own."""
+    import models
+
+    patcher = models.flux_patcher()
+    own = {p.data_ptr() for p in patcher.model.parameters()}
+    shapes = {p.shape for p in patcher.model.parameters() if p.ndim == 2}
+    before = {t.data_ptr() for t in tensors_alive()}
+    clone, session, record = compiled_clone(patcher)
+    sample(session, clone, 4)
+    assert record["state"] == "compiled"
+    for module in patcher.model.diffusion_model.modules():
+        assert all(p.data_ptr() in own for p in module.parameters(recurse=False))
+    copies = [t for t in tensors_alive() if t.shape in shapes and t.data_ptr() not in own | before]
+    assert copies == []
+
+
+def test_compiled_code_goes_with_the_last_model_that_uses_it(inductor):
+    import models
+
+    first, second = models.flux_patcher(seed=1), models.flux_patcher(seed=2)
+    clones = [compiled_clone(patcher) for patcher in (first, second)]
+    for clone, session, _record in clones:
+        sample(session, clone)
+    graphs = weakref.WeakSet(g for _, session, _ in clones for g in session.memory.graphs)
+    code = [weakref.ref(graph.runner) for graph in graphs]
+    assert len(graphs) == 2, "both models use the same graphs: one for double, one for single blocks"
+    clone = session = _record = None
+    del clones[0], first
+    gc.collect()
+    assert len(graphs) == 2, "the second model still uses them"
+    del clones, second
+    gc.collect()
+    assert len(graphs) == 0
+    assert [ref() for ref in code] == [None, None]
+    assert not list(region_runner.GRAPHS._graphs)
+
+
+class Doubled(type(get_processor("sdpa"))):
+    pass
+
+
+def test_a_processor_goes_when_no_node_holds_it(inductor):
+    import models
+
+    patcher = models.flux_patcher()
+    clone, session, _record = compiled_clone(patcher)
+    processor = Doubled()
+    gone = weakref.ref(processor)
+    patched = clone.clone()
+    attach(patched, AttentionPatch(find_sites(patcher.model.diffusion_model), processor, lambda options: None))
+    sample(session, patched)
+    del processor, patched, session, clone, _record, patcher
+    gc.collect()
+    assert gone() is None
+
+
+def test_twenty_varied_runs_leave_nothing_behind(inductor):
+    """Sizes, prompts, batches, a patch and its removal, over and over: neither tensors nor their memory grow."""
+    import models
+
+    patcher = models.unet_patcher()
+    clone, session, _record = compiled_clone(patcher)
+    patched = clone.clone()
+    patched.set_model_attn1_output_patch(lambda out, extra_options: out * 0.5)
+    runs = [
+        (clone, {}),
+        (clone, {"size": 24}),
+        (clone, {"tokens": 60}),
+        (clone, {"batch": 4}),
+        (patched, {}),
+    ]
+
+    def all_runs():
+        for model, call in runs:
+            sample(session, model, **call)
+
+    all_runs()
+    all_runs()
+    before = tensors_alive()
+    count, held = len(before), sum(t.untyped_storage().nbytes() for t in before)
+    objects = len(gc.get_objects())
+    del before
+    for _ in range(4):
+        all_runs()
+    after = tensors_alive()
+    assert len(after) <= 1.01 * count
+    assert sum(t.untyped_storage().nbytes() for t in after) <= 1.01 * held
+    del after
+    gc.collect()
+    assert len(gc.get_objects()) <= 1.01 * objects
