@@ -96,8 +96,16 @@ def _compile(session: Session) -> dict[str, Any]:
         "cache_hits": hits,
         "cache_misses": misses,
         "seconds_saved": round(sum(s[5] for s in spent.values()), 1),
-        "cache_notes": list(WARM.notes),
+        "cache_notes": _cache_notes(session),
     }
+
+
+def _cache_notes(session: Session) -> list[str]:
+    """What people should know of the cache, and of backends that have none."""
+    backend = session.compiling.backend
+    if backend is None or backend.name == "inductor":
+        return list(WARM.notes)
+    return [f"{backend.name} compiles anew after each start: nothing is kept on disk."]
 
 
 def _weights(session: Session) -> str | None:

@@ -90,12 +90,14 @@ class WarmStart:
             with self._lock:
                 names = {*compile_.files, *workspace.added(compile_.before)}
                 files = workspace.read(sorted(names))
-                if compile_.hit and compile_.found is not None:
-                    if not files.keys() - compile_.found.files.keys():
+                if not files or (compile_.hit and compile_.found is None):  # compiled before in this process
+                    return
+                if compile_.found is not None:
+                    if compile_.hit and not files.keys() - compile_.found.files.keys():
                         return
-                    files, seconds = {**compile_.found.files, **files}, compile_.found.seconds
-                if not compile_.hit or compile_.found is not None:
-                    store.write(compile_.key, Entry(files, round(seconds, 3)))
+                    files = {**_kernels(compile_.found.files, all_=compile_.hit), **files}
+                    seconds = compile_.found.seconds if compile_.hit else seconds
+                store.write(compile_.key, Entry(files, round(seconds, 3)))
         except OSError as error:
             self.note(f"Compiled code could not be kept in {store.folder} ({error.strerror or error}).")
 
@@ -165,6 +167,13 @@ class WarmStart:
         except OSError as error:
             self.note(f"The compile cache {store.folder} cannot be read ({error.strerror or error}).")
         return None
+
+
+def _kernels(files: dict[str, bytes], all_: bool) -> dict[str, bytes]:
+    """What an entry had that the next one needs: of a graph that Inductor did not take, the machine code alone."""
+    return {
+        name: content for name, content in files.items() if all_ or not name.startswith(("fxgraph/", "aotautograd/"))
+    }
 
 
 def without_caches() -> contextlib.AbstractContextManager[Any]:

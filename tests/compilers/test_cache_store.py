@@ -290,6 +290,16 @@ def test_a_damaged_entry_is_dropped_with_a_note_and_written_anew(tmp_path):
     assert compile_(start()).saved_from is None
 
 
+def test_a_compile_that_left_nothing_new_leaves_the_entry_as_it_is(tmp_path):
+    warm = WarmStart()
+    warm.place = lambda: Place(tmp_path / "cache", 10**6)
+    Store(prepare(tmp_path / "cache"), 10**6).write("key", ENTRY)
+    with warm.compiling("key") as compiling:
+        compiling.hit = False
+    warm.keep(compiling, 1.0)
+    assert Store(tmp_path / "cache", 10**6).read("key") == ENTRY
+
+
 def test_clearing_does_not_wait_for_a_compile_and_what_it_compiles_is_not_kept(tmp_path):
     warm = WarmStart()
     warm.place = lambda: Place(tmp_path / "cache", 10**6)
