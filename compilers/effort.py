@@ -16,7 +16,7 @@ it helps; the whole is held against uncompiled steps as ever. What was left out,
 - ``max_autotune`` on a CPU: without frozen weights it may choose only between two calls of the same library
   (``addmm``, ``bias_addmm``).
 - ``coordinate_descent_tuning`` on a CPU: it concerns Triton's kernels, and the code is the same.
-- Weights in channels-last order: a LoRA's weights come in plain order, so that each would compile anew.
+- Weights in channels-last order: not tried; a LoRA's weights come in plain order, and a graph holds for one order.
 """
 
 from __future__ import annotations
@@ -43,5 +43,5 @@ def effort_note(effort: str, device: str) -> str | None:
         return None
     config = inductor_config(effort, device)
     if not config:
-        return f"Max speed: no setting is known to help on a {device} device, compiled as with fast start."
+        return f"Max speed does nothing more on a {device} device: compiled as with fast start."
     return f"Max speed: {', '.join(WORDS[name] for name in config)}, and the fastest are kept."
