@@ -68,6 +68,7 @@ def compiled_clone(patcher):
     clone, record = patcher.clone(), Record("workflow", "7")
     settings = Settings(backend="inductor", keep_faster=False)
     session = Session(settings, record, Host(lambda: None, KeyboardInterrupt, "test"), torch.device("cpu"))
+    session.measuring.by_turns = False  # no step runs uncompiled to be timed
     attach(clone, session)
     return clone, session, record
 
@@ -163,6 +164,7 @@ def test_batch_1_costs_each_kind_at_most_one_more_graph_and_once(name, inductor)
     clone, record = patcher.clone(), Record("workflow", "7")
     settings = Settings(backend="inductor", keep_faster=False)
     session = Session(settings, record, Host(lambda: None, KeyboardInterrupt, "test"), torch.device("cpu"))
+    session.measuring.by_turns = False  # no step runs uncompiled to be timed
     attach(clone, session)
     counted, recompiles = [], []
     for call in (Call(batch=1), Call(batch=2), Call(batch=4), Call(batch=1), Call(batch=4, height=32), Call(batch=1)):
@@ -188,6 +190,7 @@ def test_scope_model_compiles_the_parts_around_the_blocks_too(name, parts, induc
     clone, record = patcher.clone(), Record("workflow", "7")
     settings = Settings(backend="inductor", scope="model", keep_faster=False)
     session = Session(settings, record, Host(lambda: None, KeyboardInterrupt, "test"), torch.device("cpu"))
+    session.measuring.by_turns = False  # no step runs uncompiled to be timed
     attach(clone, session)
     for call in (FIRST, *CHANGES.values()):
         results = session.sampling(lambda call=call: [family.step(clone, call) for _ in range(3)])

@@ -29,6 +29,7 @@ class Eager(DeployableModule):
 
 class EagerBackend:
     name, package, packages, native = "eager", "torch", (), False
+    can_emulate_casts = False
     explained = 0
 
     def absent(self):
@@ -36,6 +37,12 @@ class EagerBackend:
 
     def load(self):
         pass
+
+    def start_up(self, device):
+        pass
+
+    def about(self, effort, device):
+        return None
 
     def compile(self, block, graph, effort):
         return compile_through_onediff(block, self.name, {"graph": graph})
