@@ -128,4 +128,5 @@ def test_the_picture_is_made_and_what_happened_is_said(server, packages, keep_fa
     row = next(r for r in server.get_json("/onediff/backends", timeout=120)["backends"] if r["name"] == "oneflow")
     assert not row["available"]
     assert said in row["reason"]
-    assert "inductor" in row["reason"] or "requirements-oneflow.txt" in row["reason"], "the remedy"
+    remedies = ("inductor", "requirements-oneflow.txt", "pip install")
+    assert any(remedy in row["reason"] for remedy in remedies), row["reason"]
