@@ -9,16 +9,19 @@
  * @param {(node: any) => void} options.open shows the report of a node
  * @param {() => void} options.overview shows all of them
  * @param {(what: string) => Promise<{cleared?: unknown, error?: unknown}>} options.clear asks the server
+ * @param {() => void} options.retried called when backends are to be tried again
  * @param {(toast: {severity: string, summary: string, detail?: string, life?: number}) => void} options.toast
  */
-export function createCommands({ words, nodes, selected, open, overview, clear, toast }) {
-  const clearing = (/** @type {string} */ what) => async () => {
+export function createCommands({ words, nodes, selected, open, overview, clear, retried, toast }) {
+  /** @param {string} what @param {() => void} [then] */
+  const clearing = (what, then) => async () => {
     const { cleared, error } = await clear(what);
     toast(
       typeof cleared === "string"
         ? { severity: "success", summary: "OneDiff", detail: cleared, life: 6000 }
         : { severity: "error", summary: words()("toast.not_cleared"), detail: String(error ?? ""), life: 10_000 },
     );
+    if (typeof cleared === "string") then?.();
   };
   return [
     {
@@ -42,6 +45,12 @@ export function createCommands({ words, nodes, selected, open, overview, clear, 
       icon: "pi pi-trash",
       label: "Clear OneDiff compile cache",
       function: clearing("compile cache"),
+    },
+    {
+      id: "OneDiff.TryBackendsAgain",
+      icon: "pi pi-refresh",
+      label: "Try OneDiff backends again",
+      function: clearing("backends", retried),
     },
   ];
 }

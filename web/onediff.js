@@ -7,6 +7,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { createCommands } from "./commands.js";
 import { createMarks, samplersToMark } from "./marks.js";
+import { createBackends } from "./panel/backends.js";
 import { createPanel } from "./panel/dialog.js";
 import { createSidebar } from "./panel/sidebar.js";
 import { createEntered } from "./presence/entered.js";
@@ -35,6 +36,11 @@ const board = createBoard({ store, words, root, past: receipts.past, entered: en
 const toast = (/** @type {any} */ message) => app.extensionManager.toast.add(message);
 const panel = createPanel({ board, words });
 const toasts = createToasts(toast, words);
+const backends = createBackends({
+  ask: () => ask("/onediff/backends"),
+  again: () => clear("backends"),
+  changed: () => board.refresh(),
+});
 const commands = createCommands({
   words,
   nodes: board.nodes,
@@ -42,6 +48,7 @@ const commands = createCommands({
   open: panel.open,
   overview: () => app.extensionManager.command.execute("Workspace.ToggleSidebarTab.onediff"),
   clear,
+  retried: () => void backends.load(),
   toast,
 });
 /** @type {import("./status/line.js").Display} */
@@ -177,7 +184,7 @@ app.registerExtension({
     app.ui.settings.addEventListener("Comfy.Locale.change", board.refresh);
     // Before the host builds nodes from their badges.
     app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", marks.clear);
-    app.extensionManager.registerSidebarTab(createSidebar({ board, words, root, open: panel.open, find }));
+    app.extensionManager.registerSidebarTab(createSidebar({ board, backends, words, root, open: panel.open, find }));
     board.watch(() => {
       const marked = marking ? samplersToMark(root(), board.nodes(), board.look) : new Map();
       marks.show(new Map([...marked].map(([node, state]) => [node, `▽ ${words()(`mark.${state}`)}`])));

@@ -21,7 +21,7 @@ WATCH = """() => {
     look();
 }"""
 SEEN = "() => { cancelAnimationFrame(watching); return seen; }"
-TEXTS = "() => app.graph.nodes.map(node => node.widgets?.at(-1).element?.title?.split('\\n')[0]).filter(Boolean)"
+TEXTS = "() => app.graph.nodes.map(node => node.widgets?.at(-1)?.element?.title?.split('\\n')[0]).filter(Boolean)"
 
 
 @pytest.fixture

@@ -43,22 +43,24 @@ test("the report is that of the selected node, else of the only one", () => {
 test("clearing asks the server and says its answer, or why there is none", async () => {
   const asked = [];
   const toasts = [];
-  const answers = [{ cleared: "3 measurements forgotten." }, { error: "404 Not Found" }];
+  const answers = [{ cleared: "3 measurements forgotten." }, { error: "404 Not Found" }, { cleared: "Tried again." }];
   const commands = createCommands({
     words: () => english,
     nodes: () => [],
     selected: () => [],
     open: () => assert.fail(),
     overview: () => asked.push("overview"),
+    retried: () => asked.push("asked anew"),
     clear: async (what) => (asked.push(what), answers.shift()),
     toast: ({ severity, detail }) => toasts.push([severity, detail]),
   });
-  for (const id of ["ClearMeasurements", "ClearCompileCache", "ShowReport"])
+  for (const id of ["ClearMeasurements", "ClearCompileCache", "TryBackendsAgain", "ShowReport"])
     await commands.find((command) => command.id === `OneDiff.${id}`).function();
-  assert.deepEqual(asked, ["measurements", "compile cache", "overview"]);
+  assert.deepEqual(asked, ["measurements", "compile cache", "backends", "asked anew", "overview"]);
   assert.deepEqual(toasts, [
     ["success", "3 measurements forgotten."],
     ["error", "404 Not Found"],
+    ["success", "Tried again."],
   ]);
 });
 

@@ -19,13 +19,13 @@ import { advice } from "./advice.js";
  */
 
 /**
- * @param {{record: StatusRecord | null, line: Line, bypassed: boolean, details: string[]}} view its details are all
- *   there is to say when nothing was recorded here
+ * @param {{record: StatusRecord | null, line: Line, bypassed: boolean, details: string[], stopped?: string[]}} view its
+ *   details are all there is to say when nothing was recorded here
  * @param {string} title of the node
  * @param {Words} words
  * @returns {Report}
  */
-export function report({ record, line, bypassed, details }, title, words) {
+export function report({ record, line, bypassed, details, stopped }, title, words) {
   const say = /** @type {Words} */ ((key, values) => words(`panel.${key}`, values));
   const sections =
     record === null
@@ -41,7 +41,7 @@ export function report({ record, line, bypassed, details }, title, words) {
           machine(record, say),
         ];
   const filled = sections.filter(({ facts, groups }) => facts.length || groups.length);
-  const told = record === null && !bypassed ? details : advice(record, words, bypassed);
+  const told = stopped ?? (record === null && !bypassed ? details : advice(record, words, bypassed));
   return { title: plain(title), line, advice: told, sections: filled };
 }
 

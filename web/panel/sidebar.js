@@ -1,6 +1,7 @@
 // @ts-check
-// The sidebar tab: every model of the workflow, with the OneDiff nodes behind it.
+// The sidebar tab: every model of the workflow with the OneDiff nodes behind it, and what can compile here.
 
+import { backendsView } from "./backends.js";
 import { make, makeButton } from "./make.js";
 import { modelsOf } from "./overview.js";
 
@@ -10,12 +11,13 @@ import { modelsOf } from "./overview.js";
  * A tab as the host's `registerSidebarTab` takes it.
  * @param {Object} options
  * @param {ReturnType<typeof import("../status/board.js").createBoard>} options.board
+ * @param {ReturnType<typeof import("./backends.js").createBackends>} options.backends
  * @param {() => Words} options.words
  * @param {() => any} options.root the root graph on the canvas
  * @param {(node: any) => void} options.open shows the report of a node
  * @param {(node: any) => void} options.find brings a node into view
  */
-export function createSidebar({ board, words, root, open, find }) {
+export function createSidebar({ board, backends, words, root, open, find }) {
   /** @type {(() => void) | undefined} */
   let unwatch;
   return {
@@ -37,7 +39,7 @@ export function createSidebar({ board, words, root, open, find }) {
           model.file,
           model.nodes.map((n) => [n.id, n.title, look(n)]),
         ]);
-        const key = JSON.stringify([shown, say("sidebar.title")]);
+        const key = JSON.stringify([shown, backends.known(), say("sidebar.title")]);
         if (key === written) return;
         written = key;
         const focused = /** @type {HTMLElement | null} */ (
@@ -50,6 +52,7 @@ export function createSidebar({ board, words, root, open, find }) {
       };
       unwatch = board.watch(write);
       write();
+      void backends.load();
     },
 
     destroy() {
@@ -78,6 +81,7 @@ export function createSidebar({ board, words, root, open, find }) {
       section.append(list);
       box.append(section);
     }
+    box.append(backendsView(backends.known(), () => void backends.retry(), say));
     return box;
   }
 

@@ -2,6 +2,7 @@
 // What a node shows: this server's record, one from before its restart, or the receipt of the workflow file.
 
 import { details } from "../status/details.js";
+import { isOutcome, plain } from "../status/record.js";
 import { describe } from "../status/text.js";
 import { describeReceipt, receiptDetails } from "./receipt.js";
 
@@ -14,15 +15,17 @@ import { describeReceipt, receiptDetails } from "./receipt.js";
  * @property {{receipt: import("./receipt.js").Receipt, mine: boolean} | null} past what the file says
  * @property {boolean} bypassed
  * @property {number} age seconds since the record arrived
+ * @property {ReturnType<typeof import("../status/stopped.js").stoppedBy>} [stopped]
  */
 
 /**
  * @param {Known} known
  * @param {Words} words
- * @returns {{line: Line, details: string[]}}
+ * @returns {{line: Line, details: string[], stopped?: string[]}}
  */
-export function shown({ entry, past, bypassed, age }, words) {
+export function shown({ entry, past, bypassed, age, stopped = null }, words) {
   const record = entry?.record ?? null;
+  if (stopped && !bypassed) return didNotRun(stopped, record, words);
   // While the sampler is waited for, the author's figures are still the only ones there are.
   if (past && !bypassed && (record === null || (record.state === "idle" && !past.mine))) {
     const { receipt, mine } = past;
@@ -31,6 +34,22 @@ export function shown({ entry, past, bypassed, age }, words) {
   const line = describe(record, words, { bypassed, age });
   if (!entry?.stale || bypassed) return { line, details: details(record, words) };
   return { line: stale(line, words), details: [words("presence.stale_details"), ...details(record, words)] };
+}
+
+/**
+ * @param {NonNullable<Known["stopped"]>} check
+ * @param {import("../status/record.js").StatusRecord | null} record of the run before
+ * @param {Words} words
+ */
+function didNotRun({ title, stale: isStale }, record, words) {
+  const said = [words("status.stopped"), words("status.stopped_by", { title: plain(title) })];
+  const parts = said.map((text, index) => ({ text, elastic: index > 0 }));
+  /** @type {Line} */
+  const line = { symbol: "⊘", tone: "warn", parts, text: said.join(" · ") };
+  const earlier = record !== null && isOutcome(record);
+  const told = [words("details.stopped", { title: plain(title) }), ...(earlier ? [words("details.run_before")] : [])];
+  const all = earlier ? [...told, ...details(record, words)] : told;
+  return { line: isStale ? stale(line, words) : line, details: all, stopped: told };
 }
 
 /**

@@ -1,11 +1,13 @@
 // @ts-check
 // All status lines of the page: which node has which, and when they are written.
 
+import { wayOf } from "../graph/walk.js";
 import { shown } from "../receipt/shown.js";
 import { executionIds } from "./address.js";
 import { pace } from "./pace.js";
 import { isLive, isNumber } from "./record.js";
 import { steps } from "./steps.js";
+import { stoppedBy, SWITCHED_OFF } from "./stopped.js";
 
 /** @typedef {import("../graph/walk.js").WalkGraph} Graph */
 /** @typedef {import("../graph/walk.js").WalkNode} BoardNode */
@@ -18,11 +20,11 @@ import { steps } from "./steps.js";
  * @property {boolean} bypassed
  * @property {import("./text.js").Line} line
  * @property {string[]} details sentences, one a line
+ * @property {string[]} [stopped] why it did not run in the last run, and what to do; left out when it did
  */
 
 const PAUSE = 500;
 const TICK = 1000;
-const SWITCHED_OFF = new Set([2, 4]); // the host's modes "never" and "bypass"
 
 /**
  * @param {Object} options
@@ -43,15 +45,22 @@ export function createBoard({ store, words, root, past = () => null, entered = (
   /** @type {Set<() => void>} */
   const watchers = new Set();
 
-  /** @param {BoardNode} node @returns {View} */
-  function look(node) {
+  /** @param {BoardNode} node */
+  function newest(node) {
     const graph = root();
     const ids = executionIds(graph, node);
     const open = entered(node);
-    const entry = store.find(String(graph.id), open !== null && ids.includes(open) ? [open] : ids);
+    return store.find(String(graph.id), open !== null && ids.includes(open) ? [open] : ids);
+  }
+
+  /** @param {BoardNode} node @returns {View} */
+  function look(node) {
+    const entry = newest(node);
     const age = entry && connected ? store.age(entry) : 0;
     const bypassed = SWITCHED_OFF.has(node.mode ?? 0);
-    return { record: entry?.record ?? null, bypassed, ...shown({ entry, past: past(node), bypassed, age }, words()) };
+    const stopped = stoppedBy(wayOf(root(), node), newest, entry);
+    const known = { entry, past: past(node), bypassed, age, stopped };
+    return { record: entry?.record ?? null, bypassed, ...shown(known, words()) };
   }
 
   /**
@@ -60,13 +69,13 @@ export function createBoard({ store, words, root, past = () => null, entered = (
    * @param {import("../words.js").Words} say
    */
   function writeOne(node, line, say) {
-    const { record, line: said, details } = look(node);
+    const { record, line: said, details, stopped } = look(node);
     const eager = record?.speed?.eager_ms;
     line.show({
       line: said,
       details: [...details, say("status.open")],
       label: say("status.label"),
-      steps: steps(record),
+      steps: stopped ? [] : steps(record),
       uncompiledMs: isNumber(eager) ? eager : null,
     });
     return record;
