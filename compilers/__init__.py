@@ -1,6 +1,6 @@
 """Compiling through OneDiff: backends and their proof, regions, what may enter a region, fallback."""
 
-from .backends import BACKENDS, PROOFS_ON_DISK, backend_rows, forget_failures, prove_ahead
+from .backends import BACKENDS, PROOFS_ON_DISK, backend_rows, forget_failures, start_ahead, wait_for_imports
 from .cache import WARM, Place
 from .clearing import CLEARED
 from .exceptions import BackendUnavailable, ModelUnfit
@@ -23,5 +23,6 @@ __all__ = [
     "backend_rows",
     "compile_seconds_asked",
     "forget_failures",
-    "prove_ahead",
+    "start_ahead",
+    "wait_for_imports",
 ]

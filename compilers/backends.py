@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import threading
@@ -84,10 +85,10 @@ class InductorBackend:
 
     def load(self) -> None:
         importlib.import_module(f"{__package__}.inductor")  # registers itself
+        importlib.import_module("torch._inductor.compile_fx")
 
     def start_up(self, device: torch.device) -> None:
         self.load()
-        importlib.import_module("torch._inductor.compile_fx")
         if device.type == "cpu":
             importlib.import_module("torch._inductor.cpu_vec_isa").pick_vec_isa()  # tries out the C++ compiler
 
@@ -114,6 +115,8 @@ BACKENDS: dict[str, Backend] = {b.name: b for b in (InductorBackend(), OneFlowBa
 PROOFS_ON_DISK = ProofStore()
 
 _proofs: dict[tuple[str, str], Proof] = {}
+_importing = threading.Lock()
+_ahead: dict[tuple[str, str], threading.Thread] = {}
 _locks: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
 
 
@@ -125,6 +128,13 @@ def prove(backend: Backend, device: torch.device) -> Proof:
         RuntimeError: on the server's event loop, which would stand still.
     """
     _not_on_the_event_loop()
+    started = _ahead.get((backend.name, device.type))
+    if started is not None:
+        started.join()
+    return _prove_once(backend, device)
+
+
+def _prove_once(backend: Backend, device: torch.device) -> Proof:
     key = (backend.name, device.type)
     with _locks[key]:  # one that hangs must not hold up the others
         if key not in _proofs:
@@ -161,14 +171,40 @@ def _not_on_the_event_loop() -> None:
     raise RuntimeError("A backend is proven in a thread: on the event loop the server would answer nobody meanwhile.")
 
 
-def prove_ahead(requested: str, device: torch.device) -> threading.Thread | None:
-    """Begins to prove in the background what ``choose_backend`` will ask for; None when that is known."""
-    first = requested if requested in BACKENDS else next(iter(BACKENDS))
-    if (first, device.type) in _proofs:
+def start_ahead(requested: str, device: torch.device) -> threading.Thread | None:
+    """Begins in the background with what ``choose_backend`` will need of a backend: proves a native one, in its child
+    process, and starts another up. None when that is done or under way.
+
+    Nothing is traced in that thread. Dynamo sets the random numbers of the whole process back when it has traced, and
+    torch 2.11 built for CUDA crashes on a machine without a GPU once a thread in which it traced has ended.
+    """
+    backend = BACKENDS[requested if requested in BACKENDS else next(iter(BACKENDS))]
+    key = (backend.name, device.type)
+    if key in _proofs or (key in _ahead and _ahead[key].is_alive()):
         return None
-    thread = threading.Thread(target=prove, args=(BACKENDS[first], device), name="OneDiff proof", daemon=True)
+    thread = threading.Thread(target=_start, args=(backend, device), name="OneDiff start-up", daemon=True)
+    _ahead[key] = thread
     thread.start()
     return thread
+
+
+def _start(backend: Backend, device: torch.device) -> None:
+    if backend.native:
+        _prove_once(backend, device)
+        return
+    with contextlib.suppress(Exception):  # the proof meets it again, and says it
+        with _importing:
+            if backend.absent():
+                return
+            backend.load()
+        backend.start_up(device)
+
+
+def wait_for_imports() -> None:
+    """Returns when no backend is being imported. Modules that import each other must not be imported in two threads
+    at a time: one of them would find another half made."""
+    with _importing:
+        pass
 
 
 def forget_failures() -> None:

@@ -9,7 +9,7 @@ from ..checks.options import check_options
 from ..compilers import BACKENDS, Session, Settings, compile_seconds_asked
 from ..processors.attach import KEY, OUTER_SAMPLE, AttentionPatch, attach, attached
 from .asked import asked
-from .host import begin_proof, host, new_record, schema, ui
+from .host import begin_start, host, new_record, schema, ui
 from .inputs import known
 from .model_inputs import find_reach
 
@@ -69,7 +69,7 @@ class OneDiffCompile(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, backend=None, **kwargs) -> bool:
         """A backend or setting that this machine lacks gives way to one that it has; the record says so."""
-        begin_proof(backend)
+        begin_start(backend)
         return True
 
     @classmethod

@@ -8,6 +8,7 @@ import logging
 from comfy_api.latest import io
 
 from ..checks import Finding, check_model
+from ..compilers import wait_for_imports
 from ..processors import find_sites
 from ..processors.attach import AttentionPatch, attached, processors_of
 from .host import new_record, schema, seen_now, ui
@@ -60,6 +61,7 @@ class OneDiffForwardCheck(io.ComfyNode):
         findings: list[Finding] = []
         stop = known("OneDiffForwardCheck", "on_problem", on_problem, (REPORT, STOP), findings) == STOP
         diffusion_model = model.get_model_object("diffusion_model")
+        wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
         report = check_model(
             diffusion_model,
             len(find_sites(diffusion_model)),

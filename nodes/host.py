@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..compilers import CLEARED, PROOFS_ON_DISK, WARM, Host, backend_rows, forget_failures, prove_ahead
+from ..compilers import CLEARED, PROOFS_ON_DISK, WARM, Host, backend_rows, forget_failures, start_ahead
 from ..status import HUB, Record
 from ..status.hub import Run
 from ..status.machine import machine
@@ -63,9 +63,9 @@ def clear_backends() -> str:
     return "Backends that did not work are tried again when they are asked for."
 
 
-def begin_proof(backend: Any) -> None:
+def begin_start(backend: Any) -> None:
     """Lets a backend start while ComfyUI loads the model."""
-    prove_ahead(str(backend), comfy.model_management.get_torch_device())
+    start_ahead(str(backend), comfy.model_management.get_torch_device())
 
 
 def _from(what: str) -> str:
