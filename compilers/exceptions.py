@@ -17,7 +17,9 @@ class ModelUnfit(RuntimeError):
     """Raised where the user asked to stop rather than run uncompiled. ``node`` is its id, ``reason`` says why."""
 
     def __init__(self, node: str, reason: str):
-        super().__init__(f"OneDiff Compile (node {node}): {reason} Set if_unfit to “run uncompiled” to go on without.")
+        super().__init__(
+            f"OneDiff Compile (node {node}): {reason} Set unfit (if_unfit) to “run uncompiled” to go on without."
+        )
         self.node = node
         self.reason = reason
 

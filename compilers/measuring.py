@@ -109,8 +109,8 @@ class Measuring:
             return "compiled steps took longer than uncompiled ones."
         low, high = self.times.spread(self.shape) or (1.0, 1.0)
         return (
-            f"no clear gain: of {self.times.pairs(self.shape)} pairs of steps, one compiled and one not, half"
-            f" showed {low:.2f}× to {high:.2f}×."
+            f"no clear gain: compiled steps ran {low:.2f}× to {high:.2f}× as fast (the middle half of"
+            f" {self.times.pairs(self.shape)} comparisons)."
         )
 
     @property

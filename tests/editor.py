@@ -104,7 +104,7 @@ def use_renderer(page: Any, name: str) -> None:
 
 def set_setting(page: Any, name: str, value: Any) -> None:
     page.evaluate("([id, value]) => app.extensionManager.setting.set(id, value)", [name, value])
-    page.wait_for_timeout(400)
+    page.wait_for_timeout(700)
 
 
 def use_language(page: Any, name: str) -> None:
@@ -122,6 +122,14 @@ def use_language(page: Any, name: str) -> None:
     if changes:
         page.evaluate("window.loadedAgain")
     page.wait_for_timeout(400)
+
+
+def line(page: Any, node: str = COMPILE) -> Any:
+    """The button that is a node's status line."""
+    handle = page.evaluate_handle(
+        "type => app.graph.nodes.find(n => n.type === type).widgets.at(-1).element.querySelector('button')", node
+    )
+    return handle.as_element()
 
 
 def load(page: Any, workflow: dict[str, Any]) -> None:

@@ -23,9 +23,23 @@ COLUMNS, GAP = 6, 36
 #: Which node a state is seen on, where that is not the compile node.
 NODES = {"patched": PATCH, "patchedOddly": PATCH, "checked": CHECK, "findings": CHECK, "checking": CHECK}
 
+#: States that a node has by its place in the graph or its file: name → record, and what makes it so.
+PLACED = {
+    "stopping": {"record": "failed", "type": CHECK},
+    "didNotRun": {"record": "compiled", "behind": "stopping"},
+    "switchedOff": {"record": "compiled", "mode": 4},
+    "authored": {"record": None, "receipt": "compiled"},
+}
+
 # One node a state, at its smallest size.
-BUILD = """([records, types, columns, gap]) => {
+BUILD = """([records, types, placed, columns, gap]) => {
     app.graph.clear();
+    records = { ...records };
+    types = { ...types };
+    for (const [name, { record, type }] of Object.entries(placed)) {
+        records[name] = record && records[record];
+        if (type) types[name] = type;
+    }
     const size = LiteGraph.createNode("OneDiffCompile").computeSize();
     window.made = Object.entries(records).map(([name, record], index) => {
         const node = LiteGraph.createNode(types[name] ?? "OneDiffCompile");
@@ -35,6 +49,14 @@ BUILD = """([records, types, columns, gap]) => {
         node.setSize(node.computeSize());
         return { name, node, record };
     });
+    const made = Object.fromEntries(window.made.map(({ name, node }) => [name, node]));
+    for (const [name, { behind, mode, receipt }] of Object.entries(placed)) {
+        if (behind) made[behind].connect(0, made[name], 0);
+        if (mode) made[name].mode = mode;
+        if (!receipt) continue;
+        const { summary, speed, machine, measured_at } = records[receipt];
+        made[name].properties.onediff = { summary: summary ?? "compiled", speed, machine, measured_at };
+    }
     const rows = Math.ceil(window.made.length / columns);
     return { width: columns * (size[0] + gap), height: rows * (size[1] + 80) };
 }"""
@@ -43,6 +65,7 @@ BUILD = """([records, types, columns, gap]) => {
 TELL = """() => {
     for (const made of window.made) {
         [made.width, made.height] = made.node.size;
+        if (!made.record) continue;
         const detail = { ...made.record, workflow: String(app.graph.id), node: String(made.node.id) };
         window.comfyAPI.api.api.dispatchEvent(new CustomEvent("onediff.status", { detail }));
     }
@@ -103,7 +126,7 @@ def test_every_state_fits_and_says_what_it_should(page: Any, renderer: str, pale
     use_renderer(page, renderer)
     set_setting(page, "Comfy.ColorPalette", palette)
     use_language(page, language)
-    size = page.evaluate(BUILD, [states(page), NODES, COLUMNS, GAP])
+    size = page.evaluate(BUILD, [states(page), NODES, PLACED, COLUMNS, GAP])
     page.wait_for_timeout(1200)
     page.evaluate(TELL)
     page.wait_for_timeout(900)

@@ -159,6 +159,22 @@ export const states = {
     backend: inductor,
     speed: { eager_ms: 3000, compiled_ms: 3270, speedup: 0.917, kept: "uncompiled" },
   }),
+  noGain: record({
+    state: "compiled",
+    backend: inductor,
+    compile: blocks,
+    speed: { eager_ms: 150, compiled_ms: 148.5, speedup: 1.01, kept: "compiled" },
+  }),
+  unclear: record({
+    state: "uncompiled",
+    summary: "uncompiled: no clear gain: compiled steps ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",
+    backend: {
+      ...inductor,
+      reason: "no clear gain: compiled steps ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",
+    },
+    compile: blocks,
+    speed: { eager_ms: 150, compiled_ms: 149, kept: "uncompiled", clear: false },
+  }),
   differs: record({
     state: "uncompiled",
     backend: inductor,

@@ -30,6 +30,9 @@ test("each state reads as a person would say it", () => {
     compiled: "▲ compiled · 1.62× · 148 ms a step · inductor",
     partial: "◐ partly compiled 36/38 · 1.40× · 171 ms a step · inductor",
     slower: "▽ off: compiled is 9 % slower · 3.00 s a step",
+    noGain: "＝ compiled, no gain · 1.01× · 149 ms a step · inductor",
+    unclear:
+      "▽ uncompiled · no clear gain: compiled steps ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",
     differs: "▽ uncompiled · result differs too much",
     uncompiled: "▽ uncompiled · no C++ compiler was found",
     failed: "✗ failed · AttnProcessor has no forward",
