@@ -1,4 +1,4 @@
-"""The warm start around one compile: what is put back and kept, and that trouble with the disk never stops a compile."""
+"""The warm start around one compile: what is put back and kept; and no trouble with the disk stops a compile."""
 
 from __future__ import annotations
 
