@@ -60,7 +60,9 @@ def test_a_proof_times_both_ways_and_tells_the_start_up_apart():
     assert proof.seconds <= 5
 
 
-def test_no_backend_is_proven_on_the_event_loop():
+def test_no_backend_is_proven_on_the_event_loop(monkeypatch):
+    monkeypatch.setattr(backends, "_proofs", {})
+
     async def prove():
         backends.prove(BACKENDS["inductor"], CPU)
 
@@ -68,13 +70,13 @@ def test_no_backend_is_proven_on_the_event_loop():
         asyncio.run(prove())
 
 
-def test_importing_the_compilers_loads_no_backend():
+def test_importing_the_compilers_loads_no_backend(tmp_path):
     code = (
         f"import sys, types; pack = types.ModuleType('pack'); pack.__path__ = [{str(ROOT)!r}]; "
         "sys.modules['pack'] = pack; import pack.compilers; "
         "print(*{'onediff', 'oneflow', 'nexfort', 'torch._inductor.compile_fx'} & set(sys.modules))"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert said.stdout.strip() == ""
 
 
@@ -100,7 +102,7 @@ def test_what_is_started_ahead_is_waited_for_and_proven_in_the_thread_that_asks(
     assert backends.start_ahead("inductor", CPU) is None
 
 
-def test_a_model_is_traced_after_the_thread_that_started_inductor_ended():
+def test_a_model_is_traced_after_the_thread_that_started_inductor_ended(tmp_path):
     """In a process of its own: torch 2.11 built for CUDA crashes on a machine without a GPU if that thread traced."""
     code = (
         f"import sys, types; pack = types.ModuleType('pack'); pack.__path__ = [{str(ROOT)!r}]; "
@@ -110,7 +112,7 @@ def test_a_model_is_traced_after_the_thread_that_started_inductor_ended():
         "[(thread.start(), thread.join()) for thread in threads]; "
         "print(backends.prove(backends.BACKENDS['inductor'], cpu))"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert "Proof(available=True" in said.stdout, said.stderr[-1000:]
 
 
