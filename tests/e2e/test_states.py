@@ -112,6 +112,7 @@ READ = """() => {
 def page(browser: Any, server: Any) -> Iterator[Any]:
     page = open_editor(browser.new_page(viewport={"width": 1900, "height": 1300}), server.url)
     set_setting(page, "Comfy.Minimap.Visible", False)
+    set_setting(page, "Comfy.RightSidePanel.IsOpen", False)
     yield page
     set_setting(page, "Comfy.Minimap.Visible", True)
     use_language(page, "en")
