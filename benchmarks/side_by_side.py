@@ -3,7 +3,8 @@
 ``python3 benchmarks/side_by_side.py [--only MODEL] [--quick]`` prints one table and writes ``results/cpu.json`` (or
 ``cuda.json``); ``--readme`` writes the table of these files into the README. Models are stand-ins with random weights.
 One server a model: there the ways start one after the other, each with empty caches, and then take turns for the step
-times. Inductor's fixed start-up is over before the first. ``--host FOLDER`` uses this Python and that ComfyUI as they
+times. Inductor's fixed start-up and this
+pack's proof of it are over before the first. ``--host FOLDER`` uses this Python and that ComfyUI as they
 are, without network.
 """
 
@@ -149,6 +150,7 @@ def serve_for(environment: Environment, model: Model) -> Iterator[Server]:
     try:
         with serve(environment, base, flags=FLAGS, variables=variables) as server:
             say(f"  Inductor started in {server.get_json('/benchmark/warm_up', timeout=600)['seconds']:.1f} s")
+            server.get_json("/onediff/backends", timeout=600)  # the proof, once per machine and versions
             yield server
     finally:
         shutil.rmtree(caches, ignore_errors=True)

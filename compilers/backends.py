@@ -111,7 +111,7 @@ class InductorBackend:
 BACKENDS: dict[str, Backend] = {b.name: b for b in (InductorBackend(), OneFlowBackend(), NexfortBackend())}
 
 
-#: Where proofs of native backends are kept; the nodes name the folder.
+#: Where proofs are kept; the nodes name the folder.
 PROOFS_ON_DISK = ProofStore()
 
 _proofs: dict[tuple[str, str], Proof] = {}
@@ -121,8 +121,8 @@ _locks: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Loc
 
 
 def prove(backend: Backend, device: torch.device) -> Proof:
-    """Compiles and runs something tiny, once per backend and device type in this process; for a native backend in a
-    child process, once per machine and versions. Takes seconds.
+    """Compiles and runs something tiny, once per machine and versions; for a native backend in a child process. Takes
+    seconds. A native one that fails, and may have crashed, is not tried again for an hour.
 
     Raises:
         RuntimeError: on the server's event loop, which would stand still.
@@ -153,13 +153,11 @@ def _prove(backend: Backend, device: torch.device) -> Proof:
     absent = backend.absent()
     if absent:
         return Proof(False, absent)
-    if not backend.native:
-        return try_out(backend, device)
     key = proof_key(backend.name, backend.packages, device_name(device))
     proof = PROOFS_ON_DISK.get(key)
     if proof is None:
-        proof = prove_in_child(backend.name, device)
-        if not proof.passing:
+        proof = prove_in_child(backend.name, device) if backend.native else try_out(backend, device)
+        if proof.available or (backend.native and not proof.passing):
             PROOFS_ON_DISK.put(key, proof)
     return proof
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,10 +49,12 @@ class SharedGraph:
 
 
 class GraphCache:
-    """Shared graphs by key. A graph goes when no model holds it any more, and its compiled code with it."""
+    """Shared graphs by key. A graph goes, and its compiled code with it, when no model holds it any more and a sampling
+    that had no use for it has ended. ComfyUI lets go of a checkpoint before it loads the one that takes its place."""
 
     def __init__(self) -> None:
         self._graphs: weakref.WeakValueDictionary[tuple, SharedGraph] = weakref.WeakValueDictionary()
+        self._used_last: set[SharedGraph] = set()
 
     def get(self, key: tuple, forward: Callable, label: str) -> SharedGraph:
         """The graph of a key, made when there is none."""
@@ -60,6 +62,10 @@ class GraphCache:
         if graph is None:
             graph = self._graphs[key] = SharedGraph(forward, label)
         return graph
+
+    def used(self, graphs: Iterable[SharedGraph]) -> None:
+        """At the end of a sampling: these outlive their model until the next one ends."""
+        self._used_last = set(graphs)
 
 
 GRAPHS = GraphCache()

@@ -94,7 +94,8 @@ class ProofStore:
 
 def proof_key(backend: str, packages: tuple[str, ...], device: str) -> str:
     """A backend on a device of a machine, with every version that a proof depends on."""
-    versions = [f"{name} {package_version(name)}" for name in ("torch", *packages)]
+    versions: list[str | None] = [f"{name} {package_version(name)}" for name in ("torch", *packages)]
+    versions += [os.environ.get(variable) for variable in ("CXX", "CC")]
     parts = [backend, device, platform.node(), platform.platform(), platform.python_version(), _sources(), *versions]
     return f"{backend} on {device}: {hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
 

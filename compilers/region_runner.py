@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +26,11 @@ MAX_VARIANTS = 4
 
 #: Part of a variant's key: compiled with casts emulated, because it was not right without.
 EMULATED = "casts emulated"
+
+
+def keep_used(runners: Iterable[RegionRunner]) -> None:
+    """At the end of a sampling: their graphs outlive the model until the next one ends."""
+    GRAPHS.used(graph for runner in runners for graph in runner.graphs.values())
 
 
 class RegionRunner:

@@ -28,7 +28,7 @@ from .graphs import SharedGraph
 from .measuring import Measuring
 from .memory import ModelMemory
 from .preparing import PreparedModel, contents, shape_of
-from .region_runner import RegionRunner
+from .region_runner import RegionRunner, keep_used
 from .session_record import backend_field, model_fields, session_fields
 from .settings import Host, Settings
 
@@ -101,6 +101,7 @@ class Session:
             return result
         finally:
             self.sampling_now = False
+            keep_used(self.runners)
             if self.record["state"] != "failed":
                 self.publish()
             log.info("OneDiff Compile (node %s): %s", self.record["node"], self.record["summary"])

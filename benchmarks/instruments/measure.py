@@ -62,7 +62,7 @@ def _counts() -> dict[str, float]:
 
 def phase() -> dict[str, Any]:
     """Since the last call: model calls, seconds spent compiling, graphs, graph breaks and recompiles (of the last 64
-    compiles). Seconds count this pack's proof of its backend, graphs do not: it is no part of the model."""
+    compiles). Graphs leave out this pack's proof of its backend: it is no part of the model."""
     from torch._dynamo.utils import get_compilation_metrics
 
     new = [metrics for metrics in get_compilation_metrics() if str(metrics.compile_id) not in _compiles_seen]

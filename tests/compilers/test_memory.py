@@ -60,6 +60,7 @@ def test_weights_are_never_held_twice(inductor):
 
 
 def test_compiled_code_goes_with_the_last_model_that_uses_it(inductor):
+    """At the end of the next sampling, so that a checkpoint which takes another's place finds it."""
     import models
 
     first, second = models.flux_patcher(seed=1), models.flux_patcher(seed=2)
@@ -73,11 +74,41 @@ def test_compiled_code_goes_with_the_last_model_that_uses_it(inductor):
     del clones[0], first
     gc.collect()
     assert len(graphs) == 2, "the second model still uses them"
+    model = weakref.ref(second.model.diffusion_model)
     del clones, second
     gc.collect()
+    assert model() is None, "what is kept of the code holds no weights"
+    assert len(graphs) == 2
+    other_kind(inductor)
     assert len(graphs) == 0
     assert [ref() for ref in code] == [None, None]
-    assert not list(region_runner.GRAPHS._graphs)
+
+
+def other_kind(inductor) -> None:
+    """A sampling with another kind of model, which is gone afterwards."""
+    import models
+
+    patcher = models.unet_patcher()
+    clone, session, _record = compiled_clone(patcher)
+    sample(session, clone)
+    del clone, session, _record, patcher
+    gc.collect()
+
+
+def test_a_checkpoint_that_takes_anothers_place_compiles_nothing_nor_does_going_back(inductor):
+    import models
+
+    before = inductor.graphs
+    compiled = []
+    for seed in (1, 2, 1):
+        patcher = models.flux_patcher(seed=seed)
+        clone, session, record = compiled_clone(patcher)
+        sample(session, clone)
+        assert record["state"] == "compiled"
+        compiled.append(inductor.graphs - before)
+        del clone, session, record, patcher
+        gc.collect()
+    assert compiled == [2, 2, 2]
 
 
 class Doubled(type(get_processor("sdpa"))):
@@ -95,7 +126,7 @@ def test_a_processor_goes_when_no_node_holds_it(inductor):
     attach(patched, AttentionPatch(find_sites(patcher.model.diffusion_model), processor, lambda options: None))
     sample(session, patched)
     del processor, patched, session, clone, _record, patcher
-    gc.collect()
+    other_kind(inductor)
     assert gone() is None
 
 
