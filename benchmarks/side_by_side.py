@@ -3,9 +3,8 @@
 ``python3 benchmarks/side_by_side.py [--only MODEL] [--quick]`` prints one table and writes ``results/cpu.json`` (or
 ``cuda.json``); ``--readme`` writes the table of these files into the README. Models are stand-ins with random weights.
 One server a model: there the ways start one after the other, each with empty caches, and then take turns for the step
-times. Inductor's fixed start-up and this
-pack's proof of it are over before the first. ``--host FOLDER`` uses this Python and that ComfyUI as they
-are, without network.
+times. Inductor's fixed start-up and this pack's proof of it are over before the first. ``--host FOLDER`` uses this
+Python and that ComfyUI as they are, without network.
 """
 
 from __future__ import annotations

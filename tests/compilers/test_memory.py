@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from onediff_pack.compilers import Host, Session, Settings, region_runner
+from onediff_pack.compilers import Host, Session, Settings
 from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attach import AttentionPatch, attach
 from onediff_pack.status import Record
