@@ -79,7 +79,7 @@ class PassThrough:
     name = package = "nothing"
     delay = 0.0
 
-    def absent(self) -> None:
+    def absent(self, device: torch.device) -> None:
         return None
 
     def compile(self, block: nn.Module, graph: Any, effort: str) -> Callable:
@@ -126,7 +126,7 @@ class Case:
             device = torch.device("cpu")
             record = hub.record("workflow", name)
             settings = Settings(backend="nothing", keep_faster=name == "kept uncompiled")
-            self.session = Session(settings, record, Host(lambda: None, KeyboardInterrupt), device)
+            self.session = Session(settings, record, Host(lambda: None), device)
             self.wrapper = self.session
 
     def step(self) -> None:

@@ -25,7 +25,7 @@ from .proof import Proof, try_out
 from .proof_process import prove_in_child
 from .proof_store import ProofStore, proof_key
 from .through_onediff import compile_through_onediff, missing_onediff
-from .tools import device_type, missing_tools
+from .tools import missing_tools
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Backend(Protocol):
     def can_emulate_casts(self) -> bool:
         """Whether it heeds ``SharedGraph.emulates_casts``."""
 
-    def absent(self) -> str | None:
+    def absent(self, device: torch.device) -> str | None:
         """Why it cannot work here, found out without compiling or loading it; None when it may."""
 
     def load(self) -> None:
@@ -80,8 +80,8 @@ class InductorBackend:
     packages = ("onediff",)
     can_emulate_casts = True
 
-    def absent(self) -> str | None:
-        return missing_onediff() or missing_tools(device_type())
+    def absent(self, device: torch.device) -> str | None:
+        return missing_onediff() or missing_tools(device.type)
 
     def load(self) -> None:
         importlib.import_module(f"{__package__}.inductor")  # registers itself
@@ -115,14 +115,21 @@ BACKENDS: dict[str, Backend] = {b.name: b for b in (InductorBackend(), OneFlowBa
 PROOFS_ON_DISK = ProofStore()
 
 _proofs: dict[tuple[str, str], Proof] = {}
+#: Seconds for the proof of a compiler in a child process. It calls other programs, which a busy machine delays.
+COMPILER_WORKING = 60.0
+
 _importing = threading.Lock()
 _ahead: dict[tuple[str, str], threading.Thread] = {}
 _locks: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
 
 
-def prove(backend: Backend, device: torch.device) -> Proof:
+def prove(backend: Backend, device: torch.device, *, apart: bool = False) -> Proof:
     """Compiles and runs something tiny, once per machine and versions; for a native backend in a child process. Takes
     seconds. A native one that fails, and may have crashed, is not tried again for an hour.
+
+    Args:
+        apart: a child process for every backend. A thread beside the one that samples must not trace, see
+            `start_ahead`.
 
     Raises:
         RuntimeError: on the server's event loop, which would stand still.
@@ -134,14 +141,14 @@ def prove(backend: Backend, device: torch.device) -> Proof:
     started = _ahead.get(key)
     if started is not None:
         started.join()
-    return _prove_once(backend, device)
+    return _prove_once(backend, device, apart)
 
 
-def _prove_once(backend: Backend, device: torch.device) -> Proof:
+def _prove_once(backend: Backend, device: torch.device, apart: bool = False) -> Proof:
     key = (backend.name, device.type)
     with _locks[key]:  # one that hangs must not hold up the others
         if key not in _proofs:
-            proof = _prove(backend, device)
+            proof = _prove(backend, device, apart or backend.native)
             log.debug("backend %s on %s: %s", *key, proof)
             if proof.passing:
                 return proof
@@ -149,17 +156,29 @@ def _prove_once(backend: Backend, device: torch.device) -> Proof:
         return _proofs[key]
 
 
-def _prove(backend: Backend, device: torch.device) -> Proof:
-    absent = backend.absent()
+def _prove(backend: Backend, device: torch.device, apart: bool) -> Proof:
+    absent = backend.absent(device)
     if absent:
         return Proof(False, absent)
     key = proof_key(backend.name, backend.packages, device_name(device))
     proof = PROOFS_ON_DISK.get(key)
     if proof is None:
-        proof = prove_in_child(backend.name, device) if backend.native else try_out(backend, device)
+        proof = _in_child(backend, device) if apart else try_out(backend, device)
         if proof.available or (backend.native and not proof.passing):
             PROOFS_ON_DISK.put(key, proof)
     return proof
+
+
+def _in_child(backend: Backend, device: torch.device) -> Proof:
+    try:
+        return prove_in_child(backend.name, device, **({} if backend.native else {"working": COMPILER_WORKING}))
+    except OSError as error:
+        return Proof(
+            False,
+            f"its trial process cannot be started ({error.strerror or error}): use inductor, or name a folder that can "
+            "be written to with the environment variable TMPDIR.",
+            passing=True,
+        )
 
 
 def _not_on_the_event_loop() -> None:
@@ -195,7 +214,7 @@ def _start(backend: Backend, device: torch.device) -> None:
         return
     with contextlib.suppress(Exception):  # the proof meets it again, and says it
         with _importing:
-            if backend.absent():
+            if backend.absent(device):
                 return
             backend.load()
         backend.start_up(device)
@@ -233,24 +252,24 @@ def choose_backend(requested: str, device: torch.device) -> tuple[Backend, str]:
         if backend is not None and proof.available:
             return backend, f"Asked for. It {proof.reason}"
         instead = f"{requested} is not available: {proof.reason} "
-    failures = []
+    failures = {}
     for backend in BACKENDS.values():
         proof = prove(backend, device)
         if proof.available and not proof.slower:
             how = "Used instead" if instead else "The first that works here and is not slower"
             return backend, f"{instead}{how}: it {proof.reason}"
-        failures.append(f"{backend.name}: {'it ' if proof.available else ''}{proof.reason}")
-    known = [failure for failure in failures if not failure.startswith(f"{requested}: ")]
-    raise BackendUnavailable(
-        requested, instead + " ".join(known if instead else failures[:1]).removeprefix("inductor: ")
-    )
+        failures[backend.name] = f"{'it ' if proof.available else ''}{proof.reason}"
+    if not instead:
+        raise BackendUnavailable(requested, next(iter(failures.values())))
+    others = " ".join(f"{name}: {reason}" for name, reason in failures.items() if name != requested)
+    raise BackendUnavailable(requested, instead + others)
 
 
 def backend_rows(device: torch.device) -> list[dict[str, Any]]:
     """The rows of ``GET /onediff/backends``."""
     rows = []
     for backend in BACKENDS.values():
-        proof = prove(backend, device)
+        proof = prove(backend, device, apart=True)
         rows.append(
             {
                 "name": backend.name,

@@ -10,22 +10,27 @@ from .cache import WARM
 
 @dataclass
 class Cleared:
-    """How often measurements and graphs were cleared since the start."""
+    """How often measurements and graphs were cleared, and failures of backends forgotten, since the start."""
 
     measurements: int = 0
     graphs: int = 0
+    backends: int = 0
 
     @property
-    def marks(self) -> tuple[int, int]:
+    def marks(self) -> tuple[int, int, int]:
         """What a session compares with what it saw last."""
-        return self.measurements, self.graphs
+        return self.measurements, self.graphs, self.backends
 
     def clear_measurements(self) -> None:
         self.measurements += 1
 
-    def clear_graphs(self) -> None:
-        WARM.clear()
+    def clear_graphs(self) -> int:
+        """How many graphs were kept on disk."""
         self.graphs += 1
+        return WARM.clear()
+
+    def forget_failed_backends(self) -> None:
+        self.backends += 1
 
 
 CLEARED = Cleared()

@@ -35,6 +35,7 @@ class Measuring:
         self.steps_per_image = 0
         self.peaks: dict[str, float | None] = {"eager_peak_mb": None, "compiled_peak_mb": None}
         self._steps = 0
+        self._steps_in_all = 0
         self._waited = True
         self._stopwatch = Stopwatch(device)
         self._peak_memory = PeakMemory(device)
@@ -58,16 +59,20 @@ class Measuring:
         """Notes the shape of the next step. True for the first one of a sampling."""
         self.shape = shape
         self._steps += 1
+        self._steps_in_all += 1
         return self._steps == 1
 
     def time(self, call: Callable[[], Any]) -> tuple[Any, float]:
         """Runs a step: its result and its milliseconds."""
-        self._waited = self._stopwatch.device is None or not self.settled or self._steps % WAIT_EVERY == 0
+        self._waited = self._stopwatch.device is None or not self.settled or self._steps_in_all % WAIT_EVERY == 0
         self._peak_memory.start()
         return self._stopwatch.time(call, wait=self._waited)
 
     def note(self, milliseconds: float, kind: str) -> None:
-        """Notes a step for the bars on the canvas. ``kind``: "uncompiled", "compiled" or "compiling"."""
+        """Notes a step for the bars on the canvas, if it was waited for: else only handing the work over was timed.
+        ``kind``: "uncompiled", "compiled" or "compiling"."""
+        if not self._waited:
+            return
         self.last_steps.append((round(milliseconds, 2), kind))
 
     def count(self, milliseconds: float, *, compiled: bool) -> None:

@@ -27,7 +27,7 @@ class ModelMemory:
 
     def forget_cleared(self) -> None:
         """Lets go of what the user cleared since the last call."""
-        (measurements, graphs), self._cleared = self._cleared, CLEARED.marks
+        (measurements, graphs, _), self._cleared = self._cleared, CLEARED.marks
         if measurements != CLEARED.measurements:
             self.times.clear()
         if graphs != CLEARED.graphs:

@@ -30,7 +30,7 @@ class NexfortBackend:
     can_emulate_casts = False
     packages = ("nexfort", "onediff")
 
-    def absent(self) -> str | None:
+    def absent(self, device: torch.device) -> str | None:
         if package_version(self.package) is None:
             return "nexfort is not installed, and needs a build of torch of its own and an NVIDIA GPU: use inductor."
         return self._mismatch() or missing_onediff()

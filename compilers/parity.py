@@ -21,6 +21,10 @@ TOLERANCES = {
 }
 
 
+#: Numbers that are compared at a time: a large video's activations in float64 would not fit beside the model.
+AT_A_TIME = 2**22
+
+
 @dataclass(frozen=True)
 class Parity:
     """Differences of one block's outputs, the worst over them. ``relative`` is ‖c-u‖₂/‖u‖₂; ``dtype`` the worst one's
@@ -87,15 +91,23 @@ def _compare_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> Parity:
     tolerance = TOLERANCES.get(theirs.dtype, TOLERANCES[torch.bfloat16])
     if not isinstance(ours, torch.Tensor) or ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return Parity(math.inf, math.inf, 0.0, tolerance, theirs.dtype)
-    a, b = ours.double().flatten(), theirs.double().flatten()
-    finite = torch.isfinite(b)
-    if not torch.equal(torch.isfinite(a), finite):
-        return Parity(math.inf, math.inf, 0.0, tolerance, theirs.dtype)
-    a, b = torch.where(finite, a, 0), torch.where(finite, b, 0)
-    difference, size = (a - b).norm().item(), b.norm().item()
+    wide = torch.float32 if theirs.device.type == "mps" else torch.float64  # which Apple's GPUs lack
+    sums = torch.zeros(4, dtype=wide, device=theirs.device)  # |a - b|², |b|², |a|² and a·b
+    largest = torch.zeros((), dtype=wide, device=theirs.device)
+    for mine, its in zip(ours.flatten().split(AT_A_TIME), theirs.flatten().split(AT_A_TIME), strict=True):
+        a, b = mine.to(wide), its.to(wide)
+        finite = torch.isfinite(b)
+        if not torch.equal(torch.isfinite(a), finite):
+            return Parity(math.inf, math.inf, 0.0, tolerance, theirs.dtype)
+        a, b = torch.where(finite, a, 0), torch.where(finite, b, 0)
+        d = a - b
+        sums += torch.stack((d @ d, b @ b, a @ a, a @ b))
+        if d.numel():
+            largest = torch.maximum(largest, d.abs().max())
+    difference, size, own = (math.sqrt(total) for total in sums[:3].tolist())
     relative = difference / size if size else (0.0 if difference == 0 else math.inf)
-    cosine = (a @ b / (a.norm() * size).clamp_min(1e-30)).item() if size else 1.0
-    return Parity((a - b).abs().max().item() if a.numel() else 0.0, relative, cosine, tolerance, theirs.dtype)
+    cosine = sums[3].item() / max(own * size, 1e-30) if size else 1.0
+    return Parity(largest.item(), relative, cosine, tolerance, theirs.dtype)
 
 
 def clone_inputs(inputs: Any) -> Any:

@@ -92,7 +92,6 @@ class RegionRunner:
         options = options_of(original, self._position)
         reads = session.memory.reads.get(type(self.block))
         if reads is None or session.watching:
-            session.dirty = True
             return self._watch(options, original)
         entering = {} if options is None else resolve(self._unsuperseded(options), reads)
         if isinstance(entering, Unfit):
@@ -118,15 +117,19 @@ class RegionRunner:
         which may read anything."""
         seen, cls = Reads(), type(self.block)
         if options is None:
-            self.session.memory.learn(cls, seen)
+            self._learn(cls, seen)
             return self._run_uncompiled(inputs)
         result = self._run_uncompiled(with_options(inputs, self._position, watched(options, seen)))
         foreign = acting(self._unsuperseded(options), seen)
         if foreign is None:
-            self.session.memory.learn(cls, seen)
+            self._learn(cls, seen)
         elif not self.session.watching:
             self.skipped = str(foreign)
         return result
+
+    def _learn(self, cls: type[nn.Module], seen: Reads) -> None:
+        self.session.memory.learn(cls, seen)
+        self.session.dirty = True  # the next step runs it compiled
 
     def _hindrance(self) -> str | None:
         """Why this run cannot be compiled, for what is on the block and on its weights now."""
@@ -199,19 +202,16 @@ class RegionRunner:
                 self.session.give_up_block(self, "it writes into one of two inputs that are views of the same memory.")
                 return uncompiled
         self.session.before_verify(self)
-        clones = clone_inputs(inputs)
-        failure: Exception | None = None
-        try:
-            with self.session.compiling.timed():
-                result = self._run_compiled(key, clones)
-        except Exception as error:
-            failure = error.with_traceback(None)  # the traceback would keep the failed run's memory
+        result, failure = self._try_compiled(key, inputs)
         if failure is not None:
-            del clones
             self.session.block_failed(self, graph, failure)
             return self._run_uncompiled(original)
         uncompiled = self._run_uncompiled(original)
-        parity = compare(result, uncompiled)
+        try:
+            parity = compare(result, uncompiled)
+        except Exception as error:  # there may be no memory for it
+            self.session.block_failed(self, graph, error.with_traceback(None))
+            return uncompiled
         if not parity.passed and self.session.compiling.retry(graph, parity):
             return uncompiled  # at its next call, with casts emulated
         self.parity = parity
@@ -219,3 +219,12 @@ class RegionRunner:
         if not self.parity.passed:
             self.session.give_up_block(self, self.parity.difference)
         return uncompiled
+
+    def _try_compiled(self, key: tuple, inputs: Inputs) -> tuple[Any, Exception | None]:
+        """The result of a compiled run on clones of the inputs, or what it raised."""
+        try:
+            clones = clone_inputs(inputs)
+            with self.session.compiling.timed():
+                return self._run_compiled(key, clones), None
+        except Exception as error:
+            return None, error.with_traceback(None)  # the traceback would keep the failed run's memory

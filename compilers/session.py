@@ -147,13 +147,15 @@ class Session:
 
     def _forget_cleared(self) -> None:
         """Lets go of what the user cleared since the last sampling."""
-        (measurements, graphs), self._cleared = self._cleared, CLEARED.marks
+        (measurements, graphs, backends), self._cleared = self._cleared, CLEARED.marks
         if measurements != CLEARED.measurements:
             self.measuring.forget()
         if graphs != CLEARED.graphs:
             self._contents, self.runners = [], []
             self.compiling.forget()
             self.failures.forget()
+        if backends != CLEARED.backends and self.compiling.backend is None:
+            self._contents, self.failures.given_up = [], None
 
     def prepare(
         self,

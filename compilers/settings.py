@@ -51,10 +51,9 @@ def compile_seconds_asked() -> float | None:
 
 @dataclass(frozen=True)
 class Host:
-    """ComfyUI's part. ``check_interrupt`` raises ``interrupt_error`` when the user pressed Cancel; without
+    """ComfyUI's part. ``check_interrupt`` raises when the user pressed Cancel; without
     ``resolve_weights`` blocks of a partly loaded model run uncompiled."""
 
     check_interrupt: Callable[[], None]
-    interrupt_error: type[BaseException]
     version: str | None = None
     resolve_weights: ResolveWeights | None = None

@@ -12,8 +12,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from ..status.machine import package_version
 
 #: Bytes that the temporary folder must have free: what a graph leaves there, and the compiler's own files.
@@ -112,8 +110,3 @@ def _no_room() -> str | None:
     if not os.access(folder, os.W_OK):
         return f"the temporary folder {folder} is not writable: {mend}"
     return None
-
-
-def device_type() -> str:
-    """The kind of device that graphs are compiled for here."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

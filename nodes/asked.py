@@ -21,7 +21,6 @@ def asked(patcher: Any, settings: Settings) -> Asked:
     model, device = patcher.model, patcher.load_device
     diffusion_model = patcher.get_model_object("diffusion_model")
     sites = find_sites(diffusion_model)
-    scope = "attention" if settings.scope == "attention" else "blocks"
     nvidia = device.type == "cuda" and torch.version.hip is None and torch.cuda.is_available()
     dynamic = patcher.is_dynamic() if hasattr(patcher, "is_dynamic") else False
     return Asked(
@@ -32,7 +31,7 @@ def asked(patcher: Any, settings: Settings) -> Asked:
         effort=settings.effort,
         device=device,
         dtype=model.get_dtype_inference(),
-        regions=len(find_regions(diffusion_model, sites, scope)),
+        regions=len(find_regions(diffusion_model, sites, settings.scope)),
         weight_dtypes=weight_bytes(diffusion_model),
         capability=torch.cuda.get_device_capability(device) if nvidia else None,
         multiprocessors=torch.cuda.get_device_properties(device).multi_processor_count if nvidia else None,

@@ -29,12 +29,12 @@ def cache_place() -> Place:
     limit = _bytes(os.environ.get(LIMIT)) or _bytes(settings.get(_LIMIT_SETTING)) or Place().limit
     named = os.environ.get(FOLDER, "").strip()
     if named:
-        return Place(None if named.lower() == "off" else Path(named).expanduser(), limit)
+        return Place(None if named.lower() == "off" else Path(os.path.expanduser(named)), limit)
     chosen = settings.get(_FOLDER_SETTING)
     if isinstance(chosen, str) and chosen.strip():
         if chosen.strip().lower() == "off":
             return Place(None, limit)
-        folder = Path(chosen.strip()).expanduser()
+        folder = Path(os.path.expanduser(chosen.strip()))
         if folder.is_absolute() and not _is_open(folder):
             return Place(folder, limit)
         log.warning("OneDiff: the setting for the compile cache names %s, which is not used: %s.", folder, _RULE)

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..checks import Finding
 from ..checks.options import check_options
-from ..compilers import BACKENDS, Session, Settings, compile_seconds_asked
+from ..compilers import BACKENDS, Session, Settings, compile_seconds_asked, wait_for_imports
 from ..processors.attach import KEY, OUTER_SAMPLE, AttentionPatch, attach, attached
 from .asked import asked
 from .host import begin_start, host, new_record, schema, ui
@@ -87,6 +87,7 @@ class OneDiffCompile(io.ComfyNode):
         compiled = model.clone()
         findings += check_options(asked(compiled, settings))
         session = Session(settings, record, host(), compiled.load_device, tuple(findings), find_reach(compiled))
+        wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
         session.prepare(
             compiled.get_model_object("diffusion_model"),
             attached(compiled, AttentionPatch),

@@ -53,13 +53,15 @@ def clear_measurements() -> str:
 
 def clear_compile_cache() -> str:
     """Forgets compiled graphs. The sentence is for a person."""
-    CLEARED.clear_graphs()
-    return "Compiled graphs are let go of, and those kept on disk are deleted. " + _from("compiles anew")
+    kept = CLEARED.clear_graphs()
+    on_disk = f", and the {kept} kept on disk are deleted" if kept > 1 else ", and the one kept on disk is deleted"
+    return f"Compiled graphs are let go of{on_disk if kept else ''}. {_from('compiles anew')}"
 
 
 def clear_backends() -> str:
     """Forgets why backends did not work. The sentence is for a person."""
     forget_failures()
+    CLEARED.forget_failed_backends()
     return "Backends that did not work are tried again when they are asked for."
 
 
@@ -77,7 +79,6 @@ def host() -> Host:
     """ComfyUI's part in a session."""
     return Host(
         check_interrupt=comfy.model_management.throw_exception_if_processing_interrupted,
-        interrupt_error=comfy.model_management.InterruptProcessingException,
         version=comfyui_version.__version__,
         resolve_weights=resolve_weights,
     )

@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..checks import Finding, Report
+from ..compilers import wait_for_imports
 from ..processors import (
     DEFAULT_PROCESSOR,
     SITE_KINDS,
@@ -85,6 +86,7 @@ class OneDiffPatchAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model, processor, sites, blocks, custom=None) -> io.NodeOutput:
         record = new_record(cls.hidden)
+        wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
         patched = model.clone()
         all_sites = find_sites(patched.get_model_object("diffusion_model"))
         findings: list[Finding] = []

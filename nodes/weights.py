@@ -48,9 +48,10 @@ def _in_vram(layers: list[nn.Module], device: torch.device) -> Iterator[None]:
     if not absent or cast_modules_with_vbar is None or comfy.model_management.is_device_cpu(device):
         yield
         return
-    stream = cast_modules_with_vbar(absent, None, device, None, True)
-    comfy.model_management.sync_stream(device, stream)
+    stream = None
     try:
+        stream = cast_modules_with_vbar(absent, None, device, None, True)
+        comfy.model_management.sync_stream(device, stream)
         yield
     finally:
         if stream is not None:

@@ -21,7 +21,9 @@ def prepare(folder: Path) -> Path:
         CacheUnusable: when somebody else could write into it, or it cannot be written.
     """
     if not folder.is_absolute():
-        raise CacheUnusable(f"the compile cache folder “{folder}” is not an absolute path.")
+        raise CacheUnusable(
+            f"the compile cache folder “{folder}” is not an absolute path: name one with ONEDIFF_COMPILE_CACHE."
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -98,6 +98,8 @@ class WarmStart:
                     files = {**_kernels(compile_.found.files, all_=compile_.hit), **files}
                     seconds = compile_.found.seconds if compile_.hit else seconds
                 store.write(compile_.key, Entry(files, round(seconds, 3)))
+                if compile_.generation != self.generation:  # cleared meanwhile
+                    store.drop(compile_.key)
         except OSError as error:
             self.note(f"Compiled code could not be kept in {store.folder} ({error.strerror or error}).")
 
@@ -115,23 +117,11 @@ class WarmStart:
             self.notes.append(text)
             log.warning("OneDiff: %s", text)
 
-    def problem(self) -> str | None:
-        """Why nothing can be kept, None when it can, or when nobody asked for it."""
-        try:
-            folder = self.place().folder
-            if folder is not None:
-                prepare(folder)
-        except (CacheUnusable, OSError) as error:
-            return str(error)
-        return None
-
     def _store(self) -> Store | None:
-        place = self.place()
-        if place.folder is None:
-            return None
         try:
-            return Store(prepare(place.folder), place.limit)
-        except (CacheUnusable, OSError) as error:
+            place = self.place()
+            return None if place.folder is None else Store(prepare(place.folder), place.limit)
+        except (CacheUnusable, OSError, RuntimeError, ValueError) as error:
             self.note(f"Nothing compiled is kept for the next start: {error}")
             return None
 
@@ -148,9 +138,10 @@ class WarmStart:
 
     def _forget_workspace(self) -> None:
         """After everything was cleared: Inductor remembers paths in the folder."""
-        from torch._inductor.utils import clear_caches
+        from torch._inductor import utils
 
         self._workspace, self._workspace_of = None, self.generation
+        clear_caches = getattr(utils, "clear_caches", None) or utils.clear_inductor_caches  # its name before torch 2.7
         clear_caches()
 
     def _read(self, store: Store | None, key: str, workspace: Workspace) -> Entry | None:

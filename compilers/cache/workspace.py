@@ -90,8 +90,9 @@ class Workspace:
             name = path.relative_to(self.folder).as_posix()
             if path.suffix in _PASSING or name == _PID or path.name.startswith(".") or not path.is_file():
                 continue
-            facts = path.stat()
-            found[name] = (facts.st_mtime_ns, facts.st_size)
+            with contextlib.suppress(OSError):  # a temporary file may be gone by now
+                facts = path.stat()
+                found[name] = (facts.st_mtime_ns, facts.st_size)
         return found
 
     def added(self, before: dict[str, tuple[int, int]]) -> list[str]:

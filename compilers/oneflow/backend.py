@@ -27,7 +27,7 @@ class OneFlowBackend:
     can_emulate_casts = False
     packages = ("oneflow", "onediff", "numpy", *(name.partition("==")[0] for name in libraries.LIBRARIES))
 
-    def absent(self) -> str | None:
+    def absent(self, device: torch.device) -> str | None:
         return libraries.why_absent() or missing_onediff()
 
     def load(self) -> None:

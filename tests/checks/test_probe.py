@@ -192,7 +192,7 @@ def test_a_block_with_a_wrong_processor_stays_uncompiled_and_the_others_do_not()
     model = models.unet_patcher().model.diffusion_model
     sites = find_sites(model)[:1]
     record = Record("7", "OneDiffCompile")
-    session = Session(Settings(), record, Host(lambda: None, KeyboardInterrupt, "test"), torch.device("cpu"))
+    session = Session(Settings(), record, Host(lambda: None, "test"), torch.device("cpu"))
     session.prepare(model, [AttentionPatch(sites, adapt(Flat()), lambda options: None)])
     refused = [runner.region.path for runner in session.runners if runner.reason]
     assert len(refused) == 1 and sites[0].path.startswith(refused[0])

@@ -116,6 +116,30 @@ def test_a_model_is_traced_after_the_thread_that_started_inductor_ended(tmp_path
     assert "Proof(available=True" in said.stdout, said.stderr[-1000:]
 
 
+def test_the_list_for_the_sidebar_traces_in_a_child_process(monkeypatch, tmp_path):
+    monkeypatch.setattr(backends, "_proofs", {})
+    monkeypatch.setattr(backends, "_ahead", {})
+    monkeypatch.setattr(backends.PROOFS_ON_DISK, "folder", tmp_path)
+    monkeypatch.setattr(backends, "try_out", lambda *_args: pytest.fail("traced beside a sampling"))
+    row = next(row for row in backends.backend_rows(CPU) if row["name"] == "inductor")
+    assert row["available"], row["reason"]
+    assert "compiled and ran a small attention" in row["reason"]
+    assert backends.prove(BACKENDS["inductor"], CPU).available, "known from now on"
+
+
+def test_a_child_that_cannot_be_started_is_a_sentence(monkeypatch):
+    def prove_in_child(*_args, **_settings):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(backends, "_proofs", {})
+    monkeypatch.setattr(backends, "prove_in_child", prove_in_child)
+    monkeypatch.setattr(BACKENDS["oneflow"], "absent", lambda device: None, raising=False)
+    proof = backends.prove(BACKENDS["oneflow"], CPU)
+    assert not proof.available
+    assert "No usable temporary directory found" in proof.reason
+    assert "TMPDIR" in proof.reason
+
+
 def test_a_proof_draws_no_random_numbers():
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -127,7 +151,7 @@ def test_what_is_kept_on_disk_answers_within_fifty_milliseconds(tmp_path, monkey
     installed("oneflow", "raise RuntimeError('must not be imported')")
     monkeypatch.setattr(backends.PROOFS_ON_DISK, "folder", tmp_path / "kept")
     backend = BACKENDS["oneflow"]
-    backend.absent()  # imports onediff, once per process
+    backend.absent(torch.device("cpu"))  # imports onediff, once per process
     key = proof_store.proof_key(backend.name, backend.packages, backends.device_name(CPU))
     backends.PROOFS_ON_DISK.put(key, Proof(True, "works.", 1.0))
     seconds = []

@@ -24,7 +24,7 @@ class Backend:
         self.compiled: list[str] = []
         self.broken = False
 
-    def absent(self):
+    def absent(self, device):
         return None
 
     def compile(self, block, graph, effort):
@@ -62,7 +62,7 @@ def patcher():
 
 def compiled_clone(patcher):
     record, clone = Record("workflow", "7"), patcher.clone()
-    host = Host(lambda: None, KeyboardInterrupt, "test")
+    host = Host(lambda: None, "test")
     session = Session(Settings("counting", keep_faster=False), record, host, torch.device("cpu"))
     attach(clone, session)
     return clone, session, record

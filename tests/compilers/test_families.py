@@ -67,7 +67,7 @@ def checkpoint(family, seed):
 def compiled_clone(patcher):
     clone, record = patcher.clone(), Record("workflow", "7")
     settings = Settings(backend="inductor", keep_faster=False)
-    session = Session(settings, record, Host(lambda: None, KeyboardInterrupt, "test"), torch.device("cpu"))
+    session = Session(settings, record, Host(lambda: None, "test"), torch.device("cpu"))
     session.measuring.by_turns = False  # no step runs uncompiled to be timed
     attach(clone, session)
     return clone, session, record
@@ -163,7 +163,7 @@ def test_batch_1_costs_each_kind_at_most_one_more_graph_and_once(name, inductor)
     patcher = family.patcher()
     clone, record = patcher.clone(), Record("workflow", "7")
     settings = Settings(backend="inductor", keep_faster=False)
-    session = Session(settings, record, Host(lambda: None, KeyboardInterrupt, "test"), torch.device("cpu"))
+    session = Session(settings, record, Host(lambda: None, "test"), torch.device("cpu"))
     session.measuring.by_turns = False  # no step runs uncompiled to be timed
     attach(clone, session)
     counted, recompiles = [], []
@@ -189,7 +189,7 @@ def test_scope_model_compiles_the_parts_around_the_blocks_too(name, parts, induc
     patcher = family.patcher()
     clone, record = patcher.clone(), Record("workflow", "7")
     settings = Settings(backend="inductor", scope="model", keep_faster=False)
-    session = Session(settings, record, Host(lambda: None, KeyboardInterrupt, "test"), torch.device("cpu"))
+    session = Session(settings, record, Host(lambda: None, "test"), torch.device("cpu"))
     session.measuring.by_turns = False  # no step runs uncompiled to be timed
     attach(clone, session)
     for call in (FIRST, *CHANGES.values()):

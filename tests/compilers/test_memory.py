@@ -25,7 +25,7 @@ def inductor():
 
 def compiled_clone(patcher):
     record, clone = Record("workflow", "7"), patcher.clone()
-    host = Host(lambda: None, KeyboardInterrupt, "test")
+    host = Host(lambda: None, "test")
     session = Session(Settings("inductor", keep_faster=False), record, host, torch.device("cpu"))
     attach(clone, session)
     return clone, session, record

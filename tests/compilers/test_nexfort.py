@@ -50,7 +50,7 @@ def test_the_torch_that_it_requires(requirements, torch_version):
 
 def test_another_torch_than_it_requires_is_said(tree):
     tree("torch <=2.0,>=1.13")
-    reason = NexfortBackend().absent()
+    reason = NexfortBackend().absent(torch.device("cpu"))
     assert (
         reason == f"nexfort 0.1.dev330 needs torch <=2.0,>=1.13, and this is torch {torch.__version__}: use inductor."
     )
@@ -60,7 +60,7 @@ def test_the_torch_that_it_was_built_for_is_said(tree):
     """Its requirements allow more than its libraries do, and it says so only when it is imported."""
     said = "The torch version(torch==2.4.0+cu121) of nexfort's compilation environment conflicts with the current one!"
     tree("torch>=1.13", f'raise Exception("{said}")')
-    assert NexfortBackend().absent() is None
+    assert NexfortBackend().absent(torch.device("cpu")) is None
     proof = proof_process.prove_in_child("nexfort", CPU)
     assert (
         proof.reason == f"nexfort was built for torch 2.4.0+cu121, and this is torch {torch.__version__}: use inductor."
@@ -79,4 +79,7 @@ def test_a_module_that_it_needs_and_that_is_missing_is_said(tree):
 def test_a_missing_gpu_is_said(tree, monkeypatch):
     tree("torch>=1.13")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert NexfortBackend().absent() == "nexfort needs an NVIDIA GPU, and torch sees none here: use inductor."
+    assert (
+        NexfortBackend().absent(torch.device("cpu"))
+        == "nexfort needs an NVIDIA GPU, and torch sees none here: use inductor."
+    )

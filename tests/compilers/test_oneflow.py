@@ -76,7 +76,7 @@ class Sampled:
         self.clone = patcher.clone()
         self.record = Record("workflow", "7")
         chosen = Settings(backend="oneflow", keep_faster=False, **settings)
-        host = Host(lambda: None, KeyboardInterrupt, "test")
+        host = Host(lambda: None, "test")
         self.session = Session(chosen, self.record, host, torch.device("cpu"))
         attach(self.clone, self.session)
 

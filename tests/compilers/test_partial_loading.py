@@ -37,7 +37,7 @@ def compiled_clone(patcher, resolve=True):
     from onediff_pack.nodes.weights import resolve_weights
 
     record, clone = Record("workflow", "7"), patcher.clone()
-    host = Host(lambda: None, KeyboardInterrupt, "test", resolve_weights if resolve else None)
+    host = Host(lambda: None, "test", resolve_weights if resolve else None)
     session = Session(Settings("inductor", keep_faster=False), record, host, CPU)
     attach(clone, session)
     return clone, session, record

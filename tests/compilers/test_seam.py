@@ -32,7 +32,7 @@ class EagerBackend:
     can_emulate_casts = False
     explained = 0
 
-    def absent(self):
+    def absent(self, device):
         return None
 
     def load(self):
@@ -79,7 +79,7 @@ def test_a_backend_of_its_own(model, asked):
 
     patcher = getattr(models, f"{model}_patcher")()
     clone, record = patcher.clone(), Record("workflow", "7")
-    host = Host(lambda: None, KeyboardInterrupt, "test")
+    host = Host(lambda: None, "test")
     session = Session(Settings("eager", keep_faster=False), record, host, torch.device("cpu"))
     attach(clone, session)
     results = session.sampling(lambda: [models.step(clone) for _ in range(4)])
@@ -99,7 +99,7 @@ def test_its_failures_are_in_its_own_words(asked, monkeypatch):
     monkeypatch.setattr(Eager, "forward", lambda self, *args, **kwargs: {}["no such operator"])
     patcher = models.flux_patcher()
     clone, record = patcher.clone(), Record("workflow", "7")
-    host = Host(lambda: None, KeyboardInterrupt, "test")
+    host = Host(lambda: None, "test")
     session = Session(Settings("eager", keep_faster=False), record, host, torch.device("cpu"))
     attach(clone, session)
     (result,) = session.sampling(lambda: [models.step(clone) for _ in range(3)])[-1:]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from onediff_pack.compilers import (
     BACKENDS,
+    CLEARED,
     Host,
     ModelUnfit,
     Session,
@@ -46,7 +47,7 @@ class CountingBackend:
         self.ran: list[str] = []
         self.change = lambda name, result: result
 
-    def absent(self):
+    def absent(self, device):
         return None
 
     def compile(self, block, graph, effort):
@@ -98,7 +99,7 @@ def compiled_clone(patcher, interrupted=None, **settings):
     settings = {"backend": "counting", "keep_faster": False, **settings}
     record = Record("workflow", "7")
     clone = patcher.clone()
-    session = Session(Settings(**settings), record, Host(check_interrupt, Interrupt, "test"), torch.device("cpu"))
+    session = Session(Settings(**settings), record, Host(check_interrupt, "test"), torch.device("cpu"))
     attach(clone, session)
     return clone, session, record
 
@@ -342,6 +343,54 @@ def test_running_out_of_memory_while_compiling_ends_in_the_right_result(patcher,
     backend.change = lambda name, result: result
     sample(_session, clone, steps=3, size=12)
     assert record["state"] == "compiled", "another size is compiled"
+
+
+def test_without_memory_for_the_comparison_the_result_is_right_too(patcher, backend, monkeypatch):
+    from models import step
+
+    plain = step(patcher)
+    clone, session, record = compiled_clone(patcher)
+
+    def fail(*_args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for name in ("compare", "clone_inputs"):
+        with monkeypatch.context() as patch:
+            patch.setattr(region_runner, name, fail)
+            torch.testing.assert_close(sample(session, clone, 3), plain)
+        assert record["backend"]["reason"] == "compiled steps of this size ran out of memory."
+        session.failures.forget()
+
+
+def test_a_patch_that_was_there_first_does_not_keep_steps_from_being_timed(backend):
+    """Its blocks are never seen without it, so what they read stays unknown; the others are compiled."""
+    from models import unet_patcher
+
+    clone, session, record = compiled_clone(unet_patcher(), keep_faster=True)
+
+    def override(attention, *args, **kwargs):
+        return attention(*args, **kwargs)
+
+    sample(session, clone, 40, optimized_attention_override=override)
+    assert "ResBlock" in backend.ran
+    assert record["speed"]["eager_ms"] > 0
+    assert record["speed"]["compiled_ms"] > 0
+    assert record["speed"]["steps_kind"].count("compiling") <= 2
+
+
+def test_a_backend_that_is_tried_again_reaches_the_session_that_gave_up(patcher, backend, monkeypatch):
+    monkeypatch.setattr(CLEARED, "backends", CLEARED.backends)
+    missing = backends.Proof(False, "no compiler: install one.")
+    monkeypatch.setattr(backends, "_proofs", {(name, "cpu"): missing for name in backends.BACKENDS})
+    clone, session, record = compiled_clone(patcher)
+    sample(session, clone, 3)
+    assert record["summary"].startswith("uncompiled: counting is not available: no compiler: install one. inductor: ")
+    backends._proofs["counting", "cpu"] = backends.Proof(True, "counts.", 0.0)
+    sample(session, clone, 3)
+    assert record["state"] == "uncompiled"
+    CLEARED.forget_failed_backends()
+    sample(session, clone, 3)
+    assert record["state"] == "compiled"
 
 
 def test_after_its_seconds_compiling_goes_on_in_the_next_picture(patcher, backend):

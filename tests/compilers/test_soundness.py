@@ -466,7 +466,7 @@ def sitting(model: str, inductor: Passthrough) -> Sitting:
     strengthen(patcher.model)
     compiled, record = patcher.clone(), Record("workflow", "7")
     settings = Settings(backend="inductor", keep_faster=False)
-    session = Session(settings, record, Host(lambda: None, KeyboardInterrupt, "test"), torch.device("cpu"))
+    session = Session(settings, record, Host(lambda: None, "test"), torch.device("cpu"))
     attach(compiled, session)
     compiled.add_wrapper_with_key(OUTER_SAMPLE, KEY, session.sampling)
     plain = sample(Setup(patcher, conditioning(1), conditioning(2)))
