@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ import time
 import pytest
 import torch
 from onediff_pack.compilers import BACKENDS, backends, proof_process, proof_store
+from onediff_pack.compilers.graphs import SharedGraph
 from onediff_pack.compilers.oneflow import libraries
 from onediff_pack.compilers.proof import Proof
 
@@ -213,14 +215,35 @@ def test_max_speed_tunes_on_gpus_and_says_what_it_did():
     assert inductor_config("max speed", "cuda") == {"max_autotune": True, "coordinate_descent_tuning": True}
     assert "timed" in effort_note("max speed", "cuda")
     assert "as with fast start" in effort_note("max speed", "cpu")
+    assert inductor_config("max speed", "cpu") == inductor_config("fast start", "cpu")
+    assert inductor_config("fast start", "cuda") == {}
     for device in ("cpu", "cuda"):
-        assert (inductor_config("fast start", device), effort_note("fast start", device)) == ({}, None)
+        assert effort_note("fast start", device) is None
 
 
 def test_settings_of_every_effort_are_known_to_this_pytorch():
-    from onediff_pack.compilers.effort import MAX_SPEED, WORDS
+    from onediff_pack.compilers.effort import ALWAYS, MAX_SPEED, WORDS
     from torch._inductor import config
 
-    for settings in MAX_SPEED.values():
+    for settings in (*ALWAYS.values(), *MAX_SPEED.values()):
         assert all(hasattr(config, name) for name in settings)
-        assert settings.keys() <= WORDS.keys()
+    assert {name for settings in MAX_SPEED.values() for name in settings} <= WORDS.keys()
+
+
+def test_compiled_convolutions_on_a_cpu_do_not_reorder_their_weights_at_each_call():
+    """With Inductor's own settings this one runs half as fast as uncompiled."""
+    block = torch.nn.Sequential(torch.nn.GroupNorm(32, 1280), torch.nn.SiLU(), torch.nn.Conv2d(1280, 1280, 3, padding=1))
+    block.requires_grad_(False)
+    compiled = BACKENDS["inductor"].compile(block, SharedGraph(type(block).forward, "Block"), "fast start")
+    x = torch.randn(2, 1280, 4, 4)
+    ratios = []
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(x), block(x), rtol=1e-3, atol=1e-4)
+        for _ in range(9):
+            milliseconds = []
+            for call in (block, compiled):
+                start = time.perf_counter()
+                call(x)
+                milliseconds.append(time.perf_counter() - start)
+            ratios.append(milliseconds[0] / milliseconds[1])
+    assert statistics.median(ratios) > 0.75, ratios
