@@ -232,7 +232,9 @@ def test_settings_of_every_effort_are_known_to_this_pytorch():
 
 def test_compiled_convolutions_on_a_cpu_do_not_reorder_their_weights_at_each_call():
     """With Inductor's own settings this one runs half as fast as uncompiled."""
-    block = torch.nn.Sequential(torch.nn.GroupNorm(32, 1280), torch.nn.SiLU(), torch.nn.Conv2d(1280, 1280, 3, padding=1))
+    block = torch.nn.Sequential(
+        torch.nn.GroupNorm(32, 1280), torch.nn.SiLU(), torch.nn.Conv2d(1280, 1280, 3, padding=1)
+    )
     block.requires_grad_(False)
     compiled = BACKENDS["inductor"].compile(block, SharedGraph(type(block).forward, "Block"), "fast start")
     x = torch.randn(2, 1280, 4, 4)
