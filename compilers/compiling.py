@@ -96,10 +96,14 @@ class Compiling:
         )
         return [note for note in (about, emulated) if note]
 
+    @property
+    def way(self) -> tuple[str | None, str, str]:
+        """Backend, effort and type of device."""
+        return (self.backend.name if self.backend else None, self._settings.effort, self._device.type)
+
     def graph_of(self, key: tuple, find: Callable[[tuple], SharedGraph]) -> SharedGraph:
         """The shared graph of a block's variant for this backend."""
-        backend = self.backend.name if self.backend else None
-        graph = find((backend, self._settings.effort, self._device.type, self._cleared, *key))
+        graph = find((*self.way, self._cleared, *key))
         graph.device = self._device.type
         self.baseline.setdefault(graph, graph.counts())
         return graph

@@ -10,8 +10,10 @@ from torch import nn
 
 from ..processors.attach import Inputs, options_of, options_position, supersedes, with_options
 from ..processors.foreign import OVERRIDE
+from ..status.pairs import Pair
 from .block_state import BlockState
 from .cast_weights import CastWeights
+from .gains import ClassGain, time_pairs
 from .graphs import GRAPHS, SharedGraph
 from .options import Reads, Unfit, acting, resolve, watched
 from .parity import Parity, clone_inputs, compare
@@ -38,7 +40,7 @@ class RegionRunner:
 
     ``reason`` says why the block is not compiled at all; ``skipped`` why it ran uncompiled in this sampling although it
     could be. ``parity`` is None until a compiled run was compared. ``casts_weights`` says that its weights are resolved
-    before it runs compiled, because the model is only partly loaded.
+    before it runs compiled, because the model is only partly loaded. ``gain`` is what compiling gains for its class.
     """
 
     def __init__(self, session: Session, region: Region, reason: str | None = None, sites: Sequence[nn.Module] = ()):
@@ -51,7 +53,8 @@ class RegionRunner:
         self.ran = False
         self.casts_weights = False
         self.graphs: dict[tuple, SharedGraph] = {}
-        self._signature = region.signature
+        self.signature = region.signature
+        self.gain = ClassGain()
         self._compiled: dict[tuple, Callable] = {}
         self._verified: set[tuple] = set()
         self._forward: Callable = self.block.forward
@@ -93,6 +96,8 @@ class RegionRunner:
         reads = session.memory.reads.get(type(self.block))
         if reads is None or session.watching:
             return self._watch(options, original)
+        if self.gain.reason is not None:
+            return self._skip(self.gain.reason, original)
         entering = {} if options is None else resolve(self._unsuperseded(options), reads)
         if isinstance(entering, Unfit):
             return self._skip(entering, original)
@@ -154,7 +159,7 @@ class RegionRunner:
         """Runs the block compiled for these options and for the processors that sit on it now."""
         functions = self.functions()
         dtype = self._weights.dtype(self.session.dtype) if self.casts_weights else None
-        key: tuple = (self._signature, functions, self._class_forwards, dtype, tuple(sorted(entering.items())))
+        key: tuple = (self.signature, functions, self._class_forwards, dtype, tuple(sorted(entering.items())))
         if self.graphs.get(key) in self.session.compiling.imprecise:
             key = (*key, EMULATED)
         graph = self.graphs.get(key)
@@ -218,7 +223,20 @@ class RegionRunner:
         self._verified.add(key)
         if not self.parity.passed:
             self.session.give_up_block(self, self.parity.difference)
+        elif self.gain.asks(self.signature):
+            self.gain.note(self.signature, self._time_pairs(key, inputs))
         return uncompiled
+
+    def _time_pairs(self, key: tuple, inputs: Inputs) -> list[Pair]:
+        """Times of the block both ways. None with code of another node in it, which may count its calls."""
+        if options_of(inputs, self._position) or self.functions() != (type(self.block).forward,):
+            return []
+        try:
+            with self.session.compiling.timed():
+                device = self.session.device
+                return time_pairs(lambda own: self._run_compiled(key, own), self._run_uncompiled, inputs, device)
+        except Exception:  # there may be no memory for it: then nothing is known
+            return []
 
     def _try_compiled(self, key: tuple, inputs: Inputs) -> tuple[Any, Exception | None]:
         """The result of a compiled run on clones of the inputs, or what it raised."""

@@ -24,6 +24,7 @@ from .clearing import CLEARED
 from .compiling import Compiling
 from .exceptions import BackendUnavailable, ModelUnfit
 from .failures import Failures, common_reason
+from .gains import find_gains
 from .graphs import SharedGraph
 from .measuring import Measuring
 from .memory import ModelMemory
@@ -148,6 +149,9 @@ class Session:
     def _forget_cleared(self) -> None:
         """Lets go of what the user cleared since the last sampling."""
         (measurements, graphs, backends), self._cleared = self._cleared, CLEARED.marks
+        if (measurements, graphs) != (CLEARED.measurements, CLEARED.graphs):
+            for runner in self.runners:
+                runner.gain.forget()
         if measurements != CLEARED.measurements:
             self.measuring.forget()
         if graphs != CLEARED.graphs:
@@ -197,6 +201,8 @@ class Session:
         except BackendUnavailable as error:
             self.give_up(error.reason)
             return
+        if self.settings.keep_faster:
+            find_gains(self.runners, self.compiling.way)
         self.record.update(backend=backend_field(self, reason))
 
     # One step.
