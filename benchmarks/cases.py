@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-#: In this order: the last one raises a limit of Dynamo for the whole process, as the packs that do so.
-WAYS = ("uncompiled", "TorchCompileModel", "OneDiff Compile", "block by block")
+#: This pack as it comes, and with ``keep_faster`` off, so that compiled steps are timed in any case.
+AS_IT_COMES, ALWAYS_COMPILED = "OneDiff Compile", "OneDiff Compile, keep faster off"
 
-#: This pack as it comes, with ``keep_faster``; the one above has it off, so that compiled steps are timed in any case.
-AS_IT_COMES = "OneDiff Compile, keep faster"
+#: In this order: the last one raises a limit of Dynamo for the whole process, as the packs that do so.
+WAYS = ("uncompiled", "TorchCompileModel", AS_IT_COMES, ALWAYS_COMPILED, "block by block")
 
 #: ComfyUI's flags, the same for all ways.
 FLAGS = ("--use-pytorch-cross-attention",)
