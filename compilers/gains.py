@@ -19,6 +19,7 @@ import torch
 from ..processors.attach import Inputs
 from ..status.pairs import Pair, compiled_first, ratios
 from ..status.timing import Stopwatch
+from .clearing import CLEARED
 from .parity import clone_inputs
 
 if TYPE_CHECKING:
@@ -72,14 +73,9 @@ class ClassGain:
                 " as fast as uncompiled: this class is not worth compiling."
             )
 
-    def forget(self) -> None:
-        """Drops what was measured, as the user asked."""
-        self.reason = None
-        self._pairs.clear()
-
 
 #: Another checkpoint of the same architecture must decide alike: it would compile what this one left.
-_known: dict[Hashable, ClassGain] = {}
+_known: dict[tuple[Hashable, ...], ClassGain] = {}
 
 
 def find_gains(runners: Iterable[RegionRunner], way: Hashable) -> None:
@@ -89,12 +85,15 @@ def find_gains(runners: Iterable[RegionRunner], way: Hashable) -> None:
         runners: all blocks of a model.
         way: what the gain depends on besides, such as the backend and the device.
     """
+    cleared = (CLEARED.measurements, CLEARED.graphs)
+    for key in [key for key in _known if key[-1] != cleared]:
+        del _known[key]
     by_class: dict[type, list[RegionRunner]] = {}
     for runner in runners:
         by_class.setdefault(type(runner.block), []).append(runner)
     for cls, members in by_class.items():
         kinds = frozenset(runner.signature for runner in members)
-        gain = _known.setdefault((cls, kinds, way), ClassGain(cls.__name__, kinds))
+        gain = _known.setdefault((cls, kinds, way, cleared), ClassGain(cls.__name__, kinds))
         for runner in members:
             runner.gain = gain
 

@@ -15,6 +15,9 @@ from .clearing import CLEARED
 from .graphs import SharedGraph
 from .options import Reads
 
+#: Combinations of patches and settings whose step times are kept: more than anybody goes to and fro between.
+MOST_VARIANTS = 32
+
 
 class ModelMemory:
     """Graphs that the model's blocks use, what its blocks read, and step times by what was active."""
@@ -38,8 +41,12 @@ class ModelMemory:
         self.reads.setdefault(cls, Reads()).add(seen)
 
     def times_of(self, variant: Hashable) -> StepTimes:
-        """Step times with these patches and settings."""
-        return self.times.setdefault(variant, StepTimes())
+        """Step times with these patches and settings. Those of the variants that were used last are kept: a variant
+        holds the functions in it, such as all versions of a processor that is being edited."""
+        times = self.times[variant] = self.times.pop(variant, None) or StepTimes()
+        if len(self.times) > MOST_VARIANTS:
+            del self.times[next(iter(self.times))]
+        return times
 
 
 _memories: weakref.WeakKeyDictionary[nn.Module, ModelMemory] = weakref.WeakKeyDictionary()

@@ -69,6 +69,11 @@ class RegionRunner:
         """Why the block ran uncompiled, None when it did not."""
         return self.reason or self.skipped
 
+    @property
+    def left_for_no_gain(self) -> bool:
+        """Whether the block ran uncompiled only because its class gains nothing from compiling."""
+        return self.gain.reason is not None and self.uncompiled_because == self.gain.reason
+
     def begin(self) -> None:
         """Starts a sampling."""
         self.ran = False

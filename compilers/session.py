@@ -149,11 +149,9 @@ class Session:
     def _forget_cleared(self) -> None:
         """Lets go of what the user cleared since the last sampling."""
         (measurements, graphs, backends), self._cleared = self._cleared, CLEARED.marks
-        if (measurements, graphs) != (CLEARED.measurements, CLEARED.graphs):
-            for runner in self.runners:
-                runner.gain.forget()
         if measurements != CLEARED.measurements:
             self.measuring.forget()
+            self._find_gains()
         if graphs != CLEARED.graphs:
             self._contents, self.runners = [], []
             self.compiling.forget()
@@ -201,9 +199,12 @@ class Session:
         except BackendUnavailable as error:
             self.give_up(error.reason)
             return
+        self._find_gains()
+        self.record.update(backend=backend_field(self, reason))
+
+    def _find_gains(self) -> None:
         if self.settings.keep_faster:
             find_gains(self.runners, self.compiling.way)
-        self.record.update(backend=backend_field(self, reason))
 
     # One step.
 

@@ -82,6 +82,7 @@ def _compile(session: Session) -> dict[str, Any]:
             for runner in session.runners
             if runner.uncompiled_because
         ],
+        "regions_without_gain": sum(runner.left_for_no_gain for runner in session.runners),
         "graphs": sum(graph.graphs for graph in first_block),
         "runs": sum(graph.runs for graph in first_block) or None,
         "graph_breaks": list(session.failures.breaks),

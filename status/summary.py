@@ -51,7 +51,8 @@ def _compiled(record: dict[str, Any]) -> str:
         parts.append(f"{speed['speedup']:.2f}×")
     blocks = count(compile_.get("regions_compiled") or 0, "block")
     skipped = len(compile_.get("regions_uncompiled") or [])
-    parts.append(f"{blocks}, {skipped} uncompiled" if skipped else blocks)
+    why = "would gain nothing" if skipped == compile_.get("regions_without_gain") else "uncompiled"
+    parts.append(f"{blocks}, {skipped} {why}" if skipped else blocks)
     return " · ".join(parts)
 
 

@@ -82,6 +82,7 @@ def test_residual_blocks_that_gain_nothing_are_left_after_two_kinds(inductor, ga
     assert record["state"] == "partial"
     assert len(record["compile"]["regions_uncompiled"]) == 22
     assert record["compile"]["regions_compiled"] == 16
+    assert record["compile"]["regions_without_gain"] == 22
 
 
 def test_another_checkpoint_of_the_architecture_and_other_sizes_compile_nothing_new(inductor, gain_of):
@@ -116,7 +117,9 @@ def test_without_keep_faster_all_are_compiled(inductor, gain_of):
     assert record["state"] == "compiled"
 
 
-def test_cleared_measurements_are_taken_anew(inductor, gain_of):
+@pytest.mark.parametrize("runs_anew", [False, True])
+def test_cleared_measurements_are_taken_anew(runs_anew, inductor, gain_of):
+    """By the node that measured them, and by one that ComfyUI runs anew."""
     import models
 
     gain_of(0.99)
@@ -128,7 +131,10 @@ def test_cleared_measurements_are_taken_anew(inductor, gain_of):
     assert record["state"] == "partial"
     gain_of(1.2)
     CLEARED.clear_measurements()
-    session.sampling(lambda: [models.step(clone) for _ in range(3)])
+    if runs_anew:
+        _, record = sampled(patcher)
+    else:
+        session.sampling(lambda: [models.step(clone) for _ in range(3)])
     assert record["state"] == "compiled"
 
 

@@ -8,6 +8,7 @@ import weakref
 import pytest
 import torch
 from onediff_pack.compilers import Host, Session, Settings
+from onediff_pack.compilers.memory import MOST_VARIANTS, ModelMemory
 from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attach import AttentionPatch, attach
 from onediff_pack.status import Record
@@ -164,3 +165,14 @@ def test_twenty_varied_runs_leave_nothing_behind(inductor):
     del after
     gc.collect()
     assert len(gc.get_objects()) <= 1.01 * objects
+
+
+def test_step_times_of_the_variants_used_last_are_kept():
+    """A processor that is edited again and again must not be kept in each of its versions."""
+    memory = ModelMemory()
+    first = memory.times_of("first")
+    for edit in range(2 * MOST_VARIANTS):
+        memory.times_of(edit)
+        assert memory.times_of("first") is first
+    assert len(memory.times) == MOST_VARIANTS
+    assert 0 not in memory.times

@@ -117,6 +117,19 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
             "compiled · inductor · 1.62× · 38 blocks",
         ),
         (
+            {
+                "state": "partial",
+                "backend": {"used": "inductor"},
+                "compile": {
+                    "regions_compiled": 36,
+                    "regions_uncompiled": [{"path": "a"}, {"path": "b"}],
+                    "regions_without_gain": 2,
+                },
+                "speed": {"speedup": 1.4},
+            },
+            "partial · inductor · 1.40× · 36 blocks, 2 would gain nothing",
+        ),
+        (
             {"state": "uncompiled", "speed": {"kept": "uncompiled", "speedup": 0.9}},
             "uncompiled: compiled steps took 11 % longer",
         ),

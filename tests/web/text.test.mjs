@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
+import { advice } from "../../web/panel/advice.js";
 import { describe } from "../../web/status/text.js";
 import { chinese, english, record, states } from "./records.mjs";
 
@@ -29,6 +30,7 @@ test("each state reads as a person would say it", () => {
     measuring: "… measuring",
     compiled: "▲ compiled · 1.62× · 148 ms a step · inductor",
     partial: "◐ partly compiled 36/38 · 1.40× · 171 ms a step · inductor",
+    byChoice: "▲ compiled 36/38 · 1.40× · 171 ms a step · inductor",
     slower: "▽ off: compiled is 9 % slower · 3.00 s a step",
     noGain: "＝ compiled, no gain · 1.01× · 149 ms a step · inductor",
     unclear:
@@ -54,6 +56,16 @@ test("a difference within noise is no gain, and does not look like one", () => {
   assert.deepEqual([at(1.01).tone, at(1.01).text], ["plain", "compiled, no gain · 1.01×"]);
   assert.deepEqual([at(1.04).tone, at(1.04).text], ["good", "compiled · 1.04×"]);
   assert.deepEqual([at(0.9).tone, at(0.9).text], ["warn", "compiled, but slower · 0.90×"]);
+});
+
+test("blocks left out because they gain nothing are no warning, other ones beside them are", () => {
+  assert.equal(describe(states.byChoice, english).tone, "good");
+  assert.deepEqual(advice(states.byChoice, english), [english("advice.by_choice")]);
+  const { compile } = states.byChoice;
+  const also = { ...compile, regions_uncompiled: [...compile.regions_uncompiled, { path: "out", reason: "a hook is on it" }] };
+  const mixed = { ...states.byChoice, compile: also };
+  assert.deepEqual([describe(mixed, english).symbol, describe(mixed, english).tone], ["◐", "warn"]);
+  assert.deepEqual(advice(mixed, english), [english("advice.partial")]);
 });
 
 test("a failed check names class and fault first", () => {

@@ -2,7 +2,7 @@
 // What a person can do about a record, as one or two sentences.
 
 import { findings, isLive, isNumber, plain } from "../status/record.js";
-import { isSlower } from "../status/text.js";
+import { isByChoice, isSlower } from "../status/text.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("../status/record.js").StatusRecord} StatusRecord */
@@ -27,7 +27,7 @@ export function advice(record, words, bypassed = false) {
     case "compiled":
       return isSlower(record) ? [say("compiled_slower")] : [say("nothing"), ...fixes];
     case "partial":
-      return [say("partial"), ...fixes];
+      return [say(isByChoice(record) ? "by_choice" : "partial"), ...fixes];
     case "uncompiled":
       return uncompiled(record, say, fixes);
     default:

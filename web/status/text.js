@@ -33,6 +33,10 @@ export const isSlower = ({ speed }) => isNumber(speed?.speedup) && speed.speedup
 /** Whether compiling gained nothing but noise. @param {StatusRecord} record */
 const isSame = ({ speed }) => isNumber(speed?.speedup) && speed.speedup >= SLOWER && speed.speedup < FASTER;
 
+/** Whether only blocks that gain nothing from compiling were left out. @param {StatusRecord} record */
+export const isByChoice = ({ state, compile }) =>
+  state === "partial" && compile?.regions_without_gain === count(compile?.regions_uncompiled);
+
 /** @typedef {{symbol: string, tone: Line["tone"], parts: (Part | string | null)[], short?: number}} Draft */
 
 /**
@@ -73,10 +77,11 @@ function drafted(record, words, age) {
     case "compiled":
       return compiled(record, words);
     case "partial":
+      if (isByChoice(record)) return compiled(record, words);
       return {
         symbol: "◐",
         tone: "warn",
-        parts: [partly(record, words), ...speed(record, words), plain(record.backend?.used)],
+        parts: [words("status.partial") + ofAll(record), ...speed(record, words), plain(record.backend?.used)],
         short: 2,
       };
     case "uncompiled":
@@ -125,7 +130,7 @@ function compiled(record, words) {
     symbol,
     tone,
     parts: [
-      words(`status.${key}`),
+      words(`status.${key}`) + (isByChoice(record) ? ofAll(record) : ""),
       ...speed(record, words),
       plain(record.backend?.used),
     ],
@@ -201,11 +206,11 @@ function speed(record, words) {
   ];
 }
 
-/** @param {StatusRecord} record @param {Words} words */
-function partly(record, words) {
+/** " 36/38": how many of the blocks are compiled. @param {StatusRecord} record */
+function ofAll(record) {
   const total = count(record.compile?.regions);
   const done = count(record.compile?.regions_compiled);
-  return words("status.partial") + (total !== null && done !== null ? ` ${done}/${total}` : "");
+  return total !== null && done !== null ? ` ${done}/${total}` : "";
 }
 
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */

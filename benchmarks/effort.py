@@ -1,0 +1,272 @@
+"""What each setting that ``effort`` could make gains on this machine, block by block.
+
+``python3 benchmarks/effort.py [--only BLOCK] [--rounds 9]`` compiles a few of ComfyUI's own blocks with each setting
+and prints how many times as fast as uncompiled they run, all settings taking turns, and the seconds that compiling
+took. What came of it is in ``compilers/effort.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
+
+from scripts import console
+from scripts.console import say
+from scripts.environment import continue_inside, prepare
+
+Make = Callable[[], tuple[Any, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Settings of ``torch._inductor.config``, and what is done to a block before it is compiled."""
+
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    change: Callable[[Any], Any] = lambda block: block
+    channels_last: bool = False
+
+
+def fuse_qkv(block: Any) -> Any:
+    """One matrix for the three projections of self-attention, as diffusers' ``fuse_qkv_projections``."""
+    import torch
+    from torch import nn
+
+    class Fused(nn.Module):
+        def __init__(self, attention: Any):
+            super().__init__()
+            self.weight = nn.Parameter(torch.cat([getattr(attention, f"to_{name}").weight for name in "qkv"]), False)
+            self.heads, self.to_out = attention.heads, attention.to_out
+
+        def forward(self, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+            from comfy.ldm.modules.attention import optimized_attention
+
+            q, k, v = nn.functional.linear(x, self.weight).chunk(3, dim=-1)
+            return self.to_out(optimized_attention(q, k, v, self.heads))
+
+    if hasattr(block, "attn1"):
+        block.attn1 = Fused(block.attn1)
+    return block
+
+
+SETTINGS = (
+    Setting("Inductor's own"),
+    Setting("layout_optimization off", {"layout_optimization": False}),
+    Setting("channels-last weights and inputs", channels_last=True),
+    Setting("fused QKV", {"layout_optimization": False}, fuse_qkv),
+    Setting("max_autotune", {"layout_optimization": False, "max_autotune": True}),
+    Setting("coordinate_descent_tuning", {"layout_optimization": False, "coordinate_descent_tuning": True}),
+    Setting("freezing (weights twice)", {"layout_optimization": False, "freezing": True}),
+)
+
+
+def residual(width: int, size: int) -> Make:
+    """Two of SD 1.5's pictures in a residual block: (2, width, size, size)."""
+
+    def make() -> tuple[Any, dict[str, Any]]:
+        import comfy.ops
+        import torch
+        from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+
+        block = ResBlock(width, 1280, 0.0, operations=comfy.ops.disable_weight_init)
+        return block, {"x": torch.randn(2, width, size, size), "emb": torch.randn(2, 1280)}
+
+    return make
+
+
+def transformer(width: int, tokens: int) -> Make:
+    """Two of SD 1.5's pictures in a transformer block: (2, tokens, width)."""
+
+    def make() -> tuple[Any, dict[str, Any]]:
+        import comfy.ops
+        import torch
+        from comfy.ldm.modules.attention import BasicTransformerBlock
+
+        block = BasicTransformerBlock(width, 8, width // 8, context_dim=768, operations=comfy.ops.disable_weight_init)
+        return block, {"x": torch.randn(2, tokens, width), "context": torch.randn(2, 77, 768)}
+
+    return make
+
+
+def double_stream(width: int, tokens: int) -> Make:
+    """A picture in a double block of Flux: (1, tokens, width) beside 256 tokens of text."""
+
+    def make() -> tuple[Any, dict[str, Any]]:
+        import comfy.ops
+        import torch
+        from comfy.ldm.flux.layers import DoubleStreamBlock
+
+        block = DoubleStreamBlock(width, width // 128, 4.0, qkv_bias=True, operations=comfy.ops.disable_weight_init)
+        tables = torch.randn(1, 1, tokens + 256, 64, 2, 2)
+        parts = {"img": torch.randn(1, tokens, width), "txt": torch.randn(1, 256, width), "vec": torch.randn(1, width)}
+        return block, {**parts, "pe": tables}
+
+    return make
+
+
+CPU: dict[str, Make] = {
+    "SD 1.5, residual, 320 at 32×32": residual(320, 32),
+    "SD 1.5, residual, 640 at 16×16": residual(640, 16),
+    "SD 1.5, residual, 1280 at 8×8": residual(1280, 8),
+    "SD 1.5, transformer, 320, 1024 tokens": transformer(320, 1024),
+    "SD 1.5, transformer, 640, 256 tokens": transformer(640, 256),
+    "Flux, double, 1024, 256 tokens": double_stream(1024, 256),
+}
+CUDA: dict[str, Make] = {
+    "SDXL, residual, 320 at 128×128": residual(320, 128),
+    "SDXL, residual, 1280 at 32×32": residual(1280, 32),
+    "SD 1.5, transformer, 320, 4096 tokens": transformer(320, 4096),
+    "SDXL, transformer, 1280, 1024 tokens": transformer(1280, 1024),
+    "Flux, double, 3072, 4096 tokens": double_stream(3072, 4096),
+}
+
+
+@dataclass
+class Compiled:
+    """A block with one setting. ``ratios`` are how many times as fast as uncompiled it ran, one a round."""
+
+    setting: Setting
+    run: Callable[[], Any]
+    seconds: float
+    difference: float
+    ratios: list[float] = field(default_factory=list)
+
+
+def compile_with(setting: Setting, block: Any, inputs: dict[str, Any], expected: Any) -> Compiled:
+    """Compiles a copy of the block as the pack does: one graph, sizes dynamic."""
+    import torch
+    from onediff_pack.compilers.dynamic import mark_dynamic_dimensions
+
+    torch._dynamo.reset()
+    block = setting.change(copy.deepcopy(block))
+    if setting.channels_last:
+        block = block.to(memory_format=torch.channels_last)
+        form = {4: torch.channels_last}
+        inputs = {n: t.contiguous(memory_format=form.get(t.ndim, torch.contiguous_format)) for n, t in inputs.items()}
+    compiled = torch.compile(block, fullgraph=True, options=dict(setting.config))
+
+    def run() -> Any:
+        own = {name: tensor.clone() for name, tensor in inputs.items()}
+        mark_dynamic_dimensions(own)
+        return compiled(**own)
+
+    start = time.perf_counter()
+    result = run()
+    synchronize()
+    seconds = time.perf_counter() - start
+    return Compiled(setting, run, seconds, relative(result, expected))
+
+
+def relative(result: Any, expected: Any) -> float:
+    """Largest ‖difference‖ / ‖expected‖ of the outputs."""
+    pairs = zip(result, expected, strict=True) if isinstance(expected, tuple) else [(result, expected)]
+    return max(((a.float() - b.float()).norm() / b.float().norm()).item() for a, b in pairs)
+
+
+def synchronize() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    synchronize()
+    start = time.perf_counter()
+    call()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def measure(make: Make, rounds: int, device: str) -> list[Compiled]:
+    """All settings of one block, by turns with the uncompiled one."""
+    import torch
+
+    torch.manual_seed(0)
+    block, inputs = make()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+        parameter.requires_grad_(False)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    block = block.eval().to(device, dtype)
+    inputs = {name: tensor.to(device, dtype) for name, tensor in inputs.items()}
+
+    def uncompiled() -> Any:
+        return block(**{name: tensor.clone() for name, tensor in inputs.items()})
+
+    with torch.inference_mode():
+        expected = uncompiled()
+        ways = []
+        for setting in SETTINGS:
+            try:
+                ways.append(compile_with(setting, block, inputs, expected))
+            except Exception as error:  # a setting that this machine cannot compile is a result too
+                say(f"  {setting.name}: {type(error).__name__}: {str(error).splitlines()[0][:100]}")
+        for _ in range(rounds):
+            for way in ways:
+                base = seconds_of(uncompiled)
+                way.ratios.append(base / seconds_of(way.run))
+    return ways
+
+
+def enter(host: Path) -> str:
+    """Makes ComfyUI's classes and this pack importable. Returns the type of device."""
+    import torch
+
+    pack = types.ModuleType("onediff_pack")
+    pack.__path__ = [str(ROOT)]
+    sys.modules["onediff_pack"] = pack
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # The host reads its command line when it is imported; its folder takes the place of this one: both have nodes.
+    sys.path[0], sys.argv[1:] = str(host), ["--use-pytorch-cross-attention", *(["--cpu"] if device == "cpu" else [])]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    return device
+
+
+def table(found: dict[str, list[Compiled]]) -> list[str]:
+    """Lines of Markdown, one row a block and setting."""
+    lines = ["| block | setting | ratio (range) | compiling s | difference |", "| --- | --- | ---: | ---: | ---: |"]
+    for label, ways in found.items():
+        for way in ways:
+            ratio = f"{statistics.median(way.ratios):.2f} ({min(way.ratios):.2f}-{max(way.ratios):.2f})"
+            lines.append(f"| {label} | {way.setting.name} | {ratio} | {way.seconds:.1f} | {way.difference:.0e} |")
+            label = ""
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", metavar="BLOCK", help="blocks with these words in their name")
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args(arguments)
+    environment = prepare()
+    code = continue_inside(environment)
+    if code is not None:
+        return code
+    device = enter(environment.host)
+    blocks = CPU if device == "cpu" else CUDA
+    chosen = {n: make for n, make in blocks.items() if not options.only or any(words in n for words in options.only)}
+    found = {}
+    for label, make in chosen.items():
+        say(f"{label} …")
+        found[label] = measure(make, options.rounds, device)
+    say("\n".join(table(found)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))
