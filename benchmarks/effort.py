@@ -145,27 +145,31 @@ class Compiled:
 
 
 def compile_with(setting: Setting, block: Any, inputs: dict[str, Any], expected: Any) -> Compiled:
-    """Compiles a copy of the block as the pack does: one graph, sizes dynamic."""
+    """Compiles a copy of the block as the pack does: one graph under a code object of its own, sizes dynamic."""
     import torch
     from onediff_pack.compilers.dynamic import mark_dynamic_dimensions
+    from onediff_pack.compilers.graphs import SharedGraph
+    from onediff_pack.compilers.inductor import entry_of
+    from torch._inductor.utils import fresh_cache
 
-    torch._dynamo.reset()
     block = setting.change(copy.deepcopy(block))
     if setting.channels_last:
         block = block.to(memory_format=torch.channels_last)
         form = {4: torch.channels_last}
         inputs = {n: t.contiguous(memory_format=form.get(t.ndim, torch.contiguous_format)) for n, t in inputs.items()}
-    compiled = torch.compile(block, fullgraph=True, options=dict(setting.config))
+    entry = entry_of(SharedGraph(type(block).forward, setting.name))
+    compiled = torch.compile(entry, fullgraph=True, options=dict(setting.config))
 
     def run() -> Any:
         own = {name: tensor.clone() for name, tensor in inputs.items()}
         mark_dynamic_dimensions(own)
-        return compiled(**own)
+        return compiled(block, (), own)
 
-    start = time.perf_counter()
-    result = run()
-    synchronize()
-    seconds = time.perf_counter() - start
+    with fresh_cache():
+        start = time.perf_counter()
+        result = run()
+        synchronize()
+        seconds = time.perf_counter() - start
     return Compiled(setting, run, seconds, relative(result, expected))
 
 
@@ -208,6 +212,7 @@ def measure(make: Make, rounds: int, device: str) -> list[Compiled]:
 
     with torch.inference_mode():
         expected = uncompiled()
+        compile_with(Setting("warm-up"), block, inputs, expected)
         ways = []
         for setting in SETTINGS:
             try:

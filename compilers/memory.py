@@ -43,7 +43,7 @@ class ModelMemory:
     def times_of(self, variant: Hashable) -> StepTimes:
         """Step times with these patches and settings. Those of the variants that were used last are kept: a variant
         holds the functions in it, such as all versions of a processor that is being edited."""
-        times = self.times[variant] = self.times.pop(variant, None) or StepTimes()
+        times = self.times[variant] = self.times.pop(variant, StepTimes())
         if len(self.times) > MOST_VARIANTS:
             del self.times[next(iter(self.times))]
         return times
