@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from examples import OURS, ROOT, bypass, example, run, start
@@ -82,6 +85,32 @@ def test_a_second_sampling_compiles_nothing_and_its_history_holds_the_record(att
     record = again.records["OneDiffCompile"]
     assert record["compile"] == first["compile"]
     assert record["measured_at"] >= first["measured_at"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's memory there")
+def test_twenty_varied_runs_take_no_more_memory(sdpa_server):
+    """Sizes, batches, with and without CFG: each twice, after each has run once."""
+    changes = list(itertools.product([(256, 256), (320, 256), (256, 384)], [1, 2], [1.0, 4.0]))[:10]
+    seeds = itertools.count(100)
+
+    def all_changes() -> float:
+        for (width, height), batch, cfg in changes:
+            latent = {"width": width, "height": height, "batch_size": batch}
+            sampler = {"seed": next(seeds), "steps": 3, "cfg": cfg}
+            values = {"EmptySD3LatentImage": latent, "KSampler": sampler, "OneDiffCompile": KEEP}
+            result = run(sdpa_server, example("flux", sdpa_server, **values))
+            assert (result.error, result.records["OneDiffCompile"]["state"]) == (None, "compiled")
+        return resident_mb(sdpa_server)
+
+    before = all_changes()
+    all_changes()
+    assert all_changes() <= 1.01 * before
+
+
+def resident_mb(server: Server) -> float:
+    """Memory that the server holds, in MB."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1000
 
 
 @pytest.mark.parametrize("model", list(EXPECTED))
