@@ -32,7 +32,7 @@ test("each state reads as a person would say it", () => {
     partial: "◐ partly compiled 36/38 · 1.40× · 171 ms a step · inductor",
     byChoice: "▲ compiled 36/38 · 1.40× · 171 ms a step · inductor",
     slower: "▽ off: compiled is 9 % slower · 3.00 s a step",
-    noGain: "＝ compiled, no gain · 1.01× · 149 ms a step · inductor",
+    noGain: "= compiled, no gain · 1.01× · 149 ms a step · inductor",
     unclear:
       "▽ uncompiled · no clear gain: compiled steps ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",
     differs: "▽ uncompiled · result differs too much",
@@ -58,6 +58,12 @@ test("a difference within noise is no gain, and does not look like one", () => {
   assert.deepEqual([at(0.9).tone, at(0.9).text], ["warn", "compiled, but slower · 0.90×"]);
 });
 
+test("that no gain was seen is no warning, other reasons are", () => {
+  assert.equal(describe(states.unclear, english).tone, "plain");
+  assert.deepEqual(advice(states.unclear, english), [english("advice.unclear")]);
+  assert.equal(describe(states.uncompiled, english).tone, "warn");
+});
+
 test("blocks left out because they gain nothing are no warning, other ones beside them are", () => {
   assert.equal(describe(states.byChoice, english).tone, "good");
   assert.deepEqual(advice(states.byChoice, english), [english("advice.by_choice")]);
@@ -66,6 +72,8 @@ test("blocks left out because they gain nothing are no warning, other ones besid
   const mixed = { ...states.byChoice, compile: also };
   assert.deepEqual([describe(mixed, english).symbol, describe(mixed, english).tone], ["◐", "warn"]);
   assert.deepEqual(advice(mixed, english), [english("advice.partial")]);
+  const same = { ...states.byChoice, speed: { speedup: 1.01 } };
+  assert.equal(describe(same, english).text, "compiled, no gain · 1.01× · inductor");
 });
 
 test("a failed check names class and fault first", () => {

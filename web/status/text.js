@@ -37,6 +37,9 @@ const isSame = ({ speed }) => isNumber(speed?.speedup) && speed.speedup >= SLOWE
 export const isByChoice = ({ state, compile }) =>
   state === "partial" && compile?.regions_without_gain === count(compile?.regions_uncompiled);
 
+/** Whether steps were timed both ways, and neither was clearly faster. @param {StatusRecord} record */
+export const isUnclear = ({ speed }) => speed?.clear === false && speed.kept === "uncompiled";
+
 /** @typedef {{symbol: string, tone: Line["tone"], parts: (Part | string | null)[], short?: number}} Draft */
 
 /**
@@ -123,14 +126,14 @@ function compiled(record, words) {
     isSlower(record)
       ? ["▼", "warn", "compiled_slower"]
       : isSame(record)
-        ? ["＝", "plain", "compiled_same"]
+        ? ["=", "plain", "compiled_same"]
         : ["▲", "good", "compiled"]
   );
   return {
     symbol,
     tone,
     parts: [
-      words(`status.${key}`) + (isByChoice(record) ? ofAll(record) : ""),
+      words(`status.${key}`) + (key === "compiled" && isByChoice(record) ? ofAll(record) : ""),
       ...speed(record, words),
       plain(record.backend?.used),
     ],
@@ -217,11 +220,11 @@ function ofAll(record) {
 function uncompiled(record, words) {
   const { eager_ms: eager, compiled_ms: compiled } = record.speed ?? {};
   const step = isNumber(eager) ? words("status.a_step", { time: duration(words, eager) }) : null;
-  const isClear = record.speed?.clear !== false; // else the summary says that no gain was seen
-  const by = isClear ? slowerBy(eager, compiled, words) : null;
+  const by = isUnclear(record) ? null : slowerBy(eager, compiled, words); // else the summary says that no gain was seen
   if (by) return { symbol: "▽", tone: "plain", parts: [words("status.slower", { by }), step] };
   const why = record.parity?.passed === false ? words("status.differs") : reason(record);
-  return { symbol: "▽", tone: "warn", parts: [words("status.uncompiled"), { text: why, elastic: true }] };
+  const tone = isUnclear(record) ? "plain" : "warn";
+  return { symbol: "▽", tone, parts: [words("status.uncompiled"), { text: why, elastic: true }] };
 }
 
 /**
