@@ -122,7 +122,7 @@ class Compiling:
         """The record's ``progress`` before a block is compiled."""
         self._since = self._since or time.monotonic()
         return {
-            "done": sum(r.parity is not None or r.reason is not None for r in runners),
+            "done": sum(any((r.parity, r.reason, r.gain.reason)) for r in runners),
             "total": len(runners),
             "path": runner.region.path,
             "seconds": round(time.monotonic() - self._since, 1),
