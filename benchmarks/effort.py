@@ -1,8 +1,8 @@
 """What each setting that ``effort`` could make gains on this machine, block by block.
 
 ``python3 benchmarks/effort.py [--only BLOCK] [--rounds 9]`` compiles a few of ComfyUI's own blocks with each setting
-and prints how many times as fast as uncompiled they run, both by turns, and the seconds that compiling took. What came of
-it is in ``compilers/effort.py``.
+and prints how many times as fast as uncompiled they run, both by turns, and the seconds that compiling took. What came
+of it is in ``compilers/effort.py``.
 """
 
 from __future__ import annotations
