@@ -1,17 +1,17 @@
 """What each setting that ``effort`` could make gains on this machine, block by block.
 
 ``python3 benchmarks/effort.py [--only BLOCK] [--rounds 9]`` compiles a few of ComfyUI's own blocks with each setting
-and prints how many times as fast as uncompiled they run, all settings taking turns, and the seconds that compiling
-took. What came of it is in ``compilers/effort.py``.
+and prints how many times as fast as uncompiled they run, both by turns, and the seconds that compiling took. What came
+of it is in ``compilers/effort.py``.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import math
 import statistics
 import sys
-import time
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +37,15 @@ class Setting:
     config: dict[str, Any] = field(default_factory=dict)
     change: Callable[[Any], Any] = lambda block: block
     channels_last: bool = False
+    concerns: Callable[[Any], bool] = lambda block: True
+
+
+def has_convolutions(block: Any) -> bool:
+    return any(getattr(module, "weight", None) is not None and module.weight.ndim == 4 for module in block.modules())
+
+
+def has_self_attention(block: Any) -> bool:
+    return hasattr(block, "attn1")
 
 
 def fuse_qkv(block: Any) -> Any:
@@ -56,16 +65,15 @@ def fuse_qkv(block: Any) -> Any:
             q, k, v = nn.functional.linear(x, self.weight).chunk(3, dim=-1)
             return self.to_out(optimized_attention(q, k, v, self.heads))
 
-    if hasattr(block, "attn1"):
-        block.attn1 = Fused(block.attn1)
+    block.attn1 = Fused(block.attn1)
     return block
 
 
 SETTINGS = (
     Setting("Inductor's own"),
     Setting("layout_optimization off", {"layout_optimization": False}),
-    Setting("channels-last weights and inputs", channels_last=True),
-    Setting("fused QKV", {"layout_optimization": False}, fuse_qkv),
+    Setting("channels-last weights and inputs", channels_last=True, concerns=has_convolutions),
+    Setting("fused QKV", {"layout_optimization": False}, fuse_qkv, concerns=has_self_attention),
     Setting("max_autotune", {"layout_optimization": False, "max_autotune": True}),
     Setting("coordinate_descent_tuning", {"layout_optimization": False, "coordinate_descent_tuning": True}),
     Setting("freezing (weights twice)", {"layout_optimization": False, "freezing": True}),
@@ -135,67 +143,52 @@ CUDA: dict[str, Make] = {
 
 @dataclass
 class Compiled:
-    """A block with one setting. ``ratios`` are how many times as fast as uncompiled it ran, one a round."""
+    """A block with one setting: how many times as fast as uncompiled it ran, one ``ratio`` a pair of runs, the
+    ``seconds`` that compiling took, and the relative ``difference`` of its result."""
 
-    setting: Setting
-    run: Callable[[], Any]
+    setting: str
+    ratios: list[float]
     seconds: float
     difference: float
-    ratios: list[float] = field(default_factory=list)
 
 
-def compile_with(setting: Setting, block: Any, inputs: dict[str, Any], expected: Any) -> Compiled:
-    """Compiles a copy of the block as the pack does: one graph under a code object of its own, sizes dynamic."""
+def measured(setting: Setting, block: Any, inputs: dict[str, Any], device: Any, rounds: int) -> Compiled:
+    """Compiles a copy of the block as the pack does, one graph under a code object of its own and sizes dynamic, and
+    times it by turns with the uncompiled one."""
     import torch
     from onediff_pack.compilers.dynamic import mark_dynamic_dimensions
+    from onediff_pack.compilers.gains import time_pairs
     from onediff_pack.compilers.graphs import SharedGraph
     from onediff_pack.compilers.inductor import entry_of
+    from onediff_pack.compilers.parity import clone_inputs, compare
+    from onediff_pack.status.pairs import ratios
+    from onediff_pack.status.timing import Stopwatch
     from torch._inductor.utils import fresh_cache
 
-    block = setting.change(copy.deepcopy(block))
+    changed, own = setting.change(copy.deepcopy(block)), inputs
     if setting.channels_last:
-        block = block.to(memory_format=torch.channels_last)
-        form = {4: torch.channels_last}
-        inputs = {n: t.contiguous(memory_format=form.get(t.ndim, torch.contiguous_format)) for n, t in inputs.items()}
-    entry = entry_of(SharedGraph(type(block).forward, setting.name))
+        changed = changed.to(memory_format=torch.channels_last)
+        own = {n: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for n, t in inputs.items()}
+    entry = entry_of(SharedGraph(type(changed).forward, setting.name))
     compiled = torch.compile(entry, fullgraph=True, options=dict(setting.config))
 
-    def run() -> Any:
-        own = {name: tensor.clone() for name, tensor in inputs.items()}
-        mark_dynamic_dimensions(own)
-        return compiled(block, (), own)
+    def run(both: Any) -> Any:
+        mark_dynamic_dimensions(both[0][0])
+        return compiled(changed, (), both[0][0])
 
+    def uncompiled(both: Any) -> Any:
+        return block(**both[0][1])
+
+    both = ((own, inputs), {})
     with fresh_cache():
-        start = time.perf_counter()
-        result = run()
-        synchronize()
-        seconds = time.perf_counter() - start
-    return Compiled(setting, run, seconds, relative(result, expected))
-
-
-def relative(result: Any, expected: Any) -> float:
-    """Largest ‖difference‖ / ‖expected‖ of the outputs."""
-    pairs = zip(result, expected, strict=True) if isinstance(expected, tuple) else [(result, expected)]
-    return max(((a.float() - b.float()).norm() / b.float().norm()).item() for a, b in pairs)
-
-
-def synchronize() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def seconds_of(call: Callable[[], Any]) -> float:
-    synchronize()
-    start = time.perf_counter()
-    call()
-    synchronize()
-    return time.perf_counter() - start
+        result, milliseconds = Stopwatch(device).time(lambda: run(clone_inputs(both)))
+    pairs = time_pairs(run, uncompiled, both, device, most=rounds, seconds=math.inf)
+    difference = compare(result, uncompiled(clone_inputs(both))).relative
+    return Compiled(setting.name, ratios(pairs), milliseconds / 1000, difference)
 
 
 def measure(make: Make, rounds: int, device: str) -> list[Compiled]:
-    """All settings of one block, by turns with the uncompiled one."""
+    """All settings that concern one block."""
     import torch
 
     torch.manual_seed(0)
@@ -206,24 +199,17 @@ def measure(make: Make, rounds: int, device: str) -> list[Compiled]:
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     block = block.eval().to(device, dtype)
     inputs = {name: tensor.to(device, dtype) for name, tensor in inputs.items()}
-
-    def uncompiled() -> Any:
-        return block(**{name: tensor.clone() for name, tensor in inputs.items()})
-
+    found = []
     with torch.inference_mode():
-        expected = uncompiled()
-        compile_with(Setting("warm-up"), block, inputs, expected)
-        ways = []
+        measured(Setting("warm-up"), block, inputs, torch.device(device), 1)
         for setting in SETTINGS:
+            if not setting.concerns(block):
+                continue
             try:
-                ways.append(compile_with(setting, block, inputs, expected))
+                found.append(measured(setting, block, inputs, torch.device(device), rounds))
             except Exception as error:  # a setting that this machine cannot compile is a result too
                 say(f"  {setting.name}: {type(error).__name__}: {str(error).splitlines()[0][:100]}")
-        for _ in range(rounds):
-            for way in ways:
-                base = seconds_of(uncompiled)
-                way.ratios.append(base / seconds_of(way.run))
-    return ways
+    return found
 
 
 def enter(host: Path) -> str:
@@ -248,7 +234,7 @@ def table(found: dict[str, list[Compiled]]) -> list[str]:
     for label, ways in found.items():
         for way in ways:
             ratio = f"{statistics.median(way.ratios):.2f} ({min(way.ratios):.2f}-{max(way.ratios):.2f})"
-            lines.append(f"| {label} | {way.setting.name} | {ratio} | {way.seconds:.1f} | {way.difference:.0e} |")
+            lines.append(f"| {label} | {way.setting} | {ratio} | {way.seconds:.1f} | {way.difference:.0e} |")
             label = ""
     return lines
 

@@ -167,6 +167,7 @@ def serve_for(environment: Environment, model: Model) -> Iterator[Server]:
     caches = base / "caches"
     caches.mkdir()
     variables = {"BENCHMARK_CACHES": str(caches), "TORCHINDUCTOR_CACHE_DIR": str(caches / "start")}
+    variables["ONEDIFF_COMPILE_CACHE"] = str(caches / "pack")  # it is cleared between the ways
     try:
         with serve(environment, base, flags=FLAGS, variables=variables) as server:
             say(f"  Inductor started in {server.get_json('/benchmark/warm_up', timeout=600)['seconds']:.1f} s")

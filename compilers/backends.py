@@ -48,9 +48,8 @@ class Backend(Protocol):
     def packages(self) -> tuple[str, ...]:
         """The distributions whose versions a proof depends on, besides torch."""
 
-    @property
-    def can_emulate_casts(self) -> bool:
-        """Whether it heeds ``SharedGraph.emulates_casts``."""
+    def emulates_casts(self, device: str) -> bool:
+        """Whether it heeds ``SharedGraph.emulates_casts`` on this type of device."""
 
     def absent(self, device: torch.device) -> str | None:
         """Why it cannot work here, found out without compiling or loading it; None when it may."""
@@ -78,7 +77,6 @@ class InductorBackend:
     package = "torch"
     native = False
     packages = ("onediff",)
-    can_emulate_casts = True
 
     def absent(self, device: torch.device) -> str | None:
         return missing_onediff() or missing_tools(device.type)
@@ -102,6 +100,9 @@ class InductorBackend:
 
     def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
         return explain(error)
+
+    def emulates_casts(self, device: str) -> bool:
+        return device != "cpu"  # where Inductor's C++ leaves such casts out (torch 2.11)
 
     def about(self, effort: str, device: str) -> str | None:
         return effort_note(effort, device)

@@ -80,7 +80,7 @@ class Compiling:
     def retry(self, graph: SharedGraph, parity: Parity) -> bool:
         """Whether the blocks of a graph that was not right are compiled once more, with casts emulated: where Inductor
         fuses operations, it leaves out the rounding to float16 or bfloat16 between them."""
-        can = self.backend is not None and self.backend.can_emulate_casts and not graph.emulates_casts
+        can = self.backend is not None and self.backend.emulates_casts(self._device.type) and not graph.emulates_casts
         if not can or parity.dtype not in (torch.float16, torch.bfloat16):
             return False
         self.imprecise.add(graph)
@@ -122,7 +122,7 @@ class Compiling:
         """The record's ``progress`` before a block is compiled."""
         self._since = self._since or time.monotonic()
         return {
-            "done": sum(r.parity is not None or r.reason is not None for r in runners),
+            "done": sum(any((r.parity, r.reason, r.gain.reason)) for r in runners),
             "total": len(runners),
             "path": runner.region.path,
             "seconds": round(time.monotonic() - self._since, 1),

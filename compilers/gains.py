@@ -1,23 +1,26 @@
 """Which classes of blocks gain nothing from compiling, told from the first of their kinds.
 
-A U-Net has a dozen kinds of residual block: one class, with other widths at each depth. Each kind is compiled for
+A UNet has a dozen kinds of residual block: one class, with other widths at each depth. Each kind is compiled for
 itself, and where most of its time goes into convolutions, which Inductor leaves to the same library as uncompiled code,
 that gains nothing. Measured, SD 1.5 at full size on 2 cores: 12 of its 15 graphs and most of its seconds of compiling
 were residual blocks, which then ran 0.98 to 1.01 times as fast.
+
+On a CPU alone. A GPU works ahead of Python inside a step, so that one block by itself tells nothing of what it takes
+there; and none was at hand to try another way. The sizes that are sampled first decide for all: to decide anew would
+compile anew.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..processors.attach import Inputs
-from ..status.pairs import Pair, compiled_first, ratios
+from ..status.pairs import Pair, compiled_first, typical
 from ..status.timing import Stopwatch
 from .clearing import CLEARED
 from .parity import clone_inputs
@@ -35,8 +38,8 @@ MIN_KINDS_SAVED = 6
 #: over 60 steps for each second of compiling.
 MIN_GAIN = 1.03
 
-#: Compiled and uncompiled runs of a block that are timed, and the seconds after which there are no more.
-PAIRS, SECONDS = 5, 2.0
+#: Compiled and uncompiled runs of a block that are timed; after so many seconds no more than the fewest.
+MOST_PAIRS, FEWEST_PAIRS, SECONDS = 5, 3, 2.0
 
 
 class ClassGain:
@@ -44,34 +47,38 @@ class ClassGain:
 
     Args:
         label: name of the class.
-        kinds: signatures of its blocks (``Region.signature``); none when nobody wants to know.
+        kinds: number of its kinds; with 0 nobody wants to know.
 
     ``reason`` says why its blocks run uncompiled; None while they are compiled.
     """
 
-    def __init__(self, label: str = "", kinds: frozenset[Hashable] = frozenset()):
+    def __init__(self, label: str = "", kinds: int = 0):
         self.reason: str | None = None
         self._label = label
         self._kinds = kinds
-        self._pairs: dict[Hashable, list[Pair]] = {}
+        self._times: dict[Hashable, Pair] = {}
 
     def asks(self, kind: Hashable) -> bool:
         """Whether blocks of this kind are to be timed."""
-        worthwhile = len(self._kinds) >= KINDS_TIMED + MIN_KINDS_SAVED
-        return worthwhile and len(self._pairs) < KINDS_TIMED and kind not in self._pairs
+        return self._kinds > 0 and len(self._times) < KINDS_TIMED and kind not in self._times
 
-    def note(self, kind: Hashable, pairs: list[Pair]) -> None:
-        """Notes the times of a block. The last kind that is asked for decides."""
-        if pairs:
-            self._pairs[kind] = pairs
-        if len(self._pairs) < KINDS_TIMED:
+    def note(self, kind: Hashable, pairs: Sequence[Pair]) -> None:
+        """Notes the times of a block. The last kind that is asked for decides: what its runs take counts, so that a
+        large block counts for more than a small one."""
+        self._times[kind] = typical(pairs)
+        if len(self._times) < KINDS_TIMED:
             return
-        gain = statistics.median(ratio for timed in self._pairs.values() for ratio in ratios(timed))
+        uncompiled, compiled = (sum(way) for way in zip(*self._times.values(), strict=True))
+        gain = uncompiled / compiled
         if gain < MIN_GAIN:
             self.reason = (
-                f"{len(self._pairs)} of the {len(self._kinds)} kinds of {self._label} were compiled and ran {gain:.2f}×"
-                " as fast as uncompiled: this class is not worth compiling."
+                f"{len(self._times)} of the {self._kinds} kinds of {self._label} were compiled and ran {gain:.2f}× as"
+                " fast as uncompiled: this class is not worth compiling."
             )
+
+    def ask_no_more(self) -> None:
+        """A block could not be timed, and others would not be either."""
+        self._kinds = 0
 
 
 #: Another checkpoint of the same architecture must decide alike: it would compile what this one left.
@@ -83,28 +90,36 @@ def find_gains(runners: Iterable[RegionRunner], way: Hashable) -> None:
 
     Args:
         runners: all blocks of a model.
-        way: what the gain depends on besides, such as the backend and the device.
+        way: what the gain depends on besides, such as the backend.
     """
     cleared = (CLEARED.measurements, CLEARED.graphs)
     for key in [key for key in _known if key[-1] != cleared]:
         del _known[key]
     by_class: dict[type, list[RegionRunner]] = {}
     for runner in runners:
-        by_class.setdefault(type(runner.block), []).append(runner)
+        if runner.reason is None:
+            by_class.setdefault(type(runner.block), []).append(runner)
     for cls, members in by_class.items():
         kinds = frozenset(runner.signature for runner in members)
-        gain = _known.setdefault((cls, kinds, way, cleared), ClassGain(cls.__name__, kinds))
+        if len(kinds) < KINDS_TIMED + MIN_KINDS_SAVED:
+            continue
+        gain = _known.setdefault((cls, kinds, way, cleared), ClassGain(cls.__name__, len(kinds)))
         for runner in members:
             runner.gain = gain
 
 
 def time_pairs(
-    compiled: Callable[[Inputs], Any], uncompiled: Callable[[Inputs], Any], inputs: Inputs, device: torch.device
+    compiled: Callable[[Inputs], Any],
+    uncompiled: Callable[[Inputs], Any],
+    inputs: Inputs,
+    device: torch.device,
+    most: int = MOST_PAIRS,
+    seconds: float = SECONDS,
 ) -> list[Pair]:
     """Times a block both ways, by turns, each run on its own clones of the inputs."""
     watch, start = Stopwatch(device), time.monotonic()
     pairs: list[Pair] = []
-    while len(pairs) < PAIRS and time.monotonic() - start < SECONDS:
+    while len(pairs) < FEWEST_PAIRS or (len(pairs) < most and time.monotonic() - start < seconds):
         times: dict[bool, float] = {}
         first = compiled_first(len(pairs))
         for is_compiled in (first, not first):

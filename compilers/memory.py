@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -15,38 +16,51 @@ from .clearing import CLEARED
 from .graphs import SharedGraph
 from .options import Reads
 
-#: Combinations of patches and settings whose step times are kept: more than anybody goes to and fro between.
+#: Combinations of patches and settings of which this is kept: more than anybody goes to and fro between.
 MOST_VARIANTS = 32
 
 
+@dataclass
+class Variant:
+    """What is known of a model with one combination of patches and settings: graphs that its blocks use, step times."""
+
+    graphs: set[SharedGraph] = field(default_factory=set)
+    times: StepTimes = field(default_factory=StepTimes)
+
+
 class ModelMemory:
-    """Graphs that the model's blocks use, what its blocks read, and step times by what was active."""
+    """What the model's blocks read, and its variants, the one that was used last at the end."""
 
     def __init__(self) -> None:
-        self.graphs: set[SharedGraph] = set()
         self.reads: dict[type, Reads] = {}
-        self.times: dict[Hashable, StepTimes] = {}
+        self._variants: dict[Hashable, Variant] = {}
         self._cleared = CLEARED.marks
+
+    @property
+    def graphs(self) -> set[SharedGraph]:
+        """Of all variants."""
+        return {graph for variant in self._variants.values() for graph in variant.graphs}
 
     def forget_cleared(self) -> None:
         """Lets go of what the user cleared since the last call."""
         (measurements, graphs, _), self._cleared = self._cleared, CLEARED.marks
-        if measurements != CLEARED.measurements:
-            self.times.clear()
-        if graphs != CLEARED.graphs:
-            self.graphs.clear()
+        for variant in self._variants.values():
+            if measurements != CLEARED.measurements:
+                variant.times = StepTimes()
+            if graphs != CLEARED.graphs:
+                variant.graphs.clear()
 
     def learn(self, cls: type[nn.Module], seen: Reads) -> None:
         """Notes what a block of a class has been seen to read from ``transformer_options``."""
         self.reads.setdefault(cls, Reads()).add(seen)
 
-    def times_of(self, variant: Hashable) -> StepTimes:
-        """Step times with these patches and settings. Those of the variants that were used last are kept: a variant
-        holds the functions in it, such as all versions of a processor that is being edited."""
-        times = self.times[variant] = self.times.pop(variant, StepTimes())
-        if len(self.times) > MOST_VARIANTS:
-            del self.times[next(iter(self.times))]
-        return times
+    def variant(self, key: Hashable) -> Variant:
+        """What is known with these patches and settings. Only the variants that were used last are kept: each holds the
+        functions in it, such as every version of a processor that is being edited."""
+        variant = self._variants[key] = self._variants.pop(key, None) or Variant()
+        if len(self._variants) > MOST_VARIANTS:
+            del self._variants[next(iter(self._variants))]
+        return variant
 
 
 _memories: weakref.WeakKeyDictionary[nn.Module, ModelMemory] = weakref.WeakKeyDictionary()

@@ -27,7 +27,6 @@ class NexfortBackend:
     name = "nexfort"
     package = "nexfort"
     native = True
-    can_emulate_casts = False
     packages = ("nexfort", "onediff")
 
     def absent(self, device: torch.device) -> str | None:
@@ -43,6 +42,9 @@ class NexfortBackend:
         if not torch.cuda.is_available():
             return "nexfort needs an NVIDIA GPU, and torch sees none here: use inductor."
         return None
+
+    def emulates_casts(self, device: str) -> bool:
+        return False
 
     def load(self) -> None:
         try:

@@ -10,7 +10,6 @@ from torch import nn
 
 from ..processors.attach import Inputs, options_of, options_position, supersedes, with_options
 from ..processors.foreign import OVERRIDE
-from ..status.pairs import Pair
 from .block_state import BlockState
 from .cast_weights import CastWeights
 from .gains import ClassGain, time_pairs
@@ -74,6 +73,10 @@ class RegionRunner:
         """Whether the block ran uncompiled only because its class gains nothing from compiling."""
         return self.gain.reason is not None and self.uncompiled_because == self.gain.reason
 
+    def forget_measurements(self) -> None:
+        """The next compiled run of each variant is compared and timed anew."""
+        self._verified.clear()
+
     def begin(self) -> None:
         """Starts a sampling."""
         self.ran = False
@@ -101,16 +104,22 @@ class RegionRunner:
         reads = session.memory.reads.get(type(self.block))
         if reads is None or session.watching:
             return self._watch(options, original)
-        if self.gain.reason is not None:
-            return self._skip(self.gain.reason, original)
         entering = {} if options is None else resolve(self._unsuperseded(options), reads)
         if isinstance(entering, Unfit):
             return self._skip(entering, original)
         reason = self._hindrance()
         if reason is not None:
             return self._skip(reason, original)
+        if self.gain.reason is not None and self._runs_own_code:
+            return self._skip(self.gain.reason, original)
         inputs = original if options is None else with_options(original, self._position, entering)
         return self._run_variant(entering, inputs, original)
+
+    @property
+    def _runs_own_code(self) -> bool:
+        """Whether no forward in the block was replaced. What such code gains is not known of the block's class, and it
+        may count its calls."""
+        return self.functions() == (type(self.block).forward,)
 
     def _unsuperseded(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options without an attention override that the processors on all of the block's sites take the place
@@ -219,6 +228,7 @@ class RegionRunner:
         uncompiled = self._run_uncompiled(original)
         try:
             parity = compare(result, uncompiled)
+            del result  # it may be large, and more is to come
         except Exception as error:  # there may be no memory for it
             self.session.block_failed(self, graph, error.with_traceback(None))
             return uncompiled
@@ -228,20 +238,21 @@ class RegionRunner:
         self._verified.add(key)
         if not self.parity.passed:
             self.session.give_up_block(self, self.parity.difference)
-        elif self.gain.asks(self.signature):
-            self.gain.note(self.signature, self._time_pairs(key, inputs))
+        elif self.gain.asks(self.signature) and self._runs_own_code and not self.casts_weights:
+            self._time(key, inputs)
         return uncompiled
 
-    def _time_pairs(self, key: tuple, inputs: Inputs) -> list[Pair]:
-        """Times of the block both ways. None with code of another node in it, which may count its calls."""
-        if options_of(inputs, self._position) or self.functions() != (type(self.block).forward,):
-            return []
+    def _time(self, key: tuple, inputs: Inputs) -> None:
+        """Times the block both ways, to learn what its class gains."""
         try:
             with self.session.compiling.timed():
-                device = self.session.device
-                return time_pairs(lambda own: self._run_compiled(key, own), self._run_uncompiled, inputs, device)
-        except Exception:  # there may be no memory for it: then nothing is known
-            return []
+                pairs = time_pairs(
+                    lambda own: self._run_compiled(key, own), self._run_uncompiled, inputs, self.session.device
+                )
+        except Exception:  # there may be no memory for it
+            self.gain.ask_no_more()
+        else:
+            self.gain.note(self.signature, pairs)
 
     def _try_compiled(self, key: tuple, inputs: Inputs) -> tuple[Any, Exception | None]:
         """The result of a compiled run on clones of the inputs, or what it raised."""

@@ -27,7 +27,7 @@ from .failures import Failures, common_reason
 from .gains import find_gains
 from .graphs import SharedGraph
 from .measuring import Measuring
-from .memory import ModelMemory
+from .memory import ModelMemory, Variant
 from .preparing import PreparedModel, contents, shape_of
 from .region_runner import RegionRunner, keep_used
 from .session_record import backend_field, model_fields, session_fields
@@ -42,7 +42,7 @@ class Session:
     The first step runs uncompiled, ``watching`` what the blocks read. Then steps run compiled; the first run of each
     block is compared with an uncompiled one. Until it is clear which way is faster, compiled and uncompiled steps take
     turns. ``replaced_by`` is the id of a later OneDiff Compile node whose session took this one's place, until this one
-    samples (for another branch).
+    samples (for another branch). With ``leaves_classes`` blocks whose class gains nothing are not compiled (gains.py).
     """
 
     order = 1
@@ -64,6 +64,8 @@ class Session:
         self.model: PreparedModel | None = None
         self.runners: list[RegionRunner] = []
         self.memory = ModelMemory()
+        self.variant = Variant()
+        self.leaves_classes = settings.keep_faster
         self.measuring = Measuring(device, settings.keep_faster)
         self.failures = Failures()
         self.compiling = Compiling(settings, device)
@@ -152,6 +154,8 @@ class Session:
         if measurements != CLEARED.measurements:
             self.measuring.forget()
             self._find_gains()
+            for runner in self.runners:
+                runner.forget_measurements()
         if graphs != CLEARED.graphs:
             self._contents, self.runners = [], []
             self.compiling.forget()
@@ -203,15 +207,16 @@ class Session:
         self.record.update(backend=backend_field(self, reason))
 
     def _find_gains(self) -> None:
-        if self.settings.keep_faster:
-            find_gains(self.runners, self.compiling.way)
+        if self.leaves_classes and self.device.type == "cpu":
+            find_gains(self.runners, (*self.compiling.way, self.dtype))
 
     # One step.
 
     def _run(self, call: Callable[[], Any]) -> Any:
         swaps = [runner.bind() for runner in self.runners]
         measuring = self.measuring
-        measuring.times = self.memory.times_of((self.settings, tuple(runner.functions() for runner in self.runners)))
+        self.variant = self.memory.variant((self.settings, tuple(runner.functions() for runner in self.runners)))
+        measuring.times = self.variant.times
         if self._found_slow():
             return call()
         self.watching = measuring.times.warm_up_next(self.shape)
@@ -283,7 +288,7 @@ class Session:
     def graph_of(self, key: tuple, find: Callable[[tuple], SharedGraph]) -> SharedGraph:
         """The shared graph of a block's variant, kept as long as the model is."""
         graph = self.compiling.graph_of(key, find)
-        self.memory.graphs.add(graph)
+        self.variant.graphs.add(graph)
         return graph
 
     def compile_block(self, block: nn.Module, graph: SharedGraph) -> Callable:
@@ -341,7 +346,10 @@ class Session:
         if self.measuring.is_slow:
             return self.measuring.why_uncompiled
         reasons = [runner.uncompiled_because for runner in self.runners]
-        return reasons[0] if reasons and all(reasons) else None
+        if not reasons or not all(reasons):
+            return None
+        others = [runner.uncompiled_because for runner in self.runners if not runner.left_for_no_gain]
+        return others[0] if others else reasons[0]
 
     @property
     def step_was_compiled(self) -> bool:

@@ -24,7 +24,6 @@ class OneFlowBackend:
     name = "oneflow"
     package = "oneflow"
     native = True
-    can_emulate_casts = False
     packages = ("oneflow", "onediff", "numpy", *(name.partition("==")[0] for name in libraries.LIBRARIES))
 
     def absent(self, device: torch.device) -> str | None:
@@ -45,6 +44,9 @@ class OneFlowBackend:
         from . import registered  # noqa: F401  (registers itself; needs OneFlow)
 
         return compile_through_onediff(block, self.name, {"graph": graph})
+
+    def emulates_casts(self, device: str) -> bool:
+        return False
 
     def about(self, effort: str, device: str) -> str | None:
         return None

@@ -18,7 +18,6 @@ class Backend:
 
     name = "counting"
     package = "torch"
-    can_emulate_casts = False
 
     def __init__(self):
         self.compiled: list[str] = []
@@ -26,6 +25,9 @@ class Backend:
 
     def absent(self, device):
         return None
+
+    def emulates_casts(self, device):
+        return False
 
     def compile(self, block, graph, effort):
         self.compiled.append(type(block).__name__)

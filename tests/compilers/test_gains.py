@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from types import MethodType
+from types import MethodType, SimpleNamespace
 
 import pytest
 import torch
 from onediff_pack.compilers import CLEARED, Host, Session, Settings, gains, region_runner
-from onediff_pack.compilers.gains import KINDS_TIMED, MIN_KINDS_SAVED, ClassGain, time_pairs
+from onediff_pack.compilers import session as session_module
+from onediff_pack.compilers.gains import KINDS_TIMED, MIN_KINDS_SAVED, ClassGain, find_gains, time_pairs
 from onediff_pack.compilers.graphs import GraphCache
 from onediff_pack.processors.attach import attach
 from onediff_pack.status import Record
@@ -15,7 +16,7 @@ from passthrough import without_inductor
 
 pytestmark = pytest.mark.usefixtures("host")
 
-KINDS = frozenset(range(KINDS_TIMED + MIN_KINDS_SAVED))
+KINDS = KINDS_TIMED + MIN_KINDS_SAVED
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +54,16 @@ def sampled(patcher, steps=3, keep_faster=True, **call):
     """A sampling with a node of its own: the last result and the record."""
     from models import step
 
-    record, clone = Record("workflow", "7"), patcher.clone()
-    session = Session(
-        Settings("inductor", keep_faster=keep_faster), record, Host(lambda: None, "test"), torch.device("cpu")
-    )
-    attach(clone, session)
+    session, clone, record = attached_session(patcher, keep_faster=keep_faster)
     return session.sampling(lambda: [step(clone, **call) for _ in range(steps)])[-1], record
+
+
+def attached_session(patcher, resolve=None, keep_faster=True):
+    record, clone = Record("workflow", "7"), patcher.clone()
+    host = Host(lambda: None, "test", resolve)
+    session = Session(Settings("inductor", keep_faster=keep_faster), record, host, torch.device("cpu"))
+    attach(clone, session)
+    return session, clone, record
 
 
 def uncompiled(record):
@@ -117,29 +122,85 @@ def test_without_keep_faster_all_are_compiled(inductor, gain_of):
     assert record["state"] == "compiled"
 
 
+@pytest.mark.parametrize("gain", [0.99, 1.2])
 @pytest.mark.parametrize("runs_anew", [False, True])
-def test_cleared_measurements_are_taken_anew(runs_anew, inductor, gain_of):
-    """By the node that measured them, and by one that ComfyUI runs anew."""
+def test_cleared_measurements_are_taken_anew(runs_anew, gain, inductor, gain_of):
+    """Of the same kinds, by the node that measured them and by one that ComfyUI runs anew."""
     import models
 
     gain_of(0.99)
     patcher = models.deep_unet_patcher()
-    record, clone = Record("workflow", "7"), patcher.clone()
-    session = Session(Settings("inductor"), record, Host(lambda: None, "test"), torch.device("cpu"))
-    attach(clone, session)
+    session, clone, record = attached_session(patcher)
     session.sampling(lambda: [models.step(clone) for _ in range(3)])
     assert record["state"] == "partial"
-    gain_of(1.2)
+    compiled = inductor.graphs
+    gain_of(gain)
     CLEARED.clear_measurements()
     if runs_anew:
-        _, record = sampled(patcher)
+        session, clone, record = attached_session(patcher)
+    session.sampling(lambda: [models.step(clone) for _ in range(3)])
+    if gain < 1:
+        assert (record["state"], inductor.graphs) == ("partial", compiled)
     else:
-        session.sampling(lambda: [models.step(clone) for _ in range(3)])
-    assert record["state"] == "compiled"
+        assert (record["state"], inductor.graphs) == ("compiled", compiled + 10)
+
+
+def test_what_another_node_put_on_the_other_blocks_is_named_first(inductor, gain_of):
+    import models
+
+    gain_of(0.99)
+    patcher = models.deep_unet_patcher().clone()
+    patcher.set_model_attn1_output_patch(lambda out, extra_options: out)
+    _, record = sampled(patcher)
+    assert record["state"] == "uncompiled"
+    assert "another node put" in record["summary"]
+    assert record["compile"]["regions_without_gain"] == 22
+
+
+def test_the_progress_counts_blocks_that_are_left(inductor, gain_of, monkeypatch):
+    import models
+    from onediff_pack.compilers.compiling import Compiling
+
+    seen = []
+    progress = Compiling.progress
+    monkeypatch.setattr(Compiling, "progress", lambda self, *args: seen.append(progress(self, *args)) or seen[-1])
+    gain_of(0.99)
+    sampled(models.deep_unet_patcher())
+    done = [at["done"] for at in seen]
+    assert done == sorted(done)
+    assert done[-1] == seen[-1]["total"] - 1 == 37
+
+
+def test_a_partly_loaded_model_decides_nothing(inductor, gain_of):
+    """There both ways take as long as moving the weights."""
+    import models
+    from onediff_pack.nodes.weights import resolve_weights
+
+    gain_of(0.99)
+    with torch.inference_mode():
+        patcher = models.deep_unet_patcher()
+        patcher.partially_load(torch.device("cpu"), patcher.model_size() / 2)
+    session, clone, record = attached_session(patcher, resolve_weights)
+    blocks = [m for m in patcher.model.diffusion_model.modules() if type(m).__name__ == "ResBlock"]
+    layers = [layer for block in blocks for layer in block.modules() if hasattr(layer, "weight_function")]
+    for layer in layers:  # all of them, so that no block is fully loaded
+        layer.prev_comfy_cast_weights, layer.comfy_cast_weights = False, True
+    session.sampling(lambda: [models.step(clone) for _ in range(3)])
+    assert (record["state"], record["compile"]["regions_without_gain"]) == ("compiled", 0)
+
+
+def test_classes_are_left_on_a_cpu_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr(session_module, "find_gains", lambda runners, way: asked.append(way))
+    for device in ("cuda", "cpu"):
+        session = Session(Settings("inductor"), Record("workflow", "7"), Host(lambda: None), torch.device(device))
+        session._find_gains()
+    assert [way[2] for way in asked] == ["cpu"]
 
 
 def test_a_block_with_another_nodes_code_in_it_is_called_no_more_often_than_needed(inductor, gain_of):
-    """Such code may count its calls. The comparison takes one more, timing would take ten."""
+    """Such code may count its calls. The comparison takes one more, timing would take ten. Nor is it left for what was
+    measured without it."""
     import models
 
     def through(layer, x, *args):
@@ -155,24 +216,40 @@ def test_a_block_with_another_nodes_code_in_it_is_called_no_more_often_than_need
     assert record["compile"]["regions_compiled"] == record["compile"]["regions"]
     assert inductor.runs - before == record["compile"]["regions"]
 
+    plain = models.deep_unet_patcher(seed=2)
+    assert sampled(plain)[1]["state"] == "partial"
+    _, record = sampled(patcher, steps=2)
+    assert record["compile"]["regions_without_gain"] == 0
 
-def test_a_class_of_few_kinds_is_not_timed():
-    few = ClassGain("Block", frozenset(range(len(KINDS) - 1)))
-    assert not few.asks(0)
-    assert not ClassGain().asks(0)
+
+def test_a_class_of_few_kinds_is_not_timed(monkeypatch):
+    monkeypatch.setattr(gains, "_known", {})
+
+    def runners(kinds):
+        return [SimpleNamespace(block=None, signature=kind, reason=None, gain=ClassGain()) for kind in range(kinds)]
+
+    few, many = runners(KINDS - 1), runners(KINDS)
+    unfit = SimpleNamespace(block=None, signature=KINDS, reason="it has no forward", gain=ClassGain())
+    find_gains([*few, unfit], "way")
+    assert not any(runner.gain.asks(runner.signature) for runner in [*few, unfit])
+    find_gains(many, "way")
+    assert all(runner.gain.asks(runner.signature) for runner in many)
+    assert len({id(runner.gain) for runner in many}) == 1
 
 
-def test_each_kind_is_asked_for_once_and_the_median_over_all_decides():
+def test_each_kind_is_asked_for_once_and_the_slow_one_counts_most():
     gain = ClassGain("Block", KINDS)
-    assert gain.asks(0)
-    gain.note(0, [])
-    assert gain.asks(0), "it could not be timed"
-    gain.note(0, [(1.0, 10.0), (1.1, 1.0), (1.1, 1.0)])
+    gain.note(0, [(1.0, 10.0), (1.0, 1.0), (1.0, 1.0)])  # one spike
     assert not gain.asks(0)
     assert gain.asks(1)
-    gain.note(1, [(1.1, 1.0), (1.1, 1.0), (9.0, 10.0)])
-    assert gain.reason is None, "two slow runs of six are a spike"
+    gain.note(1, [(110.0, 100.0)] * 3)
+    assert gain.reason is None
     assert not gain.asks(2)
+
+    gain = ClassGain("Block", KINDS)
+    gain.note(0, [(1.1, 1.0)] * 3)
+    gain.note(1, [(100.0, 100.0)] * 3)
+    assert "ran 1.00×" in gain.reason
 
 
 def test_a_slow_block_is_timed_for_a_few_seconds_only(monkeypatch):
@@ -182,8 +259,8 @@ def test_a_slow_block_is_timed_for_a_few_seconds_only(monkeypatch):
     pairs = time_pairs(
         lambda own: ran.append("compiled"), lambda own: ran.append("uncompiled"), ((), {}), torch.device("cpu")
     )
-    assert len(pairs) == 1
-    assert ran == ["compiled", "uncompiled"]
+    assert len(pairs) == gains.FEWEST_PAIRS
+    assert ran == ["compiled", "uncompiled", "uncompiled", "compiled", "compiled", "uncompiled"]
 
 
 def test_each_run_has_its_own_inputs():
@@ -195,7 +272,7 @@ def test_each_run_has_its_own_inputs():
         own += 1
 
     time_pairs(writes, writes, ((x,), {}), torch.device("cpu"))
-    assert len(seen) == 2 * gains.PAIRS
+    assert len(seen) == 2 * gains.MOST_PAIRS
     assert all(torch.equal(found, torch.zeros(2)) for found in (*seen, x))
 
 
@@ -205,8 +282,10 @@ def test_a_block_that_cannot_be_timed_goes_on_compiled(inductor, gain_of, monkey
     def no_memory(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(region_runner, "time_pairs", no_memory)
+    asked = []
+    monkeypatch.setattr(region_runner, "time_pairs", lambda *args: asked.append(1) or no_memory())
     patcher = models.deep_unet_patcher()
     result, record = sampled(patcher)
     torch.testing.assert_close(result, models.step(patcher))
     assert record["state"] == "compiled"
+    assert len(asked) == 1, "nor is it tried again and again"

@@ -167,12 +167,43 @@ def test_twenty_varied_runs_leave_nothing_behind(inductor):
     assert len(gc.get_objects()) <= 1.01 * objects
 
 
-def test_step_times_of_the_variants_used_last_are_kept():
-    """A processor that is edited again and again must not be kept in each of its versions."""
+def test_an_edited_processor_does_not_stay_in_each_of_its_versions(inductor, monkeypatch):
+    """Neither its class nor the code that was compiled with it, while the model stays loaded."""
+    import models
+    from onediff_pack.compilers import memory
+
+    monkeypatch.setattr(memory, "MOST_VARIANTS", 2)
+    patcher = models.flux_patcher()
+    graphs: weakref.WeakSet = weakref.WeakSet()
+    versions = []
+    for _edit in range(4):
+        edited = type("Edited", (type(get_processor("sdpa")),), {"forward": another_forward()})
+        clone, session, record = compiled_clone(patcher)
+        patch = AttentionPatch(find_sites(patcher.model.diffusion_model), edited(), lambda options: None)
+        attach(clone, patch)
+        sample(session, clone)
+        assert record["state"] == "compiled"
+        graphs.update(session.memory.graphs)
+        versions.append(weakref.ref(edited.forward))
+        del edited, patch, clone, session, record
+    gc.collect()
+    assert [version() is None for version in versions[:2]] == [True, True]
+    assert len(graphs) <= 4, "of each of the last two versions, one for double and one for single blocks"
+
+
+def another_forward():
+    """A function of its own each time, as from a file that was read anew."""
+
+    def forward(self, *args, **kwargs):
+        return type(get_processor("sdpa")).forward(self, *args, **kwargs)
+
+    return forward
+
+
+def test_variants_used_last_are_kept():
     memory = ModelMemory()
-    first = memory.times_of("first")
+    first = memory.variant("first")
     for edit in range(2 * MOST_VARIANTS):
-        memory.times_of(edit)
-        assert memory.times_of("first") is first
-    assert len(memory.times) == MOST_VARIANTS
-    assert 0 not in memory.times
+        assert memory.variant(edit) is not first
+        assert memory.variant("first") is first
+    assert memory.variant(2 * MOST_VARIANTS - 1) is memory.variant(2 * MOST_VARIANTS - 1)

@@ -29,11 +29,13 @@ class Eager(DeployableModule):
 
 class EagerBackend:
     name, package, packages, native = "eager", "torch", (), False
-    can_emulate_casts = False
     explained = 0
 
     def absent(self, device):
         return None
+
+    def emulates_casts(self, device):
+        return False
 
     def load(self):
         pass

@@ -40,7 +40,6 @@ class CountingBackend:
 
     name = "counting"
     package = "torch"
-    can_emulate_casts = False
 
     def __init__(self):
         self.compiled: list[str] = []
@@ -49,6 +48,9 @@ class CountingBackend:
 
     def absent(self, device):
         return None
+
+    def emulates_casts(self, device):
+        return False
 
     def compile(self, block, graph, effort):
         name = type(block).__name__
@@ -282,7 +284,7 @@ def test_a_block_of_few_bits_that_differs_is_compiled_once_more_with_casts_emula
         return forward(self, x, *args, **kwargs).to(dtype)
 
     monkeypatch.setattr(type(low[0]), "forward", in_few_bits)
-    monkeypatch.setattr(type(backend), "can_emulate_casts", True)
+    monkeypatch.setattr(type(backend), "emulates_casts", lambda self, device: True)
     backend.change = lambda kind, result: result * 1.1 if kind == block_type and not backend.emulated else result
     head = patcher.model.diffusion_model.final_layer
     head.register_forward_pre_hook(lambda module, args: (args[0].float(), *args[1:]))
@@ -307,7 +309,7 @@ def test_a_block_of_few_bits_that_differs_is_compiled_once_more_with_casts_emula
 def test_a_block_that_differs_also_with_casts_emulated_stays_uncompiled(backend, monkeypatch):
     import models
 
-    monkeypatch.setattr(type(backend), "can_emulate_casts", True)
+    monkeypatch.setattr(type(backend), "emulates_casts", lambda self, device: True)
     monkeypatch.setattr(compiling.Compiling, "retry", retry_in_any_dtype)
     patcher = models.flux_patcher()
     plain = models.step(patcher)

@@ -62,6 +62,13 @@ test("that no gain was seen is no warning, other reasons are", () => {
   assert.equal(describe(states.unclear, english).tone, "plain");
   assert.deepEqual(advice(states.unclear, english), [english("advice.unclear")]);
   assert.equal(describe(states.uncompiled, english).tone, "warn");
+  const alsoDiffers = { ...states.unclear, parity: states.differs.parity }; // one block, which was left out
+  assert.equal(describe(alsoDiffers, english).text, describe(states.unclear, english).text);
+  assert.deepEqual(advice(alsoDiffers, english), [english("advice.unclear")]);
+  const nowhere = { regions: 2, regions_compiled: 0, regions_uncompiled: [], regions_without_gain: 2 };
+  const left = record({ state: "uncompiled", summary: "uncompiled: not worth it", compile: nowhere });
+  assert.equal(describe(left, english).tone, "plain");
+  assert.deepEqual(advice(left, english), [english("advice.unclear")]);
 });
 
 test("blocks left out because they gain nothing are no warning, other ones beside them are", () => {
@@ -74,6 +81,9 @@ test("blocks left out because they gain nothing are no warning, other ones besid
   assert.deepEqual(advice(mixed, english), [english("advice.partial")]);
   const same = { ...states.byChoice, speed: { speedup: 1.01 } };
   assert.equal(describe(same, english).text, "compiled, no gain · 1.01× · inductor");
+  const slower = { ...states.byChoice, speed: { speedup: 0.9 } };
+  assert.equal(describe(slower, english).tone, "warn");
+  assert.deepEqual(advice(slower, english), [english("advice.compiled_slower")]);
 });
 
 test("a failed check names class and fault first", () => {

@@ -2,7 +2,7 @@
 // What a person can do about a record, as one or two sentences.
 
 import { findings, isLive, isNumber, plain } from "../status/record.js";
-import { isByChoice, isSlower, isUnclear } from "../status/text.js";
+import { gainsNowhere, isByChoice, isSlower, isUnclear } from "../status/text.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("../status/record.js").StatusRecord} StatusRecord */
@@ -27,6 +27,7 @@ export function advice(record, words, bypassed = false) {
     case "compiled":
       return isSlower(record) ? [say("compiled_slower")] : [say("nothing"), ...fixes];
     case "partial":
+      if (isByChoice(record) && isSlower(record)) return [say("compiled_slower")];
       return [say(isByChoice(record) ? "by_choice" : "partial"), ...fixes];
     case "uncompiled":
       return uncompiled(record, say, fixes);
@@ -37,8 +38,8 @@ export function advice(record, words, bypassed = false) {
 
 /** @param {StatusRecord} record @param {Words} say @param {string[]} fixes */
 function uncompiled(record, say, fixes) {
+  if (isUnclear(record) || gainsNowhere(record)) return [say("unclear"), ...fixes];
   if (record.parity?.passed === false) return [say("differs"), ...fixes];
-  if (isUnclear(record)) return [say("unclear"), ...fixes];
   const { eager_ms: eager, compiled_ms: step } = record.speed ?? {};
   if (isNumber(eager) && isNumber(step) && step > eager) return [say("slower"), ...fixes];
   if (!plain(record.backend?.used)) return [say("no_backend"), ...fixes];

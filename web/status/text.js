@@ -37,6 +37,10 @@ const isSame = ({ speed }) => isNumber(speed?.speedup) && speed.speedup >= SLOWE
 export const isByChoice = ({ state, compile }) =>
   state === "partial" && compile?.regions_without_gain === count(compile?.regions_uncompiled);
 
+/** Whether that is true of all blocks. @param {StatusRecord} record */
+export const gainsNowhere = ({ state, compile }) =>
+  state === "uncompiled" && compile?.regions_without_gain > 0 && compile?.regions_without_gain === count(compile?.regions);
+
 /** Whether steps were timed both ways, and neither was clearly faster. @param {StatusRecord} record */
 export const isUnclear = ({ speed }) => speed?.clear === false && speed.kept === "uncompiled";
 
@@ -222,8 +226,8 @@ function uncompiled(record, words) {
   const step = isNumber(eager) ? words("status.a_step", { time: duration(words, eager) }) : null;
   const by = isUnclear(record) ? null : slowerBy(eager, compiled, words); // else the summary says that no gain was seen
   if (by) return { symbol: "▽", tone: "plain", parts: [words("status.slower", { by }), step] };
-  const why = record.parity?.passed === false ? words("status.differs") : reason(record);
-  const tone = isUnclear(record) ? "plain" : "warn";
+  const why = !isUnclear(record) && record.parity?.passed === false ? words("status.differs") : reason(record);
+  const tone = isUnclear(record) || gainsNowhere(record) ? "plain" : "warn";
   return { symbol: "▽", tone, parts: [words("status.uncompiled"), { text: why, elastic: true }] };
 }
 
