@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from .backends import Backend, choose_backend
 from .clearing import CLEARED
-from .graphs import SharedGraph
+from .graphs import GRAPHS, SharedGraph
 from .parity import Parity
 from .region_runner import RegionRunner
 from .settings import COMPILE_SECONDS_VARIABLE, Settings
@@ -56,6 +56,11 @@ class Compiling:
     def begin_sampling(self) -> None:
         self._since = None
         self.spent, self.waiting = 0.0, False
+
+    def end_sampling(self, graphs: Iterable[SharedGraph]) -> None:
+        """The graphs of the model that was sampled outlive it until the next sampling ends, also when it was kept
+        uncompiled: it may be another checkpoint's turn."""
+        GRAPHS.used(graphs)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -101,9 +106,9 @@ class Compiling:
         """Backend, effort and type of device."""
         return (self.backend.name if self.backend else None, self._settings.effort, self._device.type)
 
-    def graph_of(self, key: tuple, find: Callable[[tuple], SharedGraph]) -> SharedGraph:
+    def graph_of(self, key: tuple, forward: Callable, label: str) -> SharedGraph:
         """The shared graph of a block's variant for this backend."""
-        graph = find((*self.way, self._cleared, *key))
+        graph = GRAPHS.get((*self.way, self._cleared, *key), forward, label)
         graph.device = self._device.type
         self.baseline.setdefault(graph, graph.counts())
         return graph

@@ -55,9 +55,9 @@ class ModelMemory:
         self.reads.setdefault(cls, Reads()).add(seen)
 
     def variant(self, key: Hashable) -> Variant:
-        """What is known with these patches and settings. Only the variants that were used last are kept: each holds the
-        functions in it, such as every version of a processor that is being edited."""
-        variant = self._variants[key] = self._variants.pop(key, None) or Variant()
+        """What is known with these patches and settings. Only the variants that were used last are kept: each version
+        of a processor that is being edited is another one."""
+        variant = self._variants[key] = self._variants.pop(key, Variant())
         if len(self._variants) > MOST_VARIANTS:
             del self._variants[next(iter(self._variants))]
         return variant

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,7 @@ from ..processors.foreign import OVERRIDE
 from .block_state import BlockState
 from .cast_weights import CastWeights
 from .gains import ClassGain, time_pairs
-from .graphs import GRAPHS, SharedGraph
+from .graphs import SharedGraph
 from .options import Reads, Unfit, acting, resolve, watched
 from .parity import Parity, clone_inputs, compare
 from .regions import Region
@@ -27,11 +27,6 @@ MAX_VARIANTS = 4
 
 #: Part of a variant's key: compiled with casts emulated, because it was not right without.
 EMULATED = "casts emulated"
-
-
-def keep_used(runners: Iterable[RegionRunner]) -> None:
-    """At the end of a sampling: their graphs outlive the model until the next one ends."""
-    GRAPHS.used(graph for runner in runners for graph in runner.graphs.values())
 
 
 class RegionRunner:
@@ -181,7 +176,7 @@ class RegionRunner:
             if sum(EMULATED not in known for known in self.graphs) >= MAX_VARIANTS and EMULATED not in key:
                 return self._skip(f"it was compiled for {MAX_VARIANTS} combinations of settings already.", original)
             label = type(self.block).__name__
-            graph = self.graphs[key] = self.session.graph_of(key, lambda full: GRAPHS.get(full, functions[0], label))
+            graph = self.graphs[key] = self.session.graph_of(key, functions[0], label)
             graph.emulates_casts = EMULATED in key
             if graph in self.session.compiling.imprecise:
                 return self._run_variant(entering, inputs, original)

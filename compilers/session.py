@@ -29,7 +29,7 @@ from .graphs import SharedGraph
 from .measuring import Measuring
 from .memory import ModelMemory, Variant
 from .preparing import PreparedModel, contents, shape_of
-from .region_runner import RegionRunner, keep_used
+from .region_runner import RegionRunner
 from .session_record import backend_field, model_fields, session_fields
 from .settings import Host, Settings
 
@@ -104,7 +104,7 @@ class Session:
             return result
         finally:
             self.sampling_now = False
-            keep_used(self.runners)
+            self.compiling.end_sampling(self.memory.graphs)
             if self.record["state"] != "failed":
                 self.publish()
             log.info("OneDiff Compile (node %s): %s", self.record["node"], self.record["summary"])
@@ -285,9 +285,9 @@ class Session:
 
     # What region runners ask for.
 
-    def graph_of(self, key: tuple, find: Callable[[tuple], SharedGraph]) -> SharedGraph:
+    def graph_of(self, key: tuple, forward: Callable, label: str) -> SharedGraph:
         """The shared graph of a block's variant, kept as long as the model is."""
-        graph = self.compiling.graph_of(key, find)
+        graph = self.compiling.graph_of(key, forward, label)
         self.variant.graphs.add(graph)
         return graph
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from onediff_pack.compilers import backends, region_runner
+from onediff_pack.compilers import backends, compiling
 from onediff_pack.compilers.graphs import GraphCache
 
 
@@ -41,7 +41,7 @@ def without_inductor() -> Iterator[Passthrough]:
         patch.setattr(logging.getLogger("torch.__trace"), "handlers", [])  # pytest would keep every line of it
         patch.setattr(compile_fx, "compile_fx", passthrough.compile_fx)
         patch.setattr(backends, "_proofs", proofs)
-        patch.setattr(region_runner, "GRAPHS", GraphCache())
+        patch.setattr(compiling, "GRAPHS", GraphCache())
         yield passthrough
 
 

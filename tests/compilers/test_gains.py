@@ -6,7 +6,7 @@ from types import MethodType, SimpleNamespace
 
 import pytest
 import torch
-from onediff_pack.compilers import CLEARED, Host, Session, Settings, gains, region_runner
+from onediff_pack.compilers import CLEARED, Host, Session, Settings, compiling, gains, region_runner
 from onediff_pack.compilers import session as session_module
 from onediff_pack.compilers.gains import KINDS_TIMED, MIN_KINDS_SAVED, ClassGain, find_gains, time_pairs
 from onediff_pack.compilers.graphs import GraphCache
@@ -29,7 +29,7 @@ def inductor():
 def gain_of(inductor, monkeypatch):
     """Sets how many times as fast compiled blocks run as uncompiled ones, in place of the clock."""
     monkeypatch.setattr(gains, "_known", {})
-    monkeypatch.setattr(region_runner, "GRAPHS", GraphCache())
+    monkeypatch.setattr(compiling, "GRAPHS", GraphCache())
     monkeypatch.setattr(CLEARED, "measurements", CLEARED.measurements)
 
     class FixedTimes:
@@ -253,7 +253,7 @@ def test_each_kind_is_asked_for_once_and_the_slow_one_counts_most():
 
 
 def test_a_slow_block_is_timed_for_a_few_seconds_only(monkeypatch):
-    clock = iter(range(0, 1000, 1))
+    clock = iter(range(0, 1000, 3))
     monkeypatch.setattr(gains.time, "monotonic", lambda: float(next(clock)))
     ran = []
     pairs = time_pairs(

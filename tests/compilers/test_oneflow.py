@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from onediff_pack.compilers import BACKENDS, BackendUnavailable, Host, Session, Settings, backends, region_runner
+from onediff_pack.compilers import BACKENDS, BackendUnavailable, Host, Session, Settings, backends, compiling
 from onediff_pack.compilers.graphs import GraphCache, SharedGraph
 from onediff_pack.compilers.oneflow import libraries
 from onediff_pack.processors import find_sites, get_processor, processor_names
@@ -44,7 +44,7 @@ FAMILIES = ("SD 1.5", "SDXL", "SD 3", "Flux", "Z-Image", "Qwen-Image", "Wan 2.1"
 @pytest.fixture
 def proven(monkeypatch):
     monkeypatch.setattr(backends, "_proofs", {("oneflow", "cpu"): backends.Proof(True, "is tested.", 0.0)})
-    monkeypatch.setattr(region_runner, "GRAPHS", GraphCache())  # runs are counted by graph
+    monkeypatch.setattr(compiling, "GRAPHS", GraphCache())  # runs are counted by graph
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ class CountingBackend:
 def backend(monkeypatch):
     counting = CountingBackend()
     monkeypatch.setattr(backends, "BACKENDS", {"counting": counting, **BACKENDS})
-    monkeypatch.setattr(region_runner, "GRAPHS", GraphCache())
+    monkeypatch.setattr(compiling, "GRAPHS", GraphCache())
     monkeypatch.setattr(backends, "_proofs", {("counting", "cpu"): backends.Proof(True, "counts.", 0.0)})
     return counting
 
