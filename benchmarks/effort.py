@@ -173,7 +173,7 @@ def measured(setting: Setting, block: Any, inputs: dict[str, Any], device: Any, 
     compiled = torch.compile(entry, fullgraph=True, options=dict(setting.config))
 
     def run(both: Any) -> Any:
-        mark_dynamic_dimensions(both[0][0])
+        mark_dynamic_dimensions(list(both[0][0].values()))
         return compiled(changed, (), both[0][0])
 
     def uncompiled(both: Any) -> Any:

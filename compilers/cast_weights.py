@@ -39,10 +39,10 @@ class CastWeights:
         return any(_pending(layer, state) for layer, state in self._layers)
 
     @property
-    def at_rest(self) -> bool:
-        """Whether all layers are as their class made them. ComfyUI leaves its flag on a layer that was cast once, which
-        Dynamo would compile anew for."""
-        return not any(_FLAG in state for _, state in self._layers) and not self.pending
+    def flagged(self) -> bool:
+        """Whether any layer has a flag of its own. ComfyUI leaves it on a layer that was cast once, and Dynamo would
+        compile anew for it."""
+        return any([_FLAG in state for _, state in self._layers])
 
     def hindrance(self) -> str | None:
         """Why weights cannot be resolved before the block runs, None when they can."""

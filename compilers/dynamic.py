@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-
-from .tensors import tensors_of
 
 #: Smaller sizes are heads, groups or the 2x2 of a rotation, not tokens.
 MIN_TOKENS = 16
@@ -42,7 +39,11 @@ def dynamic_dimensions(tensors: list[torch.Tensor]) -> Iterator[tuple[torch.Tens
             yield from ((tensor, dim) for dim in range(1, tensor.ndim) if tensor.shape[dim] in counts)
 
 
-def mark_dynamic_dimensions(inputs: Any) -> None:
-    """Tells Dynamo, so that the first compile holds for all sizes. Where a size turns out to be fixed, it stays so."""
-    for tensor, dim in dynamic_dimensions(list(tensors_of(inputs))):
+def mark_dynamic_dimensions(tensors: list[torch.Tensor]) -> None:
+    """Tells Dynamo, so that the first compile holds for all sizes. Where a size turns out to be fixed, it stays so.
+
+    Args:
+        tensors: all that a block is called with.
+    """
+    for tensor, dim in dynamic_dimensions(tensors):
         torch._dynamo.maybe_mark_dynamic(tensor, dim)

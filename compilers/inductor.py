@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from onediff.infer_compiler.backends.deployable_module import DeployableModule
 from onediff.infer_compiler.backends.registry import register_backend
 from torch import nn
-from torch._prims_common import make_contiguous_strides_for
 
 from ..checks.graph.breaks import recompile_reason
 from ..processors.cached import cached
@@ -21,7 +20,7 @@ from .cache.keys import graph_key
 from .cache.warm import Compile
 from .dynamic import mark_dynamic_dimensions
 from .graphs import SharedGraph
-from .tensors import map_tensors
+from .tensors import map_tensors, tensors_of
 
 
 class InductorDeployableModule(DeployableModule):
@@ -39,8 +38,13 @@ class InductorDeployableModule(DeployableModule):
         assert graph.runner is not None
         before = graph.graphs
         start = time.perf_counter()
-        inputs, copies = in_plain_layout((args, kwargs))
-        mark_dynamic_dimensions(inputs)
+        inputs: Any = (args, kwargs)
+        copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+        tensors = tensors_of(inputs)
+        if not all(map(is_plain, tensors)):
+            inputs, copies = in_plain_layout(inputs)
+            tensors = tensors_of(inputs)
+        mark_dynamic_dimensions(tensors)
         result = graph.runner(self._torch_module, *inputs)
         for original, copy in copies:
             original.copy_(copy)
@@ -56,6 +60,22 @@ class InductorDeployableModule(DeployableModule):
         return _told(recompile_reason(self._graph.name))
 
 
+def plain_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of a contiguous tensor: (2, 3, 4) has (12, 4, 1)."""
+    strides, stride = [], 1
+    for size in reversed(shape):
+        strides.append(stride)
+        stride *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is laid out as the one that a block is compiled with. Few dimensions may be in any layout."""
+    if tensor.ndim < 3:
+        return True
+    return tensor.is_contiguous() and (1 not in tensor.shape or tensor.stride() == plain_strides(tensor.shape))
+
+
 def in_plain_layout(inputs: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:
     """The inputs with transposed and sliced tensors made contiguous; and those tensors, each with its copy.
 
@@ -66,13 +86,10 @@ def in_plain_layout(inputs: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Te
     copies: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def plain(leaf: torch.Tensor) -> torch.Tensor:
-        if leaf.ndim < 3:
-            return leaf
-        strides = make_contiguous_strides_for(leaf.shape)
-        if leaf.stride() == strides:
+        if is_plain(leaf):
             return leaf
         if leaf.is_contiguous():  # dimensions of size 1 have any stride
-            return leaf.as_strided(leaf.shape, strides)
+            return leaf.as_strided(leaf.shape, plain_strides(leaf.shape))
         repeated = [dim for dim, stride in enumerate(leaf.stride()) if stride == 0 and leaf.shape[dim] > 1]
         if repeated:
             once = leaf

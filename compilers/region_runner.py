@@ -168,7 +168,7 @@ class RegionRunner:
         """Runs the block compiled for these options and for the processors that sit on it now."""
         functions = self.functions()
         dtype = self._weights.dtype(self.session.dtype) if self.casts_weights else None
-        key: tuple = (self.signature, functions, self._class_forwards, dtype, tuple(sorted(entering.items())))
+        key: tuple = (functions, self._class_forwards, dtype, tuple(sorted(entering.items())))
         if self.graphs.get(key) in self.session.compiling.imprecise:
             key = (*key, EMULATED)
         graph = self.graphs.get(key)
@@ -176,7 +176,7 @@ class RegionRunner:
             if sum(EMULATED not in known for known in self.graphs) >= MAX_VARIANTS and EMULATED not in key:
                 return self._skip(f"it was compiled for {MAX_VARIANTS} combinations of settings already.", original)
             label = type(self.block).__name__
-            graph = self.graphs[key] = self.session.graph_of(key, functions[0], label)
+            graph = self.graphs[key] = self.session.graph_of((self.signature, *key), functions[0], label)
             graph.emulates_casts = EMULATED in key
             if graph in self.session.compiling.imprecise:
                 return self._run_variant(entering, inputs, original)
@@ -201,7 +201,7 @@ class RegionRunner:
 
     def _run_compiled(self, key: tuple, inputs: Inputs) -> Any:
         compiled, resolve = self._compiled[key], self.session.host.resolve_weights
-        if resolve is None or self._weights.at_rest:
+        if resolve is None or not (self.casts_weights or self._weights.flagged):
             return compiled(*inputs[0], **inputs[1])
         dtype = self._weights.dtype(self.session.dtype)
         with self._weights.resolved(resolve, self.session.device, dtype):
@@ -210,7 +210,7 @@ class RegionRunner:
     def _verify(self, key: tuple, graph: SharedGraph, inputs: Inputs, original: Inputs) -> Any:
         """The first compiled run, on clones of the inputs, beside the uncompiled run whose result is used."""
         if overlapping(inputs):
-            before = list(tensors_of(clone_inputs(inputs)))
+            before = tensors_of(clone_inputs(inputs))
             uncompiled = self._run_uncompiled(original)
             if not all(map(torch.equal, before, tensors_of(inputs))):
                 self.session.give_up_block(self, "it writes into one of two inputs that are views of the same memory.")

@@ -21,7 +21,7 @@ class Modulation:
 def test_clones_reach_into_dataclasses():
     shared = torch.ones(2, 3)
     inputs = ((shared, [Modulation(shared, torch.zeros(3))]), {"x": 1})
-    ((first, (modulation,)), _), clones = clone_inputs(inputs), list(tensors_of(inputs))
+    ((first, (modulation,)), _), clones = clone_inputs(inputs), tensors_of(inputs)
     assert modulation.shift is first, "one tensor given twice stays one"
     modulation.shift.add_(1)
     assert (first == 2).all()
