@@ -21,7 +21,8 @@ class Model:
     """A stand-in with random weights, and how long it is sampled.
 
     ``latent`` is the node of the empty latent; ``width`` and ``pooled`` are the channels of the prompts, ``first`` the
-    steps of the first sampling, ``steps`` and ``rounds`` those of the step times.
+    steps of the first sampling, ``steps`` and ``rounds`` those of the step times. All of it is measured ``repeats``
+    times, each on a server of its own.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Model:
     first: int = 2
     steps: int = 3
     rounds: int = 3
+    repeats: int = 1
     sitting: bool = False
 
 
@@ -42,7 +44,7 @@ FLUX = {"latent": "EmptySD3LatentImage", "width": 768, "pooled": 768}
 UNET = {"latent": "EmptyLatentImage", "cfg": 5.0}
 
 CPU = (
-    Model("flux_small", "Flux, small (9 M)", **FLUX, first=4, steps=12, sitting=True),
+    Model("flux_small", "Flux, small (9 M)", **FLUX, first=4, steps=12, repeats=3, sitting=True),
     Model("wan_small", "Wan 2.1, small (11 M), 9 frames", "EmptyHunyuanLatentVideo", 4096, 768, first=4, steps=8,
           sitting=True),
     Model("flux_mid", "Flux, 0.3 B", **FLUX, first=3, steps=5),

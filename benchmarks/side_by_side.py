@@ -177,14 +177,30 @@ def serve_for(environment: Environment, model: Model) -> Iterator[Server]:
         shutil.rmtree(caches, ignore_errors=True)
 
 
+def combined(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One row of several of the same model and way: medians of what was timed, the most of what was counted."""
+    row = dict(rows[0], repeats=len(rows))
+    for name in ("first_step_s", "first_compile_s", "sitting_compile_s", "step_ms", "ratio", "peak_mb"):
+        values = [r[name] for r in rows if r[name] is not None]
+        row[name] = statistics.median(values) if values else None
+    for name in ("sitting_compiles", "graphs", "breaks", "recompiles", "later_compiles", "difference", "ratio_high"):
+        row[name] = max((r[name] for r in rows if r[name] is not None), default=None)
+    row["ratio_low"] = min(r["ratio_low"] for r in rows)
+    row["steps_ms"] = [milliseconds for r in rows for milliseconds in r["steps_ms"]]
+    return row
+
+
 def measure(environment: Environment, models: Sequence[Model]) -> dict[str, Any]:
     """All rows, with the machine and the versions."""
     result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "flags": list(FLAGS), "rows": []}
     for model in models:
-        say(f"{model.label} …")
-        with serve_for(environment, model) as server:
-            result["machine"] = server.get_json("/benchmark/machine")
-            result["rows"] += Bench(server, model).rows()
+        repeats = []
+        for repeat in range(model.repeats):
+            say(f"{model.label} …" if model.repeats == 1 else f"{model.label}, {repeat + 1} of {model.repeats} …")
+            with serve_for(environment, model) as server:
+                result["machine"] = server.get_json("/benchmark/machine")
+                repeats.append(Bench(server, model).rows())
+        result["rows"] += [combined(rows) for rows in zip(*repeats, strict=True)]
     return result
 
 
@@ -225,7 +241,11 @@ def chosen(models: Sequence[Model], only: Sequence[str] | None, quick: bool) -> 
             f"--only {wrong.pop()}: there is no such model; one of {', '.join(sorted(names))}."
         )
     if quick:
-        return [dataclasses.replace(m, rounds=1, sitting=False) for m in models if m.name in (only or ["flux_small"])]
+        return [
+            dataclasses.replace(m, rounds=1, repeats=1, sitting=False)
+            for m in models
+            if m.name in (only or ["flux_small"])
+        ]
     return [model for model in models if not only or model.name in only]
 
 

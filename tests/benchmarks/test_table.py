@@ -66,6 +66,20 @@ def test_claims_compare_this_pack_with_each_other_way():
     assert "TorchCompileModel's seconds OneDiff Compile, keep faster off takes: first step 0.50" in said[3]
 
 
+def test_repeats_are_combined_to_medians_of_times_and_the_most_of_counts():
+    fields = ("first_step_s", "first_compile_s", "sitting_compile_s", "step_ms", "ratio", "peak_mb", "sitting_compiles")
+    rows = [
+        {**dict.fromkeys((*fields, "graphs", "breaks", "recompiles", "later_compiles", "difference"), value), "way": "a",
+         "ratio_low": value, "ratio_high": value, "steps_ms": [value]}
+        for value in (3.0, 1.0, 2.0)
+    ]  # fmt: skip
+    rows[0]["peak_mb"] = None
+    row = side_by_side.combined(rows)
+    assert [row[name] for name in fields] == [2.0, 2.0, 2.0, 2.0, 2.0, 1.5, 3.0]
+    assert (row["graphs"], row["ratio_low"], row["ratio_high"]) == (3.0, 1.0, 3.0)
+    assert (row["steps_ms"], row["repeats"], row["way"]) == ([3.0, 1.0, 2.0], 3, "a")
+
+
 def call(seconds, compiling=0.0):
     return {"seconds": seconds, "compile_seconds": compiling}
 
