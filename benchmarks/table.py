@@ -30,9 +30,14 @@ def table(result: dict[str, Any]) -> list[str]:
     lines = [_line(HEAD), _line(["---"] * 2 + ["---:"] * (len(HEAD) - 2))]
     shown = None
     for row in result["rows"]:
-        label, shown = ("" if row["model"] == shown else row["label"]), row["model"]
+        label, shown = ("" if row["model"] == shown else _label(row)), row["model"]
         lines.append(_line([label, *_cells(row)]))
     return lines
+
+
+def _label(row: dict[str, Any]) -> str:
+    repeats = row.get("repeats", 1)
+    return row["label"] if repeats == 1 else f"{row['label']}; medians of {repeats}"
 
 
 def _line(cells: Any) -> str:

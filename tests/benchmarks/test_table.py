@@ -30,6 +30,12 @@ def test_the_readme_shows_what_was_measured():
     assert table.with_section(text, ROOT / "benchmarks" / "results") == text, "run side_by_side.py --readme"
 
 
+def test_medians_of_several_runs_are_said_to_be_such():
+    lines = table.table(result(row("uncompiled", repeats=3), row("OneDiff Compile", repeats=3)))
+    assert lines[2].startswith("| Model; medians of 3 |")
+    assert lines[3].startswith("|  |")
+
+
 def test_a_device_without_results_was_not_run(tmp_path):
     assert "On a CPU: not run." in table.section(tmp_path)
     (tmp_path / "cpu.json").write_text(json.dumps(result(row("uncompiled"))))
@@ -68,11 +74,8 @@ def test_claims_compare_this_pack_with_each_other_way():
 
 def test_repeats_are_combined_to_medians_of_times_and_the_most_of_counts():
     fields = ("first_step_s", "first_compile_s", "sitting_compile_s", "step_ms", "ratio", "peak_mb", "sitting_compiles")
-    rows = [
-        {**dict.fromkeys((*fields, "graphs", "breaks", "recompiles", "later_compiles", "difference"), value), "way": "a",
-         "ratio_low": value, "ratio_high": value, "steps_ms": [value]}
-        for value in (3.0, 1.0, 2.0)
-    ]  # fmt: skip
+    counts = ("graphs", "breaks", "recompiles", "later_compiles", "difference", "ratio_low", "ratio_high")
+    rows = [{**dict.fromkeys((*fields, *counts), v), "way": "a", "steps_ms": [v]} for v in (3.0, 1.0, 2.0)]
     rows[0]["peak_mb"] = None
     row = side_by_side.combined(rows)
     assert [row[name] for name in fields] == [2.0, 2.0, 2.0, 2.0, 2.0, 1.5, 3.0]
