@@ -201,7 +201,7 @@ def measure(make: Make, rounds: int, device: str) -> list[Compiled]:
     inputs = {name: tensor.to(device, dtype) for name, tensor in inputs.items()}
     found = []
     with torch.inference_mode():
-        measured(Setting("warm-up"), block, inputs, torch.device(device), 1)
+        measured(Setting("warm-up"), block, inputs, torch.device(device), rounds=1)
         for setting in SETTINGS:
             if not setting.concerns(block):
                 continue

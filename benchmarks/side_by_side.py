@@ -178,7 +178,8 @@ def serve_for(environment: Environment, model: Model) -> Iterator[Server]:
 
 
 def combined(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One row of several of the same model and way: medians of what was timed, the most of what was counted."""
+    """One row of several of the same model and way: medians of what was timed, the most of what was counted; the rest
+    is the first one's."""
     row = dict(rows[0], repeats=len(rows))
     for name in ("first_step_s", "first_compile_s", "sitting_compile_s", "step_ms", "ratio", "peak_mb"):
         values = [r[name] for r in rows if r[name] is not None]

@@ -21,7 +21,7 @@ from .settings import COMPILE_SECONDS_VARIABLE, Settings
 class Compiling:
     """The backend of one session and the graphs that its blocks use.
 
-    ``baseline`` holds what each graph had cost before. ``spent`` are seconds of compiling and comparing in this
+    ``baseline`` holds what each graph had cost before. ``spent`` are seconds of compiling and timing blocks in this
     sampling; ``waiting`` says that some blocks wait for the next one. Graphs in ``imprecise`` were not right within the
     tolerance: their blocks use the same one with casts emulated.
     """
@@ -64,7 +64,7 @@ class Compiling:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Counts the time of a block's first compiled run into ``spent``."""
+        """Counts the time of a block's first compiled run, or of runs that are timed, into ``spent``."""
         start = time.monotonic()
         try:
             yield
@@ -127,7 +127,7 @@ class Compiling:
         """The record's ``progress`` before a block is compiled."""
         self._since = self._since or time.monotonic()
         return {
-            "done": sum(any((r.parity, r.reason, r.gain.reason)) for r in runners),
+            "done": sum(any((r.parity, r.reason, r.is_left)) for r in runners),
             "total": len(runners),
             "path": runner.region.path,
             "seconds": round(time.monotonic() - self._since, 1),

@@ -18,19 +18,19 @@ only where it helps; the whole is held against uncompiled steps as ever. On a GP
 Measured on 2 cores (AMD EPYC, float32, torch 2.11), times as fast as uncompiled, by ``benchmarks/effort.py`` and, where
 a whole model is named, by its steps taking turns:
 
-- ``layout_optimization``: a residual block of SD 1.5 ran 1.2 times as fast with it at 32×32, but 0.7 at 16×16 and 0.6
-  at 8×8, where its weights outweigh its activations; without, 0.9 to 1.0. The whole model: 0.76 with it, 1.00 without,
-  and compiling it took 38 s and 30 s.
-- Weights and activations in channels-last order, by whoever could keep them so: 1.29, 1.16 and 0.92 for the same
-  blocks, but 0.97 for the whole model with 32×32 latents and 0.99 with 64×64, against 0.99 and 0.99 in plain order.
-  Left out.
-- Fused QKV: 1.02 for transformer blocks of SD 1.5, against 1.01; and the weights would be there twice. Left out.
-- ``max_autotune``: 1.02 against 1.01. Without frozen weights it may choose only between two calls of the same library
-  (``addmm``, ``bias_addmm``). Left out on a CPU.
-- ``coordinate_descent_tuning``: 1.00 to 1.05 against 1.01 to 1.02; it concerns Triton's kernels, and on a CPU the code
-  is the same. Left out there.
-- ``freezing``: 1.00 to 1.01 against 0.9 to 1.02. It copies weights into the graph, and a LoRA would compile anew. Left
+- ``layout_optimization``: a residual block of SD 1.5 ran 1.08 times as fast with it at 32×32, but 0.74 at 16×16 and
+  0.57 at 8×8, where its weights outweigh its activations; without, 0.98 to 1.00. The whole model: 0.76 with it, 0.97
+  and 1.00 (two runs) without, and compiling it took 38 s and 30 s.
+- Weights and activations in channels-last order, by whoever could keep them so: 1.06, 1.07 and 0.92 for the same
+  blocks, 0.97 for the whole model with 32×32 latents and 0.99 with 64×64, against 0.99 and 0.99 in plain order. Left
   out.
+- Fused QKV: 1.02 and 1.01 for transformer blocks of SD 1.5, against 1.00 and 1.03; and the weights would be there
+  twice. Left out.
+- ``max_autotune``: 0.99 to 1.03 against 0.98 to 1.03. Without frozen weights it may choose only between two calls of
+  the same library (``addmm``, ``bias_addmm``). Left out on a CPU.
+- ``coordinate_descent_tuning``: 1.00 to 1.02; it concerns Triton's kernels, and on a CPU the code is the same. Left
+  out there.
+- ``freezing``: 0.99 to 1.02. It copies weights into the graph, and a LoRA would compile anew. Left out.
 - Less optimising by the C++ compiler: with -O1 compiling SD 1.5 took 29 s instead of 30. Left out.
 """
 

@@ -68,6 +68,11 @@ class RegionRunner:
         """Whether the block ran uncompiled only because its class gains nothing from compiling."""
         return self.gain.reason is not None and self.uncompiled_because == self.gain.reason
 
+    @property
+    def is_left(self) -> bool:
+        """Whether the block is not compiled because its class gains nothing."""
+        return self.gain.reason is not None and self._runs_own_code
+
     def forget_measurements(self) -> None:
         """The next compiled run of each variant is compared and timed anew."""
         self._verified.clear()
@@ -105,8 +110,8 @@ class RegionRunner:
         reason = self._hindrance()
         if reason is not None:
             return self._skip(reason, original)
-        if self.gain.reason is not None and self._runs_own_code:
-            return self._skip(self.gain.reason, original)
+        if self.is_left:
+            return self._skip(str(self.gain.reason), original)
         inputs = original if options is None else with_options(original, self._position, entering)
         return self._run_variant(entering, inputs, original)
 
@@ -176,10 +181,11 @@ class RegionRunner:
             if sum(EMULATED not in known for known in self.graphs) >= MAX_VARIANTS and EMULATED not in key:
                 return self._skip(f"it was compiled for {MAX_VARIANTS} combinations of settings already.", original)
             label = type(self.block).__name__
-            graph = self.graphs[key] = self.session.graph_of((self.signature, *key), functions[0], label)
+            graph = self.graphs[key] = self.session.compiling.graph_of((self.signature, *key), functions[0], label)
             graph.emulates_casts = EMULATED in key
             if graph in self.session.compiling.imprecise:
                 return self._run_variant(entering, inputs, original)
+        self.session.variant.graphs.add(graph)
         failed = self.session.failures.graphs.get(graph)
         if failed is not None:
             self.session.give_up_block(self, failed)

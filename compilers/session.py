@@ -285,12 +285,6 @@ class Session:
 
     # What region runners ask for.
 
-    def graph_of(self, key: tuple, forward: Callable, label: str) -> SharedGraph:
-        """The shared graph of a block's variant, kept as long as the model is."""
-        graph = self.compiling.graph_of(key, forward, label)
-        self.variant.graphs.add(graph)
-        return graph
-
     def compile_block(self, block: nn.Module, graph: SharedGraph) -> Callable:
         """The compiled module of a block. Nothing is compiled before its first call."""
         return self.compiling.compile(block, graph)

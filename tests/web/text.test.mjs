@@ -68,7 +68,7 @@ test("that no gain was seen is no warning, other reasons are", () => {
   const nowhere = { regions: 2, regions_compiled: 0, regions_uncompiled: [], regions_without_gain: 2 };
   const left = record({ state: "uncompiled", summary: "uncompiled: not worth it", compile: nowhere });
   assert.equal(describe(left, english).tone, "plain");
-  assert.deepEqual(advice(left, english), [english("advice.unclear")]);
+  assert.deepEqual(advice(left, english), [english("advice.by_choice")]);
 });
 
 test("blocks left out because they gain nothing are no warning, other ones beside them are", () => {
@@ -83,7 +83,10 @@ test("blocks left out because they gain nothing are no warning, other ones besid
   assert.equal(describe(same, english).text, "compiled, no gain · 1.01× · inductor");
   const slower = { ...states.byChoice, speed: { speedup: 0.9 } };
   assert.equal(describe(slower, english).tone, "warn");
-  assert.deepEqual(advice(slower, english), [english("advice.compiled_slower")]);
+  assert.deepEqual(advice(slower, english), [english("advice.still_timed")]);
+  const always = record({ state: "compiled", speed: { speedup: 0.9, kept: "compiled" } });
+  assert.deepEqual(advice(always, english), [english("advice.compiled_slower")]);
+  assert.deepEqual(advice({ ...always, speed: { speedup: 0.9 } }, english), [english("advice.still_timed")]);
 });
 
 test("a failed check names class and fault first", () => {

@@ -25,9 +25,10 @@ export function advice(record, words, bypassed = false) {
     case "failed":
       return fixes.length ? fixes : [say("failed")];
     case "compiled":
-      return isSlower(record) ? [say("compiled_slower")] : [say("nothing"), ...fixes];
+      if (isSlower(record)) return [say(record.speed?.kept ? "compiled_slower" : "still_timed")];
+      return [say("nothing"), ...fixes];
     case "partial":
-      if (isByChoice(record) && isSlower(record)) return [say("compiled_slower")];
+      if (isByChoice(record) && isSlower(record)) return [say("still_timed")];
       return [say(isByChoice(record) ? "by_choice" : "partial"), ...fixes];
     case "uncompiled":
       return uncompiled(record, say, fixes);
@@ -38,7 +39,8 @@ export function advice(record, words, bypassed = false) {
 
 /** @param {StatusRecord} record @param {Words} say @param {string[]} fixes */
 function uncompiled(record, say, fixes) {
-  if (isUnclear(record) || gainsNowhere(record)) return [say("unclear"), ...fixes];
+  if (gainsNowhere(record)) return [say("by_choice"), ...fixes];
+  if (isUnclear(record)) return [say("unclear"), ...fixes];
   if (record.parity?.passed === false) return [say("differs"), ...fixes];
   const { eager_ms: eager, compiled_ms: step } = record.speed ?? {};
   if (isNumber(eager) && isNumber(step) && step > eager) return [say("slower"), ...fixes];
