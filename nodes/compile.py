@@ -59,7 +59,7 @@ class OneDiffCompile(io.ComfyNode):
                 io.Boolean.Input(
                     "keep_faster",
                     default=True,
-                    tooltip="On: go back to uncompiled when compiled steps are slower. Off: stay compiled anyway.",
+                    tooltip="On: leave uncompiled what compiling does not speed up. Off: compile it anyway.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model")],
