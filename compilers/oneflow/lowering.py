@@ -61,8 +61,7 @@ class Lowered:
             graph = self._graphs[key] = _SizedGraph(self._module, inputs)
         self._graphs.move_to_end(key)
         try:
-            results = graph.run(tensors)
-            wait(device)
+            results = graph.run(tensors, device)
         except BaseException:
             del self._graphs[key]
             raise
@@ -128,12 +127,15 @@ class _SizedGraph:
         # An output that is an input's memory must be the graph's own.
         return tuple(flow._C.identity(values[node]) for node in self._computed)
 
-    def run(self, tensors: list[torch.Tensor]) -> list[Any]:
-        """OneFlow's results."""
+    def run(self, tensors: list[torch.Tensor], device: torch.device) -> list[Any]:
+        """OneFlow's results, once they are there. Until then its threads read the inputs, of which some are copies that
+        nobody else holds."""
+        given = [to_oneflow(tensor) for tensor in tensors]
         if self._graph is None:
-            self._build(tuple(to_oneflow(tensor) for tensor in tensors))
+            self._build(tuple(given))
             return []
-        results = self._graph(*(to_oneflow(tensor) for tensor in tensors))
+        results = self._graph(*given)
+        wait(device)
         self._inputs = [None if isinstance(v, torch.Tensor) else v for v in self._inputs]
         return list(results) if isinstance(results, tuple | list) else [results]
 
