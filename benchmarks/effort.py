@@ -1,8 +1,9 @@
 """What each setting that ``effort`` could make gains on this machine, block by block.
 
-``python3 benchmarks/effort.py [--only BLOCK] [--rounds 9]`` compiles a few of ComfyUI's own blocks with each setting
-and prints how many times as fast as uncompiled they run, both by turns, and the seconds that compiling took. What came
-of it is in ``compilers/effort.py``.
+``python3 benchmarks/effort.py [--only BLOCK] [--setting SETTING] [--rounds 9]`` compiles a few of ComfyUI's own blocks
+with each setting and prints how many times as fast as uncompiled they run, both by turns, and the seconds that
+compiling took. What came of it is in ``compilers/effort.py``. ``--host FOLDER`` uses this Python and that ComfyUI as
+they are, without network.
 """
 
 from __future__ import annotations
@@ -94,16 +95,17 @@ def residual(width: int, size: int) -> Make:
     return make
 
 
-def transformer(width: int, tokens: int) -> Make:
-    """Two of SD 1.5's pictures in a transformer block: (2, tokens, width)."""
+def transformer(width: int, tokens: int, heads: int = 8, context: int = 768) -> Make:
+    """Two pictures in a UNet's transformer block: (2, tokens, width)."""
 
     def make() -> tuple[Any, dict[str, Any]]:
         import comfy.ops
         import torch
         from comfy.ldm.modules.attention import BasicTransformerBlock
 
-        block = BasicTransformerBlock(width, 8, width // 8, context_dim=768, operations=comfy.ops.disable_weight_init)
-        return block, {"x": torch.randn(2, tokens, width), "context": torch.randn(2, 77, 768)}
+        operations = comfy.ops.disable_weight_init
+        block = BasicTransformerBlock(width, heads, width // heads, context_dim=context, operations=operations)
+        return block, {"x": torch.randn(2, tokens, width), "context": torch.randn(2, 77, context)}
 
     return make
 
@@ -124,6 +126,21 @@ def double_stream(width: int, tokens: int) -> Make:
     return make
 
 
+def single_stream(width: int, tokens: int) -> Make:
+    """A picture and 256 tokens of text in a single block of Flux: (1, tokens + 256, width)."""
+
+    def make() -> tuple[Any, dict[str, Any]]:
+        import comfy.ops
+        import torch
+        from comfy.ldm.flux.layers import SingleStreamBlock
+
+        block = SingleStreamBlock(width, width // 128, 4.0, operations=comfy.ops.disable_weight_init)
+        tables = torch.randn(1, 1, tokens + 256, 64, 2, 2)
+        return block, {"x": torch.randn(1, tokens + 256, width), "vec": torch.randn(1, width), "pe": tables}
+
+    return make
+
+
 CPU: dict[str, Make] = {
     "SD 1.5, residual, 320 at 32×32": residual(320, 32),
     "SD 1.5, residual, 640 at 16×16": residual(640, 16),
@@ -136,8 +153,9 @@ CUDA: dict[str, Make] = {
     "SDXL, residual, 320 at 128×128": residual(320, 128),
     "SDXL, residual, 1280 at 32×32": residual(1280, 32),
     "SD 1.5, transformer, 320, 4096 tokens": transformer(320, 4096),
-    "SDXL, transformer, 1280, 1024 tokens": transformer(1280, 1024),
+    "SDXL, transformer, 1280, 1024 tokens": transformer(1280, 1024, heads=20, context=2048),
     "Flux, double, 3072, 4096 tokens": double_stream(3072, 4096),
+    "Flux, single, 3072, 4096 tokens": single_stream(3072, 4096),
 }
 
 
@@ -187,8 +205,8 @@ def measured(setting: Setting, block: Any, inputs: dict[str, Any], device: Any, 
     return Compiled(setting.name, ratios(pairs), milliseconds / 1000, difference)
 
 
-def measure(make: Make, rounds: int, device: str) -> list[Compiled]:
-    """All settings that concern one block."""
+def measure(make: Make, settings: Sequence[Setting], rounds: int, device: str) -> list[Compiled]:
+    """The settings that concern one block."""
     import torch
 
     torch.manual_seed(0)
@@ -198,11 +216,11 @@ def measure(make: Make, rounds: int, device: str) -> list[Compiled]:
         parameter.requires_grad_(False)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     block = block.eval().to(device, dtype)
-    inputs = {name: tensor.to(device, dtype) for name, tensor in inputs.items()}
+    inputs = {name: tensor.to(device, tensor.dtype if name == "pe" else dtype) for name, tensor in inputs.items()}
     found = []
     with torch.inference_mode():
         measured(Setting("warm-up"), block, inputs, torch.device(device), rounds=1)
-        for setting in SETTINGS:
+        for setting in settings:
             if not setting.concerns(block):
                 continue
             try:
@@ -228,6 +246,11 @@ def enter(host: Path) -> str:
     return device
 
 
+def named(name: str, asked: Sequence[str] | None) -> bool:
+    """Whether a name has some of the words asked for in it, or none were."""
+    return not asked or any(words in name for words in asked)
+
+
 def table(found: dict[str, list[Compiled]]) -> list[str]:
     """Lines of Markdown, one row a block and setting."""
     lines = ["| block | setting | ratio (range) | compiling s | difference |", "| --- | --- | ---: | ---: | ---: |"]
@@ -242,19 +265,24 @@ def table(found: dict[str, list[Compiled]]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", metavar="BLOCK", help="blocks with these words in their name")
+    parser.add_argument("--setting", action="append", help="settings with these words in their name")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--host", type=Path, help="a ComfyUI folder to use with this Python; installs nothing")
     options = parser.parse_args(arguments)
-    environment = prepare()
-    code = continue_inside(environment)
-    if code is not None:
-        return code
-    device = enter(environment.host)
+    host = options.host
+    if host is None:
+        environment = prepare()
+        code = continue_inside(environment)
+        if code is not None:
+            return code
+        host = environment.host
+    device = enter(host.resolve())
     blocks = CPU if device == "cpu" else CUDA
-    chosen = {n: make for n, make in blocks.items() if not options.only or any(words in n for words in options.only)}
+    settings = [setting for setting in SETTINGS if named(setting.name, options.setting)]
     found = {}
-    for label, make in chosen.items():
+    for label in (label for label in blocks if named(label, options.only)):
         say(f"{label} …")
-        found[label] = measure(make, options.rounds, device)
+        found[label] = measure(blocks[label], settings, options.rounds, device)
     say("\n".join(table(found)))
     return 0
 

@@ -20,9 +20,10 @@ Weights = list[tuple[torch.Tensor, torch.Tensor | None]]
 #: None as they are stored.
 ResolveWeights = Callable[[list[nn.Module], torch.device, torch.dtype | None], AbstractContextManager[Weights]]
 
-#: ComfyUI's attributes of a layer that decide what it does to its weights. ``_v`` is a place in dynamic VRAM.
+#: ComfyUI's attributes of a layer that decide what it does to its weights. ``_v`` is a place in dynamic VRAM, and
+#: ``_v_weight`` and ``_v_bias`` are the weights that are there.
 _FLAG, _FLAG_BEFORE, _FUNCTIONS, _DYNAMIC = "comfy_cast_weights", "prev_comfy_cast_weights", "weight_function", "_v"
-_BIAS_FUNCTIONS = "bias_function"
+_BIAS_FUNCTIONS, _THERE = "bias_function", {"weight": "_v_weight", "bias": "_v_bias"}
 
 _missing = object()
 
@@ -32,6 +33,7 @@ class CastWeights:
 
     def __init__(self, block: nn.Module):
         self._layers = [(layer, layer.__dict__) for layer in block.modules() if hasattr(layer, _FLAG)]
+        self._parameters: dict[tuple[nn.Module, str], tuple[torch.Tensor, nn.Parameter]] = {}
 
     @property
     def pending(self) -> bool:
@@ -43,6 +45,11 @@ class CastWeights:
         """Whether any layer has a flag of its own. ComfyUI leaves it on a layer that was cast once, and Dynamo would
         compile anew for it."""
         return any([_FLAG in state for _, state in self._layers])
+
+    def moves(self, device: torch.device) -> bool:
+        """Whether weights come from elsewhere, or are patched, each time that the block runs. What is in dynamic VRAM
+        stays there while nothing else needs the room."""
+        return any(_DYNAMIC not in state and _changes(layer, state, device) for layer, state in self._layers)
 
     def hindrance(self) -> str | None:
         """Why weights cannot be resolved before the block runs, None when they can."""
@@ -64,9 +71,8 @@ class CastWeights:
     ) -> Iterator[None]:
         """For a while the layers hold what they compute with. Afterwards everything is as it was, also after an
         error; what was made for it is freed."""
-        stored = [layer for layer, state in self._layers if _pending(layer, state)]
         cast = [] if dtype is None else [layer for layer, _ in self._layers if _casts_always(layer)]
-        stored = [layer for layer in stored if layer.weight is not None and not any(layer is other for other in cast)]
+        stored = [layer for layer, state in self._layers if _changes(layer, state, device) and layer not in cast]
         before: list[tuple[dict[str, Any], str, Any]] = []
 
         def put(state: dict[str, Any], name: str, value: Any) -> None:
@@ -76,9 +82,9 @@ class CastWeights:
         with resolve(stored, device, None) as as_stored, resolve(cast, device, dtype) as as_computed:
             try:
                 for layer, (weight, bias) in zip([*stored, *cast], [*as_stored, *as_computed], strict=True):
-                    put(layer._parameters, "weight", nn.Parameter(weight, requires_grad=False))
+                    put(layer._parameters, "weight", self._parameter(layer, "weight", weight))
                     if bias is not None:
-                        put(layer._parameters, "bias", nn.Parameter(bias, requires_grad=False))
+                        put(layer._parameters, "bias", self._parameter(layer, "bias", bias))
                     put(layer.__dict__, _FUNCTIONS, [])
                     put(layer.__dict__, _BIAS_FUNCTIONS, [])
                 for _, state in self._layers:
@@ -93,6 +99,23 @@ class CastWeights:
                         state.pop(name, None)
                     else:
                         state[name] = value
+
+    def _parameter(self, layer: nn.Module, name: str, tensor: torch.Tensor) -> nn.Parameter:
+        """A tensor as a parameter: made once for what stays in dynamic VRAM, which is no memory of this object's."""
+        if layer.__dict__.get(_THERE[name]) is not tensor:
+            return nn.Parameter(tensor, requires_grad=False)
+        kept = self._parameters.get((layer, name))
+        if kept is None or kept[0] is not tensor:
+            kept = self._parameters[layer, name] = (tensor, nn.Parameter(tensor, requires_grad=False))
+        return kept[1]
+
+
+def _changes(layer: nn.Module, state: dict[str, Any], device: torch.device) -> bool:
+    """Whether a layer computes with other weights than it holds."""
+    weight = layer.weight
+    if weight is None:
+        return False
+    return bool(layer.weight_function or layer.bias_function or _DYNAMIC in state or weight.device != device)
 
 
 def _pending(layer: nn.Module, state: dict[str, Any]) -> bool:

@@ -239,7 +239,7 @@ class RegionRunner:
         self._verified.add(key)
         if not self.parity.passed:
             self.session.give_up_block(self, self.parity.difference)
-        elif self.gain.asks(self.signature) and self._runs_own_code and not self.casts_weights:
+        elif self.gain.asks(self.signature) and self._runs_own_code and not self._weights.moves(self.session.device):
             self._time(key, inputs)
         return uncompiled
 

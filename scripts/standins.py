@@ -2,7 +2,7 @@
 
 Runs in the environment, with the host's folder: `python scripts/standins.py HOST NAME FILE`. The shapes come from the
 host's own model classes, built on the meta device; the values from one seed, scaled so that every layer's output stays
-near 1.
+near 1. They are drawn on a GPU where there is one: billions of them take minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -192,21 +192,22 @@ def random_weights(shapes: Shapes, dtype: str, generator: Any) -> dict[str, Any]
 
     result = {}
     for name, shape in sorted(shapes.items()):
-        value = torch.randn(shape, generator=generator)
+        value = torch.randn(shape, generator=generator, device=generator.device)
         if len(shape) >= 2:
             value *= (0.4 if name.endswith("conv_out.weight") else 1.0) / math.sqrt(math.prod(shape[1:]))
         elif name.endswith(("weight", "scale")):
             value = 1 + value * 0.05
         else:
             value *= 0.02
-        result[name] = value.to(getattr(torch, dtype))
+        result[name] = value.to(getattr(torch, dtype)).cpu()
     return result
 
 
 def build(name: str) -> dict[str, Any]:
     import torch
 
-    generator = torch.Generator().manual_seed(SEED + name.endswith(("_other", "_lora")))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator(device).manual_seed(SEED + name.endswith(("_other", "_lora")))
     result: dict[str, Any] = {}
     for prefix, make, dtype in recipes()[name]:
         with torch.device("meta"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from onediff_pack.compilers import CLEARED, Host, Session, Settings, compiling, gains, region_runner
 from onediff_pack.compilers import session as session_module
-from onediff_pack.compilers.gains import KINDS_TIMED, MIN_KINDS_SAVED, ClassGain, find_gains, time_pairs
+from onediff_pack.compilers.gains import IN_A_ROW, KINDS_TIMED, MIN_KINDS_SAVED, ClassGain, find_gains, time_pairs
 from onediff_pack.compilers.graphs import GraphCache
 from onediff_pack.processors.attach import attach
 from onediff_pack.status import Record
@@ -184,17 +184,38 @@ def test_a_partly_loaded_model_decides_nothing(inductor, gain_of):
     layers = [layer for block in blocks for layer in block.modules() if hasattr(layer, "weight_function")]
     for layer in layers:  # all of them, so that no block is fully loaded
         layer.prev_comfy_cast_weights, layer.comfy_cast_weights = False, True
+        layer.weight_function = [lambda weight: weight]
     session.sampling(lambda: [models.step(clone) for _ in range(3)])
     assert (record["state"], record["compile"]["regions_without_gain"]) == ("compiled", 0)
 
 
-def test_classes_are_left_on_a_cpu_alone(monkeypatch):
+def test_classes_are_left_where_it_was_measured(monkeypatch):
     asked = []
     monkeypatch.setattr(session_module, "find_gains", lambda runners, way: asked.append(way))
-    for device in ("cuda", "cpu"):
+    for device in ("mps", "cuda", "cpu"):
         session = Session(Settings("inductor"), Record("workflow", "7"), Host(lambda: None), torch.device(device))
         session._find_gains()
-    assert [way[2] for way in asked] == ["cpu"]
+    assert [way[2] for way in asked] == ["cuda", "cpu"]
+
+
+def test_on_a_gpu_blocks_are_timed_as_they_run_in_a_step(monkeypatch):
+    """One after the other, without waiting for each: this clock says what a wait costs."""
+    waits = []
+
+    class Waiting:
+        def __init__(self, device):
+            pass
+
+        def time(self, call):
+            waits.append(call)
+            return call(), 80.0
+
+    monkeypatch.setattr(gains, "Stopwatch", Waiting)
+    runs = []
+    inputs = ((torch.zeros(2),), {})
+    pairs = time_pairs(runs.append, runs.append, inputs, torch.device("cuda"), most=3)
+    assert pairs == [(80.0 / IN_A_ROW, 80.0 / IN_A_ROW)] * 3
+    assert (len(waits), len(runs)) == (6, 6 * IN_A_ROW)
 
 
 def test_a_block_with_another_nodes_code_in_it_is_called_no_more_often_than_needed(inductor, gain_of):

@@ -197,6 +197,64 @@ def test_layers_in_dynamic_vram_use_the_graphs_of_others(patcher, inductor):
     assert (inductor.graphs, record["state"]) == (graphs, "compiled")
 
 
+class DynamicVram:
+    """What comfy-aimdo does on a GPU, which there is none of here: a layer's place holds what was brought there once,
+    under a signature that changes when others needed the room."""
+
+    def __init__(self, monkeypatch):
+        import comfy.model_management
+        from onediff_pack.nodes import weights
+
+        self.signatures, self.pinned, self.brought = {}, [], []
+        monkeypatch.setattr(comfy.model_management, "is_device_cpu", lambda device: False)
+        monkeypatch.setattr(weights, "vbar_fault", self.fault)
+        monkeypatch.setattr(weights, "vbar_unpin", lambda place: self.pinned.remove(place))
+        monkeypatch.setattr(weights, "vbar_signature_compare", lambda a, b: a == b)
+        monkeypatch.setattr(weights, "cast_modules_with_vbar", lambda layers, *args: self.brought.extend(layers))
+        monkeypatch.setattr(weights, "cleanup_prefetched_modules", lambda layers: None)
+
+    def put(self, layer, weight):
+        layer._v, layer.comfy_cast_weights = str(id(layer)), True
+        layer._v_signature = self.signatures[layer._v] = 1
+        layer._v_weight, layer._v_bias = weight, None if layer.bias is None else layer.bias.data
+
+    def fault(self, place):
+        self.pinned.append(place)
+        return self.signatures[place]
+
+
+def test_weights_in_dynamic_vram_are_used_as_they_are_there(patcher, inductor, monkeypatch):
+    """Without ComfyUI's way to each of them, which takes longer than the layer; patches were applied as they came."""
+    from models import step
+
+    clone, session, record = compiled_clone(patcher)
+    plain = sample(session, clone)
+    blocks = [block for region in session.model.regions for block in region.module.modules()]
+    names = {module: name for name, module in patcher.model.named_modules()}
+    layers = [b for b in blocks if hasattr(b, "comfy_cast_weights") and b.weight is not None]
+    changed = patcher.clone()
+    changed.add_patches({f"{names[layer]}.weight": ("diff", (0.5 * layer.weight,)) for layer in layers})
+    load(changed, ALL)
+    expected = step(changed)
+    with torch.inference_mode():  # as ComfyUI brings them there
+        patched = {layer: layer.weight.clone() for layer in layers}
+    load(patcher, ALL)
+
+    vram = DynamicVram(monkeypatch)
+    for layer, weight in patched.items():
+        vram.put(layer, weight)
+    before, graphs = state_of(patcher), inductor.graphs
+    equal(sample(session, clone), expected)
+    assert not torch.allclose(expected, plain, rtol=1e-2)
+    assert (vram.brought, vram.pinned, state_of(patcher)) == ([], [], before)
+    assert (inductor.graphs, record["state"]) == (graphs, "compiled")
+
+    vram.signatures = dict.fromkeys(vram.signatures, 2)  # others needed the room
+    sample(session, clone, 1)
+    assert set(vram.brought) == set(layers)
+    assert (vram.pinned, state_of(patcher)) == ([], before)
+
+
 def test_patched_weights_in_another_dtype_cost_one_variant_for_good(inductor):
     """A model stored in float16 that computes in float32: a LoRA's result must not be rounded to float16."""
     import models
