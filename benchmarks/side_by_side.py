@@ -78,7 +78,7 @@ class Bench:
         self.forget()
         self.server.get_json("/benchmark/begin", timeout=120)
         steps = DECIDED if way in OURS else self.model.first
-        first = self.sample(way, usual(self.model), steps, 1, "first")
+        first = self.sample(way, usual(self.model), steps, 1, f"first, {steps} steps")
         seen = [first]
         changes = {}
         for change, setting in sitting(self.model) if self.model.sitting else ():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import logging
 import platform
+import signal
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -62,10 +65,24 @@ def load_oneflow() -> ModuleType:
         return sys.modules["oneflow"]
     missing = _load_libraries()
     try:
-        return importlib.import_module("oneflow")
+        with _own_interrupt():
+            return importlib.import_module("oneflow")
     except Exception as error:  # the placeholder raises RuntimeError, a broken installation anything
         sys.modules.pop("oneflow", None)
         raise BackendUnavailable("oneflow", _explain(error, missing)) from error
+
+
+@contextlib.contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Leaves Ctrl+C to Python: OneFlow's library, when loaded, sets a handler that ends the process with exit code 255
+    and without ComfyUI's cleaning up. Python's ``signal`` would work in the main thread only."""
+    get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
+    get.restype = put.restype = ctypes.c_void_p
+    handler = get(signal.SIGINT)
+    try:
+        yield
+    finally:
+        put(signal.SIGINT, ctypes.c_void_p(handler))
 
 
 def _load_libraries() -> list[str]:

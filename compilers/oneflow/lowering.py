@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -11,11 +12,16 @@ import torch
 from torch import fx, nn
 
 from ..exceptions import MissingOperator
+from .launching import without_queue
 from .operators import OPERATORS
 from .tensors import DTYPES, to_oneflow, to_torch, wait
 
 #: Graphs kept a captured function, the least recently used going first. Each holds a copy of a block's weights.
 MAX_GRAPHS = 8
+
+#: Held from a graph's start until it has run, in place of OneFlow's own queue.
+_ONE_AT_A_TIME = threading.Lock()
+without_queue()
 
 
 class Lowered:
@@ -134,8 +140,11 @@ class _SizedGraph:
         if self._graph is None:
             self._build(tuple(given))
             return []
-        results = self._graph(*given)
-        wait(device)
+        with _ONE_AT_A_TIME:
+            try:
+                results = self._graph(*given)
+            finally:
+                wait(device)
         self._inputs = [None if isinstance(v, torch.Tensor) else v for v in self._inputs]
         return list(results) if isinstance(results, tuple | list) else [results]
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -305,6 +308,39 @@ def test_tensors_share_their_memory():
     ours[1] = 5
     assert theirs.numpy().tolist() == [0, 5, 0, 0]
     assert tensors.to_torch(theirs, (1,)).data_ptr() == ours.data_ptr()
+
+
+MANY_RUNS = """
+import conftest, torch
+from onediff_pack.compilers import BACKENDS
+from onediff_pack.compilers.graphs import SharedGraph
+
+class Doubles(torch.nn.Module):
+    def forward(self, x):
+        return x * 2
+
+class Halves(torch.nn.Module):
+    def forward(self, x):
+        return torch.tanh(x) + x / 2
+
+def compiled(kind):
+    return BACKENDS["oneflow"].compile(kind(), SharedGraph(kind.forward, kind.__name__), "fast start")
+
+x, blocks = torch.ones(2, 20, 64), [compiled(Doubles), compiled(Halves)]
+with torch.inference_mode():
+    for _ in range(2000):
+        for block in blocks:
+            x = block(x)
+print("all ran")
+"""
+
+
+def test_graphs_faster_than_their_start_break_neither_the_process_nor_its_end():
+    """Without ``launching`` most such processes crash or hang."""
+    command, folder = [sys.executable, "-c", MANY_RUNS], Path(__file__).resolve().parents[1]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert "all ran" in ended.stdout, ended.stderr
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_the_proof_in_a_child_process_succeeds():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import time
 
 import pytest
@@ -78,6 +79,14 @@ def test_a_lora_its_strength_and_its_removal_change_the_picture_as_uncompiled(on
         pictures.append(expected)
     for one, other in itertools.combinations(pictures, 2):
         assert abs(one - other).max() > 5, "the LoRA does not show, so equality would prove nothing"
+
+
+def test_comfyui_ends_without_a_crash(oneflow_server):
+    """The last one: the server is gone after it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        pytest.skip("this process and its children ignore Ctrl+C")
+    oneflow_server.process.send_signal(signal.SIGINT)
+    assert oneflow_server.process.wait(60) == 0
 
 
 def lora_for(checkpoint, rank=4):
