@@ -21,6 +21,7 @@ from pathlib import Path
 
 from . import host
 from .console import CannotContinue, duration, run_logged, running, say, tail
+from .installing import install
 
 ROOT = Path(__file__).resolve().parent.parent
 # One set of builds that fits together with and without a GPU; left to themselves, the host's requirements mix versions.
@@ -140,16 +141,10 @@ def _make_venv(venv: Path, log: Path) -> None:
 def _install(cache: Path, python: Path, folder: Path, log: Path) -> None:
     say("Installing torch and ComfyUI's requirements (about 6 GB, a few minutes, only this once) …")
     started = time.monotonic()
-    # pip unpacks gigabytes on the way: on the disk that was checked, not in a small /tmp.
-    scratch = cache / "tmp"
-    scratch.mkdir(exist_ok=True)
-    # One call, so that no requirement pulls in another torch.
-    command = [str(python), "-m", "pip", "install", "--quiet", "--progress-bar", "off", *PINS]
-    for file in (folder / "requirements.txt", ROOT / "requirements.txt", ROOT / "requirements-dev.txt"):
-        command += ["-r", str(file)]
+    files = (folder / "requirements.txt", ROOT / "requirements.txt", ROOT / "requirements-dev.txt")
+    wanted = [*PINS, *(part for file in files for part in ("-r", str(file)))]
     log.unlink(missing_ok=True)
-    code = run_logged(command, log, "Installing", env={**os.environ, "TMPDIR": str(scratch)})
-    shutil.rmtree(scratch, ignore_errors=True)
+    code = install(python, wanted, log, cache / "tmp")
     if code:
         last = tail(log, 12)
         text = "\n".join(last)

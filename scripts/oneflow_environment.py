@@ -14,6 +14,7 @@ from pathlib import Path
 from . import host
 from .console import CannotContinue, duration, run_logged, say, tail
 from .environment import PINS, ROOT, Environment, one_at_a_time
+from .installing import install
 
 _TEST_TOOLS = ("pytest", "pytest-timeout")
 _NEEDED_GB = 12
@@ -66,35 +67,12 @@ def _prepare(environment: Environment) -> Environment | str:
     log.unlink(missing_ok=True)
     if run_logged([str(find_python()), "-m", "venv", str(venv)], log, "Making a virtual environment"):
         raise CannotContinue("a virtual environment of Python 3.10 could not be made.", tail(log, 6))
-    # One call, so that no requirement pulls in another torch.
     wanted = [*PINS, *_TEST_TOOLS, *(part for file in files for part in ("-r", str(file)))]
-    if _install(made, wanted, log):
+    if install(made.python, wanted, log, made.cache / "tmp-oneflow"):
         raise CannotContinue("OneFlow's environment could not be installed; the last lines are above.", tail(log, 12))
     (venv / ".finished").touch()
     say(f"Installed in {duration(time.monotonic() - started)}.")
     return made
-
-
-def _install(made: Environment, wanted: list[str], log: Path) -> int:
-    """Installs with uv, which takes a fifth of pip's time; with pip where uv cannot be had, or fails (it reads none of
-    pip's settings)."""
-    python = str(made.python)
-    # On the disk that was checked; uv's downloads are linked into the environment, so emptying this costs nothing.
-    scratch = made.cache / "tmp-oneflow"
-    scratch.mkdir(exist_ok=True)
-    variables = {**os.environ, "TMPDIR": str(scratch), "UV_CACHE_DIR": str(scratch / "uv")}
-    pip = [python, "-m", "pip", "install", "--quiet", "--progress-bar", "off"]
-    try:
-        code = run_logged([*pip, "uv"], log, "Fetching uv", env=variables)
-        if not code:
-            uv = [python, "-m", "uv", "pip", "install", "--quiet", "--python", python, *wanted]
-            code = run_logged(uv, log, "Installing", env=variables)
-        if code:
-            shutil.rmtree(scratch / "uv", ignore_errors=True)
-            code = run_logged([*pip, *wanted], log, "Installing with pip", env=variables)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return code
 
 
 def _hash(files: list[Path]) -> str:
