@@ -46,6 +46,11 @@ class CastWeights:
         compile anew for it."""
         return any([_FLAG in state for _, state in self._layers])
 
+    @property
+    def in_dynamic_vram(self) -> bool:
+        """Whether ComfyUI's dynamic VRAM looks after weights of the block."""
+        return any(_DYNAMIC in state for _, state in self._layers)
+
     def moves(self, device: torch.device) -> bool:
         """Whether weights come from elsewhere, or are patched, each time that the block runs. What is in dynamic VRAM
         stays there while nothing else needs the room."""

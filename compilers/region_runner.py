@@ -64,6 +64,11 @@ class RegionRunner:
         return self.reason or self.skipped
 
     @property
+    def in_dynamic_vram(self) -> bool:
+        """Whether ComfyUI's dynamic VRAM looks after the block's weights."""
+        return self._weights.in_dynamic_vram
+
+    @property
     def left_for_no_gain(self) -> bool:
         """Whether the block ran uncompiled only because its class gains nothing from compiling."""
         return self.gain.reason is not None and self.uncompiled_because == self.gain.reason

@@ -111,8 +111,11 @@ def _cache_notes(session: Session) -> list[str]:
 
 def _weights(session: Session) -> str | None:
     """What is done about weights that ComfyUI casts or patches while a model runs, None when there are none."""
-    cast = sum(runner.casts_weights and not runner.uncompiled_because for runner in session.runners)
-    return f"partly loaded: the weights of {cast} blocks are cast block by block." if cast else None
+    cast = [runner for runner in session.runners if runner.casts_weights and not runner.uncompiled_because]
+    if not cast:
+        return None
+    where = "in dynamic VRAM" if any(runner.in_dynamic_vram for runner in cast) else "partly loaded"
+    return f"{where}: the weights of {len(cast)} blocks are made ready block by block."
 
 
 def _speed(session: Session) -> dict[str, Any]:

@@ -248,6 +248,10 @@ def test_weights_in_dynamic_vram_are_used_as_they_are_there(patcher, inductor, m
     assert not torch.allclose(expected, plain, rtol=1e-2)
     assert (vram.brought, vram.pinned, state_of(patcher)) == ([], [], before)
     assert (inductor.graphs, record["state"]) == (graphs, "compiled")
+    count = len(session.runners)
+    assert (
+        record["compile"]["weights"] == f"in dynamic VRAM: the weights of {count} blocks are made ready block by block."
+    )
 
     vram.signatures = dict.fromkeys(vram.signatures, 2)  # others needed the room
     sample(session, clone, 1)
