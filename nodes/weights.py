@@ -49,7 +49,7 @@ def _in_vram(
     layers: list[nn.Module], device: torch.device, dtype: torch.dtype | None
 ) -> Iterator[dict[nn.Module, Weights]]:
     """Brings layers that live in dynamic VRAM there, all at once, unless ComfyUI already did. Hands out the weights of
-    those that were there: by ComfyUI's own way a layer costs Python 50 µs, which is more than many take a GPU."""
+    those that were there: asking ComfyUI for each takes Python so long that a fast GPU waits for it."""
     absent = [layer for layer in layers if hasattr(layer, "_v") and not hasattr(layer, "_prefetch")]
     if not absent or cast_modules_with_vbar is None or comfy.model_management.is_device_cpu(device):
         yield {}
