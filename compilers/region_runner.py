@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -116,7 +117,8 @@ class RegionRunner:
         if reason is not None:
             return self._skip(reason, original)
         if self.is_left:
-            return self._skip(str(self.gain.reason), original)
+            self.skipped = str(self.gain.reason)
+            return self._run_left(original)
         inputs = original if options is None else with_options(original, self._position, entering)
         return self._run_variant(entering, inputs, original)
 
@@ -170,6 +172,14 @@ class RegionRunner:
     def _run_uncompiled(self, inputs: Inputs) -> Any:
         return self._forward(*inputs[0], **inputs[1])
 
+    def _run_left(self, inputs: Inputs) -> Any:
+        """Uncompiled, for no gain. In dynamic VRAM with all weights looked up at once, as for compiled code: ComfyUI's
+        way to each of them takes Python longer than a fast GPU takes for the layer."""
+        if not self._weights.in_dynamic_vram or self._weights.patched:
+            return self._run_uncompiled(inputs)
+        with self._weights_ready():
+            return self._run_uncompiled(inputs)
+
     def _skip(self, reason: str, inputs: Inputs) -> Any:
         self.skipped = str(reason)
         return self._run_uncompiled(inputs)
@@ -211,12 +221,15 @@ class RegionRunner:
         return result
 
     def _run_compiled(self, key: tuple, inputs: Inputs) -> Any:
-        compiled, resolve = self._compiled[key], self.session.host.resolve_weights
+        with self._weights_ready():
+            return self._compiled[key](*inputs[0], **inputs[1])
+
+    def _weights_ready(self) -> AbstractContextManager[None]:
+        """While it is open, nothing is to be done to the block's weights."""
+        resolve = self.session.host.resolve_weights
         if resolve is None or not (self.casts_weights or self._weights.flagged):
-            return compiled(*inputs[0], **inputs[1])
-        dtype = self._weights.dtype(self.session.dtype)
-        with self._weights.resolved(resolve, self.session.device, dtype):
-            return compiled(*inputs[0], **inputs[1])
+            return nullcontext()
+        return self._weights.resolved(resolve, self.session.device, self._weights.dtype(self.session.dtype))
 
     def _verify(self, key: tuple, graph: SharedGraph, inputs: Inputs, original: Inputs) -> Any:
         """The first compiled run, on clones of the inputs, beside the uncompiled run whose result is used."""
@@ -253,7 +266,7 @@ class RegionRunner:
         try:
             with self.session.compiling.timed():
                 pairs = time_pairs(
-                    lambda own: self._run_compiled(key, own), self._run_uncompiled, inputs, self.session.device
+                    lambda own: self._run_compiled(key, own), self._run_left, inputs, self.session.device
                 )
         except Exception:  # there may be no memory for it
             self.gain.ask_no_more()

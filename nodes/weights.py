@@ -50,7 +50,7 @@ def _in_vram(
 ) -> Iterator[dict[nn.Module, Weights]]:
     """Brings layers that live in dynamic VRAM there, all at once, unless ComfyUI already did. Hands out the weights of
     those that were there: asking ComfyUI for each takes Python so long that a fast GPU waits for it."""
-    absent = [layer for layer in layers if hasattr(layer, "_v") and not hasattr(layer, "_prefetch")]
+    absent = [layer for layer in layers if "_v" in layer.__dict__ and "_prefetch" not in layer.__dict__]
     if not absent or cast_modules_with_vbar is None or comfy.model_management.is_device_cpu(device):
         yield {}
         return
@@ -91,7 +91,10 @@ def _resident(layer: Any, dtype: torch.dtype | None) -> Weights | None:
 
 def _is_converted(layer: Any, state: dict[str, Any], dtype: torch.dtype | None) -> bool:
     """Whether a layer computes with something else than what is in dynamic VRAM for it."""
-    there = [tensor for tensor in (state["_v_weight"], state["_v_bias"]) if tensor is not None]
-    stored = [layer.weight, layer.bias]
-    wanted = [dtype or _loaded_dtype(tensor) for tensor in stored if tensor is not None]
-    return bool(layer.weight_function or layer.bias_function) or [tensor.dtype for tensor in there] != wanted
+    if layer.weight_function or layer.bias_function:
+        return True
+    stored = state["_parameters"]
+    for name, there in (("weight", state["_v_weight"]), ("bias", state["_v_bias"])):
+        if there is not None and there.dtype != (dtype or _loaded_dtype(stored[name])):
+            return True
+    return False

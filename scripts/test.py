@@ -22,6 +22,8 @@ from scripts.oneflow_environment import prepare_oneflow
 
 OLDEST_NODE = 20
 ONEFLOW = "--oneflow"
+#: The end-to-end tests first, which wait half of the time, for servers and pages.
+SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial", "tests/e2e", "tests")
 ONEFLOW_TESTS = ("tests/compilers/test_oneflow.py", "tests/e2e/test_oneflow.py")
 
 
@@ -37,8 +39,12 @@ def main() -> int:
         "web": web_tests(),
     }
     say_compiler()
-    results["pytest"] = step("Tests (pytest)", [python, "-m", "pytest", *arguments], variables)
-    if not arguments:
+    pytest = [python, "-m", "pytest"]
+    if arguments:
+        results["pytest"] = step("Tests (pytest)", [*pytest, *arguments], variables)
+    else:
+        results["pytest"] = step("Tests (pytest)", [*pytest, *SIDE_BY_SIDE], variables)
+        results["serial"] = step("Tests that measure (pytest)", [*pytest, "-m", "serial"], variables)
         results["OneFlow"] = oneflow_tests(environment, variables, [])
     failed = [name for name, code in results.items() if code]
     say(f"Failed: {', '.join(failed)}." if failed else "All passed, apart from what is named as skipped above.")

@@ -230,6 +230,7 @@ def test_settings_of_every_effort_are_known_to_this_pytorch():
     assert {name for settings in MAX_SPEED.values() for name in settings} <= WORDS.keys()
 
 
+@pytest.mark.serial
 def test_compiled_convolutions_on_a_cpu_do_not_reorder_their_weights_at_each_call():
     """With Inductor's own settings this one runs half as fast as uncompiled."""
     block = torch.nn.Sequential(

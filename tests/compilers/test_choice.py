@@ -147,6 +147,7 @@ def test_a_proof_draws_no_random_numbers():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.serial
 def test_what_is_kept_on_disk_answers_within_fifty_milliseconds(tmp_path, monkeypatch, installed):
     installed("oneflow", "raise RuntimeError('must not be imported')")
     monkeypatch.setattr(backends.PROOFS_ON_DISK, "folder", tmp_path / "kept")

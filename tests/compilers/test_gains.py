@@ -6,6 +6,7 @@ from types import MethodType, SimpleNamespace
 
 import pytest
 import torch
+from dynamic_vram import DynamicVram
 from onediff_pack.compilers import CLEARED, Host, Session, Settings, compiling, gains, region_runner
 from onediff_pack.compilers import session as session_module
 from onediff_pack.compilers.gains import IN_A_ROW, KINDS_TIMED, MIN_KINDS_SAVED, ClassGain, find_gains, time_pairs
@@ -187,6 +188,47 @@ def test_a_partly_loaded_model_decides_nothing(inductor, gain_of):
         layer.weight_function = [lambda weight: weight]
     session.sampling(lambda: [models.step(clone) for _ in range(3)])
     assert (record["state"], record["compile"]["regions_without_gain"]) == ("compiled", 0)
+
+
+def test_blocks_that_are_left_do_not_go_comfyuis_way_to_each_weight_in_dynamic_vram(inductor, gain_of, monkeypatch):
+    """It takes Python longer than a fast GPU takes for the layer."""
+    import comfy.ops
+    import models
+    from onediff_pack.nodes.weights import resolve_weights
+
+    gain_of(0.99)
+    patcher = models.deep_unet_patcher()
+    plain = models.step(patcher)
+    blocks = [m for m in patcher.model.diffusion_model.modules() if type(m).__name__ == "ResBlock"]
+    layers = [m for block in blocks for m in block.modules() if hasattr(m, "comfy_cast_weights")]
+    vram = DynamicVram(monkeypatch)
+    for layer in layers:
+        vram.put(layer, layer.weight.data)
+    session, clone, record = attached_session(patcher, resolve_weights)
+    session.sampling(lambda: [models.step(clone) for _ in range(3)])
+    assert record["compile"]["regions_without_gain"] == 22
+
+    asked, in_compiled_steps = [], []
+    cast = comfy.ops.cast_bias_weight
+    monkeypatch.setattr(
+        comfy.ops,
+        "cast_bias_weight",
+        lambda layer, *args, **options: asked.append(layer) or cast(layer, *args, **options),
+    )
+
+    def steps():
+        for _ in range(4):
+            asked.clear()
+            torch.testing.assert_close(models.step(clone), plain)
+            if session.step_was_compiled:
+                in_compiled_steps.append(len(asked))
+
+    session.sampling(steps)
+    assert record["state"] == "partial"
+    assert in_compiled_steps
+    assert not any(in_compiled_steps)
+    assert (vram.pinned, vram.brought) == ([], [])
+    assert all(layer._v in vram.signatures for layer in layers), "and have their marks back"
 
 
 def test_classes_are_left_where_it_was_measured(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dynamic_vram import DynamicVram
 from onediff_pack.compilers import Host, Session, Settings
 from onediff_pack.processors.attach import attach
 from onediff_pack.status import Record
@@ -195,32 +196,6 @@ def test_layers_in_dynamic_vram_use_the_graphs_of_others(patcher, inductor):
     equal(sample(session, clone), plain)
     assert state_of(patcher) == before
     assert (inductor.graphs, record["state"]) == (graphs, "compiled")
-
-
-class DynamicVram:
-    """What comfy-aimdo does on a GPU, which there is none of here: a layer's place holds what was brought there once,
-    under a signature that changes when others needed the room."""
-
-    def __init__(self, monkeypatch):
-        import comfy.model_management
-        from onediff_pack.nodes import weights
-
-        self.signatures, self.pinned, self.brought = {}, [], []
-        monkeypatch.setattr(comfy.model_management, "is_device_cpu", lambda device: False)
-        monkeypatch.setattr(weights, "vbar_fault", self.fault)
-        monkeypatch.setattr(weights, "vbar_unpin", lambda place: self.pinned.remove(place))
-        monkeypatch.setattr(weights, "vbar_signature_compare", lambda a, b: a == b)
-        monkeypatch.setattr(weights, "cast_modules_with_vbar", lambda layers, *args: self.brought.extend(layers))
-        monkeypatch.setattr(weights, "cleanup_prefetched_modules", lambda layers: None)
-
-    def put(self, layer, weight):
-        layer._v, layer.comfy_cast_weights = str(id(layer)), True
-        layer._v_signature = self.signatures[layer._v] = 1
-        layer._v_weight, layer._v_bias = weight, None if layer.bias is None else layer.bias.data
-
-    def fault(self, place):
-        self.pinned.append(place)
-        return self.signatures[place]
 
 
 def test_weights_in_dynamic_vram_are_used_as_they_are_there(patcher, inductor, monkeypatch):

@@ -26,7 +26,8 @@ def environment(host: Path) -> Environment:
 @pytest.fixture(scope="session")
 def server(environment: Environment) -> Iterator[Server]:
     """ComfyUI as it starts by default; on a CPU its own attention (sub-quadratic) then breaks every graph."""
-    with start(environment, "default") as running:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # the editor keeps its settings in the server's folder
+    with start(environment, f"default{worker}") as running:
         yield running
 
 

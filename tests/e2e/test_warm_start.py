@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pytest
 from examples import example, run, start
 
 from scripts.environment import Environment
@@ -19,6 +20,7 @@ FLAGS = ("--use-pytorch-cross-attention",)
 NO_OTHERS = {"OneDiffCompile": {"backend": "inductor", "keep_faster": False}}
 
 
+@pytest.mark.serial
 def test_after_a_restart_nothing_is_compiled_and_the_picture_is_the_same(
     environment: Environment, tmp_path: Path, record_property: Callable[[str, object], None]
 ):

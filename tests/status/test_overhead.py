@@ -25,6 +25,7 @@ def overhead(monkeypatch):
     return module
 
 
+@pytest.mark.serial
 def test_a_step_costs_microseconds(overhead):
     found = overhead.measure(blocks=38, steps=50, repeats=5)
     assert found["patch"] < 1000
