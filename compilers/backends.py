@@ -26,6 +26,7 @@ from .proof_process import prove_in_child
 from .proof_store import ProofStore, proof_key
 from .through_onediff import compile_through_onediff, missing_onediff
 from .tools import missing_tools
+from .vector_instructions import find_vector_instructions
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class InductorBackend:
     def start_up(self, device: torch.device) -> None:
         self.load()
         if device.type == "cpu":
-            importlib.import_module("torch._inductor.cpu_vec_isa").pick_vec_isa()  # tries out the C++ compiler
+            find_vector_instructions()  # tries out the C++ compiler
 
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
         self.load()
@@ -165,7 +166,7 @@ def _prove(backend: Backend, device: torch.device, apart: bool) -> Proof:
     proof = PROOFS_ON_DISK.get(key)
     if proof is None:
         proof = _in_child(backend, device) if apart else try_out(backend, device)
-        if proof.available or (backend.native and not proof.passing):
+        if proof.lasts or (backend.native and not proof.passing):
             PROOFS_ON_DISK.put(key, proof)
     return proof
 
@@ -229,8 +230,9 @@ def wait_for_imports() -> None:
 
 
 def forget_failures() -> None:
-    """Backends that did not work are tried again: the user may have mended what was missing."""
-    for key in [key for key, proof in list(_proofs.items()) if not proof.available]:
+    """Backends that did not work or were slow are tried again: the user may have mended what was missing, and the
+    machine may have been busy."""
+    for key in [key for key, proof in list(_proofs.items()) if not proof.lasts]:
         _proofs.pop(key, None)
     PROOFS_ON_DISK.forget_failures()
     importlib.invalidate_caches()
@@ -240,8 +242,9 @@ def forget_failures() -> None:
 def choose_backend(requested: str, device: torch.device) -> tuple[Backend, str]:
     """The backend to use and why.
 
-    ``auto`` is the first that works and is not far slower than uncompiled. A backend that does not work, or is not
-    known here, gives way to that one too.
+    ``auto`` is the first that works and is not far slower than uncompiled. If none is, it is the first that runs in
+    this process: the machine may have been busy, and whole steps are timed too. A backend that does not work, or is not
+    known here, gives way to that one as well.
 
     Raises:
         BackendUnavailable: when none works.
@@ -253,13 +256,17 @@ def choose_backend(requested: str, device: torch.device) -> tuple[Backend, str]:
         if backend is not None and proof.available:
             return backend, f"Asked for. It {proof.reason}"
         instead = f"{requested} is not available: {proof.reason} "
-    failures = {}
+    failures, slow = {}, None
     for backend in BACKENDS.values():
         proof = prove(backend, device)
-        if proof.available and not proof.slower:
+        if proof.lasts:
             how = "Used instead" if instead else "The first that works here and is not slower"
             return backend, f"{instead}{how}: it {proof.reason}"
+        if proof.available and not backend.native and slow is None:
+            slow = backend, f"{instead}None that works here was faster, and whole steps tell more: it {proof.reason}"
         failures[backend.name] = f"{'it ' if proof.available else ''}{proof.reason}"
+    if slow is not None:
+        return slow
     if not instead:
         raise BackendUnavailable(requested, next(iter(failures.values())))
     others = " ".join(f"{name}: {reason}" for name, reason in failures.items() if name != requested)

@@ -18,7 +18,7 @@ from .proof import Proof
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a backend that did not work is tried again: what was missing may be there.
+#: Seconds after which a backend that did not work, or was slow, is tried again.
 FAILURES_LAST = 3600.0
 
 _SECONDS = (int, float, type(None))
@@ -41,12 +41,11 @@ class ProofStore:
     def get(self, key: str) -> Proof | None:
         """The kept proof of a key."""
         entry = self._read().get(key)
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(n), kind) for n, kind in _FIELDS.items()):
-            return None
+        proof = _proof(entry)
+        if entry is None or proof is None or proof.lasts:
+            return proof
         age = time.time() - entry["time"] if isinstance(entry.get("time"), int | float) else FAILURES_LAST
-        if not entry["available"] and not 0 <= age < FAILURES_LAST:
-            return None
-        return Proof(**{name: entry[name] for name in _FIELDS})
+        return proof if 0 <= age < FAILURES_LAST else None
 
     def put(self, key: str, proof: Proof) -> None:
         """Keeps a proof."""
@@ -58,10 +57,10 @@ class ProofStore:
             self._write(entries)
 
     def forget_failures(self) -> None:
-        """Forgets why backends did not work, so that they are tried again."""
+        """Forgets why backends did not work, and that they were slow, so that they are tried again."""
         with self._lock:
             entries = self._read()
-            kept = {key: e for key, e in entries.items() if isinstance(e, dict) and e.get("available")}
+            kept = {key: e for key, e in entries.items() if (proof := _proof(e)) is not None and proof.lasts}
             if kept != entries:
                 self._write(kept)
 
@@ -90,6 +89,13 @@ class ProofStore:
         except (OSError, ValueError):
             return {}
         return entries if isinstance(entries, dict) else {}
+
+
+def _proof(entry: Any) -> Proof | None:
+    """A proof as it was kept, None for what is none."""
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(n), kind) for n, kind in _FIELDS.items()):
+        return None
+    return Proof(**{name: entry[name] for name in _FIELDS})
 
 
 def proof_key(backend: str, packages: tuple[str, ...], device: str) -> str:

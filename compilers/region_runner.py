@@ -70,14 +70,14 @@ class RegionRunner:
         return self._weights.in_dynamic_vram
 
     @property
-    def left_for_no_gain(self) -> bool:
-        """Whether the block ran uncompiled only because its class gains nothing from compiling."""
-        return self.gain.reason is not None and self.uncompiled_because == self.gain.reason
+    def gains_nothing(self) -> bool:
+        """Whether the block, as it is now, is not to be compiled because its class gains nothing."""
+        return self.gain.reason is not None and self._runs_own_code
 
     @property
-    def is_left(self) -> bool:
-        """Whether the block is not compiled because its class gains nothing."""
-        return self.gain.reason is not None and self._runs_own_code
+    def left_for_no_gain(self) -> bool:
+        """Whether the block ran uncompiled in this sampling for that reason and no other."""
+        return self.gain.reason is not None and self.uncompiled_because == self.gain.reason
 
     def forget_measurements(self) -> None:
         """The next compiled run of each variant is compared and timed anew."""
@@ -116,7 +116,7 @@ class RegionRunner:
         reason = self._hindrance()
         if reason is not None:
             return self._skip(reason, original)
-        if self.is_left:
+        if self.gains_nothing:
             self.skipped = str(self.gain.reason)
             return self._run_left(original)
         inputs = original if options is None else with_options(original, self._position, entering)

@@ -22,8 +22,8 @@ from scripts.oneflow_environment import prepare_oneflow
 
 OLDEST_NODE = 20
 ONEFLOW = "--oneflow"
-#: The end-to-end tests first, which wait half of the time, for servers and pages.
-SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial", "tests/e2e", "tests")
+#: Tests wait half of the time, for servers and pages. The tests of a file build on each other.
+SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial")
 ONEFLOW_TESTS = ("tests/compilers/test_oneflow.py", "tests/e2e/test_oneflow.py")
 
 

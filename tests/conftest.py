@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACK = "onediff_pack"
 
 
-# Inductor's trial builds for each kind of vector instructions take about 10 s in every process, also in the servers
+# Inductor's trial builds for each kind of vector instructions take up to 40 s in every process, also in the servers
 # that tests start. This is torch's own switch: what the processor lists works.
-os.environ.setdefault("TORCH_VEC_ISA_OK", "1")
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 
 def _host_folder() -> Path | None:
@@ -34,6 +34,11 @@ if HOST is not None:
 
     args.cpu = True
     args.use_pytorch_cross_attention = True
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    import torch
+
+    torch.set_num_threads(1)  # threads of two workers on two cores wait for each other at every operation
 
 for name, folder in ((PACK, ROOT), ("scripts", ROOT / "scripts"), ("benchmarks", ROOT / "benchmarks")):
     package = types.ModuleType(name)

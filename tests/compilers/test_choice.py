@@ -35,6 +35,21 @@ def test_auto_takes_the_first_that_works_and_is_not_slower(monkeypatch):
     assert (backend.name, reason) == ("oneflow", "Asked for. It works, 9 times slower.")
 
 
+def test_inductor_is_used_where_it_was_slow_in_the_proof(monkeypatch):
+    """A machine that was busy then must not leave its user uncompiled: whole steps are timed anyway."""
+    slow = Proof(True, "compiled and ran a small attention in 7.6 s, 3 times slower than uncompiled.", 7.6, speed=0.3)
+    missing, works = Proof(False, "nothing is there: install it."), Proof(True, "works.", 1.0, speed=1.02)
+    backend, reason = choose(monkeypatch, "auto", inductor=slow, oneflow=slow, nexfort=missing)
+    assert (backend.name, reason) == (
+        "inductor",
+        f"None that works here was faster, and whole steps tell more: it {slow.reason}",
+    )
+    backend, reason = choose(monkeypatch, "nexfort", inductor=slow, oneflow=slow, nexfort=missing)
+    assert backend.name == "inductor"
+    assert reason.startswith("nexfort is not available: nothing is there: install it. None that works here was faster")
+    assert choose(monkeypatch, "auto", inductor=slow, oneflow=works, nexfort=missing)[0].name == "oneflow"
+
+
 class Slow:
     """A backend whose compiled code sleeps."""
 
@@ -58,6 +73,23 @@ def test_a_proof_times_both_ways_and_tells_the_start_up_apart():
     assert "times slower than uncompiled" in proof.reason
     assert proof.startup_seconds >= 0.3
     assert proof.seconds <= 5
+
+
+def test_a_proof_on_a_busy_machine_goes_on_timing(monkeypatch):
+    class Busy(Slow):
+        runs = 0
+
+        def compile(self, block, graph, effort):
+            def run(x):
+                self.runs += 1
+                time.sleep(0.02 if self.runs < 20 else 0)
+                return block(x)
+
+            return run
+
+    proof = backends.try_out(Busy(), CPU)
+    assert not proof.slower
+    assert "slower" not in proof.reason
 
 
 def test_no_backend_is_proven_on_the_event_loop(monkeypatch):
@@ -168,10 +200,15 @@ def test_failures_are_forgotten_when_asked_and_successes_are_not(tmp_path, monke
     store = proof_store.ProofStore(tmp_path)
     store.put("good", Proof(True, "works.", 1.0))
     store.put("bad", Proof(False, "it hung."))
-    proofs = {("oneflow", "cpu"): Proof(False, "it hung."), ("inductor", "cpu"): Proof(True, "works.")}
+    store.put("slow", Proof(True, "works, 9 times slower.", 1.0, speed=0.11))
+    proofs = {
+        ("oneflow", "cpu"): Proof(False, "it hung."),
+        ("nexfort", "cpu"): Proof(True, "works, 9 times slower.", 1.0, speed=0.11),
+        ("inductor", "cpu"): Proof(True, "works."),
+    }
     monkeypatch.setattr(backends, "_proofs", proofs)
     monkeypatch.setattr(backends.PROOFS_ON_DISK, "folder", store.folder)
     backends.forget_failures()
     assert set(proofs) == {("inductor", "cpu")}
     assert store.get("good").available
-    assert store.get("bad") is None
+    assert store.get("bad") is store.get("slow") is None
