@@ -263,7 +263,7 @@ def choose_backend(requested: str, device: torch.device) -> tuple[Backend, str]:
             how = "Used instead" if instead else "The first that works here and is not slower"
             return backend, f"{instead}{how}: it {proof.reason}"
         if proof.available and not backend.native and slow is None:
-            slow = backend, f"{instead}None that works here was faster, and whole steps tell more: it {proof.reason}"
+            slow = backend, f"{instead}No faster one works here: it {proof.reason}"
         failures[backend.name] = f"{'it ' if proof.available else ''}{proof.reason}"
     if slow is not None:
         return slow

@@ -40,13 +40,10 @@ def test_inductor_is_used_where_it_was_slow_in_the_proof(monkeypatch):
     slow = Proof(True, "compiled and ran a small attention in 7.6 s, 3 times slower than uncompiled.", 7.6, speed=0.3)
     missing, works = Proof(False, "nothing is there: install it."), Proof(True, "works.", 1.0, speed=1.02)
     backend, reason = choose(monkeypatch, "auto", inductor=slow, oneflow=slow, nexfort=missing)
-    assert (backend.name, reason) == (
-        "inductor",
-        f"None that works here was faster, and whole steps tell more: it {slow.reason}",
-    )
+    assert (backend.name, reason) == ("inductor", f"No faster one works here: it {slow.reason}")
     backend, reason = choose(monkeypatch, "nexfort", inductor=slow, oneflow=slow, nexfort=missing)
     assert backend.name == "inductor"
-    assert reason.startswith("nexfort is not available: nothing is there: install it. None that works here was faster")
+    assert reason.startswith("nexfort is not available: nothing is there: install it. No faster one works here: it")
     assert choose(monkeypatch, "auto", inductor=slow, oneflow=works, nexfort=missing)[0].name == "oneflow"
 
 

@@ -17,7 +17,7 @@ import { make, makeButton } from "./make.js";
 
 /** @typedef {{asking: boolean, rows: unknown[] | null}} Backends rows: null until the server has answered */
 
-// A backend below this speed on something tiny is passed over by "auto", as the server says too.
+// A backend below this speed on something tiny is taken by "auto" only if no other works, as the server says too.
 const SLOWER = 0.5;
 
 /**
