@@ -23,7 +23,7 @@ from scripts.oneflow_environment import prepare_oneflow
 OLDEST_NODE = 20
 ONEFLOW = "--oneflow"
 #: Tests wait half of the time, for servers and pages. The tests of a file build on each other.
-SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial")
+SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 ONEFLOW_TESTS = ("tests/compilers/test_oneflow.py", "tests/e2e/test_oneflow.py")
 
 
@@ -43,7 +43,7 @@ def main() -> int:
     if arguments:
         results["pytest"] = step("Tests (pytest)", [*pytest, *arguments], variables)
     else:
-        results["pytest"] = step("Tests (pytest)", [*pytest, *SIDE_BY_SIDE], variables)
+        results["pytest"] = step("Tests (pytest)", [*pytest, *SIDE_BY_SIDE, "-m", "not serial"], variables)
         results["serial"] = step("Tests that measure (pytest)", [*pytest, "-m", "serial"], variables)
         results["OneFlow"] = oneflow_tests(environment, variables, [])
     failed = [name for name, code in results.items() if code]
@@ -80,7 +80,15 @@ def oneflow_tests(environment: Environment, variables: dict[str, str], arguments
     if isinstance(other, str):
         say(f"Tests of OneFlow skipped: {other}")
         return 0
-    command = [str(other.python), "-m", "pytest", "-p", "no:cacheprovider", *ONEFLOW_TESTS, *arguments]
+    command = [
+        str(other.python),
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        *ONEFLOW_TESTS,
+        *(arguments or SIDE_BY_SIDE),
+    ]
     # On a CPU OneFlow takes all threads for itself, and torch's would wait for them.
     return step("Tests of OneFlow (pytest, Python 3.10)", command, {**variables, "OMP_NUM_THREADS": "1"})
 

@@ -5,12 +5,14 @@ The repository's root must not be on sys.path: its ``nodes`` would hide ComfyUI'
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import types
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 PACK = "onediff_pack"
@@ -35,9 +37,9 @@ if HOST is not None:
     args.cpu = True
     args.use_pytorch_cross_attention = True
 
+# pytest hangs its handler on loggers that do not propagate. With one on this, Dynamo describes all that it traces.
+logging.getLogger("torch.__trace").propagate = True
 if "PYTEST_XDIST_WORKER" in os.environ:
-    import torch
-
     torch.set_num_threads(1)  # threads of two workers on two cores wait for each other at every operation
 
 for name, folder in ((PACK, ROOT), ("scripts", ROOT / "scripts"), ("benchmarks", ROOT / "benchmarks")):

@@ -115,6 +115,7 @@ def test_a_missing_module_is_named(installed):
     )
 
 
+@pytest.mark.serial
 def test_a_nexfort_that_works_is_proven_through_onediff(installed):
     installed("nexfort", "", nexfort())
     proof = proof_process.prove_in_child("nexfort", CPU)
