@@ -16,7 +16,7 @@ from .console import CannotContinue, duration, run_logged, say, tail
 from .environment import PINS, ROOT, Environment, one_at_a_time
 from .installing import install
 
-_TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist")
+_TEST_TOOLS = ("pytest", "pytest-timeout")
 _NEEDED_GB = 12
 
 

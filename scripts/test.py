@@ -23,7 +23,7 @@ from scripts.oneflow_environment import prepare_oneflow
 OLDEST_NODE = 20
 ONEFLOW = "--oneflow"
 #: Tests wait half of the time, for servers and pages. The tests of a file build on each other.
-SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial")
 ONEFLOW_TESTS = ("tests/compilers/test_oneflow.py", "tests/e2e/test_oneflow.py")
 
 
@@ -43,7 +43,7 @@ def main() -> int:
     if arguments:
         results["pytest"] = step("Tests (pytest)", [*pytest, *arguments], variables)
     else:
-        results["pytest"] = step("Tests (pytest)", [*pytest, *SIDE_BY_SIDE, "-m", "not serial"], variables)
+        results["pytest"] = step("Tests (pytest)", [*pytest, *SIDE_BY_SIDE], variables)
         results["serial"] = step("Tests that measure (pytest)", [*pytest, "-m", "serial"], variables)
         results["OneFlow"] = oneflow_tests(environment, variables, [])
     failed = [name for name, code in results.items() if code]
