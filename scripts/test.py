@@ -80,15 +80,7 @@ def oneflow_tests(environment: Environment, variables: dict[str, str], arguments
     if isinstance(other, str):
         say(f"Tests of OneFlow skipped: {other}")
         return 0
-    command = [
-        str(other.python),
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        *ONEFLOW_TESTS,
-        *(arguments or SIDE_BY_SIDE),
-    ]
+    command = [str(other.python), "-m", "pytest", "-p", "no:cacheprovider", *ONEFLOW_TESTS, *arguments]
     # On a CPU OneFlow takes all threads for itself, and torch's would wait for them.
     return step("Tests of OneFlow (pytest, Python 3.10)", command, {**variables, "OMP_NUM_THREADS": "1"})
 
