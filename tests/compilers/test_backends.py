@@ -120,7 +120,7 @@ def test_a_nexfort_that_works_is_proven_through_onediff(installed):
     installed("nexfort", "", nexfort())
     proof = proof_process.prove_in_child("nexfort", CPU)
     assert proof.available, proof.reason
-    assert proof.seconds >= 0
+    assert proof.seconds < 2, "imports are not what a compiler's trial is timed for"
     assert proof.startup_seconds > 0
 
 
