@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -54,3 +55,11 @@ def host() -> Path:
     if HOST is None:
         pytest.skip("ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
     return HOST
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):  # before pytest-xdist starts its workers
+        from examples import compiled_in_this_run
+
+        cache = Path(os.environ.get("ONEDIFF_CACHE", ROOT / ".cache"))
+        shutil.rmtree(compiled_in_this_run(cache), ignore_errors=True)

@@ -16,14 +16,27 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS = ("OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile")
 
 
-def start(environment: Environment, name: str, **options: Any) -> Any:
-    """A server with the small stand-ins, in a folder of its own."""
+def compiled_in_this_run(cache: Path) -> Path:
+    """Where servers share what they compile; emptied when a run of tests starts."""
+    return cache / "e2e" / "compiled"
+
+
+def start(
+    environment: Environment, name: str, *, cold: bool = False, variables: dict[str, str] | None = None, **options: Any
+) -> Any:
+    """A server with the small stand-ins, in a folder of its own.
+
+    Unless it is `cold`, it loads what other servers of this run have compiled.
+    """
     base = environment.cache / "e2e" / name
+    variables = {"ONEDIFF_COMPILE_CACHE": "" if cold else str(compiled_in_this_run(environment.cache))} | (
+        variables or {}
+    )
     for model, folder in (("sd15_small", "checkpoints"), ("flux_small", "diffusion_models"), ("flux_vae", "vae")):
         file = standin(environment, model)
         (base / "models" / folder).mkdir(parents=True, exist_ok=True)
         link_file(file, base / "models" / folder / f"{model}.safetensors")
-    return serve(environment, base, **options)
+    return serve(environment, base, variables=variables, **options)
 
 
 @dataclass

@@ -27,7 +27,7 @@ def environment(host: Path) -> Environment:
 def server(environment: Environment) -> Iterator[Server]:
     """ComfyUI as it starts by default; on a CPU its own attention (sub-quadratic) then breaks every graph."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # the editor keeps its settings in the server's folder
-    with start(environment, f"default{worker}") as running:
+    with start(environment, f"default{worker}", cold=True) as running:
         yield running
 
 

@@ -30,7 +30,7 @@ SITE = "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 def no_compiler(environment: Environment, tmp_path: Path):
     variables = {"CXX": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
-    return start(environment, "no_compiler", variables=variables)
+    return start(environment, "no_compiler", cold=True, variables=variables)
 
 
 def no_onediff(environment: Environment, tmp_path: Path):

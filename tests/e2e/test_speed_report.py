@@ -110,7 +110,7 @@ def test_without_a_compile_node_the_defaults_are_used_and_named(server, entry):
 
 def test_without_a_compiler_the_report_comes_and_says_what_is_missing(environment: Environment, tmp_path: Path):
     variables = {"CXX": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
-    with start(environment, "no_compiler_report", variables=variables) as bare:
+    with start(environment, "no_compiler_report", cold=True, variables=variables) as bare:
         entry = bare.run(report_prompt(bare))
         figures = figures_of(entry)
         assert len(bare.images(entry)) == 2
