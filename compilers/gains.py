@@ -27,7 +27,7 @@ from .parity import clone_inputs
 if TYPE_CHECKING:
     from .region_runner import RegionRunner
 
-DEVICES = ("cpu", "cuda")
+_DEVICES = ("cpu", "cuda")
 
 #: Kinds of a class that are timed before its other kinds are compiled.
 KINDS_TIMED = 2
@@ -90,11 +90,12 @@ class ClassGain:
 _known: dict[tuple[Hashable, ...], ClassGain] = {}
 
 
-def find_gains(runners: Iterable[RegionRunner], way: Hashable) -> None:
+def find_gains(runners: Iterable[RegionRunner], device: str, way: Hashable) -> None:
     """Gives each block what is known of its class.
 
     Args:
         runners: all blocks of a model.
+        device: the type of device that they run on.
         way: what the gain depends on besides, such as the backend.
     """
     cleared = (CLEARED.measurements, CLEARED.graphs)
@@ -103,13 +104,13 @@ def find_gains(runners: Iterable[RegionRunner], way: Hashable) -> None:
     by_class: dict[type, list[RegionRunner]] = {}
     for runner in runners:
         runner.gain = ClassGain()
-        if runner.reason is None:
+        if runner.reason is None and device in _DEVICES:
             by_class.setdefault(type(runner.block), []).append(runner)
     for cls, members in by_class.items():
         kinds = frozenset(runner.signature for runner in members)
         if len(kinds) < KINDS_TIMED + MIN_KINDS_SAVED:
             continue
-        gain = _known.setdefault((cls, kinds, way, cleared), ClassGain(cls.__name__, len(kinds)))
+        gain = _known.setdefault((cls, kinds, device, way, cleared), ClassGain(cls.__name__, len(kinds)))
         for runner in members:
             runner.gain = gain
 

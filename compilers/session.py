@@ -24,7 +24,7 @@ from .clearing import CLEARED
 from .compiling import Compiling
 from .exceptions import BackendUnavailable, ModelUnfit
 from .failures import Failures, common_reason
-from .gains import DEVICES, find_gains
+from .gains import find_gains
 from .graphs import SharedGraph
 from .measuring import Measuring
 from .memory import ModelMemory, Variant
@@ -207,8 +207,8 @@ class Session:
         self.record.update(backend=backend_field(self, reason))
 
     def _find_gains(self) -> None:
-        if self.leaves_classes and self.device.type in DEVICES:
-            find_gains(self.runners, (*self.compiling.way, self.dtype))
+        if self.leaves_classes:
+            find_gains(self.runners, self.device.type, (*self.compiling.way, self.dtype))
 
     # One step.
 

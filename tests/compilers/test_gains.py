@@ -8,7 +8,6 @@ import pytest
 import torch
 from dynamic_vram import DynamicVram
 from onediff_pack.compilers import CLEARED, Host, Session, Settings, compiling, gains, region_runner
-from onediff_pack.compilers import session as session_module
 from onediff_pack.compilers.gains import IN_A_ROW, KINDS_TIMED, MIN_KINDS_SAVED, ClassGain, find_gains, time_pairs
 from onediff_pack.compilers.graphs import GraphCache
 from onediff_pack.processors.attach import attach
@@ -65,6 +64,11 @@ def attached_session(patcher, resolve=None, keep_faster=True):
     session = Session(Settings("inductor", keep_faster=keep_faster), record, host, torch.device("cpu"))
     attach(clone, session)
     return session, clone, record
+
+
+def runners_of(kinds):
+    """Blocks of one class, each of another width."""
+    return [SimpleNamespace(block=None, signature=kind, reason=None, gain=ClassGain()) for kind in range(kinds)]
 
 
 def uncompiled(record):
@@ -231,13 +235,12 @@ def test_blocks_that_are_left_do_not_go_comfyuis_way_to_each_weight_in_dynamic_v
     assert all(layer._v in vram.signatures for layer in layers), "and have their marks back"
 
 
-def test_classes_are_left_where_it_was_measured(monkeypatch):
-    asked = []
-    monkeypatch.setattr(session_module, "find_gains", lambda runners, way: asked.append(way))
-    for device in ("mps", "cuda", "cpu"):
-        session = Session(Settings("inductor"), Record("workflow", "7"), Host(lambda: None), torch.device(device))
-        session._find_gains()
-    assert [way[2] for way in asked] == ["cuda", "cpu"]
+@pytest.mark.parametrize(("device", "asks"), [("mps", False), ("cuda", True), ("cpu", True)])
+def test_classes_are_left_where_it_was_measured(monkeypatch, device, asks):
+    monkeypatch.setattr(gains, "_known", {})
+    runners = runners_of(KINDS)
+    find_gains(runners, device, "way")
+    assert [runner.gain.asks(runner.signature) for runner in runners] == [asks] * KINDS
 
 
 def test_on_a_gpu_blocks_are_timed_as_they_run_in_a_step(monkeypatch):
@@ -287,14 +290,11 @@ def test_a_block_with_another_nodes_code_in_it_is_called_no_more_often_than_need
 def test_a_class_of_few_kinds_is_not_timed(monkeypatch):
     monkeypatch.setattr(gains, "_known", {})
 
-    def runners(kinds):
-        return [SimpleNamespace(block=None, signature=kind, reason=None, gain=ClassGain()) for kind in range(kinds)]
-
-    few, many = runners(KINDS - 1), runners(KINDS)
+    few, many = runners_of(KINDS - 1), runners_of(KINDS)
     unfit = SimpleNamespace(block=None, signature=KINDS, reason="it has no forward", gain=ClassGain())
-    find_gains([*few, unfit], "way")
+    find_gains([*few, unfit], "cpu", "way")
     assert not any(runner.gain.asks(runner.signature) for runner in [*few, unfit])
-    find_gains(many, "way")
+    find_gains(many, "cpu", "way")
     assert all(runner.gain.asks(runner.signature) for runner in many)
     assert len({id(runner.gain) for runner in many}) == 1
 
@@ -303,14 +303,14 @@ def test_what_was_decided_does_not_outlive_clearing_where_a_class_has_lost_a_kin
     """A block that failed meanwhile may leave too few kinds for deciding anew."""
     monkeypatch.setattr(gains, "_known", {})
     monkeypatch.setattr(CLEARED, "measurements", CLEARED.measurements)
-    runners = [SimpleNamespace(block=None, signature=kind, reason=None, gain=ClassGain()) for kind in range(KINDS)]
-    find_gains(runners, "way")
+    runners = runners_of(KINDS)
+    find_gains(runners, "cpu", "way")
     for kind in range(KINDS_TIMED):
         runners[kind].gain.note(kind, [(1.0, 1.0)] * 3)
     assert runners[-1].gain.reason
     runners[0].reason = "it differs"
     CLEARED.clear_measurements()
-    find_gains(runners, "way")
+    find_gains(runners, "cpu", "way")
     assert [runner.gain.reason for runner in runners] == [None] * KINDS
 
 
