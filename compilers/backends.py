@@ -166,7 +166,7 @@ def _prove(backend: Backend, device: torch.device, apart: bool) -> Proof:
     proof = PROOFS_ON_DISK.get(key)
     if proof is None:
         proof = _in_child(backend, device) if apart else try_out(backend, device)
-        if proof.lasts or (backend.native and not proof.passing):
+        if proof.lasts or (backend.native and not proof.passing):  # others are tried again at the next start
             PROOFS_ON_DISK.put(key, proof)
     return proof
 
@@ -259,11 +259,11 @@ def choose_backend(requested: str, device: torch.device) -> tuple[Backend, str]:
     failures, slow = {}, None
     for backend in BACKENDS.values():
         proof = prove(backend, device)
-        if proof.lasts:
+        if proof.available and not proof.slower:
             how = "Used instead" if instead else "The first that works here and is not slower"
             return backend, f"{instead}{how}: it {proof.reason}"
         if proof.available and not backend.native and slow is None:
-            slow = backend, f"{instead}No faster one works here: it {proof.reason}"
+            slow = backend, f"{instead}None that works here was fast in its trial: it {proof.reason}"
         failures[backend.name] = f"{'it ' if proof.available else ''}{proof.reason}"
     if slow is not None:
         return slow

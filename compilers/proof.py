@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .backends import Backend
 
 
-#: Compiled code that takes more than twice as long does not do so by chance.
+#: A backend whose compiled code takes more than twice as long is used only where no other works.
 SLOWER = 0.5
 
 #: Runs each way; while the compiled ones are slower, so many more for up to a second: a busy machine makes them so.
@@ -31,8 +31,9 @@ _ROUNDS, _SECONDS = 7, 1.0
 class Proof:
     """Whether a backend compiled and ran something tiny on a device, and how long that took.
 
-    ``startup_seconds`` is what went before, where the proof runs in a process of its own. ``passing`` marks a reason
-    that may be gone the next time, such as a full device. ``speed`` is the uncompiled time over the compiled one.
+    ``seconds`` are for compiling and the first run; ``startup_seconds`` are the rest, where the proof runs in a process
+    of its own. ``passing`` marks a reason that may be gone the next time, such as a full device. ``speed`` is the
+    uncompiled time over the compiled one.
     """
 
     available: bool
@@ -85,10 +86,11 @@ def try_out(backend: Backend, device: torch.device) -> Proof:
             x = _numbers(2, 256, 64).to(device)
             compiled = backend.compile(module, SharedGraph(_Tiny.forward, "proof"), "fast start")
             parity = compare(compiled(x), module(x))
+            seconds = round(time.perf_counter() - start, 1)
             speed = _speed(lambda: compiled(x), lambda: module(x), device) if parity.passed else None
     except Exception as error:  # whatever a compiler raises, the answer is "no, because"
         return Proof(False, missing_tool(error, device) or backend.explain(error)[0], passing=is_out_of_memory(error))
-    seconds, startup = round(time.perf_counter() - start, 1), round(start - begun, 1)
+    startup = round(start - begun, 1)
     if speed is None:
         reason = f"it computes wrong numbers here ({parity.relative:.1e} relative difference): use inductor."
         return Proof(False, reason, seconds, startup_seconds=startup)

@@ -21,8 +21,8 @@ from .proof import Proof, try_out
 #: Seconds to start, torch's own start included: large libraries may come from a slow disk.
 STARTING = 60.0
 
-#: Seconds to compile and run something tiny, on a machine that has a core to spare.
-WORKING = 5.0
+#: Seconds to compile and run something tiny, and for up to two of them to time it, on a machine with a core to spare.
+WORKING = 7.0
 
 _AT_WORK = "compiling and running a small attention"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,8 @@ from .tensors import overlapping, tensors_of
 
 if TYPE_CHECKING:
     from .session import Session
+
+log = logging.getLogger(__name__)
 
 #: Combinations of patches and settings that a block is compiled for. A setting may change every step.
 MAX_VARIANTS = 4
@@ -175,9 +178,12 @@ class RegionRunner:
     def _run_left(self, inputs: Inputs) -> Any:
         """Uncompiled, for no gain. In dynamic VRAM with all weights looked up at once, as for compiled code: ComfyUI's
         way to each of them takes Python longer than a fast GPU takes for the layer."""
-        if not self._weights.in_dynamic_vram or self._weights.patched:
-            return self._run_uncompiled(inputs)
-        with self._weights_ready():
+        with ExitStack() as ready:
+            if self._weights.in_dynamic_vram and not self._weights.patched:
+                try:
+                    ready.enter_context(self._weights_ready())
+                except Exception as error:  # no memory for all at once, perhaps: ComfyUI brings one after the other
+                    log.debug("weights of %s are left to ComfyUI: %s", self.region.path, error)
             return self._run_uncompiled(inputs)
 
     def _skip(self, reason: str, inputs: Inputs) -> Any:

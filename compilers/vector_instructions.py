@@ -10,25 +10,35 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 from typing import Any
 
 
 def find_vector_instructions() -> None:
     """Has Inductor try one kind after the other, its best first, until one works. It keeps what it found for the life
-    of the process."""
+    of the process: who sets ``cpp.simdlen`` to the width of another kind only after that gets none."""
     from torch._inductor import config
 
     isa: Any = importlib.import_module("torch._inductor.cpu_vec_isa")
-    kinds = getattr(isa, "supported_vec_isa_list", None)
-    forget = getattr(isa.valid_vec_isa_list, "cache_clear", None)
     wants_another = os.environ.get("ATEN_CPU_CAPABILITY") or config.cpp.simdlen is not None
-    if kinds and forget and not wants_another and not isa.valid_vec_isa_list.cache_info().currsize:
-        try:
-            for kind in kinds:
-                forget()
-                isa.supported_vec_isa_list = [kind]
-                if isa.pick_vec_isa():
-                    return
-        finally:
-            isa.supported_vec_isa_list = kinds
+    if platform.machine() in ("x86_64", "AMD64") and not wants_another:
+        _keep_the_first(isa)
     isa.pick_vec_isa()
+
+
+def _keep_the_first(isa: Any) -> None:
+    """Tries kinds without Inductor's list of them, which others may be reading. It is short only while Inductor copies
+    a kind that is known to work."""
+    kinds, checker = getattr(isa, "supported_vec_isa_list", None), getattr(isa, "x86_isa_checker", None)
+    info = getattr(isa.valid_vec_isa_list, "cache_info", None)
+    if not (kinds and checker and info) or info().currsize:
+        return
+    listed = checker()
+    first = next((kind for kind in kinds if all(flag in listed for flag in str(kind).split()) and kind), None)
+    if first is None:
+        return
+    isa.supported_vec_isa_list = [first]
+    try:
+        isa.valid_vec_isa_list()
+    finally:
+        isa.supported_vec_isa_list = kinds

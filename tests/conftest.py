@@ -23,6 +23,8 @@ PACK = "onediff_pack"
 # that tests start. This is torch's own switch: what the processor lists works.
 os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
+os.environ.setdefault("ONEDIFF_TEST_RUN", str(os.getpid()))  # pytest-xdist's workers inherit it
+
 
 def _host_folder() -> Path | None:
     named = os.environ.get("ONEDIFF_HOST")
@@ -41,7 +43,9 @@ if HOST is not None:
 # pytest hangs its handler on loggers that do not propagate. With one on this, Dynamo describes all that it traces.
 logging.getLogger("torch.__trace").propagate = True
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # threads of two workers on two cores wait for each other at every operation
+    # Threads of two workers and their servers on two cores would wait for each other at every operation.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 for name, folder in ((PACK, ROOT), ("scripts", ROOT / "scripts"), ("benchmarks", ROOT / "benchmarks")):
     package = types.ModuleType(name)
@@ -57,8 +61,8 @@ def host() -> Path:
     return HOST
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    if not hasattr(session.config, "workerinput"):  # before pytest-xdist starts its workers
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
         from examples import compiled_in_this_run
 
         cache = Path(os.environ.get("ONEDIFF_CACHE", ROOT / ".cache"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ OURS = ("OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile")
 
 
 def compiled_in_this_run(cache: Path) -> Path:
-    """Where servers share what they compile; emptied when a run of tests starts."""
-    return cache / "e2e" / "compiled"
+    """Where the servers of one pytest, and of its workers, share what they compile."""
+    return cache / "e2e" / f"compiled-{os.environ['ONEDIFF_TEST_RUN']}"
 
 
 def start(
@@ -26,9 +28,12 @@ def start(
 ) -> Any:
     """A server with the small stand-ins, in a folder of its own.
 
-    Unless it is `cold`, it loads what other servers of this run have compiled.
+    It loads what other servers of this run have compiled; one that is `cold` starts with nothing compiled and keeps it
+    to itself.
     """
     base = environment.cache / "e2e" / name
+    if cold:
+        shutil.rmtree(base / "user" / "__onediff" / "compile_cache", ignore_errors=True)
     variables = {"ONEDIFF_COMPILE_CACHE": "" if cold else str(compiled_in_this_run(environment.cache))} | (
         variables or {}
     )

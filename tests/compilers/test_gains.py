@@ -235,6 +235,36 @@ def test_blocks_that_are_left_do_not_go_comfyuis_way_to_each_weight_in_dynamic_v
     assert all(layer._v in vram.signatures for layer in layers), "and have their marks back"
 
 
+def test_a_left_block_whose_weights_cannot_be_brought_at_once_runs_comfyuis_way(inductor, gain_of, monkeypatch):
+    """For want of memory, perhaps: ComfyUI brings one layer's weights after the other's."""
+    import models
+    from onediff_pack.nodes.weights import resolve_weights
+
+    gain_of(0.99)
+    patcher = models.deep_unet_patcher()
+    plain = models.step(patcher)
+    vram, full, refused = DynamicVram(monkeypatch), [], []
+    for block in patcher.model.diffusion_model.modules():
+        if type(block).__name__ == "ResBlock":
+            for layer in block.modules():
+                if hasattr(layer, "comfy_cast_weights"):
+                    vram.put(layer, layer.weight.data)
+
+    def resolve(layers, device, dtype):
+        if full:
+            refused.append(layers)
+            raise torch.OutOfMemoryError("no room")
+        return resolve_weights(layers, device, dtype)
+
+    session, clone, record = attached_session(patcher, resolve)
+    session.sampling(lambda: [models.step(clone) for _ in range(3)])
+    assert record["compile"]["regions_without_gain"] == 22
+    full.append(True)
+    for result in session.sampling(lambda: [models.step(clone) for _ in range(3)]):
+        torch.testing.assert_close(result, plain)
+    assert refused
+
+
 @pytest.mark.parametrize(("device", "asks"), [("mps", False), ("cuda", True), ("cpu", True)])
 def test_classes_are_left_where_it_was_measured(monkeypatch, device, asks):
     monkeypatch.setattr(gains, "_known", {})

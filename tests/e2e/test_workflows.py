@@ -58,7 +58,8 @@ def test_compiled_equals_uncompiled_in_one_graph_a_kind_of_block(attention, mode
     }
     assert {name: record["compile"][name] for name in compiled_here} == compiled_here
     looked_up = record["compile"]["cache_hits"] + record["compile"]["cache_misses"]
-    assert looked_up in (graphs, 0), "0 where an earlier test had this server compile them"
+    if unneeded:  # on the other server an earlier test may have compiled them
+        assert looked_up == graphs
     assert record["parity"]["passed"]
     assert 0 < record["parity"]["relative"] <= record["parity"]["tolerance"] == 1e-4
     assert record["speed"]["eager_ms"] > 0
@@ -91,7 +92,7 @@ def test_a_second_sampling_compiles_nothing_and_its_history_holds_the_record(att
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's memory there")
 def test_twenty_varied_runs_take_no_more_memory(environment):
     """Sizes, batches, with and without CFG: each twice, on a server that has run each of them before."""
-    changes = list(itertools.product([(256, 256), (320, 256), (256, 384)], [1, 2], [1.0, 4.0]))[:10]
+    changes = list(itertools.product([(128, 128), (192, 128), (128, 256)], [1, 2], [1.0, 4.0]))[:10]
     seeds = itertools.count(100)
 
     def all_changes() -> float:

@@ -48,6 +48,7 @@ LOAD = textwrap.dedent(
 )
 
 
+@pytest.mark.serial
 @pytest.mark.usefixtures("host")
 def test_it_loads_under_a_path_as_name_quickly_and_imports_no_compiler(host):
     run = subprocess.run(
