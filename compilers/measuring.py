@@ -8,21 +8,27 @@ from typing import Any
 
 import torch
 
-from ..status.step_times import StepTimes
+from ..status.step_times import StepTimes, Work
 from ..status.timing import PeakMemory, Stopwatch
 
-#: An accelerator is waited for after each step that is compared, and after one of so many that are only looked at.
-WAIT_EVERY = 10
+#: An accelerator is waited for after each step that is compared, and after one of so many that are only looked at: a
+#: prime, so that it is not always the same one of the steps of a caching node.
+WAIT_EVERY = 11
+
+#: Steps at the beginning of a sampling, and one of so many later ones, of which is noted which blocks they run even
+#: where nothing is compiled.
+LOOKS_FIRST, LOOK_EVERY = 2, 11
 
 #: Pairs of steps that are timed for the record where nothing is decided by them.
 PAIRS_TO_SHOW = 4
 
 
 class Measuring:
-    """Times and memory of one session's steps. ``shape`` is that of the step that runs or ran last; steps of shapes in
-    ``slow`` run uncompiled because compiled ones take longer, or as long as far as one can see. ``times`` belongs to
-    the model and to what is active on it, so that another node finds it again. With ``by_turns`` some steps run
-    uncompiled to be compared with compiled ones; somebody who compares whole samplings needs none.
+    """Times and memory of one session's steps. ``shape`` is that of the step that runs or ran last, ``work`` says which
+    blocks the last one ran; steps of what is in ``slow`` (times, shape, blocks) run uncompiled because compiled ones
+    take longer, or as long as far as one can see. ``times`` belongs to the model and to what is active on it, so that
+    another node finds it again. With ``by_turns`` some steps run uncompiled to be compared with compiled ones; somebody
+    who compares whole samplings needs none.
     """
 
     def __init__(self, device: torch.device, keep_faster: bool):
@@ -30,6 +36,7 @@ class Measuring:
         self.by_turns = True
         self.times = StepTimes()
         self.shape: Hashable = None
+        self.work: Work = ()
         self.slow: set[Hashable] = set()
         self.last_steps: deque[tuple[float, str]] = deque(maxlen=40)  # milliseconds and how they were run
         self.steps_per_image = 0
@@ -50,7 +57,7 @@ class Measuring:
     def begin_sampling(self) -> None:
         self._steps = 0
         if self.keep_faster:
-            self.slow -= self.times.begin_sampling()
+            self.slow -= {(self.times, unclear) for unclear in self.times.begin_sampling()}
 
     def end_sampling(self) -> None:
         self.steps_per_image = self._steps
@@ -60,13 +67,29 @@ class Measuring:
         self.shape = shape
         self._steps += 1
         self._steps_in_all += 1
+        return self.begins
+
+    @property
+    def begins(self) -> bool:
+        """Whether the step is the first one of a sampling."""
         return self._steps == 1
+
+    @property
+    def looks(self) -> bool:
+        """Whether the step that begins is looked at even when nothing is compiled: another node may have come that
+        skips blocks, or have gone."""
+        return self._steps <= LOOKS_FIRST or self._steps_in_all % LOOK_EVERY == 0
 
     def time(self, call: Callable[[], Any]) -> tuple[Any, float]:
         """Runs a step: its result and its milliseconds."""
         self._waited = self._stopwatch.device is None or not self.settled or self._steps_in_all % WAIT_EVERY == 0
         self._peak_memory.start()
         return self._stopwatch.time(call, wait=self._waited)
+
+    def ran(self, work: Work) -> None:
+        """Notes which blocks the step ran."""
+        self.work = work
+        self.times.saw(self.shape, work)
 
     def note(self, milliseconds: float, kind: str) -> None:
         """Notes a step for the bars on the canvas, if it was waited for: else only handing the work over was timed.
@@ -78,7 +101,9 @@ class Measuring:
     def count(self, milliseconds: float, *, compiled: bool) -> None:
         """Notes a step that shows how long steps of its shape take."""
         if self._waited:
-            self.times.add(self.shape, milliseconds, compiled=compiled)
+            self.times.add(self.shape, milliseconds, compiled=compiled, work=self.work)
+            if self.times.open(self.shape):
+                self.slow.discard(self._decided)
         phase = "compiled_peak_mb" if compiled else "eager_peak_mb"
         self.peaks = {**self.peaks, phase: self._peak_memory.read()}
 
@@ -90,10 +115,15 @@ class Measuring:
     def found_slow(self) -> bool:
         """Whether the user wants the faster way, and compiled steps were just found not to be it: slower, or no
         different after all the pairs that a sampling is worth."""
-        if self.shape in self.slow or not self.keep_faster or not self.settled or self.kept == "compiled":
+        if self.is_slow or not self.keep_faster or not self.settled or self.kept == "compiled":
             return False
-        self.slow.add(self.shape)
+        self.slow.add(self._decided)
         return True
+
+    @property
+    def _decided(self) -> Hashable:
+        """What a decision holds for."""
+        return self.times, self.times.key(self.shape)
 
     @property
     def kept(self) -> str | None:
@@ -103,7 +133,7 @@ class Measuring:
     @property
     def is_slow(self) -> bool:
         """Whether steps like the last one run uncompiled because compiled ones are not faster."""
-        return self.shape in self.slow
+        return self._decided in self.slow
 
     @property
     def why_uncompiled(self) -> str | None:
@@ -112,7 +142,10 @@ class Measuring:
             return None
         if self.kept == "uncompiled":
             return "compiled steps took longer than uncompiled ones."
-        low, high = self.times.spread(self.shape) or (1.0, 1.0)
+        spread = self.times.spread(self.shape)
+        if spread is None:
+            return "no two steps ran the same blocks, uncompiled and compiled, so that nothing shows a gain."
+        low, high = spread
         return (
             f"no clear gain: compiled steps ran {low:.2f}× to {high:.2f}× as fast (the middle half of"
             f" {self.times.pairs(self.shape)} comparisons)."

@@ -64,8 +64,11 @@ def contents(diffusion_model: nn.Module, patches: Sequence[AttentionPatch]) -> l
 
 
 def shape_of(inputs: Any, control: Any, options: dict[str, Any]) -> Hashable:
-    """What must be equal for two steps to be compared: the sizes of all inputs, whether a ControlNet acts, and which of
-    the prompts are in the batch."""
+    """What must be equal for two steps to be compared: the sizes of all inputs, whether a ControlNet acts, which of the
+    prompts are in the batch, and how many patches other nodes put on this call: guidance by perturbed attention or
+    skipped layers calls the model once more with some of its own. Which blocks run in the end is known only then."""
     leaves = pytree.tree_leaves(inputs)
     sizes = tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves if isinstance(leaf, torch.Tensor))
-    return (sizes, control is not None, tuple(options.get("cond_or_uncond") or ()))
+    patches = [options.get(name) or {} for name in ("patches", "patches_replace")]
+    acting = tuple((name, len(found)) for kind in patches for name, found in kind.items())
+    return (sizes, control is not None, tuple(options.get("cond_or_uncond") or ()), acting)

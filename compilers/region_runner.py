@@ -49,6 +49,7 @@ class RegionRunner:
         self.skipped: str | None = None
         self.parity: Parity | None = None
         self.ran = False
+        self.calls = 0  # in this step
         self.casts_weights = False
         self.graphs: dict[tuple, SharedGraph] = {}
         self.signature = region.signature
@@ -95,6 +96,7 @@ class RegionRunner:
 
     def bind(self) -> tuple[nn.Module, Callable]:
         """Notes the block's current ``forward``, which a patch may have set, and returns what takes its place."""
+        self.calls = 0
         self._forward = self.block.forward
         self._position = options_position(type(self.block).forward)
         return self.block, self.run
@@ -107,6 +109,7 @@ class RegionRunner:
         """The block's forward."""
         session, original = self.session, (args, kwargs)
         session.ran_region = self.ran = True
+        self.calls += 1
         if self.reason is not None or session.bypassing:
             return self._run_uncompiled(original)
         options = options_of(original, self._position)

@@ -120,26 +120,28 @@ def _weights(session: Session) -> str | None:
 
 def _speed(session: Session) -> dict[str, Any]:
     """Times of steps like the last one. ``kept`` is None while it is not decided; ``clear`` says whether one way is
-    faster by more than the spread of the ``pairs`` of steps that were compared (``spread``: the middle half)."""
-    measuring, shape = session.measuring, session.shape
-    eager, compiled = measuring.times.typical(shape)
+    faster by more than the spread of the ``pairs`` of steps that were compared (``spread``: the middle half). What the
+    last steps contradict is left out."""
+    measuring, times, shape = session.measuring, session.measuring.times, session.shape
+    eager, compiled = times.typical(shape)
     kept = None
     if measuring.is_slow:
         kept = "uncompiled"
-    elif compiled is not None and session.uncompiled_because is None:
+    elif (compiled is not None or times.pairs(shape)) and session.uncompiled_because is None:
         kept = "compiled" if measuring.settled or not session.settings.keep_faster else None
-    current = eager if kept == "uncompiled" or compiled is None else compiled
-    spread = measuring.times.spread(shape)
+    runs_compiled = kept != "uncompiled" and (compiled is not None or times.pairs(shape) > 0)
+    current = times.now(shape, compiled=runs_compiled) or (compiled if runs_compiled else eager)
+    spread = times.spread(shape) if times.stands(shape) else None
     return {
         "eager_ms": _round(eager, 2),
         "compiled_ms": _round(compiled, 2),
-        "speedup": _round(eager / compiled, 3) if eager and compiled and measuring.times.pairs(shape) > 1 else None,
+        "speedup": _round(eager / compiled, 3) if eager and compiled and times.pairs(shape) > 1 else None,
         "per_second": _round(1000 / current, 3) if current else None,
         "steps_ms": [milliseconds for milliseconds, _ in measuring.last_steps],
         "steps_kind": [kind for _, kind in measuring.last_steps],
         "kept": kept,
         "clear": measuring.kept is not None if spread else None,
-        "pairs": measuring.times.pairs(shape),
+        "pairs": times.pairs(shape),
         "spread": [round(value, 3) for value in spread] if spread else None,
         "breakeven_images": None if kept == "uncompiled" else _breakeven(session, eager, compiled),
     }

@@ -8,7 +8,7 @@ from onediff_pack.compilers import BACKENDS, CLEARED, WARM, Host, Place, Session
 from onediff_pack.compilers.cache.folder import prepare
 from onediff_pack.compilers.cache.store import Entry, Store
 from onediff_pack.processors.attach import attach
-from onediff_pack.status import Record
+from onediff_pack.status import Record, timing
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -62,10 +62,10 @@ def patcher():
     return models.flux_patcher()
 
 
-def compiled_clone(patcher):
+def compiled_clone(patcher, keep_faster=False):
     record, clone = Record("workflow", "7"), patcher.clone()
     host = Host(lambda: None, "test")
-    session = Session(Settings("counting", keep_faster=False), record, host, torch.device("cpu"))
+    session = Session(Settings("counting", keep_faster=keep_faster), record, host, torch.device("cpu"))
     attach(clone, session)
     return clone, session, record
 
@@ -102,14 +102,22 @@ def test_cleared_measurements_are_taken_anew_with_the_same_graphs(patcher, backe
     assert graphs_of(session) == graphs
 
 
-def test_a_shape_that_was_slower_gets_another_chance(patcher, backend):
-    clone, session, record = compiled_clone(patcher)
-    sample(session, clone, steps=8)
-    session.measuring.slow.add(session.shape)
-    sample(session, clone, steps=1)
+def test_a_shape_that_was_slower_gets_another_chance(patcher, backend, monkeypatch):
+    clone, session, record = compiled_clone(patcher, keep_faster=True)
+    slower = {True: 30.0, False: 20.0}
+
+    def time(self, call, wait):
+        result = call()
+        return result, slower[session.ran_compiled]
+
+    monkeypatch.setattr(timing.Stopwatch, "time", time)
+    sample(session, clone, steps=10)
+    assert record["state"] == "uncompiled"
+    sample(session, clone, steps=10)
     assert record["state"] == "uncompiled"
     CLEARED.clear_measurements()
-    sample(session, clone, steps=8)
+    slower[True] = 10.0
+    sample(session, clone, steps=10)
     assert record["state"] == "compiled"
 
 

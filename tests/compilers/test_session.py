@@ -123,7 +123,7 @@ def test_the_steps_and_the_record(patcher, backend):
         if number == 0:
             assert backend.ran == []  # the first step runs uncompiled
     regions = len(session.runners)
-    # Step 2 compiles; then four pairs of steps, each begun by the way that ended the one before.
+    # Step 2 compiles; then four pairs of steps, two of them begun by each way.
     assert len(backend.ran) == 7 * regions
     session.publish()
     assert record["state"] == "compiled"
@@ -135,7 +135,7 @@ def test_the_steps_and_the_record(patcher, backend):
     assert record["speed"]["eager_ms"] > 0
     assert record["speed"]["compiled_ms"] > 0
     c, u = "compiled", "uncompiled"
-    assert record["speed"]["steps_kind"] == [u, "compiling", c, u, u, c, c, u, u, c, c, c]
+    assert record["speed"]["steps_kind"] == [u, "compiling", c, u, c, u, u, c, u, c, c, c]
     assert len(record["speed"]["steps_ms"]) == 12
     assert record["speed"]["pairs"] == 4
     assert record["speed"]["kept"] == "compiled"
@@ -186,7 +186,7 @@ def test_a_foreign_override_runs_the_blocks_uncompiled_and_is_named(patcher, bac
         return func(*args, **kwargs) * 0
 
     clone, session, record = compiled_clone(patcher)
-    for _ in range(6):  # the last of the steps that run uncompiled for their time
+    for _ in range(10):  # the pairs of steps that are timed are behind it
         plain = step(clone)
     expected = step(patcher, optimized_attention_override=zero_attention)
     torch.testing.assert_close(step(clone, optimized_attention_override=zero_attention), expected)
@@ -502,7 +502,7 @@ def test_a_hook_of_another_node_takes_effect(patcher, backend):
     from models import step
 
     clone, session, record = compiled_clone(patcher)
-    plain = sample(session, clone, 6)
+    plain = sample(session, clone, 10)
     block = session.runners[-1].block
     inner = [module for module in block.modules() if isinstance(module, torch.nn.Linear)][-1]
     with inner.register_forward_hook(lambda module, args, output: output + 5):
@@ -522,7 +522,7 @@ def test_weights_that_are_patched_while_they_run_keep_a_block_uncompiled(backend
 
     patcher = unet_patcher()
     clone, session, record = compiled_clone(patcher)
-    plain = sample(session, clone, 6)
+    plain = sample(session, clone, 10)
     layer = patcher.model.diffusion_model.middle_block[1].transformer_blocks[0].ff.net[2]
     layer.weight_function = [lambda weight: weight * 2]
     expected = step(patcher)
