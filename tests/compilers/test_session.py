@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
 import time
+import types
+import unittest.mock
 
 import pytest
 import torch
@@ -722,3 +725,108 @@ def test_a_session_that_a_later_one_replaced_says_so_until_it_samples_itself(pat
     sample(session, clone)  # the model also goes to a sampler of its own
     assert record["state"] == "compiled"
     assert record["backend"]["replaced_by"] is None
+
+
+class Caching:
+    """Another node that lets a Flux skip all blocks but the first in some of its steps, by the way of First Block
+    Cache, with a clock by which blocks are as fast compiled as uncompiled, or ``gain`` times."""
+
+    def __init__(self, monkeypatch, backend, session, clone, gain=1.0):
+        self.backend, self.session, self.clone, self.gain, self.full = backend, session, clone, gain, True
+        self.model = clone.model.diffusion_model
+        noise = itertools.cycle([1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.01])
+        monkeypatch.setattr(timing.Stopwatch, "time", lambda watch, call, wait: self.time(call, next(noise)))
+
+    def time(self, call, noise):
+        ran = len(self.backend.ran)
+        result = call()
+        way = 1 if len(self.backend.ran) > ran else self.gain
+        return result, (400.0 if self.full else 90.0) * way * noise
+
+    def sample(self, steps, period=1):
+        """A sampling in which each step whose number is a multiple of ``period`` runs all blocks."""
+        from models import step
+
+        def steps_of_it():
+            for number in range(steps):
+                self.full = number % period == 0
+                with contextlib.ExitStack() as skipped:
+                    if not self.full:
+                        first, none = torch.nn.ModuleList(self.model.double_blocks[:1]), torch.nn.ModuleList()
+                        skipped.enter_context(unittest.mock.patch.object(self.model, "double_blocks", first))
+                        skipped.enter_context(unittest.mock.patch.object(self.model, "single_blocks", none))
+                    step(self.clone)
+
+        self.session.sampling(steps_of_it)
+
+
+@pytest.fixture
+def flux():
+    import models
+
+    return models.flux_patcher()
+
+
+@pytest.mark.parametrize("period", [2, 3, 4])
+def test_steps_in_which_another_node_skips_blocks_are_no_gain(flux, backend, monkeypatch, period):
+    clone, session, record = compiled_clone(flux, keep_faster=True)
+    caching = Caching(monkeypatch, backend, session, clone)
+    for _picture in range(3):
+        caching.sample(40, period)
+    assert record["speed"]["pairs"] > 0
+    assert record["speed"]["speedup"] == pytest.approx(1, abs=0.05)
+    assert 1000 / record["speed"]["per_second"] == pytest.approx((400 + (period - 1) * 90) / period, rel=0.2)
+
+
+def test_a_gain_beside_skipped_blocks_is_kept(flux, backend, monkeypatch):
+    clone, session, record = compiled_clone(flux, keep_faster=True)
+    Caching(monkeypatch, backend, session, clone, gain=1.2).sample(60, period=3)
+    assert (record["state"], record["speed"]["kept"]) == ("compiled", "compiled")
+    assert record["speed"]["speedup"] == pytest.approx(1.2, abs=0.03)
+
+
+def test_what_was_decided_beside_skipped_blocks_is_decided_anew_without_them(flux, backend, monkeypatch):
+    """Nearly all steps were cheap, and lost by compiling; then the caching node is removed, and full steps gain."""
+    clone, session, record = compiled_clone(flux, keep_faster=True)
+    caching = Caching(monkeypatch, backend, session, clone, gain=0.8)
+    caching.sample(60, period=60)
+    assert record["state"] == "uncompiled"
+    caching.gain = 1.3
+    caching.sample(30)
+    assert record["state"] == "compiled"
+    assert record["speed"]["speedup"] == pytest.approx(1.3, abs=0.03)
+    again, other, record = compiled_clone(flux, keep_faster=True)
+    Caching(monkeypatch, backend, other, again, gain=1.3).sample(6)
+    assert record["state"] == "compiled", "known from before"
+
+
+def test_a_decision_goes_with_what_is_on_the_model(flux, backend, monkeypatch):
+    """The same node, whose model goes to a sampler directly and to another behind a node that changes a block."""
+    clone, session, record = compiled_clone(flux, keep_faster=True)
+    caching = Caching(monkeypatch, backend, session, clone, gain=0.8)
+    caching.sample(12)
+    assert record["state"] == "uncompiled"
+    block, caching.gain = caching.model.single_blocks[0], 1.3
+    changed = types.MethodType(lambda self, *args, **kwargs: type(self).forward(self, *args, **kwargs), block)
+    with unittest.mock.patch.object(block, "forward", changed):
+        caching.sample(14)
+        assert record["state"] == "compiled"
+    caching.sample(3)
+    assert record["state"] == "uncompiled"
+
+
+@pytest.mark.parametrize("gain", [1.5, 0.7])
+def test_figures_that_the_last_steps_contradict_leave_the_line(flux, backend, monkeypatch, gain):
+    clone, session, record = compiled_clone(flux, keep_faster=True)
+    caching = Caching(monkeypatch, backend, session, clone, gain=gain)
+    caching.sample(12)
+    assert record["speed"]["speedup"] == pytest.approx(gain, abs=0.03)
+    times = caching.time
+    caching.time = lambda call, noise: (lambda result, ms: (result, ms / 4.5))(*times(call, noise))
+    caching.sample(40)
+    speed = record["speed"]
+    way, other = ("compiled_ms", "eager_ms") if gain > 1 else ("eager_ms", "compiled_ms")
+    now = 400 / 4.5 * (1 if gain > 1 else gain)
+    assert (speed[way], 1000 / speed["per_second"]) == (pytest.approx(now, rel=0.03),) * 2
+    assert (speed[other], speed["speedup"], speed["spread"], speed["breakeven_images"]) == (None,) * 4
+    assert speed["kept"] == ("compiled" if gain > 1 else "uncompiled")
