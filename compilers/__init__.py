@@ -6,7 +6,7 @@ from .clearing import CLEARED
 from .exceptions import BackendUnavailable, ModelUnfit
 from .session import Session
 from .settings import Host, Settings, compile_seconds_asked
-from .step_clock import StepClock
+from .step_clock import BlockCounter, StepClock
 
 __all__ = [
     "BACKENDS",
@@ -14,6 +14,7 @@ __all__ = [
     "PROOFS_ON_DISK",
     "WARM",
     "BackendUnavailable",
+    "BlockCounter",
     "Host",
     "ModelUnfit",
     "Place",

@@ -11,12 +11,12 @@ import comfy.sample
 import comfy.utils
 import torch
 
-from ..compilers import Session, Settings, StepClock
+from ..compilers import BlockCounter, Session, Settings, StepClock
 from ..compilers.session_record import model_fields
 from ..processors.attach import KEY, OUTER_SAMPLE, attach, attached, detach
 from ..status import Record
 from ..status.machine import machine
-from ..status.speed_report import CompileCost, Sampling, SpeedReport, difference
+from ..status.speed_report import CompileCost, Sampling, SpeedReport, difference, shared_works
 from .host import host
 
 SEED, SAMPLER, SCHEDULER = 0, "euler", "simple"
@@ -94,11 +94,12 @@ class BothWays:
             for way in (False, True):
                 if way and session.uncompiled_because is not None:
                     continue
-                clock = StepClock(session.device, session if way else None)
+                counter = None if way else BlockCounter(session)
+                clock = StepClock(session.device, session if way else None, counter)
                 result = self._sample(compiled if way else plain, self.steps, clock, record)
                 calls, left_out = clock.calls, left_out + clock.left_out
                 if clock.steps_ms:
-                    samplings.append(Sampling(way, tuple(clock.steps_ms)))
+                    samplings.append(Sampling(way, tuple(clock.steps_ms), tuple(clock.works)))
                     latents[way].append(result)
         return samplings, latents, calls, left_out
 
@@ -106,6 +107,8 @@ class BothWays:
         """One sampling of a clone, timed; its final latents."""
         timed = model.clone()
         attach(timed, clock)
+        if clock.counter is not None:
+            attach(timed, clock.counter)
         image = self.latent["samples"]
         ratios = ("downscale_ratio_spacial", "downscale_ratio_temporal")
         known = {name: self.latent[name] for name in ratios if self.latent.get(name) is not None}
@@ -147,20 +150,23 @@ class BothWays:
     ) -> SpeedReport:
         if not any(not sampling.compiled for sampling in samplings):
             raise ValueError("no step called the model: remove what skips all steps (a caching node, denoise)")
-        both = any(sampling.compiled for sampling in samplings)
+        compared = shared_works(samplings)
+        both = bool(compared)
         plain, compiled = latents[False], latents[True]
         notes = []
         if not self.from_node:
             notes.append("The model has no OneDiff Compile node; it was compiled with that node's default settings.")
         if left_out:
             notes.append(f"{left_out} steps of compiled samplings compiled something or ran uncompiled; not counted.")
+        if len(compared) > 1:
+            notes.append("Another node skips blocks in some steps: those that ran the same blocks were compared.")
         return SpeedReport(
             samplings=tuple(samplings),
             steps=self.steps,
             cost=_cost(session) if both else None,
             error=difference(compiled[0], plain[0]) if both else None,
             repeat=difference(plain[1], plain[0]) if len(plain) > 1 else None,
-            reason=None if both else session.uncompiled_because or "no step ran compiled.",
+            reason=None if both else session.uncompiled_because or _why_not_compared(samplings),
             model=model_fields(self.model.get_model_object("diffusion_model"), session.device)["model"],
             machine=machine(session.device, session.host.version),
             backend=session.record["backend"] or {},
@@ -180,6 +186,12 @@ class BothWays:
             notes=tuple(notes),
             measured_at=datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds"),
         )
+
+
+def _why_not_compared(samplings: list[Sampling]) -> str:
+    if any(sampling.compiled for sampling in samplings):
+        return "no compiled step ran the same blocks as an uncompiled one: another node skips some."
+    return "no step ran compiled."
 
 
 def _pixels(model: Any, latents: list[torch.Tensor]) -> list[int] | None:

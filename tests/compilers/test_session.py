@@ -15,10 +15,12 @@ import torch
 from onediff_pack.compilers import (
     BACKENDS,
     CLEARED,
+    BlockCounter,
     Host,
     ModelUnfit,
     Session,
     Settings,
+    StepClock,
     backends,
     compile_seconds_asked,
     compiling,
@@ -29,6 +31,7 @@ from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attach import KEY, AttentionPatch, attach
 from onediff_pack.status import Record, timing
 from onediff_pack.status.pairs import MOST_PAIRS
+from onediff_pack.status.speed_report import Sampling, SpeedReport
 from torch.utils import _pytree as pytree
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -735,7 +738,7 @@ class Caching:
         self.backend, self.session, self.clone, self.gain, self.full = backend, session, clone, gain, True
         self.model = clone.model.diffusion_model
         noise = itertools.cycle([1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.01])
-        monkeypatch.setattr(timing.Stopwatch, "time", lambda watch, call, wait: self.time(call, next(noise)))
+        monkeypatch.setattr(timing.Stopwatch, "time", lambda watch, call, wait=True: self.time(call, next(noise)))
 
     def time(self, call, noise):
         ran = len(self.backend.ran)
@@ -743,11 +746,11 @@ class Caching:
         way = 1 if len(self.backend.ran) > ran else self.gain
         return result, (400.0 if self.full else 90.0) * way * noise
 
-    def sample(self, steps, period=1):
+    def sample(self, steps, period=1, clock=None):
         """A sampling in which each step whose number is a multiple of ``period`` runs all blocks."""
         from models import step
 
-        def steps_of_it():
+        def steps_of_it(ended=lambda: None):
             for number in range(steps):
                 self.full = number % period == 0
                 with contextlib.ExitStack() as skipped:
@@ -756,8 +759,9 @@ class Caching:
                         skipped.enter_context(unittest.mock.patch.object(self.model, "double_blocks", first))
                         skipped.enter_context(unittest.mock.patch.object(self.model, "single_blocks", none))
                     step(self.clone)
+                ended()
 
-        self.session.sampling(steps_of_it)
+        self.session.sampling(steps_of_it) if clock is None else steps_of_it(clock.step_ended)
 
 
 @pytest.fixture
@@ -830,3 +834,25 @@ def test_figures_that_the_last_steps_contradict_leave_the_line(flux, backend, mo
     assert (speed[way], 1000 / speed["per_second"]) == (pytest.approx(now, rel=0.03),) * 2
     assert (speed[other], speed["speedup"], speed["spread"], speed["breakeven_images"]) == (None,) * 4
     assert speed["kept"] == ("compiled" if gain > 1 else "uncompiled")
+
+
+def test_the_speed_report_compares_steps_that_ran_the_same_blocks(flux, backend, monkeypatch):
+    """Uncompiled steps and compiled ones, two of which were left out because they compiled or ran uncompiled."""
+    clone, session, _record = compiled_clone(flux)
+    session.measuring.by_turns = False
+    caching = Caching(monkeypatch, backend, session, clone)
+    compiled = StepClock(session.device, session)
+    attach(clone, compiled)
+    caching.sample(8, period=2, clock=compiled)
+    plain = flux.clone()
+    uncompiled = StepClock(session.device, counter=BlockCounter(session))
+    for wrapper in (uncompiled, uncompiled.counter):
+        attach(plain, wrapper)
+    caching.clone = plain
+    caching.sample(8, period=2, clock=uncompiled)
+    full, cheap = ((1, 1, 1, 1, 1),), ((1, 0, 0, 0, 0),)
+    assert uncompiled.works == [full, cheap] * 4
+    assert compiled.works[-5:] == [cheap, full, cheap, full, cheap]
+    assert compiled.left_out > 0
+    samplings = [Sampling(c is compiled, tuple(c.steps_ms), tuple(c.works)) for c in (uncompiled, compiled)]
+    assert SpeedReport(tuple(samplings), 8).speedup == pytest.approx(1, abs=0.03)

@@ -33,6 +33,22 @@ def test_times_of_all_samplings_of_a_way_count():
     assert both.speedup == pytest.approx(6 / 2.5)
 
 
+def test_steps_that_ran_the_same_blocks_are_compared():
+    """A caching node lets every second step skip most blocks, and one step of a compiled sampling was left out."""
+    full, cheap = (1, 1, 1), (1, 0, 0)
+    uncompiled = Sampling(False, (400.0, 90.0) * 4, (full, cheap) * 4)
+    compiled = Sampling(True, (90.0, *(400.0, 90.0) * 3), (cheap, *(full, cheap) * 3))
+    both = SpeedReport((uncompiled, compiled), 8, cost=COST)
+    assert both.speedup == pytest.approx(1)
+    assert both.outcome == "same"
+    assert both.uncompiled.median_ms == pytest.approx((3 * 400 + 4 * 90) / 7)
+    faster = Sampling(True, (75.0, *(200.0, 75.0) * 3, 40.0), (cheap, *(full, cheap) * 3, (0, 0, 0)))
+    both = SpeedReport((uncompiled, faster), 8, cost=COST)
+    assert both.speedup == pytest.approx((3 * 400 + 4 * 90) / (3 * 200 + 4 * 75))
+    other = SpeedReport((uncompiled, Sampling(True, (40.0,), ((0, 0, 0),))), 8, cost=COST)
+    assert (other.compiled, other.speedup, other.outcome) == (None, None, "uncompiled")
+
+
 def test_compiling_is_earned_back_after_its_seconds_divided_by_what_a_picture_saves():
     both = report([500] * 3, [300] * 3)
     assert both.picture_seconds == (5, 3)
