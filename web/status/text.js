@@ -141,11 +141,10 @@ function live(record, words, age) {
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
 function unused(record, words) {
   const because = unusedBecause(record);
-  const parts = [
-    words(because === "not_sampled" ? "status.not_used" : "status.no_effect"),
-    { text: words(`unused.${because}`, { by: plain(record.unused?.by) }), elastic: true },
-  ];
-  return { symbol: "▽", tone: because === "not_sampled" ? "plain" : "warn", parts };
+  const isLeftOut = because === "not_sampled";
+  const why = words(`unused.${because}`, { by: plain(record.unused?.by) });
+  const text = words(isLeftOut ? "status.not_used" : "status.no_effect", { why });
+  return { symbol: "▽", tone: isLeftOut ? "plain" : "warn", parts: [{ text, elastic: true }] };
 }
 
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
