@@ -39,7 +39,7 @@ class RegionRunner:
     ``reason`` says why the block is not compiled at all; ``skipped`` why it ran uncompiled in this sampling although it
     could be. ``parity`` is None until a compiled run was compared. ``casts_weights`` says that its weights are resolved
     before it runs compiled, because the model is only partly loaded. ``gain`` is what compiling gains for its class.
-    ``called`` says whether the model calls the block, as far as is known; ``postponed``, that it is compiled in the next
+    ``called`` says whether the model calls the block, as far as is known; ``postponed``, that it waits for the next
     sampling.
     """
 

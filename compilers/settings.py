@@ -52,8 +52,8 @@ def compile_seconds_asked() -> float | None:
 @dataclass(frozen=True)
 class Host:
     """ComfyUI's part. ``check_interrupt`` raises when the user pressed Cancel; without
-    ``resolve_weights`` blocks of a partly loaded model run uncompiled. ``sampler`` is the class of the node that samples
-    now, None where nobody knows."""
+    ``resolve_weights`` blocks of a partly loaded model run uncompiled. ``sampler`` gives the class of the node that
+    samples now, None where nobody knows."""
 
     check_interrupt: Callable[[], None]
     version: str | None = None

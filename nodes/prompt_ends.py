@@ -24,7 +24,8 @@ OURS = "OneDiff"
 
 
 class PromptEnds:
-    """Calls ``settle`` soon after prompts ended. ``workflow_of`` gives the editor's workflow of an item of the queue."""
+    """Calls ``settle`` soon after prompts ended. ``workflow_of`` gives the editor's workflow of an item of the
+    queue."""
 
     def __init__(self, server: Any, settle: Callable[[], None], workflow_of: Callable[[tuple], str | None]):
         self._server = server

@@ -24,8 +24,8 @@ def calls_expected(args: tuple, kwargs: dict[str, Any]) -> bool:
 
 
 def called_instead(guider: Any, own: str, inside: bool = False) -> dict[str, str | None]:
-    """``{"by": "DeepCache", "where": "ComfyUI-deepcache.DeepCache:DeepCache.apply.<locals>.apply_model"}``, or both None
-    where nobody is known who could have.
+    """``{"by": "DeepCache", "where": "ComfyUI-deepcache.DeepCache:DeepCache.apply.<locals>.apply_model"}``, or both
+    None where nobody is known who could have.
 
     Args:
         guider: what ``outer_sample`` was called on.

@@ -22,6 +22,7 @@ class Run(NamedTuple):
     began: float
     records: dict[str, dict[str, Any]]
 
+
 #: States of nodes that patch or compile, when nothing is going on.
 _SETTLED = frozenset({"idle", "patched", "compiled", "partial", "uncompiled"})
 
@@ -39,8 +40,8 @@ class Hub:
 
     ``transport(event, data)`` sends an event to all pages; None sends nothing. ``running()`` is the workflow of the
     prompt that runs now, None without one. ``runs()`` are ended prompts, newest first; ``ended()`` those that came to
-    their end since it was asked last, oldest first, ``class_of`` says what is known of a class of nodes, and ``watch()``
-    lets ``settle`` be called when the prompt that runs has ended.
+    their end since it was asked last, oldest first. ``class_of`` says what is known of a class of nodes, and
+    ``watch()`` lets ``settle`` be called when the prompt that runs has ended.
     """
 
     def __init__(

@@ -10,8 +10,11 @@ from .record import Record
 
 #: Types of outputs that carry no model. Any other type may: a guider does, and so do other packs' pipes.
 DATA = frozenset(
-    "LATENT IMAGE MASK CONDITIONING SIGMAS NOISE VAE CLIP CLIP_VISION CLIP_VISION_OUTPUT CONTROL_NET UPSCALE_MODEL AUDIO "
-    "VIDEO INT FLOAT STRING BOOLEAN COMBO".split()
+    {
+        *("LATENT", "IMAGE", "MASK", "AUDIO", "VIDEO", "CONDITIONING", "SIGMAS", "NOISE"),
+        *("VAE", "CLIP", "CLIP_VISION", "CLIP_VISION_OUTPUT", "CONTROL_NET", "UPSCALE_MODEL"),
+        *("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"),
+    }
 )
 
 #: Types of outputs that come of sampling a model.

@@ -120,9 +120,11 @@ def test_a_wrapper_that_calls_the_blocks_itself_is_named_on_both_nodes(patcher):
 
 
 def test_a_wrapper_that_calls_the_model_is_not_blamed(patcher):
-    clone, said, sites = patched(patcher)
+    clone, said, _ = patched(patcher)
     clone, record = compiled(clone)
-    clone.set_model_unet_function_wrapper(lambda call, arguments: call(arguments["input"], arguments["timestep"], **arguments["c"]))
+    clone.set_model_unet_function_wrapper(
+        lambda call, arguments: call(arguments["input"], arguments["timestep"], **arguments["c"])
+    )
     sample(clone)
     assert said == [(None, None)]
     assert record["unused"] is None
