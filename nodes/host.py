@@ -40,7 +40,8 @@ def start() -> None:
     ends = PromptEnds(server, HUB.settle, _workflow_of)
     HUB.ended, HUB.class_of = ends.new, class_of
     HUB.watch = ends.watch
-    server.add_on_prompt_handler(ends.on_prompt)
+    if hasattr(server, "add_on_prompt_handler"):
+        server.add_on_prompt_handler(ends.on_prompt)
     add_routes(
         server.routes,
         HUB,
