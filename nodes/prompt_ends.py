@@ -90,7 +90,7 @@ class PromptEnds:
             workflow=self._workflow_of(entry["prompt"]),
             began=began / 1000,
             graph=graph,
-            wanted=tuple(entry["prompt"][4]),
+            wanted=tuple(entry["prompt"][4] or ()),
             cached=frozenset(messages.get("execution_cached", {}).get("nodes") or ()),
             records={n: output["onediff"][0] for n, output in outputs.items() if output and output.get("onediff")},
         )

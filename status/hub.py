@@ -7,11 +7,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from .prompts import EndedPrompt, NodeClass, not_sampled
+from .prompts import EndedPrompt, NodeClass, not_sampled, route
 from .record import Record, record_key
 
 #: Records kept for pages that load later; the oldest goes first.
 MAX_RECORDS = 500
+
+#: Ways of a model through a prompt of which is remembered what was said.
+MOST_WAYS = 8
 
 
 class Run(NamedTuple):
@@ -25,6 +28,11 @@ class Run(NamedTuple):
 
 #: States of nodes that patch or compile, when nothing is going on.
 _SETTLED = frozenset({"idle", "patched", "compiled", "partial", "uncompiled"})
+
+
+def _not_sampled(record: Record) -> dict[str, Any]:
+    figures = {} if record["state"] == "patched" else {"state": "uncompiled", "speed": None, "parity": None}
+    return {"unused": {"why": "not sampled", "by": None, "where": None}, **figures}
 
 
 def _is_replaced(record: Record) -> bool:
@@ -92,14 +100,23 @@ class Hub:
         record.data["workflow"] = workflow
 
     def settle(self) -> None:
-        """Says of each node that had no effect in a prompt which just ended, because nothing sampled its model."""
+        """Says of each node that had no effect in a prompt which just ended, because nothing sampled its model. Where
+        the sampler came from ComfyUI's cache, what was said holds that was said when it ran."""
         for prompt in self.ended():
             for node in prompt.graph:
                 record = self._record_in(prompt, node)
                 if record is None or record["state"] not in _SETTLED or _is_replaced(record):
                     continue
-                if record["unused"] is None and not_sampled(prompt, node, record, self.class_of):
-                    self._say_not_sampled(prompt, record)
+                way = route(prompt, node, self.class_of)
+                if record.sampled_at < prompt.began:
+                    if not_sampled(prompt, node, record, self.class_of):
+                        self._say(prompt, record, _not_sampled(record))
+                    elif way in record.said:
+                        self._say(prompt, record, record.said[way])
+                    else:
+                        continue
+                record.said = dict(list(record.said.items())[-MOST_WAYS:])
+                record.said[way] = {name: record[name] for name in ("state", "unused", "speed", "parity")}
 
     def _record_in(self, prompt: EndedPrompt, node: str) -> Record | None:
         """The record of a node that patches or compiles, unless the node has got another one since."""
@@ -110,11 +127,12 @@ class Hub:
             return self._records.get(record_key(prompt.workflow, node))
         return next((record for record in list(self._records.values()) if record.data is data), None)
 
-    def _say_not_sampled(self, prompt: EndedPrompt, record: Record) -> None:
+    def _say(self, prompt: EndedPrompt, record: Record, fields: dict[str, Any]) -> None:
+        if record["unused"] == fields["unused"]:
+            return
         if prompt.workflow is not None:
             self._move(record, prompt.workflow)
-        figures = {} if record["state"] == "patched" else {"state": "uncompiled", "speed": None, "parity": None}
-        record.update(unused={"why": "not sampled", "by": None, "where": None}, progress=None, **figures)
+        record.update(progress=None, **fields)
 
     def forget_speed(self) -> None:
         """Takes measured times out of all records. A node that went uncompiled because of them is idle again."""

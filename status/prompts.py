@@ -21,6 +21,10 @@ DATA = frozenset(
 SAMPLED = frozenset({"LATENT", "IMAGE", "AUDIO", "VIDEO"})
 
 
+#: See ``route``.
+Route = frozenset[tuple[str, str, tuple[tuple[str, int], ...]]]
+
+
 class NodeClass(NamedTuple):
     """What is asked of a class of nodes: types of its outputs, whether it is ComfyUI's own, and whether it is ours."""
 
@@ -52,7 +56,7 @@ class EndedPrompt:
     def links(self, node: str) -> Iterator[tuple[str, int]]:
         """Nodes that a node gets its inputs from, and the number of the output."""
         for value in (self.graph[node].get("inputs") or {}).values():
-            if isinstance(value, list) and len(value) == 2 and value[0] in self.graph and isinstance(value[1], int):
+            if isinstance(value, list) and [type(part) for part in value] == [str, int] and value[0] in self.graph:
                 yield value[0], value[1]
 
     def executed(self) -> set[str]:
@@ -76,11 +80,17 @@ def not_sampled(prompt: EndedPrompt, node: str, record: Record, class_of: Callab
     if record.sampled_at >= prompt.began or node not in executed | prompt.cached:
         return False
     takers = _takers(prompt, node, class_of)
-    for taker in takers:
-        known = prompt.class_of(taker) in record.samplers or None in record.samplers
-        if taker in prompt.cached and known:
+    for taker in takers & prompt.cached:
+        kind = prompt.class_of(taker)
+        if not class_of(kind).is_ours and not record.samplers.isdisjoint({kind, None}):
             return False
     return any(taker in executed and _was_expected(prompt, taker, takers, class_of) for taker in takers)
+
+
+def route(prompt: EndedPrompt, node: str, class_of: Callable[[str], NodeClass]) -> Route:
+    """The nodes that a node's model comes to, their classes, and where they get their inputs from."""
+    takers = _takers(prompt, node, class_of)
+    return frozenset((taker, prompt.class_of(taker), tuple(prompt.links(taker))) for taker in takers)
 
 
 def _takers(prompt: EndedPrompt, node: str, class_of: Callable[[str], NodeClass]) -> set[str]:

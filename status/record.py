@@ -72,6 +72,8 @@ class Record:
         #: When the node's model was sampled last (seconds since 1970), and by which classes of nodes, None for unknown.
         self.sampled_at = float("-inf")
         self.samplers: set[str | None] = set()
+        #: What was said after prompts that took the model on different ways, by way: see ``Hub.settle``.
+        self.said: dict[Any, dict[str, Any]] = {}
 
     @property
     def key(self) -> str:

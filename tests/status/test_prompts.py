@@ -67,7 +67,8 @@ class Server:
         for node, made in nodes.items():
             kind, *sources = (made,) if isinstance(made, str) else made
             inputs = {f"model{i}": [source, 0] for i, source in enumerate(sources)}
-            graph[node] = {"class_type": kind, "inputs": {**inputs, "seed": 7, "odd": [1, 2], "gone": ["nobody", 0]}}
+            odd = {"seed": 7, "pair": [1, 2], "nested": [[1], 2], "gone": ["nobody", 0]}
+            graph[node] = {"class_type": kind, "inputs": inputs | odd}
         kept = {n: r.data for n, r in self.records.items()} if in_history else {}
         self.ended.append(EndedPrompt(workflow, began, graph, wanted, frozenset(cached), kept))
         self.sent.clear()
@@ -147,6 +148,27 @@ def test_no_false_alarm(server, case):
         record.sampled_at = float("-inf")
     nodes, how = CALM[case]
     assert server.end(nodes, **how) == {}
+
+
+def test_what_was_said_of_a_picture_comes_back_with_it(server):
+    """The sampler came from the cache, as it ran before a node was put in and taken out again."""
+    cached = {"cached": [*COMPILED_TOO, "sample"]}
+    assert server.end(COMPILED_TOO | SAMPLED, sampled=["patch", "compile"]) == {}
+    server.end(COMPILED_TOO | MERGED, cached=COMPILED_TOO)
+    assert server.records["compile"]["state"] == "uncompiled"
+    assert server.end(COMPILED_TOO | MERGED, cached=[*COMPILED_TOO, *MERGED]) == {}, "that picture again"
+    assert set(server.end(COMPILED_TOO | SAMPLED, **cached)) == {"patch", "compile"}
+    compiled = server.records["compile"]
+    assert (compiled["state"], compiled["speed"], compiled["unused"]) == ("compiled", {"speedup": 1.6}, None)
+    around = COMPILED_TOO | {"deep": ("DeepCache", "compile")} | SAMPLED | {"sample": ("KSampler", "deep")}
+    unused = {"why": "not called", "by": "DeepCache", "where": None}
+    for record in server.records.values():
+        record.update(unused=unused)
+    assert server.end(around, sampled=["patch", "compile"]) == {}
+    server.end(COMPILED_TOO | SAMPLED, **cached)
+    assert {record["unused"] for record in server.records.values()} == {None}
+    server.end(around, cached=[*COMPILED_TOO, "deep", "sample"])
+    assert all(record["unused"] == unused for record in server.records.values())
 
 
 def test_one_of_several_samplers_is_enough(server):
