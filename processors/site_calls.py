@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,19 @@ class SiteCalls:
     """Of one sampling. What is compiled is not counted: a graph does not tell, and would be compiled anew for it."""
 
     def __init__(self, patch: AttentionPatch, key: str):
-        self._patch = patch
+        self._patch_ref = weakref.ref(patch)  # it holds this, and modules of a model that must go when nobody uses it
         self._key = key
         self._calls = 0
         self._reached: set[str] = set()
         self._counts: bool | None = None
         self._called = False
         self._taken: list[dict[str, str | None]] = []  # what took all sites, one a call in which something did
+
+    @property
+    def _patch(self) -> AttentionPatch:
+        patch = self._patch_ref()
+        assert patch is not None
+        return patch
 
     @property
     def reached(self) -> int | None:

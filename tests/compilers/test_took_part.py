@@ -3,6 +3,9 @@ own guider samples."""
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from onediff_pack.compilers import BACKENDS, Host, Session, Settings, backends, compiling
@@ -102,6 +105,13 @@ def test_a_processor_that_is_called_is_counted_at_its_sites(patcher):
     assert said == [(None, len(sites))]
     left = [path for path, module in clone.model.named_modules() if "forward" in module.__dict__]
     assert left == []
+    patch = weakref.ref(clone.get_wrappers("apply_model", "onediff")[0])
+    gc.disable()
+    try:
+        del clone
+        assert patch() is None, "it would keep the model's weights until Python's next collection"
+    finally:
+        gc.enable()
 
 
 def test_a_wrapper_that_calls_the_blocks_itself_is_named_on_both_nodes(patcher):
