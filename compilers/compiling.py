@@ -127,7 +127,7 @@ class Compiling:
         """The record's ``progress`` before a block is compiled."""
         self._since = self._since or time.monotonic()
         return {
-            "done": sum(any((r.parity, r.reason, r.gains_nothing)) for r in runners),
+            "done": sum(not r.pending for r in runners),
             "total": len(runners),
             "path": runner.region.path,
             "seconds": round(time.monotonic() - self._since, 1),

@@ -39,6 +39,8 @@ class RegionRunner:
     ``reason`` says why the block is not compiled at all; ``skipped`` why it ran uncompiled in this sampling although it
     could be. ``parity`` is None until a compiled run was compared. ``casts_weights`` says that its weights are resolved
     before it runs compiled, because the model is only partly loaded. ``gain`` is what compiling gains for its class.
+    ``called`` says whether the model calls the block, as far as is known; ``postponed``, that it waits for the next
+    sampling.
     """
 
     def __init__(self, session: Session, region: Region, reason: str | None = None, sites: Sequence[nn.Module] = ()):
@@ -50,6 +52,8 @@ class RegionRunner:
         self.parity: Parity | None = None
         self.ran = False
         self.calls = 0  # in this step
+        self.called = True
+        self.postponed = False
         self.casts_weights = False
         self.graphs: dict[tuple, SharedGraph] = {}
         self.signature = region.signature
@@ -62,6 +66,16 @@ class RegionRunner:
         self._state = BlockState(self.block)
         self._weights = CastWeights(self.block)
         self._class_forwards: tuple[Callable, ...] = ()
+        self.bound: tuple = ()  # ``functions()`` of the last step
+
+    @property
+    def pending(self) -> bool:
+        """Whether the block, with what sits on it in the last step, is still to be compiled and compared."""
+        if self.postponed:
+            return True
+        is_left = self.gain.reason is not None and self.bound == (type(self.block).forward,)
+        is_compared = any(key[0] == self.bound for key in self._verified)
+        return not (is_compared or is_left or self.uncompiled_because)
 
     @property
     def uncompiled_because(self) -> str | None:
@@ -91,6 +105,7 @@ class RegionRunner:
         """Starts a sampling."""
         self.ran = False
         self.skipped = None
+        self.postponed = False
         self.casts_weights = False
         self._class_forwards = self._state.class_forwards()
 
@@ -99,6 +114,7 @@ class RegionRunner:
         self.calls = 0
         self._forward = self.block.forward
         self._position = options_position(type(self.block).forward)
+        self.bound = self.functions()
         return self.block, self.run
 
     def functions(self) -> tuple:
@@ -108,7 +124,7 @@ class RegionRunner:
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The block's forward."""
         session, original = self.session, (args, kwargs)
-        session.ran_region = self.ran = True
+        session.ran_region = self.ran = self.called = True
         self.calls += 1
         if self.reason is not None or session.bypassing:
             return self._run_uncompiled(original)
@@ -216,6 +232,7 @@ class RegionRunner:
             return self._run_uncompiled(original)
         postponed = self.session.compiling.postponed(graph) if key not in self._verified else None
         if postponed is not None:
+            self.postponed = self.session.settings.budget > 0
             return self._skip(postponed, original)
         if key not in self._compiled:
             self._compiled[key] = self.session.compile_block(self.block, graph)

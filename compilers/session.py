@@ -18,6 +18,7 @@ from ..checks import Finding
 from ..checks.reaching.reach import FindReach
 from ..processors.attach import APPLY_MODEL, KEY, AttentionPatch, swapped_forwards
 from ..processors.foreign import foreign_patches
+from ..processors.instead import called_instead, calls_expected
 from ..processors.repair import forwards_given
 from ..status import Record
 from .clearing import CLEARED
@@ -73,6 +74,10 @@ class Session:
         self.patched: list[dict[str, str]] = []
         self.replaced_by: str | None = None
         self.sampling_now = False
+        # Of the current sampling, or the last one:
+        self.unused: dict[str, Any] | None = None  # why compiling had no effect, as the record has it
+        self.broke_off = False  # it ended before it was done
+        self.tried = False  # a step ran in which blocks could have been called
         # Of the current step:
         self.watching = False
         self.compared = False  # it runs uncompiled, to be compared with a compiled one
@@ -92,15 +97,16 @@ class Session:
         """Wrapper of one whole sampling (``outer_sample``): what it measured is published at its end."""
         self.measuring.begin_sampling()
         self.sampling_now = True
-        self.ran_compiled = False
-        self.replaced_by = None
+        self.ran_compiled = self.tried = False
+        self.replaced_by = self.unused = None
+        self.broke_off = True
         self.compiling.begin_sampling()
         try:
             result = executor(*args, **kwargs)
+            self.broke_off = False
             self.measuring.end_sampling()
-            for runner in self.runners:
-                if not runner.ran and self.ran_compiled:
-                    runner.skipped = "the model did not call it in this sampling."
+            self.unused = self._unused(executor, args, kwargs)
+            self.record.sampled(self.host.sampler())
             return result
         finally:
             self.sampling_now = False
@@ -108,6 +114,18 @@ class Session:
             if self.record["state"] != "failed":
                 self.publish()
             log.info("OneDiff Compile (node %s): %s", self.record["node"], self.record["summary"])
+
+    def _unused(self, executor: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+        """Why nothing of this session took part in the sampling that just ended, None when something did or could not
+        have."""
+        if self.failures.given_up is not None or not calls_expected(args, kwargs):
+            return None
+        guider = getattr(executor, "class_obj", None)
+        if not self.measuring.steps_per_image:
+            return {"why": "not called", **called_instead(guider, KEY)}
+        if self.tried and not any(runner.ran for runner in self.runners):
+            return {"why": "not reached", **called_instead(guider, KEY, inside=True)}
+        return None
 
     def __call__(
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
@@ -187,7 +205,12 @@ class Session:
         self.record.update(state="checking", progress=None)
         scope = self.settings.scope
         self.dtype = dtype
-        model = PreparedModel(diffusion_model, patches, self._findings, self._find_reach, scope, dtype, self.device)
+        try:
+            model = PreparedModel(diffusion_model, patches, self._findings, self._find_reach, scope, dtype, self.device)
+        except BaseException:  # Cancel among others: the next sampling checks again
+            self._contents, self.model, self.runners, self.broke_off = [], None, [], True
+            self.publish()
+            raise
         self.model, self.memory = model, model.memory
         self.record.update(check=model.check, **model_fields(diffusion_model, self.device))
         self.runners = [RegionRunner(self, r, model.unfit.get(r.path), model.sites[r.path]) for r in model.regions]
@@ -217,7 +240,7 @@ class Session:
         swaps = [runner.bind() for runner in self.runners]
         measuring = self.measuring
         if measuring.begins or not measuring.is_slow:
-            self.variant = self.memory.variant((self.settings, tuple(runner.functions() for runner in self.runners)))
+            self.variant = self.memory.variant((self.settings, tuple(runner.bound for runner in self.runners)))
             measuring.times = self.variant.times
         is_slow = self._found_slow()
         if is_slow and not measuring.looks:
@@ -225,6 +248,7 @@ class Session:
         self.watching = not is_slow and measuring.times.warm_up_next(self.shape)
         self.bypassing = self.compared = is_slow or self._compares_next
         self.dirty = self.ran_region = self.ran_compiled = False
+        self.tried = True
         self.running = None
         if self.watching:
             self.record.update(live=True, state="measuring", progress=None)
@@ -255,6 +279,8 @@ class Session:
         return call()
 
     def _after_step(self, milliseconds: float) -> None:
+        for runner in self.runners:
+            runner.called = runner.ran
         self.measuring.note(milliseconds, self._step_kind)
         if self.watching or self.compared:
             self.measuring.count(milliseconds, compiled=False)
@@ -262,7 +288,7 @@ class Session:
                 return
         elif self.ran_compiled and not self.dirty and not self.compiling.waiting:
             self.measuring.count(milliseconds, compiled=True)
-        reason = common_reason(self.runners)
+        reason = common_reason(self.called)
         if reason is not None:
             self.give_up(reason)
         else:
@@ -297,7 +323,7 @@ class Session:
         """Tells people which block is next, and lets Cancel through."""
         self.host.check_interrupt()
         self.dirty = True
-        progress = self.compiling.progress(runner, self.runners)
+        progress = self.compiling.progress(runner, self.called)
         self.record.update(live=progress["done"] > 0, state="compiling", progress=progress)
 
     def block_failed(self, runner: RegionRunner, graph: SharedGraph, error: Exception) -> None:
@@ -336,6 +362,12 @@ class Session:
             raise ModelUnfit(str(self.record["node"]), reason)
 
     @property
+    def called(self) -> list[RegionRunner]:
+        """The runners of blocks that the model calls, as far as the last step shows: an adapter's layers may wait on a
+        model that does without them now."""
+        return [runner for runner in self.runners if runner.called]
+
+    @property
     def uncompiled_because(self) -> str | None:
         """Why steps like the last one run uncompiled as a whole, None when they do not."""
         failed = self.failures.concerning(self.shape)
@@ -343,10 +375,10 @@ class Session:
             return failed
         if self.measuring.is_slow:
             return self.measuring.why_uncompiled
-        reasons = [runner.uncompiled_because for runner in self.runners]
+        reasons = [runner.uncompiled_because for runner in self.called]
         if not reasons or not all(reasons):
             return None
-        others = [runner.uncompiled_because for runner in self.runners if not runner.left_for_no_gain]
+        others = [runner.uncompiled_because for runner in self.called if not runner.left_for_no_gain]
         return others[0] if others else reasons[0]
 
     @property

@@ -12,6 +12,7 @@ from .cache import WARM
 from .parity import worst
 
 if TYPE_CHECKING:
+    from .region_runner import RegionRunner
     from .session import Session
 
 
@@ -39,11 +40,29 @@ def state_of(session: Session) -> str:
     """The record's ``state``."""
     if session.replaced_by is not None:
         return "idle"
-    if session.uncompiled_because is not None:
+    if session.uncompiled_because is not None or session.unused is not None:
         return "uncompiled"
-    if not any(runner.parity is not None for runner in session.runners):
+    if not any(_is_compiled(runner) for runner in session.called):
         return "measuring" if session.sampling_now else "idle"
-    return "partial" if any(runner.uncompiled_because for runner in session.runners) else "compiled"
+    return "compiled" if all(_is_compiled(runner) for runner in session.called) else "partial"
+
+
+def _is_compiled(runner: RegionRunner) -> bool:
+    return runner.parity is not None and not runner.uncompiled_because and not runner.pending
+
+
+def _stopped(session: Session) -> dict[str, int] | None:
+    """How far compiling came when it stopped before it was done, and goes on in the next sampling; else None."""
+    left = [runner for runner in session.called if runner.pending]
+    ends = session.compiling.waiting or (not session.sampling_now and (session.broke_off or _began(session)))
+    nothing_left = not left and session.model is not None
+    if not ends or nothing_left or session.replaced_by is not None or session.uncompiled_because is not None:
+        return None
+    return {"done": len(session.called) - len(left), "total": len(session.called)}
+
+
+def _began(session: Session) -> bool:
+    return any(runner.parity is not None for runner in session.runners)
 
 
 def session_fields(session: Session) -> dict[str, Any]:
@@ -59,7 +78,8 @@ def session_fields(session: Session) -> dict[str, Any]:
         "backend": backend,
         "patches": {"sites": session.patched, "foreign": session.foreign},
         "compile": _compile(session),
-        "speed": _speed(session) if session.measuring.last_steps else None,
+        "unused": session.unused,
+        "speed": _speed(session) if session.measuring.last_steps and session.unused is None else None,
         "parity": worst(compared).as_dict() if compared else None,
         "memory": session.measuring.peaks if any(session.measuring.peaks.values()) else None,
         "machine": machine(session.device, session.host.version),
@@ -75,14 +95,16 @@ def _compile(session: Session) -> dict[str, Any]:
     }
     hits, misses = sum(s[3] for s in spent.values()), sum(s[4] for s in spent.values())
     return {
-        "regions": len(session.runners),
-        "regions_compiled": sum(r.parity is not None and not r.uncompiled_because for r in session.runners),
+        "regions": len(session.called),
+        "regions_compiled": sum(map(_is_compiled, session.called)),
         "regions_uncompiled": [
             {"path": runner.region.path, "reason": runner.uncompiled_because}
-            for runner in session.runners
+            for runner in session.called
             if runner.uncompiled_because
         ],
-        "regions_without_gain": sum(runner.left_for_no_gain for runner in session.runners),
+        "regions_not_called": [runner.region.path for runner in session.runners if not runner.called],
+        "regions_without_gain": sum(runner.left_for_no_gain for runner in session.called),
+        "stopped": _stopped(session),
         "graphs": sum(graph.graphs for graph in first_block),
         "runs": sum(graph.runs for graph in first_block) or None,
         "graph_breaks": list(session.failures.breaks),

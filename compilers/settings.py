@@ -52,8 +52,10 @@ def compile_seconds_asked() -> float | None:
 @dataclass(frozen=True)
 class Host:
     """ComfyUI's part. ``check_interrupt`` raises when the user pressed Cancel; without
-    ``resolve_weights`` blocks of a partly loaded model run uncompiled."""
+    ``resolve_weights`` blocks of a partly loaded model run uncompiled. ``sampler`` gives the class of the node that
+    samples now, None where nobody knows."""
 
     check_interrupt: Callable[[], None]
     version: str | None = None
     resolve_weights: ResolveWeights | None = None
+    sampler: Callable[[], str | None] = lambda: None

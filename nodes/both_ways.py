@@ -13,7 +13,7 @@ import torch
 
 from ..compilers import BlockCounter, Session, Settings, StepClock
 from ..compilers.session_record import model_fields
-from ..processors.attach import KEY, OUTER_SAMPLE, attach, attached, detach
+from ..processors.attach import attach, attached, detach
 from ..status import Record
 from ..status.machine import machine
 from ..status.speed_report import CompileCost, Sampling, SpeedReport, difference, shared_works
@@ -33,8 +33,6 @@ def with_session(model: Any, session: Session) -> Any:
     """A clone of the model that samples with this session, and with no other."""
     clone = model.clone()
     attach(clone, session)
-    clone.remove_wrappers_with_key(OUTER_SAMPLE, KEY)
-    clone.add_wrapper_with_key(OUTER_SAMPLE, KEY, session.sampling)
     return clone
 
 
@@ -42,7 +40,6 @@ def without_session(model: Any) -> Any:
     """A clone of the model that nothing of this pack compiles; patched processors stay."""
     clone = model.clone()
     detach(clone, Session)
-    clone.remove_wrappers_with_key(OUTER_SAMPLE, KEY)
     return clone
 
 

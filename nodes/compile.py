@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..checks import Finding
 from ..checks.options import check_options
 from ..compilers import BACKENDS, Session, Settings, compile_seconds_asked, wait_for_imports
-from ..processors.attach import KEY, OUTER_SAMPLE, AttentionPatch, attach, attached
+from ..processors.attach import AttentionPatch, attach, attached
 from .asked import asked
 from .host import begin_start, host, new_record, schema, ui
 from .inputs import known
@@ -96,6 +96,4 @@ class OneDiffCompile(io.ComfyNode):
         for earlier in attached(model, Session):
             earlier.give_way(str(record["node"]))
         attach(compiled, session)
-        compiled.remove_wrappers_with_key(OUTER_SAMPLE, KEY)
-        compiled.add_wrapper_with_key(OUTER_SAMPLE, KEY, session.sampling)
         return io.NodeOutput(compiled, ui=ui(record))

@@ -21,6 +21,7 @@ from ..status.routes import add_routes
 from .cache_place import cache_place
 from .own_folder import own_folder
 from .processor_choice import register_folder
+from .prompt_ends import PromptEnds, class_of
 from .weights import resolve_weights
 
 #: Ended prompts that are looked through for records of cached nodes.
@@ -36,6 +37,11 @@ def start() -> None:
     WARM.place = cache_place
     HUB.running = running_workflow
     HUB.runs = ended_runs
+    ends = PromptEnds(server, HUB.settle, _workflow_of)
+    HUB.ended, HUB.class_of = ends.new, class_of
+    HUB.watch = ends.watch
+    if hasattr(server, "add_on_prompt_handler"):
+        server.add_on_prompt_handler(ends.on_prompt)
     add_routes(
         server.routes,
         HUB,
@@ -81,16 +87,30 @@ def host() -> Host:
         check_interrupt=comfy.model_management.throw_exception_if_processing_interrupted,
         version=comfyui_version.__version__,
         resolve_weights=resolve_weights,
+        sampler=executing_class,
     )
 
 
 def running_workflow() -> str | None:
     """Id of the editor's workflow whose prompt asks; None for a prompt of a script, and outside of prompts."""
+    prompt = _running_prompt()
+    return None if prompt is None else _workflow_of(prompt)
+
+
+def executing_class() -> str | None:
+    """The class of the node that asks; None outside of prompts, and for a node that another one made."""
+    prompt, context = _running_prompt(), get_executing_context()
+    node = None if prompt is None or context is None else prompt[2].get(context.node_id)
+    return None if node is None else node.get("class_type")
+
+
+def _running_prompt() -> tuple | None:
+    """The item of the queue that asks: (number, prompt id, nodes, extra data, …)."""
     context = get_executing_context()
     if context is None:
         return None
     running, _queued = PromptServer.instance.prompt_queue.get_current_queue_volatile()
-    return next((_workflow_of(prompt) for prompt in running if prompt[1] == context.prompt_id), None)
+    return next((prompt for prompt in running if prompt[1] == context.prompt_id), None)
 
 
 def ended_runs() -> Iterator[Run]:
@@ -129,6 +149,7 @@ def schema(**fields: Any) -> io.Schema:
 
 def new_record(hidden: Any) -> Record:
     """The record of the node that is executing; its workflow is the editor's, None for a prompt without one."""
+    HUB.watch()
     return HUB.record(_workflow_id(hidden.extra_pnginfo), str(hidden.unique_id))
 
 

@@ -21,7 +21,7 @@ from ..processors import (
 from ..processors.attach import AttentionPatch, attach, not_patchable_reason
 from ..processors.foreign import OVERRIDE, foreign_patches
 from ..status import Record
-from .host import new_record, schema, seen_now, ui
+from .host import executing_class, new_record, schema, seen_now, ui
 from .inputs import known
 from .processor_choice import choices, choose, fingerprint
 
@@ -106,7 +106,7 @@ class OneDiffPatchAttention(io.ComfyNode):
             findings.append(_nothing_chosen(kind))
 
         superseded = patched.model_options["transformer_options"].get(OVERRIDE)
-        patch = AttentionPatch(fitting, instance, _observer(record, superseded), superseded, name)
+        patch = AttentionPatch(fitting, instance, _observer(record, superseded), superseded, name, _ended(record))
         attach(patched, patch)
         record.update(
             state="patched",
@@ -179,3 +179,15 @@ def _observer(record: Record, superseded: Any):
             record.update(patches={**record["patches"], "foreign": foreign})
 
     return observe
+
+
+def _ended(record: Record):
+    """Notes in the record whether the processor took part in a sampling that ended."""
+
+    def ended(unused: dict[str, Any] | None, reached: int | None) -> None:
+        record.sampled(executing_class())
+        patches = {**record["patches"], "reached": reached}
+        if (patches, unused) != (record["patches"], record["unused"]):
+            record.update(patches=patches, unused=unused)
+
+    return ended

@@ -87,7 +87,8 @@ def _fields(report: SpeedReport, session: Session) -> dict[str, Any]:
     current = compiled.median_ms if compiled and kept == "compiled" else report.uncompiled.median_ms
     figures = report.as_dict()
     return {
-        **{name: measured[name] for name in ("check", "patches", "compile", "parity", "memory")},
+        **{name: measured[name] for name in ("check", "patches", "parity", "memory")},
+        "compile": measured["compile"] and {**measured["compile"], "stopped": None},
         "model": report.model,
         "state": "uncompiled" if kept == "uncompiled" else measured["state"],
         "progress": None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import comfy.model_management
@@ -71,9 +73,25 @@ def _in_vram(
     finally:
         if stream is not None:
             stream.wait_stream(comfy.model_management.current_stream(device))
-        cleanup_prefetched_modules(brought)
+        _clean_up(brought)
         for layer in resident:
             vbar_unpin(layer._v)
+
+
+def _clean_up(layers: list[nn.Module]) -> None:
+    """Lets go of what was brought. Newer versions of ComfyUI also take the module that the layers are parts of, and let
+    go of a place that they hold for all of it: there is none here."""
+    if _takes_module_too(cleanup_prefetched_modules):
+        cleanup_prefetched_modules(None, layers)
+    else:
+        cleanup_prefetched_modules(layers)
+
+
+@lru_cache(maxsize=1)
+def _takes_module_too(clean_up: Callable) -> bool:
+    parameters = inspect.signature(clean_up).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds and p.default is p.empty for p in parameters) > 1
 
 
 def _resident(layer: Any, dtype: torch.dtype | None) -> Weights | None:

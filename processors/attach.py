@@ -18,6 +18,7 @@ from torch import nn
 from .cached import shared
 from .contract import KernelProcessor, ModuleProcessor, Processor
 from .foreign import OVERRIDE
+from .site_calls import SiteCalls
 from .sites import Site
 
 #: The one key of all wrappers of this pack (comfy.patcher_extension).
@@ -162,7 +163,9 @@ def site_forward(site: Site, processor: Processor, superseded: Callable | None =
 class AttentionPatch:
     """The sites that one node patched, as a wrapper of ``apply_model``.
 
-    ``observe(options)`` is called once a sampling with the ``transformer_options``, for the record.
+    ``observe(options)`` is called once a sampling with the ``transformer_options``, for the record; ``ended(unused,
+    reached)`` when a sampling has ended: why the processor took no part in it, if it did not, and at how many sites it
+    was called, None where compiled code ran, which does not tell.
     """
 
     order = 0
@@ -174,6 +177,7 @@ class AttentionPatch:
         observe: Callable[[dict[str, Any]], None],
         superseded: Callable | None = None,
         name: str = "custom",
+        ended: Callable[[dict[str, Any] | None, int | None], None] = lambda unused, reached: None,
     ):
         self.sites = sites
         self.processor = processor
@@ -182,7 +186,17 @@ class AttentionPatch:
             (site.module, site_forward(site, processor, superseded)) for site in sites
         ]
         self.observe = observe
+        self.ended = ended
         self.seen: Any = None
+        self.superseded = superseded
+        self.calls = SiteCalls(self, KEY)
+
+    def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Wrapper of one whole sampling (``outer_sample``): looks whether the processor took part in it."""
+        self.calls = SiteCalls(self, KEY)
+        result = executor(*args, **kwargs)
+        self.ended(self.calls.unused(executor, args, kwargs), self.calls.reached)
+        return result
 
     def __call__(
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
@@ -192,7 +206,7 @@ class AttentionPatch:
         if sampling is None or sampling is not self.seen:
             self.seen = sampling
             self.observe(options)
-        with swapped_forwards(self.forwards):
+        with self.calls.counted(executor, options) as forwards, swapped_forwards(forwards):
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
@@ -205,20 +219,23 @@ def processors_of(patches: Iterable[AttentionPatch]) -> list[tuple[Site, Process
 def attach(model: Any, wrapper: Any, wrapper_type: str = APPLY_MODEL) -> None:
     """Adds a wrapper to a ModelPatcher under ``KEY``, in the order of ``wrapper.order``: patches first (outermost),
     then what compiles (innermost, so that it sees every patched site). A wrapper of the same class whose order is not 0
-    is replaced.
+    is replaced. One that has a method ``sampling`` is put around whole samplings too.
     """
     kept = [w for w in model.get_wrappers(wrapper_type, KEY) if not (wrapper.order and type(w) is type(wrapper))]
-    model.remove_wrappers_with_key(wrapper_type, KEY)
-    for item in sorted([*kept, wrapper], key=lambda w: w.order):
-        model.add_wrapper_with_key(wrapper_type, KEY, item)
+    _set_wrappers(model, sorted([*kept, wrapper], key=lambda w: w.order), wrapper_type)
 
 
 def detach(model: Any, cls: type, wrapper_type: str = APPLY_MODEL) -> None:
     """Takes the wrappers of a class off a ModelPatcher; the others keep their order."""
-    kept = [w for w in model.get_wrappers(wrapper_type, KEY) if not isinstance(w, cls)]
-    model.remove_wrappers_with_key(wrapper_type, KEY)
-    for wrapper in kept:
-        model.add_wrapper_with_key(wrapper_type, KEY, wrapper)
+    _set_wrappers(model, [w for w in model.get_wrappers(wrapper_type, KEY) if not isinstance(w, cls)], wrapper_type)
+
+
+def _set_wrappers(model: Any, wrappers: list[Any], wrapper_type: str) -> None:
+    samplings = [wrapper.sampling for wrapper in wrappers if hasattr(wrapper, "sampling")]
+    for kind, functions in ((wrapper_type, wrappers), (OUTER_SAMPLE, samplings)):
+        model.remove_wrappers_with_key(kind, KEY)
+        for function in functions:
+            model.add_wrapper_with_key(kind, KEY, function)
 
 
 def attached(model: Any, cls: type, wrapper_type: str = APPLY_MODEL) -> list[Any]:

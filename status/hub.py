@@ -7,10 +7,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from .prompts import EndedPrompt, NodeClass, not_sampled, route
 from .record import Record, record_key
 
 #: Records kept for pages that load later; the oldest goes first.
 MAX_RECORDS = 500
+
+#: Ways of a model through a prompt of which is remembered what was said.
+MOST_WAYS = 8
 
 
 class Run(NamedTuple):
@@ -22,6 +26,19 @@ class Run(NamedTuple):
     records: dict[str, dict[str, Any]]
 
 
+#: States of nodes that patch or compile, when nothing is going on.
+_SETTLED = frozenset({"idle", "patched", "compiled", "partial", "uncompiled"})
+
+
+def _not_sampled(record: Record) -> dict[str, Any]:
+    figures = {} if record["state"] == "patched" else {"state": "uncompiled", "speed": None, "parity": None}
+    return {"unused": {"why": "not sampled", "by": None, "where": None}, **figures}
+
+
+def _is_replaced(record: Record) -> bool:
+    return bool((record["backend"] or {}).get("replaced_by"))
+
+
 class Hub:
     """The records by key, newest last.
 
@@ -30,7 +47,9 @@ class Hub:
     its run gave as output.
 
     ``transport(event, data)`` sends an event to all pages; None sends nothing. ``running()`` is the workflow of the
-    prompt that runs now, None without one. ``runs()`` are ended prompts, newest first.
+    prompt that runs now, None without one. ``runs()`` are ended prompts, newest first; ``ended()`` those that came to
+    their end since it was asked last, oldest first. ``class_of`` says what is known of a class of nodes, and
+    ``watch()`` lets ``settle`` be called when the prompt that runs has ended.
     """
 
     def __init__(
@@ -38,10 +57,16 @@ class Hub:
         transport: Callable[[str, Any], None] | None = None,
         running: Callable[[], str | None] = lambda: None,
         runs: Callable[[], Iterable[Run]] = tuple,
+        ended: Callable[[], Iterable[EndedPrompt]] = tuple,
+        class_of: Callable[[str], NodeClass] = lambda name: NodeClass(("*",)),
+        watch: Callable[[], None] = lambda: None,
     ):
         self.transport = transport
         self.running = running
         self.runs = runs
+        self.ended = ended
+        self.class_of = class_of
+        self.watch = watch
         self._records: OrderedDict[str, Record] = OrderedDict()
         #: When each record changed last (seconds since 1970), and to what.
         self._changed: dict[str, tuple[float, dict[str, Any]]] = {}
@@ -49,7 +74,9 @@ class Hub:
     def record(self, workflow: str | None, node: str) -> Record:
         """A new record for a node, in place of the one it had."""
         record = Record(workflow, node, self.publish)
-        self._records.pop(record.key, None)
+        earlier = self._records.pop(record.key, None)
+        if earlier is not None:
+            record.samplers = earlier.samplers
         self._keep(record)
         while len(self._records) > MAX_RECORDS:
             self._changed.pop(self._records.popitem(last=False)[0], None)
@@ -58,14 +85,54 @@ class Hub:
     def publish(self, record: Record) -> None:
         """Keeps the record as its node's current one and sends it."""
         workflow = self.running()
-        if workflow is not None and workflow != record["workflow"]:
-            if self._records.get(record.key) is record:
-                left = self._records[record.key] = Record(record["workflow"], record["node"])
-                left.data = self._changed[record.key][1]
-            record.data["workflow"] = workflow
+        if workflow is not None:
+            self._move(record, workflow)
         self._keep(record)
         if self.transport is not None:
             self.transport("onediff.status", record.data)
+
+    def _move(self, record: Record, workflow: str) -> None:
+        if workflow == record["workflow"]:
+            return
+        if self._records.get(record.key) is record:
+            left = self._records[record.key] = Record(record["workflow"], record["node"])
+            left.data = self._changed[record.key][1]
+        record.data["workflow"] = workflow
+
+    def settle(self) -> None:
+        """Says of each node that had no effect in a prompt which just ended, because nothing sampled its model. Where
+        the sampler came from ComfyUI's cache, what was said holds that was said when it ran."""
+        for prompt in self.ended():
+            for node in prompt.graph:
+                record = self._record_in(prompt, node)
+                if record is None or record["state"] not in _SETTLED or _is_replaced(record):
+                    continue
+                way = route(prompt, node, self.class_of)
+                if record.sampled_at < prompt.began:
+                    if not_sampled(prompt, node, record, self.class_of):
+                        self._say(prompt, record, _not_sampled(record))
+                    elif way in record.said:
+                        self._say(prompt, record, record.said[way])
+                    else:
+                        continue
+                record.said = dict(list(record.said.items())[-MOST_WAYS:])
+                record.said[way] = {name: record[name] for name in ("state", "unused", "speed", "parity")}
+
+    def _record_in(self, prompt: EndedPrompt, node: str) -> Record | None:
+        """The record of a node that patches or compiles, unless the node has got another one since."""
+        if not self.class_of(prompt.class_of(node)).is_ours:
+            return None
+        data = prompt.records.get(node)
+        if data is None:
+            return self._records.get(record_key(prompt.workflow, node))
+        return next((record for record in list(self._records.values()) if record.data is data), None)
+
+    def _say(self, prompt: EndedPrompt, record: Record, fields: dict[str, Any]) -> None:
+        if record["unused"] == fields["unused"]:
+            return
+        if prompt.workflow is not None:
+            self._move(record, prompt.workflow)
+        record.update(progress=None, **fields)
 
     def forget_speed(self) -> None:
         """Takes measured times out of all records. A node that went uncompiled because of them is idle again."""
@@ -79,6 +146,7 @@ class Hub:
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """All records as ``{key: data}``."""
+        self.settle()
         found: dict[str, dict[str, Any]] = {}
         for run in self.runs():
             for node, data in run.records.items():

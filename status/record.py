@@ -38,6 +38,7 @@ FIELDS = (
     "check",
     "patches",
     "compile",
+    "unused",
     "speed",
     "parity",
     "memory",
@@ -68,6 +69,11 @@ class Record:
         self._publish = publish
         self._lock = threading.Lock()
         self._sent_at = float("-inf")
+        #: When the node's model was sampled last (seconds since 1970), and by which classes of nodes, None for unknown.
+        self.sampled_at = float("-inf")
+        self.samplers: set[str | None] = set()
+        #: What was said after prompts that took the model on different ways, by way: see ``Hub.settle``.
+        self.said: dict[Any, dict[str, Any]] = {}
 
     @property
     def key(self) -> str:
@@ -105,6 +111,11 @@ class Record:
                 self._sent_at = time.monotonic()
         if due and self._publish is not None:
             self._publish(self)
+
+    def sampled(self, by: str | None = None) -> None:
+        """Notes that the node's model was sampled by a node of this class."""
+        self.sampled_at = time.time()
+        self.samplers.add(by)
 
     def stamp(self) -> None:
         """Notes the time of the last measurement (``measured_at``, ISO 8601, local time zone)."""

@@ -12,7 +12,29 @@ def count(number: int, singular: str) -> str:
 
 def summarize(record: dict[str, Any]) -> str:
     """The summary line of a record, for example "compiled · inductor · 1.62× · 38 blocks"."""
-    return _SENTENCES.get(record["state"], _plain)(record)
+    return not_used(record) or stopped(record) or _SENTENCES.get(record["state"], _plain)(record)
+
+
+def not_used(record: dict[str, Any]) -> str | None:
+    """Why what the node did to the model has no effect, None when it has, or nobody knows yet."""
+    unused = record["unused"]
+    if unused is None or record["state"] not in ("patched", "uncompiled"):
+        return None
+    if unused["why"] == "not sampled":
+        return "not used: nothing sampled this model"
+    by, at = unused["by"], "attention" if record["state"] == "patched" else "the blocks"
+    if unused["why"] == "not called":
+        return f"no effect: “{by}” calls the blocks itself" if by else "no effect: the sampler did not call this model"
+    return f"no effect: “{by}” computes {at} instead" if by else f"no effect: the model did not call {at}"
+
+
+def stopped(record: dict[str, Any]) -> str | None:
+    """How far compiling came when a sampling ended before it was done; None when it was, or nothing is left to do."""
+    found = (record["compile"] or {}).get("stopped")
+    if not found or record["state"] not in ("idle", "partial"):
+        return None
+    at = f"stopped at {found['done']}/{found['total']}" if found["total"] else "stopped"
+    return f"{at} · goes on in the next run"
 
 
 def _plain(record: dict[str, Any]) -> str:

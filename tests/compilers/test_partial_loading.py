@@ -198,6 +198,24 @@ def test_layers_in_dynamic_vram_use_the_graphs_of_others(patcher, inductor):
     assert (inductor.graphs, record["state"]) == (graphs, "compiled")
 
 
+@pytest.mark.parametrize("takes_module", [False, True])
+def test_what_was_brought_into_dynamic_vram_is_let_go_of_in_either_form_of_the_host(monkeypatch, takes_module):
+    """ComfyUI's function takes the layers; since 0.33 the module that they are parts of, and the layers."""
+    import comfy.ops
+    from onediff_pack.nodes.weights import resolve_weights
+
+    vram = DynamicVram(monkeypatch, takes_module)
+    layers = [comfy.ops.disable_weight_init.Linear(4, 4, bias=False) for _ in range(2)]
+    for layer in layers:
+        torch.nn.init.ones_(layer.weight)
+        vram.put(layer, layer.weight.data)
+    vram.signatures = dict.fromkeys(vram.signatures, 2)  # others needed the room
+    with resolve_weights(layers, CPU, None) as weights:
+        assert [float(weight.detach().sum()) for weight, _ in weights] == [16.0, 16.0]
+        assert (vram.brought, vram.cleaned) == (layers, [])
+    assert (vram.cleaned, vram.pinned) == (layers, [])
+
+
 def test_weights_in_dynamic_vram_are_used_as_they_are_there(patcher, inductor, monkeypatch):
     """Without ComfyUI's way to each of them, which takes longer than the layer; patches were applied as they came."""
     from models import step

@@ -238,7 +238,7 @@ def test_what_a_patch_reads_is_forgotten_with_the_patch(patcher, backend):
     patched.set_model_attn1_patch(patch)
     sample(session, patched, 3)
     assert any("input patch" in r["reason"] for r in record["compile"]["regions_uncompiled"])
-    sample(session, clone, 3)
+    sample(session, clone, 6)
     assert (record["state"], record["compile"]["regions_uncompiled"]) == ("compiled", [])
 
 
@@ -348,6 +348,7 @@ def test_running_out_of_memory_while_compiling_ends_in_the_right_result(patcher,
         torch.testing.assert_close(sample(_session, clone), plain)
     assert len(backend.ran) == 1, "one attempt"
     assert record["backend"]["reason"] == "compiled steps of this size ran out of memory."
+    assert (record["state"], record["compile"]["stopped"]) == ("uncompiled", None)
     backend.change = lambda name, result: result
     sample(_session, clone, steps=3, size=12)
     assert record["state"] == "compiled", "another size is compiled"
@@ -418,6 +419,8 @@ def test_after_its_seconds_compiling_goes_on_in_the_next_picture(patcher, backen
     torch.testing.assert_close(sample(session, clone, 6), plain)
     assert record["state"] == "partial"
     first = record["compile"]["regions_compiled"]
+    assert record["compile"]["stopped"] == {"done": first, "total": len(session.runners)}
+    assert record["summary"] == f"stopped at {first}/{len(session.runners)} · goes on in the next run"
     reasons = {region["reason"] for region in record["compile"]["regions_uncompiled"]}
     assert reasons == {"0 s of compiling are enough for one picture: it is compiled in the next."}
     assert record["speed"]["pairs"] == 0, "a model that is half compiled is not judged"
@@ -433,6 +436,7 @@ def test_no_seconds_for_compiling_leave_everything_uncompiled(patcher, backend):
     sample(session, clone, 3)
     assert (record["state"], backend.ran) == ("uncompiled", [])
     assert record["summary"] == "uncompiled: ONEDIFF_COMPILE_SECONDS is 0: nothing new is compiled."
+    assert record["compile"]["stopped"] is None, "it does not go on in the next run either"
 
 
 @pytest.mark.parametrize(
@@ -609,6 +613,147 @@ def test_cancel_gets_through_between_blocks(patcher, backend, interrupted):
         step(clone)
     interrupted.clear()
     torch.testing.assert_close(step(clone), step(patcher))
+
+
+def stop_before(backend, interrupted, runs):
+    """Cancel, or an error of another node, when so many blocks were compiled."""
+
+    def change(name, result):
+        if len(backend.ran) == runs:
+            interrupted.append(True)
+        return result
+
+    backend.change = change
+
+
+def test_cancelled_while_compiling_says_how_far_it_came_and_goes_on(patcher, backend, interrupted):
+    clone, session, record = compiled_clone(patcher, interrupted)
+    stop_before(backend, interrupted, 1)
+    with pytest.raises(Interrupt):
+        sample(session, clone, 3)
+    total = len(session.runners)
+    assert record["state"] == "partial"
+    assert record["compile"]["stopped"] == {"done": 1, "total": total}
+    assert (record["compile"]["regions_compiled"], record["compile"]["regions_uncompiled"]) == (1, [])
+    assert record["summary"] == f"stopped at 1/{total} · goes on in the next run"
+    interrupted.clear()
+    backend.change = lambda name, result: result
+    sample(session, clone, 3)
+    assert (record["state"], record["compile"]["stopped"]) == ("compiled", None)
+
+    def cancelled():
+        raise Interrupt
+
+    with pytest.raises(Interrupt):
+        session.sampling(cancelled)
+    assert (record["state"], record["compile"]["stopped"]) == ("compiled", None), "nothing was left to compile"
+
+
+def test_cancelled_while_another_combination_compiles_is_not_called_compiled(backend, interrupted):
+    """All blocks are compiled without the patch; with it, only the first."""
+    import models
+
+    patcher = models.flux_patcher()
+    clone, session, record = compiled_clone(patcher, interrupted)
+    sample(session, clone, 3)
+    patched = clone.clone()
+    sites = find_sites(patcher.model.diffusion_model)
+    attach(patched, AttentionPatch(sites, get_processor("sdpa"), lambda options: None))
+    stop_before(backend, interrupted, len(backend.ran) + 1)
+    with pytest.raises(Interrupt):
+        sample(session, patched, 3)
+    assert record["state"] == "partial"
+    assert record["compile"]["stopped"] == {"done": 1, "total": 5}
+    interrupted.clear()
+    sample(session, patched, 3)
+    assert record["state"] == "compiled"
+
+
+@pytest.mark.parametrize("at", ["measuring", "an error while compiling"])
+def test_a_run_that_ends_otherwise_before_all_is_compiled_says_so_too(patcher, backend, at):
+    clone, session, record = compiled_clone(patcher)
+
+    def broken(module, args):
+        if at == "measuring" or backend.ran:
+            raise ValueError("on purpose")
+
+    model = patcher.model.diffusion_model
+    second = model.double_blocks[1] if hasattr(model, "double_blocks") else model.input_blocks[1][1].proj_in
+    with second.register_forward_pre_hook(broken), pytest.raises(ValueError, match="on purpose"):
+        sample(session, clone, 3)
+    done = 0 if at == "measuring" else 1
+    assert record["state"] == ("partial" if done else "idle")
+    assert record["compile"]["stopped"] == {"done": done, "total": len(session.runners)}
+    assert record["summary"].startswith(f"stopped at {done}/")
+
+
+def test_cancelled_during_the_check_says_so_and_the_next_run_checks_again(patcher, backend, monkeypatch):
+    from onediff_pack.compilers import preparing
+
+    def cancelled(*args, **kwargs):
+        raise Interrupt
+
+    clone, session, record = compiled_clone(patcher)
+    with monkeypatch.context() as patch:
+        patch.setattr(preparing, "check_model", cancelled)
+        with pytest.raises(Interrupt):
+            session.prepare(clone.get_model_object("diffusion_model"))
+        assert (record["state"], record["summary"]) == ("idle", "stopped · goes on in the next run")
+        with pytest.raises(Interrupt):
+            sample(session, clone)
+        assert (record["state"], record["summary"]) == ("idle", "stopped · goes on in the next run")
+    sample(session, clone, 3)
+    assert record["state"] == "compiled"
+
+
+def test_a_block_that_the_model_never_calls_is_not_called_uncompiled(backend):
+    """PuLID leaves the layers that it added on the model, also when its node is gone."""
+    import models
+
+    patcher = models.flux_patcher()
+    model = patcher.model.diffusion_model
+    model.pulid_ca = torch.nn.ModuleList(Adapter(64) for _ in range(2))
+    clone, session, record = compiled_clone(patcher)
+    totals = []
+    session.record.update = watch_totals(session.record.update, totals)
+    sample(session, clone, 3)
+    assert len(session.runners) == 7
+    assert set(totals) == {5}, "while it compiles, too"
+    assert record["state"] == "compiled"
+    assert (record["compile"]["regions"], record["compile"]["regions_compiled"]) == (5, 5)
+    assert record["compile"]["regions_uncompiled"] == []
+    assert record["compile"]["regions_not_called"] == ["pulid_ca.0", "pulid_ca.1"]
+    assert record["summary"].endswith("5 blocks")
+
+    def with_adapter(module, args, kwargs, output):
+        return output[0] + model.pulid_ca[0](output[0]), output[1]
+
+    with model.double_blocks[0].register_forward_hook(with_adapter, with_kwargs=True):
+        sample(session, clone, 3)
+    assert record["compile"]["regions_not_called"] == ["pulid_ca.1"]
+    assert "pulid_ca.0" not in {region["path"] for region in record["compile"]["regions_uncompiled"]}
+    sample(session, clone, 3)
+    assert (record["state"], record["compile"]["regions"]) == ("compiled", 5)
+
+
+class Adapter(torch.nn.Module):
+    """A layer of an adapter, as large as a block."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(width, 2 * width), torch.nn.Linear(2 * width, width)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def watch_totals(update, totals):
+    def watched(**fields):
+        if fields.get("progress"):
+            totals.append(fields["progress"]["total"])
+        update(**fields)
+
+    return watched
 
 
 def test_the_slower_way_is_given_up(patcher, backend, monkeypatch):

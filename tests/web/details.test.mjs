@@ -109,3 +109,19 @@ test("nothing known, and odd values, still read as sentences", () => {
   });
   for (const line of details(odd, english)) assert.doesNotMatch(line, /undefined|null|NaN|object/);
 });
+
+test("a run that stopped says how far it came, and an unused node who took its place and where that is from", () => {
+  const said = details(states.stoppedAt, english).join("\n");
+  assert.match(said, /The run ended when 1 of 17 blocks were ready\. The others are compiled in the next run\./);
+  assert.doesNotMatch(said, /run compiled/);
+  assert.match(details(states.stoppedEarly, english).join("\n"), /ended before anything was compiled/);
+  assert.equal(details(states.calledAround, english)[0], "“DeepCache” calls the blocks itself.");
+  assert.match(details(states.calledAround, english)[1], /ComfyUI-deepcache\.DeepCache:DeepCache\.apply/);
+  assert.doesNotMatch(details(states.calledAround, english).join("\n"), /blocks run compiled/);
+});
+
+test("blocks that the model does not call are counted apart", () => {
+  const compile = { regions: 19, regions_compiled: 19, regions_uncompiled: [], regions_not_called: ["pulid_ca.0"] };
+  const said = details(record({ state: "compiled", compile }), english).join(" ");
+  assert.match(said, /19 of 19 blocks run compiled\. 1 block was not called by the model\./);
+});

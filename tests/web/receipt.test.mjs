@@ -200,3 +200,10 @@ test("states of another workflow and odd states are left alone; nodes of subgrap
   assert.deepEqual(state.definitions.subgraphs[0].nodes[0].properties.onediff, receipt);
   for (const odd of [null, undefined, {}, { activeState: { id: "root" } }]) amendStates(odd, "root", written);
 });
+
+test("the file says that a run stopped, or that a node had no effect, and boasts of nothing", () => {
+  const say = (record) => describeReceipt(shapeReceipt(record, "on"), english, false).text;
+  assert.equal(say(states.stoppedAt), "author · stopped at 1/17 · goes on in the next run");
+  assert.equal(say(states.calledAround), "author · no effect: “DeepCache” calls the blocks itself");
+  assert.equal(shapeReceipt(states.stoppedEarly, "on"), null);
+});

@@ -156,3 +156,19 @@ test("Chinese has words for every title, fact and advice", () => {
     if (!["uncompiled", "findings", "patchedOddly"].includes(name)) assert.match(said[0], /[\u4e00-\u9fff]/, name);
   }
 });
+
+test("a run that stopped, and a node without effect, read the same in the panel and in Markdown", () => {
+  const stopped = of(states.stoppedAt);
+  assert.match(markdown(stopped, english), /^## OneDiff Compile: stopped at 1\/17 · goes on in the next run\n\n> Nothing to do/);
+  assert.equal(fact(states.stoppedAt, "blocks", "Compiled"), "1 of 17");
+  const around = markdown(of(states.calledAround), english);
+  assert.match(around, /^## OneDiff Compile: no effect: “DeepCache” calls the blocks itself\n\n> “DeepCache” computes/);
+  assert.match(markdown(of(states.patchOverridden), english), /\*\*Called at\*\*: 0 of 1/);
+  assert.match(markdown(of(states.notUsed, chinese), chinese), /未被使用/);
+});
+
+test("blocks that the model does not call have a list of their own", () => {
+  const compile = { ...states.compiled.compile, regions_not_called: ["pulid_ca.0", "pulid_ca.1"] };
+  const { groups } = section({ ...states.compiled, compile }, "blocks");
+  assert.deepEqual(groups.map(({ title, items }) => [title, items[0].where]), [["2 blocks not called by the model", "pulid_ca.0"]]);
+});

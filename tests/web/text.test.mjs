@@ -31,6 +31,13 @@ test("each state reads as a person would say it", () => {
     compiled: "▲ compiled · 1.62× · 148 ms a step · inductor",
     partial: "◐ partly compiled 36/38 · 1.40× · 171 ms a step · inductor",
     byChoice: "▲ compiled 36/38 · 1.40× · 171 ms a step · inductor",
+    stoppedAt: "◐ stopped at 1/17 · goes on in the next run",
+    stoppedEarly: "◐ stopped · goes on in the next run",
+    notUsed: "▽ not used: nothing sampled this model",
+    patchNotUsed: "▽ not used: nothing sampled this model",
+    calledAround: "▽ no effect: “DeepCache” calls the blocks itself",
+    patchCalledAround: "▽ no effect: the sampler did not call this model",
+    patchOverridden: "▽ no effect: “SageAttention” computes attention instead",
     slower: "▽ off: compiled is 9 % slower · 3.00 s a step",
     noGain: "= compiled, no gain · 1.01× · 149 ms a step · inductor",
     unclear:
@@ -221,4 +228,20 @@ test("Chinese has words for every state", () => {
   ]) {
     assert.match(describe(states[name], chinese).parts[0].text, /[\u4e00-\u9fff]/, name);
   }
+});
+
+test("a run that stopped is no choice and no trouble; while it goes on it is live again", () => {
+  assert.equal(describe(states.stoppedAt, english).tone, "plain");
+  assert.equal(describe({ ...states.compiling, compile: states.stoppedAt.compile }, english).symbol, "…");
+  assert.equal(describe({ ...states.compiled, compile: { ...states.compiled.compile, stopped: null } }, english).symbol, "▲");
+  assert.match(advice(states.stoppedAt, english)[0], /goes on where this one stopped/);
+  assert.match(describe(states.stoppedAt, chinese).text, /^停在 1\/17 · /);
+});
+
+test("what to do about a node without effect names the one that took its place", () => {
+  assert.match(advice(states.calledAround, english)[0], /^“DeepCache” computes the model in its own way/);
+  assert.match(advice(states.patchNotUsed, english)[0], /directly before the sampler/);
+  assert.equal(describe({ ...states.patched, unused: { why: "of a newer server" } }, english).symbol, "▽");
+  assert.equal(describe({ ...states.compiling, unused: states.notUsed.unused }, english).symbol, "…", "a new run");
+  assert.equal(describe({ ...states.failed, unused: states.notUsed.unused }, english).symbol, "✗");
 });

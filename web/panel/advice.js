@@ -1,7 +1,7 @@
 // @ts-check
 // What a person can do about a record, as one or two sentences.
 
-import { findings, isLive, isNumber, plain } from "../status/record.js";
+import { findings, isLive, isNumber, plain, stoppedAt, unusedBecause } from "../status/record.js";
 import { gainsNowhere, isByChoice, isSlower, isUnclear } from "../status/text.js";
 
 /** @typedef {import("../words.js").Words} Words */
@@ -19,6 +19,9 @@ export function advice(record, words, bypassed = false) {
   if (record === null) return [say("never_ran")];
   if (isLive(record)) return [say("wait")];
   const fixes = remedies(record);
+  const because = unusedBecause(record);
+  if (because) return [words(`unused.do_${because}`, { by: plain(record.unused?.by) }), ...fixes];
+  if (stoppedAt(record)) return [say("stopped"), ...fixes];
   switch (record.state) {
     case "idle":
       return [record.backend?.replaced_by ? say("replaced") : say("never_ran")];

@@ -137,6 +137,7 @@ function patches(record, say) {
       ? { where: plain(other.where), text: plain(other.what) }
       : { where: "", text: plain(other) },
   );
+  const reached = count(record.patches?.reached);
   return section(
     "patches",
     say,
@@ -145,6 +146,7 @@ function patches(record, say) {
         "patched",
         record.patches && [...sites].map(([name, at]) => say("at_sites", { name, count: at.length })).join(", "),
       ],
+      ["sites_called", reached !== null && say("of", { done: reached, total: patchedSites(record).length })],
     ],
     [
       ...[...sites].map(
@@ -161,6 +163,7 @@ function blocks(record, say) {
     regions,
     regions_compiled: done,
     regions_uncompiled: left,
+    regions_not_called: uncalled,
     graphs,
     graph_breaks,
     recompiles,
@@ -175,6 +178,7 @@ function blocks(record, say) {
   const items = (items, where) =>
     list(items).map((item) => ({ where: plain(item?.[where]), text: plain(item?.reason) }));
   const uncompiled = items(left, "path");
+  const without = list(uncalled).map((path) => ({ where: plain(path) }));
   const breaks = items(graph_breaks, "where");
   const again = items(recompiles, "region");
   return section(
@@ -190,6 +194,7 @@ function blocks(record, say) {
     ],
     [
       [say("blocks_uncompiled", { count: uncompiled.length }), uncompiled],
+      [say("blocks_not_called", { count: without.length }), without],
       [say("breaks_list", { count: breaks.length }), breaks],
       [say("recompiles_list", { count: again.length }), again],
     ],

@@ -2,7 +2,17 @@
 // A record as plain sentences: what the tooltip of the status line says.
 
 import { duration, elapsed, factor, millions, tiny } from "./format.js";
-import { count, findings, isNumber, list, patchedSites, plain, sentence } from "./record.js";
+import {
+  count,
+  findings,
+  isNumber,
+  list,
+  patchedSites,
+  plain,
+  sentence,
+  stoppedAt,
+  unusedBecause,
+} from "./record.js";
 import { troubleCounts } from "./text.js";
 
 /** @typedef {import("../words.js").Words} Words */
@@ -20,6 +30,7 @@ export function details(record, words) {
   if (record === null) return [words("details.idle")];
   const tell = /** @type {Words} */ ((key, values) => words(`details.${key}`, values));
   return [
+    ...unused(record, words, tell),
     ...model(record, tell),
     ...backend(record, tell),
     ...patches(record, tell),
@@ -54,6 +65,15 @@ function model(record, tell) {
   ];
   const said = parts.filter(Boolean).join(", ");
   return said ? [tell("model", { model: said })] : [];
+}
+
+/** @param {StatusRecord} record @param {Words} words @param {Words} tell */
+function unused(record, words, tell) {
+  const because = unusedBecause(record);
+  if (!because) return [];
+  const by = plain(record.unused?.by);
+  const where = plain(record.unused?.where);
+  return [sentence(words(`unused.${because}`, { by })), where ? tell("unused_where", { by, where }) : ""];
 }
 
 /** @param {StatusRecord} record @param {Words} tell */
@@ -114,7 +134,12 @@ function compiled(record, tell) {
   if (!record.compile) return [];
   const { regions, regions_compiled: done, graphs, graph_breaks: breaks, recompiles, seconds, cache } = record.compile;
   const said = [];
-  if (count(regions) !== null) said.push(tell("regions", { done: count(done) ?? 0, total: count(regions) ?? 0 }));
+  const stopped = stoppedAt(record);
+  if (stopped) said.push(tell(stopped.total > 0 ? "stopped_at" : "stopped_early", stopped));
+  else if (count(regions) !== null && record.state !== "uncompiled")
+    said.push(tell("regions", { done: count(done) ?? 0, total: count(regions) ?? 0 }));
+  const uncalled = count(record.compile.regions_not_called);
+  if (uncalled) said.push(tell("not_called", { count: uncalled }));
   if (count(graphs) !== null) {
     said.push(
       tell("graphs", { graphs: count(graphs) ?? 0, breaks: count(breaks) ?? 0, recompiles: count(recompiles) ?? 0 }),

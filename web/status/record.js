@@ -31,6 +31,7 @@
  * @property {Record<string, any> | null} [check]
  * @property {Record<string, any> | null} [patches]
  * @property {Record<string, any> | null} [compile]
+ * @property {{why?: string, by?: string | null, where?: string | null} | null} [unused] why the node had no effect
  * @property {Record<string, any> | null} [speed]
  * @property {Record<string, any> | null} [parity]
  * @property {Record<string, any> | null} [memory]
@@ -93,4 +94,28 @@ export const patchedSites = (record) => list(record.patches?.sites).filter((site
 export function sentence(text) {
   const line = plain(text);
   return line && !/[.!?。…]$/.test(line) ? `${line}.` : line;
+}
+
+const STOPPED = new Set(["idle", "partial"]);
+const UNUSED = new Set(["patched", "uncompiled"]);
+
+/**
+ * How far compiling came when a run ended before it was done; null when nothing is left to do.
+ * @param {StatusRecord} record
+ * @returns {{done: number, total: number} | null} total 0: before the blocks were counted
+ */
+export function stoppedAt({ state, compile }) {
+  const { done, total } = compile?.stopped ?? {};
+  return STOPPED.has(state) && isNumber(done) && isNumber(total) ? { done, total } : null;
+}
+
+/**
+ * Why what the node did to the model had no effect, as the end of a key of words; null when it had one.
+ * @param {StatusRecord} record
+ */
+export function unusedBecause({ state, unused }) {
+  if (!unused || !UNUSED.has(state)) return null;
+  if (unused.why === "not sampled") return "not_sampled";
+  const what = unused.why === "not called" ? "not_called" : state === "patched" ? "not_at_sites" : "not_at_blocks";
+  return plain(unused.by) ? `${what}_by` : what;
 }

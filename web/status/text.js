@@ -2,7 +2,17 @@
 // A record as one line: a symbol and a few words, the most telling first.
 
 import { duration, elapsed, factor, percentFaster } from "./format.js";
-import { count, findings, isLive, isNumber, patchedSites, plain, problems } from "./record.js";
+import {
+  count,
+  findings,
+  isLive,
+  isNumber,
+  patchedSites,
+  plain,
+  problems,
+  stoppedAt,
+  unusedBecause,
+} from "./record.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("./record.js").StatusRecord} StatusRecord */
@@ -35,7 +45,9 @@ const isSame = ({ speed }) => isNumber(speed?.speedup) && speed.speedup >= SLOWE
 
 /** Whether only blocks that gain nothing from compiling were left out. @param {StatusRecord} record */
 export const isByChoice = ({ state, compile }) =>
-  state === "partial" && compile?.regions_without_gain === count(compile?.regions_uncompiled);
+  state === "partial" &&
+  !compile?.stopped &&
+  compile?.regions_without_gain === count(compile?.regions_uncompiled);
 
 /** Whether that is true of all blocks. @param {StatusRecord} record */
 export const gainsNowhere = ({ state, compile }) =>
@@ -76,6 +88,8 @@ const quiet = (state, words) => ({
 /** @param {StatusRecord} record @param {Words} words @param {number} age @returns {Draft} */
 function drafted(record, words, age) {
   if (isLive(record)) return live(record, words, age);
+  if (unusedBecause(record)) return unused(record, words);
+  if (stoppedAt(record)) return stopped(record, words);
   switch (record.state) {
     case "patched":
       return patched(record, words);
@@ -122,6 +136,22 @@ function live(record, words, age) {
     tone: "live",
     parts: [words(`status.${record.state}`) + of, time, { text: plain(path), elastic: true }],
   };
+}
+
+/** @param {StatusRecord} record @param {Words} words @returns {Draft} */
+function unused(record, words) {
+  const because = unusedBecause(record);
+  const isLeftOut = because === "not_sampled";
+  const why = words(`unused.${because}`, { by: plain(record.unused?.by) });
+  const text = words(isLeftOut ? "status.not_used" : "status.no_effect", { why });
+  return { symbol: "▽", tone: isLeftOut ? "plain" : "warn", parts: [{ text, elastic: true }] };
+}
+
+/** @param {StatusRecord} record @param {Words} words @returns {Draft} */
+function stopped(record, words) {
+  const { done, total } = stoppedAt(record) ?? { done: 0, total: 0 };
+  const at = total > 0 ? words("status.stopped_at", { done, total }) : words("status.stopped_early");
+  return { symbol: "◐", tone: "plain", parts: [at, words("status.goes_on")] };
 }
 
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */

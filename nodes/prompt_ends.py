@@ -1,0 +1,108 @@
+"""Notices the end of prompts. ComfyUI tells pages of it, but no node: its queue is looked at while prompts run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..status.prompts import EndedPrompt, NodeClass
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks, and how long they go on when there is nothing in the queue: a prompt is checked before it
+#: is put there.
+PAUSE, GRACE = 0.25, 60.0
+
+#: Prompts that are remembered as seen.
+MOST = 200
+
+OURS = "OneDiff"
+
+
+class PromptEnds:
+    """Calls ``settle`` soon after prompts ended. ``workflow_of`` gives the editor's workflow of an item of the
+    queue."""
+
+    def __init__(self, server: Any, settle: Callable[[], None], workflow_of: Callable[[tuple], str | None]):
+        self._server = server
+        self._settle = settle
+        self._workflow_of = workflow_of
+        self._seen: deque[str] = deque(maxlen=MOST)
+        self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0
+
+    def watch(self) -> None:
+        """Looks from now on, until nothing is left in the queue. From any thread."""
+        self._until = time.monotonic() + GRACE
+        loop = getattr(self._server, "loop", None)
+        if loop is not None and loop.is_running():
+            loop.call_soon_threadsafe(self._begin)
+
+    def on_prompt(self, data: Any) -> Any:
+        """What the server calls with each prompt that it is sent."""
+        self.watch()
+        return data
+
+    def new(self) -> Iterator[EndedPrompt]:
+        """Prompts that ran to their end since the last call, oldest first."""
+        queue = self._server.prompt_queue
+        with queue.mutex:
+            history = list(queue.history.items())
+        fresh = []
+        for prompt_id, entry in reversed(history):
+            if prompt_id in self._seen or len(fresh) == MOST:
+                break
+            fresh.append((prompt_id, entry))
+        for prompt_id, entry in reversed(fresh):
+            self._seen.append(prompt_id)
+            ended = self._read(entry)
+            if ended is not None:
+                yield ended
+
+    def _begin(self) -> None:
+        if self._timer is None:
+            self._look()
+
+    def _look(self) -> None:
+        self._timer = None
+        try:
+            self._settle()
+        except Exception:  # a picture must not be lost for it, nor the looks that follow
+            log.warning("OneDiff: what became of a prompt could not be read", exc_info=True)
+        if self._server.prompt_queue.get_tasks_remaining() or time.monotonic() < self._until:
+            self._timer = self._server.loop.call_later(PAUSE, self._look)
+
+    def _read(self, entry: dict[str, Any]) -> EndedPrompt | None:
+        """An entry of the history; None for a prompt that failed or was cancelled."""
+        messages = dict((entry.get("status") or {}).get("messages") or ())
+        graph = entry["prompt"][2]
+        if "execution_success" not in messages or not isinstance(graph, dict):
+            return None
+        began = messages.get("execution_start", {}).get("timestamp")
+        if began is None or not any(str(node.get("class_type")).startswith(OURS) for node in graph.values()):
+            return None
+        outputs = entry.get("outputs") or {}
+        return EndedPrompt(
+            workflow=self._workflow_of(entry["prompt"]),
+            began=began / 1000,
+            graph=graph,
+            wanted=tuple(entry["prompt"][4] or ()),
+            cached=frozenset(messages.get("execution_cached", {}).get("nodes") or ()),
+            records={n: output["onediff"][0] for n, output in outputs.items() if output and output.get("onediff")},
+        )
+
+
+def class_of(name: str) -> NodeClass:
+    """What is known of a class of nodes. One that is gone may be anything."""
+    import nodes as host_nodes
+
+    cls = host_nodes.NODE_CLASS_MAPPINGS.get(name)
+    if cls is None:
+        return NodeClass(("*",))
+    outputs = tuple(str(kind) for kind in getattr(cls, "RETURN_TYPES", None) or ())
+    module = str(getattr(cls, "RELATIVE_PYTHON_MODULE", "nodes"))
+    return NodeClass(outputs, not module.startswith("custom_nodes"), name.startswith(OURS))

@@ -1,0 +1,48 @@
+"""Who computed a model in place of calling it as the host does, so that nothing that was put on it took part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .foreign import origin
+
+#: Functions in ``model_options`` that are handed the model and may do without calling it.
+FUNCTIONS = ("model_function_wrapper", "sampler_calc_cond_batch_function")
+
+#: Kinds of the host's wrappers around a model call, and of those inside it, the nearest to the model first.
+AROUND = ("apply_model", "calc_cond_batch", "predict_noise", "sampler_sample")
+INSIDE = ("diffusion_model",)
+
+#: Position of ``sigmas`` among the arguments of ``outer_sample``.
+SIGMAS = 3
+
+
+def calls_expected(args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether a sampling with these arguments of ``outer_sample`` has steps: else nobody calls the model."""
+    sigmas = args[SIGMAS] if len(args) > SIGMAS else kwargs.get("sigmas")
+    return sigmas is not None and len(sigmas) > 1
+
+
+def called_instead(guider: Any, own: str, inside: bool = False) -> dict[str, str | None]:
+    """``{"by": "DeepCache", "where": "ComfyUI-deepcache.DeepCache:DeepCache.apply.<locals>.apply_model"}``, or both
+    None where nobody is known who could have.
+
+    Args:
+        guider: what ``outer_sample`` was called on.
+        own: the key of this pack's wrappers.
+        inside: the model was called, but not its blocks.
+    """
+    options = getattr(guider, "model_options", None) or {}
+    wrappers = (options.get("transformer_options") or {}).get("wrappers") or {}
+    found = [] if inside else [options[name] for name in FUNCTIONS if options.get(name) is not None]
+    for kind in INSIDE if inside else AROUND:
+        found += [f for key, functions in (wrappers.get(kind) or {}).items() if key != own for f in functions]
+    return named(found[0]) if found else {"by": None, "where": None}
+
+
+def named(function: Any) -> dict[str, str | None]:
+    """A function by a name for people, and where it comes from: the class that made it, else the pack or its file."""
+    where = origin(function)
+    module, _, name = where.rpartition(":")
+    first = name.partition(".")[0]
+    return {"by": first if first[:1].isupper() else module.partition(".")[0].lstrip("_") or name, "where": where}

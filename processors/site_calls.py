@@ -1,0 +1,113 @@
+"""Whether the processor of a patch takes part in a sampling, and at how many of its sites."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from .foreign import OVERRIDE
+from .instead import called_instead, calls_expected, named
+
+if TYPE_CHECKING:
+    from .attach import AttentionPatch
+
+Forwards = list[tuple[nn.Module, Callable]]
+
+
+class SiteCalls:
+    """Of one sampling. What is compiled is not counted: a graph does not tell, and would be compiled anew for it."""
+
+    def __init__(self, patch: AttentionPatch, key: str):
+        self._patch_ref = weakref.ref(patch)  # it holds this, and modules of a model that must go when nobody uses it
+        self._key = key
+        self._calls = 0
+        self._reached: set[str] = set()
+        self._counts: bool | None = None
+        self._called = False
+        self._taken: list[dict[str, str | None]] = []  # what took all sites, one a call in which something did
+
+    @property
+    def _patch(self) -> AttentionPatch:
+        patch = self._patch_ref()
+        assert patch is not None
+        return patch
+
+    @property
+    def reached(self) -> int | None:
+        """Sites at which the processor was called; None where that was not counted."""
+        return len(self._reached) if self._counts and self._calls else None
+
+    def unused(self, executor: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+        """The record's ``unused``, for a call of ``outer_sample``; None when the processor took part."""
+        if not self._patch.sites or not calls_expected(args, kwargs):
+            return None
+        guider = getattr(executor, "class_obj", None)
+        if not self._calls:
+            return {"why": "not called", **called_instead(guider, self._key)}
+        if len(self._taken) == self._calls:
+            return {"why": "not reached", **self._taken[-1]}
+        if self.reached == 0:
+            return {"why": "not reached", **called_instead(guider, self._key, inside=True)}
+        return None
+
+    @contextmanager
+    def counted(self, executor: Any, options: dict[str, Any]) -> Iterator[Forwards]:
+        """One model call. Yields the forwards of the patched sites, which count themselves where they can."""
+        self._calls += 1
+        taken = self._taken_by(options)
+        if taken is not None:
+            self._taken.append(taken)
+        if self._counts is None:
+            self._counts = not self._is_compiled(getattr(executor, "class_obj", None), options)
+        if not self._counts or len(self._reached) == len(self._patch.sites):
+            yield self._patch.forwards
+            return
+        hook = self._patch.processor.register_forward_pre_hook(self._note_call)
+        try:
+            paths = [site.path for site in self._patch.sites]
+            both = zip(self._patch.forwards, paths, strict=True)
+            yield [(module, self._counting(forward, path)) for (module, forward), path in both]
+        finally:
+            hook.remove()
+
+    def _counting(self, forward: Callable, path: str) -> Callable:
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            self._called = False
+            result = forward(*args, **kwargs)
+            if self._called:
+                self._reached.add(path)
+            return result
+
+        return counting
+
+    def _note_call(self, *_: Any) -> None:
+        self._called = True
+
+    def _further_in(self, options: dict[str, Any]) -> list[Any]:
+        """This pack's own wrappers of the model call that run inside this patch's."""
+        ours = ((options.get("wrappers") or {}).get("apply_model") or {}).get(self._key) or []
+        return ours[ours.index(self._patch) + 1 :] if self._patch in ours else []
+
+    def _taken_by(self, options: dict[str, Any]) -> dict[str, str | None] | None:
+        """What computes attention at all sites of the patch in this call, None when nothing that is known does."""
+        override = options.get(OVERRIDE, self._patch.superseded)
+        if override is not self._patch.superseded:
+            return named(override)
+        left = {site.path for site in self._patch.sites}
+        for other in self._further_in(options):
+            left -= {site.path for site in getattr(other, "sites", ())}
+        return None if left else {"by": "Patch Attention Processors", "where": None}
+
+    def _is_compiled(self, base_model: Any, options: dict[str, Any]) -> bool:
+        """Whether the model, or a part of it, may run compiled: by this pack or by another node."""
+        if any(not hasattr(wrapper, "sites") for wrapper in self._further_in(options)):
+            return True
+        if "torch.compile" in ((options.get("wrappers") or {}).get("apply_model") or {}):
+            return True
+        model = getattr(base_model, "diffusion_model", None)
+        modules = model.modules() if isinstance(model, nn.Module) else ()
+        return any("_orig_mod" in module._modules or module._compiled_call_impl is not None for module in modules)

@@ -1,0 +1,187 @@
+"""A processor or compiled blocks that take no part in a sampling, because another node computes the model: the host's
+own guider samples."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from onediff_pack.compilers import BACKENDS, Host, Session, Settings, backends, compiling
+from onediff_pack.compilers.graphs import GraphCache
+from onediff_pack.processors import find_sites, get_processor
+from onediff_pack.processors.attach import AttentionPatch, attach
+from onediff_pack.status import Record
+
+pytestmark = pytest.mark.usefixtures("host")
+
+
+class DeepCache:
+    """Takes the place of the model call, as the node packs of that name do: it calls the model's parts itself."""
+
+    def apply(self, patcher):
+        clone = patcher.clone()
+
+        def apply_model(model_function, arguments):
+            x, timestep, options = arguments["input"], arguments["timestep"], arguments["c"]["transformer_options"]
+            context = arguments["c"]["c_crossattn"]
+            return clone.model.diffusion_model(x, timestep, context=context, transformer_options=options)
+
+        clone.set_model_unet_function_wrapper(apply_model)
+        return clone
+
+
+def skip_blocks(executor, x, *args, **kwargs):
+    return torch.zeros_like(x)
+
+
+class Plain:
+    """A backend that compiles nothing."""
+
+    name, package = "plain", "torch"
+
+    def absent(self, device):
+        return None
+
+    def emulates_casts(self, device):
+        return False
+
+    def compile(self, block, graph, effort):
+        def run(*args, **kwargs):
+            graph.graphs = 1
+            return graph.forward(block, *args, **kwargs)
+
+        return run
+
+    def about(self, effort, device):
+        return None
+
+
+@pytest.fixture
+def patcher(monkeypatch):
+    import models
+
+    monkeypatch.setattr(backends, "BACKENDS", {"plain": Plain(), **BACKENDS})
+    monkeypatch.setattr(compiling, "GRAPHS", GraphCache())
+    monkeypatch.setattr(backends, "_proofs", {("plain", "cpu"): backends.Proof(True, "stands in.", 0.0)})
+    return models.unet_patcher()
+
+
+def sample(patcher, sigmas=(1.0, 0.6, 0.3, 0.0)):
+    """A sampling as ComfyUI's nodes make it."""
+    import comfy.samplers
+
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(1, 4, 8, 8, generator=generator)
+    guider = comfy.samplers.CFGGuider(patcher)
+    prompt = [[torch.randn(1, 7, 48, generator=generator), {}]]
+    guider.set_conds(prompt, prompt)
+    sampler = comfy.samplers.sampler_object("euler")
+    with torch.inference_mode():
+        return guider.sample(noise, torch.zeros_like(noise), sampler, torch.tensor(sigmas), disable_pbar=True)
+
+
+def patched(patcher, kind="sdpa", superseded=None):
+    """A patched clone; what is said at the end of each of its samplings; its sites."""
+    clone, said, sites = patcher.clone(), [], find_sites(patcher.model.diffusion_model)
+    patch = AttentionPatch(
+        sites, get_processor(kind), lambda options: None, superseded, kind, lambda *ended: said.append(ended)
+    )
+    attach(clone, patch)
+    return clone, said, sites
+
+
+def compiled(patcher):
+    clone, record = patcher.clone(), Record("workflow", "7")
+    session = Session(Settings("plain", keep_faster=False), record, Host(lambda: None, "test"), torch.device("cpu"))
+    attach(clone, session)
+    return clone, record
+
+
+def test_a_processor_that_is_called_is_counted_at_its_sites(patcher):
+    clone, said, sites = patched(patcher)
+    sample(clone)
+    assert said == [(None, len(sites))]
+    left = [path for path, module in clone.model.named_modules() if "forward" in module.__dict__]
+    assert left == []
+    patch = weakref.ref(clone.get_wrappers("apply_model", "onediff")[0])
+    gc.disable()
+    try:
+        del clone
+        assert patch() is None, "it would keep the model's weights until Python's next collection"
+    finally:
+        gc.enable()
+
+
+def test_a_wrapper_that_calls_the_blocks_itself_is_named_on_both_nodes(patcher):
+    clone, said, _ = patched(patcher)
+    clone, record = compiled(clone)
+    sample(DeepCache().apply(clone))
+    (unused, reached), *_ = said
+    assert (unused["why"], unused["by"], reached) == ("not called", "DeepCache", None)
+    assert unused["where"].endswith(":DeepCache.apply.<locals>.apply_model")
+    assert record["state"] == "uncompiled"
+    assert record["summary"] == "no effect: “DeepCache” calls the blocks itself"
+    assert record["unused"] == unused
+    sample(clone)
+    assert said[-1] == (None, None), "compiled code is not counted"
+    assert (record["state"], record["unused"]) == ("compiled", None)
+
+
+def test_a_wrapper_that_calls_the_model_is_not_blamed(patcher):
+    clone, said, _ = patched(patcher)
+    clone, record = compiled(clone)
+    clone.set_model_unet_function_wrapper(
+        lambda call, arguments: call(arguments["input"], arguments["timestep"], **arguments["c"])
+    )
+    sample(clone)
+    assert said == [(None, None)]
+    assert record["unused"] is None
+
+
+@pytest.mark.parametrize("sigmas", [(), (1.0,)])
+def test_a_sampling_without_steps_says_nothing(patcher, sigmas):
+    clone, said, _ = patched(patcher)
+    clone, record = compiled(clone)
+    sample(clone, sigmas)
+    assert [unused for unused, _ in said] in ([], [None])
+    assert record["unused"] is None
+
+
+def test_what_computes_the_blocks_inside_the_model_is_named(patcher):
+    clone, said, _ = patched(patcher)
+    clone.add_wrapper_with_key("diffusion_model", "another pack", skip_blocks)
+    sample(clone)
+    assert said[0][0]["why"] == "not reached"
+    assert said[0][0]["where"].endswith(":skip_blocks")
+    clone, record = compiled(patcher)
+    clone.add_wrapper_with_key("diffusion_model", "another pack", skip_blocks)
+    sample(clone)
+    assert (record["state"], record["unused"]["why"]) == ("uncompiled", "not reached")
+    assert "computes the blocks instead" in record["summary"]
+
+
+def test_a_later_override_or_patch_that_takes_all_sites_is_named(patcher):
+    def sage(attention, *args, **kwargs):
+        return attention(*args, **kwargs)
+
+    clone, said, _ = patched(patcher)
+    later, said_later, sites = patched(clone, "reference")
+    sample(later)
+    assert said[0][0] == {"why": "not reached", "by": "Patch Attention Processors", "where": None}
+    assert said_later == [(None, len(sites))]
+    clone.model_options["transformer_options"]["optimized_attention_override"] = sage
+    sample(clone)
+    assert said[-1][0]["why"] == "not reached"
+    assert said[-1][0]["where"].endswith("sage")
+    before, said_before, _ = patched(clone, superseded=sage)
+    sample(before)
+    assert said_before[-1] == (None, len(sites))
+
+
+def test_replaced_attention_of_single_blocks_shows_in_the_count(patcher):
+    clone, said, sites = patched(patcher)
+    clone.set_model_attn1_replace(lambda q, k, v, options: q, "middle", 0)
+    sample(clone)
+    assert said == [(None, len(sites) - 1)]
