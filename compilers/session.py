@@ -19,6 +19,7 @@ from ..checks.reaching.reach import FindReach
 from ..processors.attach import APPLY_MODEL, KEY, AttentionPatch, swapped_forwards
 from ..processors.foreign import foreign_patches
 from ..processors.repair import forwards_given
+from ..processors.user_errors import ordinary
 from ..status import Record
 from .clearing import CLEARED
 from .compiling import Compiling
@@ -186,7 +187,8 @@ class Session:
         self.record.update(state="checking", progress=None)
         scope = self.settings.scope
         self.dtype = dtype
-        model = PreparedModel(diffusion_model, patches, self._findings, self._find_reach, scope, dtype, self.device)
+        findings, cancel = self._findings, self.host.cancel
+        model = PreparedModel(diffusion_model, patches, findings, self._find_reach, scope, dtype, self.device, cancel)
         self.model, self.memory = model, model.memory
         self.record.update(check=model.check, **model_fields(diffusion_model, self.device))
         self.runners = [RegionRunner(self, r, model.unfit.get(r.path), model.sites[r.path]) for r in model.regions]
@@ -232,7 +234,7 @@ class Session:
         except Exception as error:
             if self.running is None:
                 raise
-            failure = error.with_traceback(None)  # the traceback would keep the failed step's memory
+            failure = ordinary(error.with_traceback(None))  # the traceback would keep the failed step's memory
         if failure is not None:
             return self._rerun(call, failure)
         if self.ran_region:  # else a caching node skipped the model

@@ -162,7 +162,8 @@ def site_forward(site: Site, processor: Processor, superseded: Callable | None =
 class AttentionPatch:
     """The sites that one node patched, as a wrapper of ``apply_model``.
 
-    ``observe(options)`` is called once a sampling with the ``transformer_options``, for the record.
+    ``observe(options)`` is called once a sampling with the ``transformer_options``, for the record. ``failed(error)``
+    gives what is raised for what a model call raised.
     """
 
     order = 0
@@ -174,6 +175,7 @@ class AttentionPatch:
         observe: Callable[[dict[str, Any]], None],
         superseded: Callable | None = None,
         name: str = "custom",
+        failed: Callable[[BaseException], BaseException] = lambda error: error,
     ):
         self.sites = sites
         self.processor = processor
@@ -182,6 +184,7 @@ class AttentionPatch:
             (site.module, site_forward(site, processor, superseded)) for site in sites
         ]
         self.observe = observe
+        self.failed = failed
         self.seen: Any = None
 
     def __call__(
@@ -193,7 +196,13 @@ class AttentionPatch:
             self.seen = sampling
             self.observe(options)
         with swapped_forwards(self.forwards):
-            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            try:
+                return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            except BaseException as error:
+                instead = self.failed(error)
+                if instead is error:
+                    raise
+                raise instead from error
 
 
 def processors_of(patches: Iterable[AttentionPatch]) -> list[tuple[Site, Processor]]:
