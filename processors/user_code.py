@@ -176,31 +176,34 @@ class _Watch:
                 if self._ended.locked():
                     self._ended.release()
                 self._thread.join()
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._ident), None)
                 break
             except Stopped:
                 continue
-        reason = self._attendance.due() if self._raised else None
-        if reason is not None:
-            raise reason
+        if self._raised:
+            _settle()
+            raise self._attendance.due() or Stopped()
 
 
 def end(thread: threading.Thread, label: str) -> bool:
     """Ends what runs in a thread; whether it did within a moment. Else it is tried on until it ends, so that it slows
     no later picture."""
-    until = time.monotonic() + GRACE
-    while thread.is_alive() and time.monotonic() < until:
+    start = time.monotonic()
+    while thread.is_alive() and time.monotonic() < start + GRACE:
         _raise_in(thread.ident)
-        thread.join(0.01)
+        thread.join(0.02)
     if thread.is_alive():
         threading.Thread(target=_end_later, args=(thread, label), name="OneDiff: end", daemon=True).start()
-    return not thread.is_alive()
+        return False
+    _settle()
+    return True
 
 
 def _end_later(thread: threading.Thread, label: str) -> None:
     start, quiet = time.monotonic(), True
     while thread.is_alive():
-        _raise_in(thread.ident)
+        for _ in range(20):  # in quick succession, so that one comes where nothing catches it
+            _raise_in(thread.ident)
+            time.sleep(0)
         thread.join(0.02 if quiet else 0.5)
         if quiet and time.monotonic() > start + STUBBORN:
             quiet = False
@@ -208,6 +211,7 @@ def _end_later(thread: threading.Thread, label: str) -> None:
                 "OneDiff: %s cannot be ended: it waits in C code or imports a package. Restart ComfyUI if it slows it.",
                 label,
             )
+    _settle()
 
 
 def _raise_in(ident: int | None, base: FrameType | None = None) -> None:
@@ -219,4 +223,19 @@ def _raise_in(ident: int | None, base: FrameType | None = None) -> None:
         if frame.f_code.co_filename.startswith("<frozen importlib") or (base is not None and name == "__exit__"):
             return
         frame = frame.f_back
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident or 0), ctypes.py_object(Stopped))
+    _set(ident or 0)
+
+
+def _set(ident: int) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Stopped))
+
+
+def _settle() -> None:
+    """Meets an exception that waits in this thread, or one of its own. Python 3.11 goes on looking for one that a
+    thread did not meet before its end, which slows all code and hangs what is traced; taking it back does not help."""
+    try:
+        _set(threading.get_ident())
+        while True:
+            time.sleep(0)
+    except Stopped:
+        pass

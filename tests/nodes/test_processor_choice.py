@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -89,6 +92,88 @@ def test_what_is_not_there_gives_way_to_sdpa(choose, name):
     assert len(found) == 1
     assert name in findings[0].what
     assert "sdpa" in findings[0].what + findings[0].fix
+
+
+RAISING = {
+    "an exit": "raise SystemExit(2)",
+    "a keyboard's interrupt": "raise KeyboardInterrupt",
+    "a generator's end": "raise GeneratorExit",
+    "an exit with real numbers only": "if q.device.type != 'meta' and type(q) is torch.Tensor: raise SystemExit(2)",
+    "an exit with a mask": "if attention_mask is not None: raise SystemExit(2)",
+    "a message that cannot be read": "raise Odd",
+}
+
+
+@pytest.mark.parametrize("what", RAISING)
+def test_whatever_forward_raises_gives_way_to_sdpa_and_its_line_is_named(choose, what):
+    odd = "\n\nclass Odd(Exception):\n    def __str__(self):\n        raise SystemExit\n"
+    used, found, findings = choose("custom/mine:Mine", written(line=RAISING[what]) + odd)
+    assert (used, found[0][0], found[-1]) == ("sdpa", "error", ("warning", "processor-not-used"))
+    assert found[0][1] in ("raises", "raises-on-numbers")
+    assert findings[0].where.endswith("mine.py:11")
+
+
+LOOKED_AT = {
+    "a level of another type": "level = ['kernel']",
+    "a level that raises": "level = property(lambda self: exit(2))",
+    "a __class__ that raises": "__class__ = property(lambda self: exit(2))",
+    "a __getattr__ that exits": "def __getattr__(self, name): exit(2)",
+    "weights that raise": "def named_parameters(self, *args, **kwargs): exit(2)",
+    "modules that raise": "def named_modules(self, *args, **kwargs): exit(2)",
+    "a hash that raises": "def __hash__(self): exit(2)",
+    "parameters that never match": "differs_in_training = property(lambda self: exit(2))",
+}
+
+
+@pytest.mark.parametrize("what", LOOKED_AT)
+def test_a_class_that_raises_when_it_is_looked_at_ends_nothing(choose, what):
+    """It is used, or sdpa is and a finding says so."""
+    text = written().replace("Module):", f"Module):\n    {LOOKED_AT[what]}\n")
+    used, found, findings = choose("custom/mine:Mine", text)
+    assert used == "custom/mine:Mine" or ("error" in dict(found) and used == "sdpa"), found
+    assert all(finding.why.endswith(".") and finding.fix.endswith(".") for finding in findings)
+
+
+def test_an_exit_while_dynamo_captures_is_a_finding(choose):
+    used, found, _ = choose("custom/mine:Mine", written(line="if torch.compiler.is_compiling(): exit(2)"))
+    assert used == "custom/mine:Mine", "it computes right uncompiled"
+    assert "error" in dict(found)
+
+
+def test_cancel_reaches_a_slow_forward_within_a_moment(choose):
+    from comfy import model_management
+
+    pressed = []
+
+    def press():
+        pressed.append(time.monotonic())
+        model_management.interrupt_current_processing(True)
+
+    timer = threading.Timer(0.5, press)
+    timer.start()
+    with pytest.raises(model_management.InterruptProcessingException):
+        choose("custom/mine:Mine", written(line="__import__('time').sleep(4)"))
+    assert time.monotonic() - pressed[0] < 2
+    assert not model_management.processing_interrupted()
+
+
+def test_an_interrupt_in_forward_is_the_users_cancel_and_no_finding(choose):
+    from comfy import model_management
+
+    line = "import comfy.model_management as m; raise m.InterruptProcessingException"
+    with pytest.raises(model_management.InterruptProcessingException):
+        choose("custom/mine:Mine", written(line=line))
+
+
+def test_diffusers_classes_that_exit_give_way_too(choose, monkeypatch):
+    pytest.importorskip("diffusers")
+    from diffusers.models.attention_processor import AttnProcessor2_0
+    from onediff_pack.processors import from_diffusers
+
+    monkeypatch.setattr(from_diffusers, "_made", {}, raising=False)
+    monkeypatch.setattr(AttnProcessor2_0, "__init__", lambda self: exit(2))
+    used, found, _ = choose("diffusers/AttnProcessor2_0")
+    assert (used, found) == ("sdpa", [("error", "processor-file")])
 
 
 def test_diffusers_own_is_used(choose):
