@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from ..processors import Site, written
+from ..processors.user_code import Attendance, Cancel
 from .finding import Finding
+from .patience import FINAL, cannot_be_looked_at
 from .probing.bench import geometry
 from .processor import check_processor
 
@@ -23,15 +25,20 @@ _lock = threading.Lock()
 
 
 def check_attached(
-    attached: Iterable[tuple[Site, nn.Module]], dtype: torch.dtype, device: torch.device
+    attached: Iterable[tuple[Site, nn.Module]],
+    dtype: torch.dtype,
+    device: torch.device,
+    cancel: Cancel | None = None,
 ) -> list[Finding]:
     """The findings on processors at their sites.
 
     A finding that comes at several sites is given once, with the first one's path; ``Finding.also`` has the others'.
+    Each processor is given 60 s at each kind of site; one that needed more is not tried at others.
     """
+    cancel = cancel or Cancel()
     merged: dict[Hashable, Finding] = {}
     for site, processor in attached:
-        for finding in _findings(site, processor, dtype, device):
+        for finding in _findings(site, processor, dtype, device, cancel):
             fault = (finding.rule, finding.cls, finding.where, finding.severity)
             first = merged.setdefault(fault, finding)
             if first is not finding:
@@ -39,15 +46,26 @@ def check_attached(
     return [_counted(finding) for finding in merged.values()]
 
 
-def _findings(site: Site, processor: nn.Module, dtype: torch.dtype, device: torch.device) -> Iterable[Finding]:
+def _findings(
+    site: Site, processor: nn.Module, dtype: torch.dtype, device: torch.device, cancel: Cancel
+) -> Iterable[Finding]:
     module = written(processor)
-    key = (_kind_of(site), dtype, device, _state(module))
-    with _lock:
-        known = _known.setdefault(module, {})
-        found = known.get(key)
+    try:
+        state = _state(module)
+        key = (_kind_of(site), dtype, device, state)
+        with _lock:
+            known = _known.setdefault(module, {})
+            found = known.get(state, known.get(key))
+    except cancel.stops:
+        raise
+    except BaseException as error:  # its own code runs where it is asked for its weights
+        return [cannot_be_looked_at(f"{site.path}.processor", module, error)]
     if found is None:
-        found = check_processor(processor, replace(site, path=_PLACE), dtype, device, thorough=False)
+        place, attendance = replace(site, path=_PLACE), Attendance(cancel)
+        found = check_processor(processor, place, dtype, device, thorough=False, attendance=attendance)
         known[key] = found
+        if any(finding.rule in FINAL for finding in found):
+            known[state] = found
     return [replace(finding, path=site.path + finding.path.removeprefix(_PLACE)) for finding in found]
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from ..processors import Level, Processor, Site, written
+from ..processors.user_code import Attendance
+from ..processors.user_errors import class_name
 from .rule import Subject
 
 T = TypeVar("T")
@@ -21,7 +23,7 @@ class Mounted(Subject):
 
     ``module`` is the module that a person wrote, ``processor`` what is called: the same one, or one that adapts its
     signature. ``thorough`` asks for every combination of inputs instead of a pairwise cover. ``device`` and ``dtype``
-    are those that the model computes in.
+    are those that the model computes in. ``attendance`` looks after the processor's code.
     """
 
     processor: Processor
@@ -29,11 +31,25 @@ class Mounted(Subject):
     dtype: torch.dtype
     device: torch.device
     thorough: bool = False
+    attendance: Attendance = field(default_factory=Attendance, compare=False, repr=False)
     _evidence: dict[Callable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def level(self) -> Level:
         return self.processor.level
+
+    def apart(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives, with the processor's code in it, run in a thread of its own with this one's modes."""
+        grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        gpu = torch.cuda.current_device() if self.device.type == "cuda" and torch.cuda.is_initialized() else None
+
+        def there() -> T:
+            if gpu is not None:
+                torch.cuda.set_device(gpu)
+            with torch.inference_mode(inference), torch.set_grad_enabled(grad):
+                return work()
+
+        return self.attendance.apart(there, f"a call of {class_name(type(self.module))}")
 
     def evidence(self, gather: Callable[[Mounted], T]) -> T:
         """What ``gather`` finds out about it; gathered once, however many rules ask."""
@@ -43,8 +59,14 @@ class Mounted(Subject):
 
 
 def mount(
-    processor: Processor, site: Site, dtype: torch.dtype, device: torch.device, thorough: bool = False
+    processor: Processor,
+    site: Site,
+    dtype: torch.dtype,
+    device: torch.device,
+    thorough: bool = False,
+    attendance: Attendance | None = None,
 ) -> Mounted:
     """A processor at a site, under the site's path."""
     module: nn.Module = written(processor)
-    return Mounted(f"{site.path}.processor", module, processor, site, dtype, device, thorough)
+    looked_after = attendance or Attendance()
+    return Mounted(f"{site.path}.processor", module, processor, site, dtype, device, thorough, looked_after)

@@ -7,8 +7,12 @@ from torch import nn
 
 from ..processors import NotCallable, Processor, Site, adapt, level_of, written
 from ..processors.repair import repaired
+from ..processors.user_code import Attendance
+from ..processors.user_errors import Overdue
 from .finding import Finding, worst_first
 from .mounted import mount
+from .patience import cannot_be_looked_at, not_returned, slow, unfinished
+from .probing.pace import SLOW, pace
 from .rule import Layer, Subject, apply
 from .signature import Called
 
@@ -22,33 +26,62 @@ def check_processor(
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
     thorough: bool = True,
+    attendance: Attendance | None = None,
 ) -> tuple[Finding, ...]:
-    """All findings on a processor at a site, worst first.
+    """All findings on a processor at a site, worst first. Whatever its code raises or does, there is an answer in time.
 
     Args:
         processor: as a person wrote it, or adapted.
         dtype, device: what the model computes in; None is the CPU.
         thorough: every combination of inputs in the probe; False is a pairwise cover, for many sites.
+        attendance: looks after the processor's code; None gives it 60 s.
     """
+    attendance = attendance or Attendance()
+    findings: list[Finding] = []
+    path = f"{site.path}.processor"
+    try:
+        attendance.watched(lambda: _look(processor, site, dtype, device, thorough, attendance, findings))
+    except Overdue as over:
+        findings.append((unfinished if over.returned else not_returned)(path, written(processor), over))
+    except attendance.stops:
+        raise
+    except BaseException as error:  # a metaclass or a __signature__ may raise wherever it is looked at
+        findings.append(cannot_be_looked_at(path, processor, error))
+    return worst_first(findings)
+
+
+def _look(
+    processor: nn.Module,
+    site: Site,
+    dtype: torch.dtype,
+    device: torch.device | None,
+    thorough: bool,
+    attendance: Attendance,
+    findings: list[Finding],
+) -> None:
+    """Adds to ``findings``, layer by layer."""
     module = repaired(written(processor))
     path = f"{site.path}.processor"
-    findings = [
+    findings += [
         finding
         for below, part in module.named_modules()
         for finding in apply("completeness", Subject(f"{path}.{below}" if below else path, part))
         if not isinstance(part, nn.ModuleList | nn.ModuleDict)
     ]
     if _errors(findings):
-        return worst_first(findings)
+        return
     findings += apply("signature", Called(path, module, level_of(type(module))))
     if _errors(findings):
-        return worst_first(findings)
-    mounted = mount(_adapted(processor), site, dtype, device or torch.device("cpu"), thorough)
+        return
+    mounted = mount(_adapted(processor), site, dtype, device or torch.device("cpu"), thorough, attendance)
+    seconds = mounted.evidence(pace)
+    if seconds > SLOW:
+        findings.append(slow(path, module, seconds))
+        return
     for layer in MOUNTED_LAYERS:
         findings += apply(layer, mounted)
         if _errors(findings):
             break
-    return worst_first(findings)
 
 
 def _adapted(processor: nn.Module) -> Processor:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from ..processors.user_errors import class_name
 from .finding import Finding, Severity
 from .source import class_location
 
@@ -63,7 +64,7 @@ class Rule:
             yield Finding(
                 severity=hit.severity or self.severity,
                 path=subject.path,
-                cls=type(subject.module).__name__,
+                cls=class_name(type(subject.module)),
                 where=hit.where or class_location(type(subject.module)),
                 what=self.what.format_map(hit.values),
                 why=self.why.format_map(hit.values),

@@ -34,9 +34,9 @@ def class_location(cls: type[nn.Module]) -> str:
     try:
         file = inspect.getsourcefile(cls)
         line = inspect.getsourcelines(cls)[1]
-    except (OSError, TypeError):
-        return cls.__module__
-    return f"{short_path(file)}:{line}" if file else cls.__module__
+    except Exception:  # there is no source, or it was saved while it is read
+        return str(cls.__module__)
+    return f"{short_path(file)}:{line}" if file else str(cls.__module__)
 
 
 def function_location(function: Callable) -> str | None:
@@ -60,7 +60,7 @@ def _assignment(cls: type[nn.Module], name: str) -> str | None:
             continue
         try:
             lines, first = inspect.getsourcelines(init)
-        except (OSError, TypeError):
+        except Exception:
             continue
         for number, line in enumerate(lines):
             if re.search(rf"self\.{re.escape(name)}\b[^=]*=[^=]|register_\w+\(\s*[\"']{re.escape(name)}[\"']", line):
@@ -80,7 +80,7 @@ def called_children(cls: type[nn.Module]) -> frozenset[str]:
             continue
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError, SyntaxError):
+        except Exception:
             continue
         names |= _called(tree)
     return frozenset(names)

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from ..processors import Site
+from ..processors.user_code import Cancel
 from .attached import check_attached
 from .finding import Finding, Report, worst_first
+from .patience import cannot_be_looked_at
 from .reaching.reach import FindReach, Reach
 from .rule import Subject, apply
 from .signature import Replacement
@@ -29,6 +31,7 @@ def check_model(
     find_reach: FindReach | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
+    cancel: Cancel | None = None,
 ) -> Report:
     """The forward check of a diffusion model.
 
@@ -40,7 +43,9 @@ def check_model(
         find_reach: runs the model to find out what it calls; asked only when a module is broken. None reads it in the
             source.
         dtype, device: what the model computes in; None is the CPU.
+        cancel: how the user's Cancel reaches the check.
     """
+    cancel = cancel or Cancel()
     modules = dict(diffusion_model.named_modules())
     swapped: list[Finding] = []
     for path, replacement in (replaced or {}).items():
@@ -48,8 +53,8 @@ def check_model(
             if path in modules:
                 swapped += apply("signature", Replacement(path, replacement, type(modules[path]).forward))
             modules.update({_join(path, below): m for below, m in replacement.named_modules()})
-    findings = [*_broken(modules, find_reach), *swapped]
-    findings += check_attached(attached, dtype, device or torch.device("cpu"))
+    findings = [*_broken(modules, find_reach, cancel), *swapped]
+    findings += check_attached(attached, dtype, device or torch.device("cpu"), cancel)
     return Report(modules=len(modules), sites=sites, findings=worst_first(findings))
 
 
@@ -57,13 +62,18 @@ def _join(path: str, below: str) -> str:
     return f"{path}.{below}" if below else path
 
 
-def _broken(modules: dict[str, nn.Module], find_reach: FindReach | None) -> Iterator[Finding]:
+def _broken(modules: dict[str, nn.Module], find_reach: FindReach | None, cancel: Cancel) -> Iterator[Finding]:
     """What is wrong with modules that are called. A class without forward that only holds others (Flux's SelfAttention)
     is called by nobody: its parent reaches into it."""
     broken: dict[str, list[Finding]] = {}
     for path, module in modules.items():
         if path and not isinstance(module, CONTAINERS):
-            found = apply("completeness", Subject(path, module))
+            try:
+                found = apply("completeness", Subject(path, module))
+            except cancel.stops:
+                raise
+            except BaseException as error:  # another pack's class may raise when it is looked at
+                found = [cannot_be_looked_at(path, module, error)]
             if found:
                 broken[path] = found
     if not broken:

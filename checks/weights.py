@@ -132,7 +132,9 @@ def as_it_is(mounted: Mounted) -> Raised | None:
     def failure(run: Callable[[], Any], device: torch.device) -> Raised | None:
         try:
             result = run()
-        except Exception as error:
+        except mounted.attendance.stops:
+            raise
+        except BaseException as error:
             return raised(error, mounted.module)
         if isinstance(result, torch.Tensor) and (result.dtype, result.device.type) != (case.dtype, device.type):
             said = f"the result is {_name(result.dtype)} on {result.device.type}"

@@ -5,18 +5,19 @@ from __future__ import annotations
 import torch
 
 from ..checks.graph.breaks import break_of, causes, first_line
+from ..processors.user_errors import said
 from .tools import no_compiler, no_headers, no_triton
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device ran out of memory, in torch or in Triton."""
-    return any(isinstance(c, torch.OutOfMemoryError) or "out of memory" in str(c).lower() for c in causes(error))
+    return any(isinstance(c, torch.OutOfMemoryError) or "out of memory" in said(c).lower() for c in causes(error))
 
 
 def missing_tool(error: Exception, device: torch.device) -> str | None:
     """The tool that a compiler could not find, with the command that mends it; None when it is something else."""
     names = {type(cause).__name__ for cause in causes(error)}
-    text = " ".join(str(cause) for cause in causes(error))
+    text = " ".join(said(cause) for cause in causes(error))
     if "Python.h" in text:
         return no_headers()
     if "InvalidCxxCompiler" in names:

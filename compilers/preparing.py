@@ -14,6 +14,7 @@ from ..checks.reaching.reach import FindReach
 from ..processors import find_sites
 from ..processors.attach import AttentionPatch, processors_of
 from ..processors.repair import needs_repair
+from ..processors.user_code import Cancel
 from .memory import ModelMemory, memory_of
 from .regions import find_regions
 
@@ -35,6 +36,7 @@ class PreparedModel:
         scope: str,
         dtype: torch.dtype,
         device: torch.device,
+        cancel: Cancel | None = None,
     ):
         sites = find_sites(diffusion_model)
         report = check_model(
@@ -44,6 +46,7 @@ class PreparedModel:
             find_reach=find_reach,
             dtype=dtype,
             device=device,
+            cancel=cancel,
         ).extended(findings)
         self.check = report.as_dict()
         self.memory: ModelMemory = memory_of(diffusion_model)

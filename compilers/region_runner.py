@@ -12,6 +12,7 @@ from torch import nn
 
 from ..processors.attach import Inputs, options_of, options_position, supersedes, with_options
 from ..processors.foreign import OVERRIDE
+from ..processors.user_errors import ordinary
 from .block_state import BlockState
 from .cast_weights import CastWeights
 from .gains import ClassGain, time_pairs
@@ -305,5 +306,7 @@ class RegionRunner:
             clones = clone_inputs(inputs)
             with self.session.compiling.timed():
                 return self._run_compiled(key, clones), None
-        except Exception as error:
-            return None, error.with_traceback(None)  # the traceback would keep the failed run's memory
+        except self.session.host.cancel.stops:
+            raise
+        except BaseException as error:  # what a processor runs while it is traced may raise anything
+            return None, ordinary(error.with_traceback(None))  # the traceback would keep the failed run's memory

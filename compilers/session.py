@@ -20,6 +20,7 @@ from ..processors.attach import APPLY_MODEL, KEY, AttentionPatch, swapped_forwar
 from ..processors.foreign import foreign_patches
 from ..processors.instead import called_instead, calls_expected
 from ..processors.repair import forwards_given
+from ..processors.user_errors import ordinary
 from ..status import Record
 from .clearing import CLEARED
 from .compiling import Compiling
@@ -205,8 +206,11 @@ class Session:
         self.record.update(state="checking", progress=None)
         scope = self.settings.scope
         self.dtype = dtype
+        findings, cancel = self._findings, self.host.cancel
         try:
-            model = PreparedModel(diffusion_model, patches, self._findings, self._find_reach, scope, dtype, self.device)
+            model = PreparedModel(
+                diffusion_model, patches, findings, self._find_reach, scope, dtype, self.device, cancel
+            )
         except BaseException:  # Cancel among others: the next sampling checks again
             self._contents, self.model, self.runners, self.broke_off = [], None, [], True
             self.publish()
@@ -259,7 +263,7 @@ class Session:
         except Exception as error:
             if self.running is None:
                 raise
-            failure = error.with_traceback(None)  # the traceback would keep the failed step's memory
+            failure = ordinary(error.with_traceback(None))  # the traceback would keep the failed step's memory
         if failure is not None:
             return self._rerun(call, failure)
         if self.ran_region:  # else a caching node skipped the model

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..processors.user_code import Cancel
+from ..processors.user_errors import Stopped
 from .cast_weights import ResolveWeights
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ def compile_seconds_asked() -> float | None:
 
 @dataclass(frozen=True)
 class Host:
-    """ComfyUI's part. ``check_interrupt`` raises when the user pressed Cancel; without
+    """ComfyUI's part. ``check_interrupt`` raises ``interruption`` when the user pressed Cancel; without
     ``resolve_weights`` blocks of a partly loaded model run uncompiled. ``sampler`` gives the class of the node that
     samples now, None where nobody knows."""
 
@@ -59,3 +61,8 @@ class Host:
     version: str | None = None
     resolve_weights: ResolveWeights | None = None
     sampler: Callable[[], str | None] = lambda: None
+    interruption: type[BaseException] = Stopped
+
+    @property
+    def cancel(self) -> Cancel:
+        return Cancel(self.check_interrupt, self.interruption)

@@ -11,6 +11,7 @@ from ..checks import Finding, check_model
 from ..compilers import wait_for_imports
 from ..processors import find_sites
 from ..processors.attach import AttentionPatch, attached, processors_of
+from .cancelling import CANCEL
 from .host import new_record, schema, seen_now, ui
 from .inputs import known
 from .model_inputs import find_reach, replaced_parts
@@ -70,6 +71,7 @@ class OneDiffForwardCheck(io.ComfyNode):
             find_reach(model),
             dtype=model.model.get_dtype_inference(),
             device=model.load_device,
+            cancel=CANCEL,
         )
         report = report.extended(tuple(findings))
         state = "failed" if stop and not report.ok else "checked"

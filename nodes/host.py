@@ -19,6 +19,7 @@ from ..status.hub import Run
 from ..status.machine import machine
 from ..status.routes import add_routes
 from .cache_place import cache_place
+from .cancelling import CANCEL
 from .own_folder import own_folder
 from .processor_choice import register_folder
 from .prompt_ends import PromptEnds, class_of
@@ -84,7 +85,8 @@ def _from(what: str) -> str:
 def host() -> Host:
     """ComfyUI's part in a session."""
     return Host(
-        check_interrupt=comfy.model_management.throw_exception_if_processing_interrupted,
+        check_interrupt=CANCEL.check,
+        interruption=CANCEL.error,
         version=comfyui_version.__version__,
         resolve_weights=resolve_weights,
         sampler=executing_class,

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..checks.reaching.reach import ExampleCall, FindReach, Reach, reach
 from ..checks.reaching.widths import Width
+from .cancelling import CANCEL
 
 BATCH = 2
 TOKENS = 77
@@ -57,7 +58,8 @@ def find_reach(patcher: Any) -> FindReach:
         if key not in known:
             stand_ins = [f"{PREFIX}{path}" for path in broken]
             dtype = model.get_dtype_inference()
-            found = reach(model, example_calls(), dtype=dtype, replaced=parts, stand_ins=stand_ins)
+            stops = CANCEL.stops
+            found = reach(model, example_calls(), dtype=dtype, replaced=parts, stand_ins=stand_ins, stops=stops)
             known[key] = found.below(PREFIX.rstrip("."))
         return known[key]
 

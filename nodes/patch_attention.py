@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from comfy_api.latest import io
@@ -23,7 +24,7 @@ from ..processors.foreign import OVERRIDE, foreign_patches
 from ..status import Record
 from .host import executing_class, new_record, schema, seen_now, ui
 from .inputs import known
-from .processor_choice import choices, choose, fingerprint
+from .processor_choice import choices, choose, fingerprint, processor_error
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,9 @@ class OneDiffPatchAttention(io.ComfyNode):
             findings.append(_nothing_chosen(kind))
 
         superseded = patched.model_options["transformer_options"].get(OVERRIDE)
-        patch = AttentionPatch(fitting, instance, _observer(record, superseded), superseded, name, _ended(record))
+        node = f"Patch Attention Processors (node {cls.hidden.unique_id})"
+        observe, failed = _observer(record, superseded), partial(processor_error, node, name, instance)
+        patch = AttentionPatch(fitting, instance, observe, superseded, name, ended=_ended(record), failed=failed)
         attach(patched, patch)
         record.update(
             state="patched",

@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-import comfy.model_management
 import folder_paths
 from torch import nn
 
 from ..checks import Finding, rules
 from ..checks.attached import check_attached
-from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names
+from ..checks.source import short_path
+from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names, written
 from ..processors import custom as user
 from ..processors import from_diffusers as diffusers
 from ..processors.attach import not_patchable_reason
 from ..processors.making import CannotLoad
+from ..processors.user_errors import error_words, files_of, lines_in, ordinary
 from ..processors.user_files import USER_FOLDER
+from .cancelling import CANCEL
 from .inputs import unknown_value
 
 log = logging.getLogger(__name__)
@@ -54,25 +56,32 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
     if not name.startswith((user.PREFIX, diffusers.PREFIX)):
         findings.append(unknown_value(node, "processor", name, choices(), DEFAULT_PROCESSOR))
         return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
+    reason = None
     try:
         module = _load(name, model)
+        found = _check(module, sites, model)
+        findings += found
+        reason = _unusable(found)
+        if issubclass(type(module), Processor) and reason is None:
+            return name, cast(Processor, module)
     except CannotLoad as error:
         findings.append(_finding(error))
         return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
-    found = _check(module, sites, model)
-    findings += found
-    reason = _unusable(found)
-    if isinstance(module, Processor) and reason is None:
-        return name, module
+    except CANCEL.stops:
+        raise
+    except BaseException as error:  # a person's code ends neither the prompt nor the thread that runs it
+        words = error_words(error)
+        fix = "Take out of its file what raises when the class is looked at."
+        findings.append(_finding(CannotLoad(name, "input", "cannot be looked at", f"It raises {words}.", fix)))
+        return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
     findings.append(_not_used(name, reason))
     return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
 
 
 def _load(name: str, model: Any) -> nn.Module:
     if name.startswith(diffusers.PREFIX):
-        return diffusers.load(name)
-    check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
-    return CUSTOM.load(name, model.load_device, model.model_dtype(), check_interrupt)
+        return diffusers.load(name, CANCEL)
+    return CUSTOM.load(name, model.load_device, model.model_dtype(), CANCEL)
 
 
 def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding]:
@@ -80,9 +89,24 @@ def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding
     Compile look at all sites."""
     first: dict[str, Site] = {}
     for site in sites:
-        if not isinstance(module, Processor) or not_patchable_reason(site, module) is None:
+        if not issubclass(type(module), Processor) or not_patchable_reason(site, cast(Processor, module)) is None:
             first.setdefault(site.kind, site)
-    return check_attached([(site, module) for site in first.values()], model.model_dtype(), model.load_device)
+    return check_attached([(site, module) for site in first.values()], model.model_dtype(), model.load_device, CANCEL)
+
+
+def processor_error(node: str, name: str, processor: Processor, error: BaseException) -> BaseException:
+    """What is raised in the middle of a sampling for what a processor raised: the error itself where ComfyUI can show
+    it. With others, as SystemExit or one whose text cannot be read, its thread would end and the queue stand still."""
+    if isinstance(error, CANCEL.error) or ordinary(error) is error:
+        return error
+    lines = lines_in(error, files_of(written(processor)))
+    if not lines:  # another node's, which is not known here
+        return error
+    where = f"{short_path(lines[-1][0])}:{lines[-1][1]}"
+    return RuntimeError(
+        f"{node}: {name} raised {error_words(error)} ({where}) while it computed attention. "
+        f"Correct that line, or choose {DEFAULT_PROCESSOR} there, and queue again."
+    )
 
 
 def _finding(error: CannotLoad) -> Finding:
@@ -101,7 +125,7 @@ def _finding(error: CannotLoad) -> Finding:
 def _unusable(found: list[Finding]) -> Finding | None:
     """The finding for which a processor is not used. What only a graph cannot hold still runs uncompiled."""
     layers = {rule.name: rule.layer for rule in rules()}
-    return next((f for f in found if f.severity == "error" and layers[f.rule] != "hazards"), None)
+    return next((f for f in found if f.severity == "error" and layers.get(f.rule) != "hazards"), None)
 
 
 def _not_used(name: str, reason: Finding | None) -> Finding:

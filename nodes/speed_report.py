@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from comfy_api.latest import ui as host_ui
 
 from ..compilers import CLEARED, Session
+from ..processors.user_errors import said
 from ..status import Record
 from ..status.plot import plot
 from ..status.speed_report import SpeedReport
@@ -64,7 +65,7 @@ class OneDiffSpeedReport(io.ComfyNode):
             record.update(state="idle", progress=None)
             raise
         except Exception as error:
-            reason = {"requested": both.settings.backend, "used": None, "version": None, "reason": str(error)}
+            reason = {"requested": both.settings.backend, "used": None, "version": None, "reason": said(error)}
             record.update(state="failed", progress=None, backend=reason)
             raise
         pixels, note = plot(report)

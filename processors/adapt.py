@@ -6,7 +6,7 @@ heads). A call with a mask, or with separate values, that it cannot take is comp
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -35,8 +35,8 @@ def adapt(processor: nn.Module) -> Processor:
         NotCallable: when its level is neither declared nor told by its signature, or when it cannot take what every
             call brings, or requires what no call brings.
     """
-    if isinstance(processor, Processor):
-        return processor
+    if issubclass(type(processor), Processor):  # isinstance would ask its own __class__
+        return cast(Processor, processor)
     processor = repaired(processor)
     level = level_of(type(processor))
     if level is None:
@@ -52,7 +52,7 @@ def adapt(processor: nn.Module) -> Processor:
 
 def written(processor: nn.Module) -> nn.Module:
     """The module that a person wrote, inside what adapts it."""
-    return processor.inner if isinstance(processor, _Adapted) else processor
+    return cast(_Adapted, processor).inner if issubclass(type(processor), _Adapted) else processor
 
 
 class _Adapted(Processor):

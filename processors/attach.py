@@ -165,7 +165,8 @@ class AttentionPatch:
 
     ``observe(options)`` is called once a sampling with the ``transformer_options``, for the record; ``ended(unused,
     reached)`` when a sampling has ended: why the processor took no part in it, if it did not, and at how many sites it
-    was called, None where compiled code ran, which does not tell.
+    was called, None where compiled code ran, which does not tell. ``failed(error)`` gives what is raised for what a
+    model call raised.
     """
 
     order = 0
@@ -178,6 +179,7 @@ class AttentionPatch:
         superseded: Callable | None = None,
         name: str = "custom",
         ended: Callable[[dict[str, Any] | None, int | None], None] = lambda unused, reached: None,
+        failed: Callable[[BaseException], BaseException] = lambda error: error,
     ):
         self.sites = sites
         self.processor = processor
@@ -187,6 +189,7 @@ class AttentionPatch:
         ]
         self.observe = observe
         self.ended = ended
+        self.failed = failed
         self.seen: Any = None
         self.superseded = superseded
         self.calls = SiteCalls(self, KEY)
@@ -207,7 +210,13 @@ class AttentionPatch:
             self.seen = sampling
             self.observe(options)
         with self.calls.counted(executor, options) as forwards, swapped_forwards(forwards):
-            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            try:
+                return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            except BaseException as error:
+                instead = self.failed(error)
+                if instead is error:
+                    raise
+                raise instead from error
 
 
 def processors_of(patches: Iterable[AttentionPatch]) -> list[tuple[Site, Processor]]:

@@ -137,7 +137,7 @@ def plan_call(forward: Callable, level: Level) -> Plan:
 def level_of(processor: type[nn.Module]) -> Level | None:
     """The level that a class declares, else the one that its ``forward`` looks like; None when neither tells."""
     declared = getattr(processor, "level", None)
-    if declared in CONTRACTS:
+    if isinstance(declared, str) and declared in CONTRACTS:
         return declared
     names = [name for name in inspect.signature(processor.forward).parameters if name != "self"]
     for level, contract in CONTRACTS.items():

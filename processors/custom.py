@@ -7,44 +7,35 @@ loaded when a run asks for one of its classes, never before, and again when its 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import linecache
-import logging
 import sys
-import threading
-import time
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
 
-from .making import CannotLoad, failed, make
+from .making import CannotLoad, failed, make, tensors_of, too_slow
+from .user_code import PATIENCE, Attendance, Cancel
+from .user_errors import Overdue, class_name
 from .user_files import UserFile, class_names, find_files
-
-log = logging.getLogger(__name__)
 
 PREFIX = "custom/"
 
 #: Modules of user files are in sys.modules under this package's name, which nothing can import from.
 PRIVATE = "onediff_custom_processors"
 
-#: Seconds after which a run goes on without a file that is still loading.
-PATIENCE = 60.0
-
-#: Seconds after which the console says what the run is waiting for.
-QUICK = 0.1
-
 
 @dataclass
-class _Loading:
+class _Loaded:
     """One text of one file, and what came of it."""
 
     digest: str
-    thread: threading.Thread | None = None
-    module: types.ModuleType | None = None
-    error: BaseException | None = None
+    module: types.ModuleType
     instances: dict[tuple, nn.Module] = field(default_factory=dict)
 
 
@@ -53,8 +44,7 @@ class CustomProcessors:
 
     def __init__(self, folders: Callable[[], Iterable[str | Path]]):
         self._folders = folders
-        self._loaded: dict[str, _Loading] = {}
-        self._lock = threading.Lock()
+        self._loaded: dict[str, _Loaded] = {}
 
     def names(self) -> list[str]:
         """All of them, as ``custom/<file>:<Class>``. Reads the files, runs nothing."""
@@ -71,13 +61,13 @@ class CustomProcessors:
         name: str,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
-        check_interrupt: Callable[[], None] = lambda: None,
+        cancel: Cancel | None = None,
         patience: float = PATIENCE,
     ) -> nn.Module:
         """The one instance of a class; its own weights, where it has any, on ``device`` and in ``dtype``.
 
-        The file is run in a thread of its own, so that a slow one can be cancelled (``check_interrupt``) and waited for
-        no longer than ``patience`` seconds; a later call finds what it has come to.
+        The file is run in a thread of its own, and so is the class's ``__init__``: either can be cancelled, and is
+        ended after ``patience`` seconds.
 
         Raises:
             CannotLoad: for a name that is not listed, and for whatever goes wrong in the file.
@@ -86,17 +76,9 @@ class CustomProcessors:
         if found is None:
             raise _not_listed(name, self.names())
         file, cls_name = found
-        try:
-            loading = self._start(file)
-        except OSError as error:
-            raise CannotLoad(
-                name, file.shown, "cannot be read", f"{type(error).__name__}: {error.strerror}.", "Check the file."
-            ) from error
-        _wait(loading, name, file, check_interrupt, patience)
-        if loading.error is not None:
-            raise failed(name, str(file.path), file.shown, "cannot be loaded", loading.error)
-        cls = getattr(loading.module, cls_name, None)
-        if not isinstance(cls, type):
+        loaded = self._load(name, file, Attendance(cancel, patience))
+        cls = vars(loaded.module).get(cls_name)
+        if not issubclass(type(cls), type):
             raise CannotLoad(
                 name,
                 file.shown,
@@ -104,7 +86,7 @@ class CustomProcessors:
                 "The name means something else once the file has run.",
                 f"Leave {cls_name} a class.",
             )
-        return _instance(loading, name, file, cls, device, dtype)
+        return _instance(loaded, name, file, cast(type, cls), device, dtype, Attendance(cancel, patience))
 
     def _find(self, name: str) -> tuple[UserFile, str] | None:
         """The file and class that a listed name means."""
@@ -112,19 +94,27 @@ class CustomProcessors:
         file = find_files(self._folders()).get(file_name) if name.startswith(PREFIX) else None
         return (file, cls_name) if file is not None and cls_name in class_names(file.path) else None
 
-    def _start(self, file: UserFile) -> _Loading:
-        """What there is of the file's present text; a thread that runs it is started where there is none."""
-        source = file.path.read_bytes()
+    def _load(self, name: str, file: UserFile, attendance: Attendance) -> _Loaded:
+        """What there is of the file's present text; it is run where there is nothing."""
+        try:
+            source = file.path.read_bytes()
+        except OSError as error:
+            raise CannotLoad(
+                name, file.shown, "cannot be read", f"{type(error).__name__}: {error.strerror}.", "Check the file."
+            ) from error
         digest = hashlib.sha256(source).hexdigest()
-        with self._lock:
-            loading = self._loaded.get(file.name)
-            if loading is None or loading.digest != digest or loading.error is not None:
-                loading = self._loaded[file.name] = _Loading(digest)
-                loading.thread = threading.Thread(
-                    target=_run_file, args=(loading, file, source), name=f"load {file.name}", daemon=True
-                )
-                loading.thread.start()
-            return loading
+        loaded = self._loaded.get(file.name)
+        if loaded is None or loaded.digest != digest:
+            try:
+                module = attendance.apart(lambda: _run_file(file, source), f"{file.shown} to be loaded")
+            except Overdue as over:
+                raise too_slow(name, file.shown, "was not loaded", over, "the class's __init__ or forward") from over
+            except attendance.stops:
+                raise
+            except BaseException as error:  # whatever a file raises, sys.exit() too, is its author's to read
+                raise failed(name, str(file.path), file.shown, "cannot be loaded", error) from error
+            loaded = self._loaded[file.name] = _Loaded(digest, module)
+        return loaded
 
 
 def _digest(path: Path) -> str:
@@ -134,60 +124,48 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def _run_file(loading: _Loading, file: UserFile, source: bytes) -> None:
+def _run_file(file: UserFile, source: bytes) -> types.ModuleType:
     """Runs a file's text as a module with a private name. A new thread is outside of inference mode, so weights that
     the file makes are ordinary ones."""
     module = types.ModuleType(f"{PRIVATE}.{file.name.replace('/', '.')}")
-    module.__file__ = str(file.path)
-    linecache.checkcache(str(file.path))
+    module.__file__ = path = str(file.path)
+    code = compile(source, path, "exec")
+    # What is read in its source is the text that ran, also when the file is saved meanwhile.
+    linecache.cache[path] = (len(source), None, importlib.util.decode_source(source).splitlines(True), path)
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module  # dataclasses and inspect look there
     try:
-        exec(compile(source, str(file.path), "exec"), module.__dict__)
-        loading.module = module
-    except BaseException as error:  # whatever a file raises, sys.exit() too, is its author's to read
-        loading.error = error
-        if before is None:
-            del sys.modules[module.__name__]
-        else:
-            sys.modules[module.__name__] = before
-
-
-def _wait(loading: _Loading, name: str, file: UserFile, check_interrupt: Callable[[], None], patience: float) -> None:
-    assert loading.thread is not None
-    start = time.monotonic()
-    loading.thread.join(QUICK)
-    if loading.thread.is_alive():
-        log.info("OneDiff: %s is still loading; the run waits for it up to %g s.", file.shown, patience)
-    while loading.thread.is_alive():
-        loading.thread.join(0.05)
-        check_interrupt()
-        if loading.thread.is_alive() and time.monotonic() > start + patience:
-            raise CannotLoad(
-                name,
-                file.shown,
-                f"is still loading after {patience:g} s",
-                "What it does at import takes too long; it goes on in the background.",
-                "Run again in a while, or move the slow part into the class's __init__ or forward.",
-            )
+        exec(code, module.__dict__)
+    except BaseException:
+        if sys.modules.get(module.__name__) is module:  # it may have been left behind, and loaded again
+            sys.modules.pop(module.__name__)
+            if before is not None:
+                sys.modules[module.__name__] = before
+        raise
+    return module
 
 
 def _instance(
-    loading: _Loading, name: str, file: UserFile, cls: type, device: torch.device | None, dtype: torch.dtype | None
+    loaded: _Loaded,
+    name: str,
+    file: UserFile,
+    cls: type,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+    attendance: Attendance,
 ) -> nn.Module:
     """The instance of a class for this device and dtype; classes without weights have one for all."""
-    shared = loading.instances.get((cls.__name__,))
+    own = class_name(cls)
+    shared = loaded.instances.get((own,))
     if shared is not None:
         return shared
-    key: tuple = (cls.__name__, device, dtype)
-    if key not in loading.instances:
-        processor = make(name, cls, str(file.path), file.shown)
-        if any(True for _ in (*processor.parameters(), *processor.buffers())):
-            loading.instances[key] = processor.to(device=device, dtype=dtype)
-        else:
-            key = (cls.__name__,)
-            loading.instances[key] = processor
-    return loading.instances[key]
+    key: tuple = (own, device, dtype)
+    if key not in loaded.instances:
+        processor = make(name, cls, str(file.path), file.shown, attendance, (device, dtype))
+        if not any(True for _ in tensors_of(processor)):
+            key = (own,)
+        loaded.instances[key] = processor
+    return loaded.instances[key]
 
 
 def _not_listed(name: str, known: list[str]) -> CannotLoad:

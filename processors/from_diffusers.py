@@ -12,13 +12,20 @@ from pathlib import Path
 
 from torch import nn
 
-from .cached import cached
 from .making import CannotLoad, failed, make
 from .unet_fit import judged
+from .user_code import Attendance, Cancel
+from .user_errors import Overdue
 
 PREFIX = "diffusers/"
 MODULE = "diffusers.models.attention_processor"
 SHOWN = "diffusers/models/attention_processor.py"
+
+#: Seconds that diffusers has to be imported, from a slow disk.
+IMPORTING = 300.0
+
+#: The one instance of each class.
+_made: dict[str, nn.Module] = {}
 
 
 def source_file() -> Path | None:
@@ -35,8 +42,8 @@ def names() -> list[str]:
     return [f"{PREFIX}{name}" for name, reasons in judged(path).items() if not reasons] if path else []
 
 
-def load(name: str) -> nn.Module:
-    """A processor of diffusers.
+def load(name: str, cancel: Cancel | None = None) -> nn.Module:
+    """A processor of diffusers. It is imported and made where Cancel reaches it.
 
     Raises:
         CannotLoad: for a name that is not listed, and when diffusers cannot be imported or the class not be made.
@@ -44,16 +51,21 @@ def load(name: str) -> nn.Module:
     path = source_file()
     if path is None or name not in names():
         raise _not_listed(name, path)
+    if name in _made:
+        return _made[name]
+    own, attendance = name.removeprefix(PREFIX), Attendance(cancel, IMPORTING)
     try:
-        module = importlib.import_module(MODULE)
-    except Exception as error:  # a broken installation may raise anything
+        cls = attendance.apart(lambda: getattr(importlib.import_module(MODULE), own), "diffusers to be imported")
+    except Overdue as over:
+        raise CannotLoad(
+            name, SHOWN, f"was not imported within {over.seconds:g} s", "That goes on in the background.",
+            "Run again in a while, or choose sdpa.",
+        ) from over  # fmt: skip
+    except attendance.stops:
+        raise
+    except BaseException as error:  # a broken installation may raise anything
         raise failed(name, str(path), SHOWN, "cannot be imported", error) from error
-    return _instance(name, getattr(module, name.removeprefix(PREFIX)), str(path))
-
-
-@cached
-def _instance(name: str, cls: type, path: str) -> nn.Module:
-    return make(name, cls, path, SHOWN)
+    return _made.setdefault(name, make(name, cls, str(path), SHOWN, Attendance(cancel)))
 
 
 def _not_listed(name: str, path: Path | None) -> CannotLoad:

@@ -96,7 +96,13 @@ def with_lora(prompt: dict[str, Any], name: str, strength: float) -> dict[str, A
     return {**changed, "lora": {"class_type": "LoraLoaderModelOnly", "inputs": inputs}}
 
 
-def run(server: Server, workflow: dict[str, Any], stock: bool = False, lora: tuple[str, float] | None = None) -> Run:
+def run(
+    server: Server,
+    workflow: dict[str, Any],
+    stock: bool = False,
+    lora: tuple[str, float] | None = None,
+    timeout: float = 1800,
+) -> Run:
     """Queues a workflow as the editor would, and waits for it.
 
     ``stock`` takes the pack's nodes out of it, ``lora`` puts a LoRA of that name and strength in.
@@ -111,7 +117,7 @@ def run(server: Server, workflow: dict[str, Any], stock: bool = False, lora: tup
         prompt = without_ours(prompt)
     if lora:
         prompt = with_lora(prompt, *lora)
-    entry = server.run(prompt, workflow)
+    entry = server.run(prompt, workflow, timeout)
     outputs = entry["outputs"]
     records = {
         prompt[node]["class_type"]: output["onediff"][0] for node, output in outputs.items() if "onediff" in output

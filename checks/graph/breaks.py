@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...processors.user_errors import error_words, said
 from ..source import short_path
 
 #: ComfyUI's attentions that read free memory, which no graph can hold.
@@ -30,9 +31,12 @@ class Break:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error that says something, at most 200 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
+    """The first line of an error that says something, at most 200 characters. One that is no Exception says what it
+    is: "SystemExit: 2"."""
+    lines = [line.strip() for line in said(error).splitlines() if line.strip()]
+    if not lines or not isinstance(error, Exception):
+        return error_words(error)
+    return lines[0][:200]
 
 
 def causes(error: BaseException | None) -> list[BaseException]:

@@ -79,7 +79,9 @@ def _captured(mounted: Mounted, calls: Calls, found: Capture, files: frozenset[s
         _call(runner, mounted, first)
         if found.plain is None:
             found.recompiles += _recompiles(runner, name, mounted, calls, first, masked)
-    except Exception as error:
+    except mounted.attendance.stops:
+        raise
+    except BaseException as error:  # SystemExit too: what it runs while it traces may raise anything
         stopped = break_of(error, files, _AROUND)
         if stopped not in found.breaks:
             found.breaks.append(stopped)

@@ -56,6 +56,6 @@ def _tree(code: types.CodeType) -> ast.AST | None:
     try:
         lines, first = inspect.getsourcelines(code)
         tree = ast.parse(textwrap.dedent("".join(lines)))
-    except (OSError, TypeError, SyntaxError):
+    except Exception:  # there is no source, or it was saved while it is read
         return None
     return ast.increment_lineno(tree, max(first, 1) - 1)

@@ -62,12 +62,15 @@ def rehearsal(mounted: Mounted) -> Rehearsal:
             arguments = calls.arguments()
             for repeat in range(3):
                 if repeat:
-                    mounted.processor(*arguments)
+                    mounted.apart(lambda: mounted.processor(*arguments))
                 else:
-                    found.plain = _watch(mounted, arguments, source, found)
+                    found.plain = mounted.apart(lambda: _watch(mounted, arguments, source, found))
                 states.append(state_of(watched, source.globals))
-            found.masked = _watch(mounted, calls.arguments(masked=True), source, found)
-        except Exception:
+            arguments = calls.arguments(masked=True)
+            found.masked = mounted.apart(lambda: _watch(mounted, arguments, source, found))
+        except mounted.attendance.stops:
+            raise
+        except BaseException:  # whatever forward raises
             pass
     if len(states) == 4:
         changes = [_differing(*pair) for pair in itertools.pairwise(states)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +11,7 @@ from torch import nn
 
 from ...processors import Level, Site
 from ...processors.sdpa import SDPAProcessor
+from ...processors.user_errors import error_words, files_of, lines_in
 from ..mounted import Mounted
 from ..source import function_location, short_path
 from .cases import DTYPES, FLAT, Case, Layout, cases
@@ -155,18 +154,8 @@ class Raised:
     where: str | None
 
 
-def raised(error: Exception, module: nn.Module) -> Raised:
+def raised(error: BaseException, module: nn.Module) -> Raised:
     """Finds the last line of the processor's own file, or of a base class's, that an exception passed."""
-    files = {
-        inspect.getsourcefile(cls)
-        for part in module.modules()
-        for cls in type(part).__mro__
-        if not cls.__module__.startswith(("torch.", "builtins"))
-    } - {None}
-    where = function_location(type(module).forward)
-    for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename in files:
-            where = f"{short_path(frame.filename)}:{frame.lineno}"
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else ""
-    return Raised(f"{type(error).__name__}: {text[:200]}".rstrip(": ."), where)
+    lines = lines_in(error, files_of(module))
+    where = f"{short_path(lines[-1][0])}:{lines[-1][1]}" if lines else function_location(type(module).forward)
+    return Raised(error_words(error), where)

@@ -83,7 +83,7 @@ class _Suspect:
     """A case that raised without numbers."""
 
     case: Case
-    error: Exception
+    error: BaseException
     said: Raised
 
 
@@ -100,7 +100,9 @@ def _try(
         try:
             processor = stand_in(mounted.processor, make)
             result = call(processor, mounted.level, attention.get(case.dtype), heads, case, inputs)
-        except Exception as error:
+        except mounted.attendance.stops:
+            raise
+        except BaseException as error:  # SystemExit too: whatever forward raises is its author's to read
             suspects.append(_Suspect(case, error.with_traceback(None), raised(error, mounted.module)))
         else:
             probed.outcomes.append(_outcome(mounted, case, inputs, device, result))
@@ -140,7 +142,9 @@ def _confirmed(mounted: Mounted, suspect: _Suspect, probed: Probed) -> Raised | 
             )
     except Unavailable:
         return None if type(suspect.error).__module__.startswith("torch.") else suspect.said
-    except Exception as error:
+    except mounted.attendance.stops:
+        raise
+    except BaseException as error:
         return raised(error, mounted.module)
     return None
 

@@ -57,7 +57,9 @@ def trial(mounted: Mounted) -> Trial:
                 _run_through(real)
     except Unavailable:
         pass
-    except Exception as error:
+    except mounted.attendance.stops:
+        raise
+    except BaseException as error:  # SystemExit too: whatever forward raises is its author's to read
         found.error = raised(error, mounted.module)
     return found
 
@@ -116,7 +118,7 @@ class Bench:
     def run(self, inputs: Inputs, processor: nn.Module | None = None) -> Any:
         processor = self.processor().eval() if processor is None else processor
         level, heads = self.mounted.level, geometry(self.mounted.site).heads
-        return call(processor, level, self.attention, heads, self.case, inputs)
+        return self.mounted.apart(lambda: call(processor, level, self.attention, heads, self.case, inputs))
 
     def original(self, inputs: Inputs) -> torch.Tensor:
         """What the site computes with PyTorch's attention."""

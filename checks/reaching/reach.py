@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ...processors.user_errors import error_words, said
 from .shadow import Fakes, shadow
 from .widths import Width, Widths, WrongWidth
 
@@ -84,8 +85,10 @@ def reach(
     replaced: Mapping[str, nn.Module] | None = None,
     stand_ins: Collection[str] = (),
     watch: Collection[str] = (),
+    stops: tuple[type[BaseException], ...] = (),
 ) -> Reach:
-    """Calls a copy of ``model`` on fake tensors and tells which modules ran. Never raises, and leaves nothing behind.
+    """Calls a copy of ``model`` on fake tensors and tells which modules ran. Raises ``stops`` only, and leaves nothing
+    behind.
 
     Args:
         examples: ways to run the copy, tried in turn until one comes to its end; else the one that comes farthest
@@ -94,8 +97,9 @@ def reach(
         replaced: modules that stand in the place of others, by path.
         stand_ins: paths of modules that cannot run; when called they give their first tensor back.
         watch: paths of modules whose arguments are wanted.
+        stops: what ends a run on purpose, as the user's Cancel does.
     """
-    trial = _Trial(model, Fakes(dtype), replaced or {}, stand_ins, watch)
+    trial = _Trial(model, Fakes(dtype), replaced or {}, stand_ins, watch, stops)
     farthest = Reach(reason="there is no example of its inputs")
     for example in examples:
         result = trial.search(example)
@@ -114,6 +118,7 @@ class _Trial:
     replaced: Mapping[str, nn.Module]
     stand_ins: Collection[str]
     watch: Collection[str]
+    stops: tuple[type[BaseException], ...]
 
     def search(self, example: ExampleCall) -> Reach:
         """Runs the model again and again, each time with one more width right."""
@@ -149,9 +154,11 @@ class _Trial:
                         module.__dict__["forward"] = _first_tensor
                 with self.fakes.mode, values:
                     example(copy, widths)
-        except Exception as error:  # whatever a model raises, the answer is "no, because"
-            widths.read(str(error))
-            reason = widths.refused or f"{type(error).__name__}: {_first_line(error)}"
+        except (WrongWidth, *self.stops):
+            raise
+        except BaseException as error:  # whatever a model raises, the answer is "no, because"
+            widths.read(said(error))
+            reason = widths.refused or error_words(error)
         finally:
             random.setstate(state)
         calls = {path: tuple(calls) for path, calls in observer.calls.items()}
@@ -229,7 +236,3 @@ def _described(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return type(value).__name__
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "")[:200]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from functools import partial
+
 import pytest
+import torch
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -19,7 +24,8 @@ RIGHT = """
 
 @pytest.fixture
 def choose(tmp_path, monkeypatch):
-    """Chooses a processor whose file has this text, for the small UNet: its name, and (severity, rule) of findings."""
+    """Chooses a processor whose file has this text, for the small UNet: its name, (severity, rule) of findings, those
+    themselves, the processor, and a site."""
     import models
     from onediff_pack.nodes import processor_choice
     from onediff_pack.processors import find_sites
@@ -36,7 +42,7 @@ def choose(tmp_path, monkeypatch):
         used, processor = processor_choice.choose("OneDiffPatchAttention", name, sites, patcher, findings)
         if used == "sdpa":
             assert type(processor).__name__ == "SDPAProcessor"
-        return used, [(finding.severity, finding.rule) for finding in findings], findings
+        return used, [(finding.severity, finding.rule) for finding in findings], findings, processor, sites[0]
 
     return choose
 
@@ -51,32 +57,32 @@ def test_a_right_one_is_used_and_nothing_said(choose):
 
 @pytest.mark.parametrize("base", ["", "(nn.Module)"])
 def test_one_that_overrides_call_is_used_and_noted(choose, base):
-    used, found, _ = choose("custom/mine:Mine", written("__call__", base=base))
+    used, found, *_ = choose("custom/mine:Mine", written("__call__", base=base))
     assert (used, found) == ("custom/mine:Mine", [("note", "call-instead-of-forward")])
 
 
 def test_one_that_no_graph_can_hold_is_used_and_its_line_named(choose):
-    used, found, findings = choose("custom/mine:Mine", written(line="if (q > 0).any(): q = q * 1"))
+    used, found, findings, *_ = choose("custom/mine:Mine", written(line="if (q > 0).any(): q = q * 1"))
     assert used == "custom/mine:Mine"
     assert ("error", "depends-on-values") in found
     assert findings[0].where.endswith("mine.py:11")
 
 
 def test_one_without_forward_gives_way_to_sdpa(choose):
-    used, found, findings = choose("custom/mine:Mine", written("foward"))
+    used, found, findings, *_ = choose("custom/mine:Mine", written("foward"))
     assert (used, found) == ("sdpa", [("error", "no-forward"), ("warning", "processor-not-used")])
     assert findings[0].where.endswith("mine.py:5")
 
 
 def test_one_that_raises_when_it_runs_gives_way_to_sdpa(choose):
-    used, found, _ = choose("custom/mine:Mine", written(line="q = q.reshape(1, 2, 3)"))
+    used, found, *_ = choose("custom/mine:Mine", written(line="q = q.reshape(1, 2, 3)"))
     assert used == "sdpa"
     assert found[0][0] == "error"
     assert found[-1] == ("warning", "processor-not-used")
 
 
 def test_a_broken_file_gives_way_to_sdpa(choose):
-    used, found, findings = choose("custom/mine:Mine", "class Mine(nn.Module):\n    pass\n")
+    used, found, findings, *_ = choose("custom/mine:Mine", "class Mine(nn.Module):\n    pass\n")
     assert (used, found) == ("sdpa", [("error", "processor-file")])
     assert findings[0].where.endswith("/mine.py:1")
     assert findings[0].why == "NameError: name 'nn' is not defined."
@@ -84,11 +90,127 @@ def test_a_broken_file_gives_way_to_sdpa(choose):
 
 @pytest.mark.parametrize("name", ["custom/none:None", "diffusers/None", "diffusers/SlicedAttnProcessor", "sage-9"])
 def test_what_is_not_there_gives_way_to_sdpa(choose, name):
-    used, found, findings = choose(name)
+    used, found, findings, *_ = choose(name)
     assert used == "sdpa"
     assert len(found) == 1
     assert name in findings[0].what
     assert "sdpa" in findings[0].what + findings[0].fix
+
+
+RAISING = {
+    "an exit": "raise SystemExit(2)",
+    "a keyboard's interrupt": "raise KeyboardInterrupt",
+    "a generator's end": "raise GeneratorExit",
+    "an exit with real numbers only": "if q.device.type != 'meta' and type(q) is torch.Tensor: raise SystemExit(2)",
+    "an exit with a mask": "if attention_mask is not None: raise SystemExit(2)",
+    "a message that cannot be read": "raise Odd",
+}
+
+
+@pytest.mark.parametrize("what", RAISING)
+def test_whatever_forward_raises_gives_way_to_sdpa_and_its_line_is_named(choose, what):
+    odd = "\n\nclass Odd(Exception):\n    def __str__(self):\n        raise SystemExit\n"
+    used, found, findings, *_ = choose("custom/mine:Mine", written(line=RAISING[what]) + odd)
+    assert (used, found[0][0], found[-1]) == ("sdpa", "error", ("warning", "processor-not-used"))
+    assert found[0][1] in ("raises", "raises-on-numbers")
+    assert findings[0].where.endswith("mine.py:11")
+
+
+LOOKED_AT = {
+    "a level of another type": "level = ['kernel']",
+    "a level that raises": "level = property(lambda self: exit(2))",
+    "a __class__ that raises": "__class__ = property(lambda self: exit(2))",
+    "a __getattr__ that exits": "def __getattr__(self, name): exit(2)",
+    "weights that raise": "def named_parameters(self, *args, **kwargs): exit(2)",
+    "modules that raise": "def named_modules(self, *args, **kwargs): exit(2)",
+    "a hash that raises": "def __hash__(self): exit(2)",
+    "parameters that never match": "differs_in_training = property(lambda self: exit(2))",
+}
+
+
+@pytest.mark.parametrize("what", LOOKED_AT)
+def test_a_class_that_raises_when_it_is_looked_at_ends_nothing(choose, what):
+    """It is used, or sdpa is and a finding says so."""
+    text = written().replace("Module):", f"Module):\n    {LOOKED_AT[what]}\n")
+    used, found, findings, *_ = choose("custom/mine:Mine", text)
+    assert used == "custom/mine:Mine" or ("error" in dict(found) and used == "sdpa"), found
+    assert all(finding.why.endswith(".") and finding.fix.endswith(".") for finding in findings)
+
+
+def test_an_exit_while_dynamo_captures_is_a_finding(choose):
+    used, found, *_ = choose("custom/mine:Mine", written(line="if torch.compiler.is_compiling(): exit(2)"))
+    assert used == "custom/mine:Mine", "it computes right uncompiled"
+    assert "error" in dict(found)
+
+
+def test_cancel_reaches_a_slow_forward_within_a_moment(choose):
+    from comfy import model_management
+
+    pressed = []
+
+    def press():
+        pressed.append(time.monotonic())
+        model_management.interrupt_current_processing(True)
+
+    timer = threading.Timer(0.5, press)
+    timer.start()
+    with pytest.raises(model_management.InterruptProcessingException):
+        choose("custom/mine:Mine", written(line="__import__('time').sleep(4)"))
+    assert time.monotonic() - pressed[0] < 2
+    assert not model_management.processing_interrupted()
+
+
+def test_an_interrupt_in_forward_is_the_users_cancel_and_no_finding(choose):
+    from comfy import model_management
+
+    line = "import comfy.model_management as m; raise m.InterruptProcessingException"
+    with pytest.raises(model_management.InterruptProcessingException):
+        choose("custom/mine:Mine", written(line=line))
+
+
+@pytest.mark.parametrize("raised", ["SystemExit('gone')", "KeyboardInterrupt", "GeneratorExit", "Odd"])
+def test_what_would_end_the_hosts_thread_in_a_sampling_is_an_ordinary_error(choose, tmp_path, raised):
+    """Raised when a file is there, so that the check sees nothing of it."""
+    from comfy import model_management
+
+    odd = "\n\nclass Odd(Exception):\n    def __str__(self):\n        raise SystemExit\n"
+    line = f"if __import__('os').path.exists({str(tmp_path / 'now')!r}): raise {raised}"
+    name, _, _, processor, site = choose("custom/mine:Mine", written(line=line) + odd)
+    (tmp_path / "now").touch()
+    with pytest.raises(Exception) as caught:  # GeneratorExit and its like are none
+        sampled(name, processor, site, lambda: site.module(torch.ones(1, 64, site.module.to_q.in_features)))
+    text = str(caught.value)
+    assert text.startswith(f"Patch Attention Processors (node 7): custom/mine:Mine raised {raised.partition('(')[0]}")
+    assert "mine.py:11)" in text and "sdpa" in text
+
+    def own(error):
+        raise error
+
+    for error in (ValueError("as it is"), model_management.InterruptProcessingException(), SystemExit("another's")):
+        with pytest.raises(type(error)) as passed:
+            sampled(name, processor, site, lambda error=error: own(error))
+        assert passed.value is error
+
+
+def sampled(name, processor, site, step):
+    """One model call under the node's patch."""
+    from onediff_pack.nodes.processor_choice import processor_error
+    from onediff_pack.processors.attach import AttentionPatch
+
+    failed = partial(processor_error, "Patch Attention Processors (node 7)", name, processor)
+    patch = AttentionPatch([site], processor, lambda options: None, name=name, failed=failed)
+    return patch(lambda *args, **kwargs: step(), None, None)
+
+
+def test_diffusers_classes_that_exit_give_way_too(choose, monkeypatch):
+    pytest.importorskip("diffusers")
+    from diffusers.models.attention_processor import AttnProcessor2_0
+    from onediff_pack.processors import from_diffusers
+
+    monkeypatch.setattr(from_diffusers, "_made", {}, raising=False)
+    monkeypatch.setattr(AttnProcessor2_0, "__init__", lambda self: exit(2))
+    used, found, *_ = choose("diffusers/AttnProcessor2_0")
+    assert (used, found) == ("sdpa", [("error", "processor-file")])
 
 
 def test_diffusers_own_is_used(choose):

@@ -1,0 +1,75 @@
+"""Findings on a processor whose check came to no end, because of what its code does."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..processors.user_errors import Overdue, Stopped, class_name, error_words, files_of, lines_in
+from .finding import Finding, Severity
+from .source import class_location, function_location, short_path
+
+NOT_RETURNED, SLOW, UNFINISHED, RAISES = "never-returns", "too-slow-to-check", "check-unfinished", "raises-in-check"
+
+#: After one of these a processor is not tried at other places.
+FINAL = frozenset({NOT_RETURNED, SLOW, UNFINISHED})
+
+
+def not_returned(path: str, module: nn.Module, over: Overdue) -> Finding:
+    """A call that was left."""
+    why = "Called with a few tokens it came to no end, and " + ("was ended." if over.ended else "goes on in C code.")
+    return _finding(
+        "error", NOT_RETURNED, path, module, f"did not return within {over.seconds:g} s", why,
+        "Look for a loop without an end, or for something that forward waits for.",
+    )  # fmt: skip
+
+
+def slow(path: str, module: nn.Module, seconds: float) -> Finding:
+    """Calls that take long and end."""
+    return _finding(
+        "warning", SLOW, path, module, f"takes {seconds:.1f} s for a call with a few tokens, so it was not checked",
+        "A check makes about a hundred such calls, and a picture many more, with more tokens.",
+        "Take out of forward what takes so long, such as waiting, loading or compiling; do it in __init__.",
+    )  # fmt: skip
+
+
+def unfinished(path: str, module: nn.Module, over: Overdue) -> Finding:
+    """A check that was given up between two calls, or while Dynamo traced one."""
+    return _finding(
+        "warning", UNFINISHED, path, module, f"could not be checked to the end within {over.seconds:g} s",
+        "Its calls are many and slow, or a graph of it is large, as of a long loop.",
+        "Take long loops and slow calls out of forward.",
+    )  # fmt: skip
+
+
+def cannot_be_looked_at(path: str, module: nn.Module, error: BaseException) -> Finding:
+    """A class that raises when it is looked at."""
+    lines = lines_in(error, files_of(module))
+    where = f"{short_path(lines[-1][0])}:{lines[-1][1]}" if lines else None
+    return _finding(
+        "error", RAISES, path, module, f"raises {error_words(error)} when it is looked at",
+        "The check could not go on behind that.",
+        "Correct that line: a metaclass, a property or a __signature__ must not raise.", where,
+    )  # fmt: skip
+
+
+def _finding(
+    severity: Severity,
+    rule: str,
+    path: str,
+    module: nn.Module,
+    what: str,
+    why: str,
+    fix: str,
+    where: str | None = None,
+) -> Finding:
+    cls = type(module)
+    return Finding(severity, path, class_name(cls), where or _place(cls), what, why, fix, rule)
+
+
+def _place(cls: type[nn.Module]) -> str:
+    try:
+        return function_location(cls.forward) or class_location(cls)
+    except Stopped:
+        raise
+    except BaseException:  # its metaclass does not tell
+        return "input"

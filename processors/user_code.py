@@ -1,0 +1,241 @@
+"""Code that people wrote, run so that it ends in time, can be cancelled, and ends nothing but itself.
+
+Such code may sleep, loop for ever, or raise what ends a thread, as argparse does in an ``__init__``. It runs in one of
+two ways:
+
+- ``Attendance.apart`` runs a call in a thread of its own and waits for it. Cancel and the end of the time reach the one
+  who waits within a moment, also while the call sleeps in C code. So files are loaded, processors made, and calls on
+  real tensors tried.
+- ``Attendance.watched`` stays in the thread that samples, and an exception is raised there from another one. Dynamo and
+  fake tensors are used in this way only: left behind in a thread of their own they would set the random numbers of the
+  whole process back in the middle of a later picture. The exception reaches Python code only, so what was seen to be
+  slow in a thread of its own is not traced at all (checks/probing/pace.py).
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextvars
+import ctypes
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import TypeVar
+
+import torch
+
+from .user_errors import Overdue, Stopped
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds that a person's code has by default: to be loaded, to be made, to be checked at one place.
+PATIENCE = 60.0
+
+#: Seconds between two looks at Cancel, and after which the console says what a run waits for.
+PAUSE, QUICK = 0.05, 1.0
+
+#: Seconds that are waited for a thread to end, and after which the console says that one cannot be ended.
+GRACE, STUBBORN = 0.5, 5.0
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """How a run is cancelled: ``check`` raises ``error`` after the user pressed Cancel. It is an Exception in some
+    versions of the host, and whoever catches a person's exceptions lets ``stops`` through."""
+
+    check: Callable[[], None] = lambda: None
+    error: type[BaseException] = Stopped
+
+    @property
+    def stops(self) -> tuple[type[BaseException], ...]:
+        return (Stopped, Overdue, self.error)
+
+
+class Attendance:
+    """Looks after a person's code for ``seconds`` from now on."""
+
+    def __init__(self, cancel: Cancel | None = None, seconds: float = PATIENCE):
+        self.cancel = cancel or Cancel()
+        self.seconds = seconds
+        self.stops = self.cancel.stops
+        self.waits = False
+        self._end = time.monotonic() + seconds
+        self._reason: BaseException | None = None
+
+    def apart(self, work: Callable[[], T], label: str) -> T:
+        """What ``work`` returns or raises, run in a thread of its own; ``label`` names it for people.
+
+        Raises:
+            Overdue: when the time is over.
+        """
+        if hasattr(torch._C, "_ensureCUDADeviceGuardSet"):
+            # Torch 2.11 built for CUDA keeps this with the thread that first entered fake tensors, and crashes on a
+            # machine without a GPU once that has ended. The thread that waits here does not end.
+            torch._C._ensureCUDADeviceGuardSet()
+        outcome: list[tuple[T | None, BaseException | None]] = []
+        thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(_into(outcome, work),), name=f"OneDiff: {label}", daemon=True
+        )
+        start, self.waits = time.monotonic(), True
+        try:
+            thread.start()
+            self._wait(thread, label)
+        except BaseException as error:
+            ended = end(thread, label)
+            if isinstance(error, Overdue):
+                error.returned, error.ended = time.monotonic() - start < self.seconds / 2, ended
+            raise
+        finally:
+            self.waits = False
+        result, error = outcome.pop() if outcome else (None, Stopped())
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
+        return result  # type: ignore[return-value]
+
+    def _wait(self, thread: threading.Thread, label: str) -> None:
+        start, quiet = time.monotonic(), True
+        while thread.is_alive():
+            thread.join(PAUSE)
+            reason = self.due() if thread.is_alive() else None
+            if reason is not None:
+                raise reason
+            if quiet and time.monotonic() > start + QUICK:
+                quiet = False
+                log.info("OneDiff: waiting for %s, up to %g s.", label, self.seconds)
+
+    def watched(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns or raises, run in this thread.
+
+        Raises:
+            Overdue: when the time is over; ``cancel.error`` when the user pressed Cancel.
+        """
+        watch = _Watch(self, sys._getframe())
+        try:
+            try:
+                return work()
+            finally:
+                watch.stop()
+        except Stopped:  # that came between the two lines above
+            watch.stop()
+            raise
+
+    def due(self) -> BaseException | None:
+        """Why what runs has to end now, None when it may go on. Cancel is told once, so it is remembered."""
+        if self._reason is None:
+            try:
+                self.cancel.check()
+            except BaseException as error:
+                self._reason = error
+        if self._reason is None and time.monotonic() > self._end:
+            self._reason = Overdue(self.seconds)
+        return self._reason
+
+
+def _into(outcome: list, work: Callable[[], T]) -> Callable[[], None]:
+    def run() -> None:
+        try:
+            outcome.append((work(), None))
+        except BaseException as error:  # is raised again where it is waited for
+            outcome.append((None, error))
+
+    return run
+
+
+class _Watch:
+    """Ends what a thread does by an exception when it is due, again and again, since its code may swallow one."""
+
+    def __init__(self, attendance: Attendance, base: FrameType):
+        self._attendance = attendance
+        self._ident = threading.get_ident()
+        self._base = base
+        self._ended = _thread.allocate_lock()
+        self._ended.acquire()
+        self._raised = False
+        self._thread = threading.Thread(target=self._run, name="OneDiff: watch", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.acquire(timeout=PAUSE):
+            if not self._attendance.waits and self._attendance.due() is not None:
+                self._raised = True
+                _raise_in(self._ident, self._base)
+
+    def stop(self) -> None:
+        """After this nothing is raised in the thread any more but what it was ended for."""
+        while True:
+            try:
+                if self._ended.locked():
+                    self._ended.release()
+                self._thread.join()
+                break
+            except Stopped:
+                continue
+        if self._raised:
+            _settle()
+            raise self._attendance.due() or Stopped()
+
+
+def end(thread: threading.Thread, label: str) -> bool:
+    """Ends what runs in a thread; whether it did within a moment. Else it is tried on until it ends, so that it slows
+    no later picture."""
+    start = time.monotonic()
+    while thread.is_alive() and time.monotonic() < start + GRACE:
+        _raise_in(thread.ident)
+        thread.join(0.02)
+    if thread.is_alive():
+        threading.Thread(target=_end_later, args=(thread, label), name="OneDiff: end", daemon=True).start()
+        return False
+    _settle()
+    return True
+
+
+def _end_later(thread: threading.Thread, label: str) -> None:
+    start, quiet = time.monotonic(), True
+    while thread.is_alive():
+        for _ in range(20):  # in quick succession, so that one comes where nothing catches it
+            _raise_in(thread.ident)
+            time.sleep(0)
+        thread.join(0.02 if quiet else 0.5)
+        if quiet and time.monotonic() > start + STUBBORN:
+            quiet = False
+            log.warning(
+                "OneDiff: %s cannot be ended: it waits in C code or imports a package. Restart ComfyUI if it slows it.",
+                label,
+            )
+    _settle()
+
+
+def _raise_in(ident: int | None, base: FrameType | None = None) -> None:
+    """Raises Stopped in a thread. Not while it imports a package: that would be left half made for everybody. Above a
+    ``base`` also not while it puts something back."""
+    frame = sys._current_frames().get(ident or 0)
+    while frame is not None and frame is not base:
+        name = frame.f_code.co_name
+        if frame.f_code.co_filename.startswith("<frozen importlib") or (base is not None and name == "__exit__"):
+            return
+        frame = frame.f_back
+    _set(ident or 0)
+
+
+def _set(ident: int) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Stopped))
+
+
+def _settle() -> None:
+    """Meets an exception that waits in this thread, or one of its own. Python 3.11 goes on looking for one that a
+    thread did not meet before its end, which slows all code and hangs what is traced; taking it back does not help."""
+    try:
+        _set(threading.get_ident())
+        while True:
+            time.sleep(0)
+    except Stopped:
+        pass

@@ -1,0 +1,82 @@
+"""What code that people wrote raises, in words. Their exceptions and classes may raise when they are looked at, too."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Collection
+
+from torch import nn
+
+#: The longest message of an exception that is passed on.
+LONGEST = 2000
+
+
+class Stopped(BaseException):
+    """Raised in a thread from another one, to end what it does."""
+
+
+class Overdue(Exception):
+    """A person's code took longer than ``seconds``. ``returned`` says that no single call took most of them, ``ended``
+    that nothing goes on in the background."""
+
+    def __init__(self, seconds: float):
+        super().__init__(f"it took longer than {seconds:g} s")
+        self.seconds = seconds
+        self.returned = True
+        self.ended = True
+
+
+def said(error: BaseException) -> str:
+    """``str(error)``, at most 2,000 characters, also where the exception's own ``__str__`` raises."""
+    text = _read(error)
+    return "its message cannot be read" if text is None else text
+
+
+def _read(error: BaseException) -> str | None:
+    try:
+        return str.__getitem__(str(error), slice(LONGEST))
+    except Stopped:
+        raise
+    except BaseException:
+        return None
+
+
+def class_name(cls: type) -> str:
+    """The name of a class, whatever its metaclass does."""
+    return type.__dict__["__name__"].__get__(cls)
+
+
+def error_words(error: BaseException) -> str:
+    """Class and first line of an error, without a full stop: ``ValueError: no GPU``."""
+    first = next(iter(said(error).strip().splitlines()), "")
+    return f"{class_name(type(error))}: {first[:200]}".rstrip(": .")
+
+
+def ordinary(error: BaseException) -> Exception:
+    """The error itself where it is an Exception that can be read, else one that says the same: anything else ends the
+    host's thread."""
+    if isinstance(error, Exception) and _read(error) is not None:
+        return error
+    return RuntimeError(error_words(error))
+
+
+def files_of(module: nn.Module) -> set[str]:
+    """Source files of the classes of a module and of those inside it; torch's are not counted."""
+    files: set[str | None] = set()
+    for part in nn.Module.modules(module):
+        for cls in type.__dict__["__mro__"].__get__(type(part)):
+            try:
+                if not cls.__module__.startswith(("torch.", "builtins")):
+                    files.add(inspect.getsourcefile(cls))
+            except Stopped:
+                raise
+            except BaseException:  # it has no file, or its metaclass does not tell
+                continue
+    return {file for file in files if file}
+
+
+def lines_in(error: BaseException, files: Collection[str]) -> list[tuple[str, int]]:
+    """The lines of these files that an exception passed, the innermost last."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return [(frame.f_code.co_filename, line) for frame, line in frames if frame.f_code.co_filename in files]

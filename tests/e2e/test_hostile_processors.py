@@ -1,0 +1,106 @@
+"""Processors of the user's own that exit, wait and never end, on the real server: the next prompt always runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from examples import bypass, example, run, start
+
+from scripts.environment import Environment
+from scripts.prompt import to_prompt
+from scripts.server import Server, error_of
+
+HEAD = """
+import itertools
+import sys
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+_calls = itertools.count()
+
+
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        {init}
+
+    def forward(self, q, k, v, heads, mask=None):
+        {line}
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+"""
+
+#: Not in the check, which has other sizes, and not while it is compiled: in the middle of the second step.
+EXITS = "torch.compiler.is_compiling() or q.shape[1] != 64 or next(_calls) < 6 or sys.exit('gone')"
+
+#: Seconds for a prompt. Where the host's thread has ended, one would be waited for for ever.
+TIMEOUT = 240
+
+
+def text(line: str = "pass", init: str = "pass") -> str:
+    return HEAD.format(line=line, init=init)
+
+
+FILES = {
+    "right": text(),
+    "arguments": text(init="import argparse; argparse.ArgumentParser().parse_args(['--none'])"),
+    "exits": text(line=EXITS),
+    "endless": "while True:\n    pass\n" + text(),
+    "sleeps": text(line="import time; time.sleep(5)"),
+}
+
+
+@pytest.fixture(scope="module")
+def own_server(environment: Environment) -> Iterator[Server]:
+    folder: Path = environment.cache / "e2e" / "hostile" / "models" / "attention_processors"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in FILES.items():
+        (folder / f"{name}.py").write_text(content)
+    with start(environment, "hostile") as running:
+        yield running
+
+
+def workflow_with(server: Server, name: str, compiled: bool = False):
+    workflow = example("sd15", server, steps=4, OneDiffPatchAttention={"processor": f"custom/{name}:Mine"})
+    return workflow if compiled else bypass(workflow, "OneDiffCompile")
+
+
+def assert_the_queue_lives(server: Server) -> None:
+    assert run(server, workflow_with(server, "right"), timeout=TIMEOUT).error is None
+
+
+def test_arguments_parsed_in_init_are_a_finding_and_the_picture_is_finished(own_server):
+    result = run(own_server, workflow_with(own_server, "arguments"), timeout=TIMEOUT)
+    assert result.error is None and len(result.pictures) == 1
+    (finding,) = result.records["OneDiffPatchAttention"]["check"]["findings"]
+    assert "sdpa is used instead" in finding["what"] and finding["why"] == "SystemExit: 2."
+    assert_the_queue_lives(own_server)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_exit_in_the_middle_of_a_sampling_is_an_ordinary_error(own_server, compiled):
+    result = run(own_server, workflow_with(own_server, "exits", compiled), timeout=TIMEOUT)
+    assert result.error is not None
+    line = 1 + [EXITS in line for line in FILES["exits"].splitlines()].index(True)
+    for words in ("Patch Attention Processors (node ", "custom/exits:Mine raised SystemExit: gone", f"exits.py:{line}"):
+        assert words in result.error
+    assert_the_queue_lives(own_server)
+
+
+@pytest.mark.parametrize("name, waits_for", [("endless", "endless.py to be loaded"), ("sleeps", "a call of Mine")])
+def test_cancel_ends_what_would_not_end(own_server, name, waits_for):
+    workflow = workflow_with(own_server, name)
+    prompt_id = own_server.queue(to_prompt(workflow, own_server.object_info()), workflow)
+    until = time.monotonic() + 120
+    while waits_for not in own_server.log.read_text(errors="replace"):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    pressed = time.monotonic()
+    own_server.post_json("/interrupt", {})
+    assert error_of(own_server.wait(prompt_id, timeout=60)) == "the run was interrupted"
+    assert time.monotonic() - pressed < 2.5, "a moment, on a busy machine"
+    assert_the_queue_lives(own_server)
