@@ -20,8 +20,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .latest import PATIENCE as LISTING_PATIENCE
+from .latest import Latest
+from .listing import Listed, Unlisted, list_files
 from .making import CannotLoad, failed, make
-from .user_files import UserFile, class_names, find_files
+from .user_files import USER_FOLDER, UserFile, read_source, why_not_read
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +33,19 @@ PREFIX = "custom/"
 #: Modules of user files are in sys.modules under this package's name, which nothing can import from.
 PRIVATE = "onediff_custom_processors"
 
+_SHOWN = f"models/{USER_FOLDER}"
+
 #: Seconds after which a run goes on without a file that is still loading.
 PATIENCE = 60.0
 
 #: Seconds after which the console says what the run is waiting for.
 QUICK = 0.1
+
+#: Seconds that a run waits for the list of files, which it needs to find its own.
+FINDING_PATIENCE = 20.0
+
+#: Files that the console names at a time because they cannot be listed, and names that an error offers.
+MOST_TOLD = 10
 
 
 @dataclass
@@ -55,16 +66,31 @@ class CustomProcessors:
         self._folders = folders
         self._loaded: dict[str, _Loading] = {}
         self._lock = threading.Lock()
+        self._listing = Latest(self._list, Listed())
+        self._told: set[Unlisted] = set()
+        self._digests: dict[Path, Latest[str]] = {}
+
+    def start_listing(self) -> None:
+        """Begins with the list that ``names`` gives in a moment."""
+        self._listing.start()
 
     def names(self) -> list[str]:
-        """All of them, as ``custom/<file>:<Class>``. Reads the files, runs nothing."""
-        files = find_files(self._folders())
-        return [f"{PREFIX}{name}:{cls}" for name, file in sorted(files.items()) for cls in class_names(file.path)]
+        """All of them, as ``custom/<file>:<Class>``. Reads the files, runs nothing. Where that takes long, the last
+        list."""
+        return _names(self._listing.get())
+
+    def unlisted(self) -> list[Unlisted]:
+        """What the last list could not hold."""
+        late = Unlisted("", _SHOWN, "It is still being read, so new files may be missing.", "Look again in a while.")
+        return [*self._listing.last.unlisted, *([late] if self._listing.late else [])]
 
     def fingerprint(self, name: str) -> str:
         """Changes when the text of the file that ``name`` comes from changes; "" for a name that is not listed."""
         found = self._find(name)
-        return _digest(found[0].path) if found else ""
+        if found is None:
+            return ""
+        path = found[0].path
+        return self._digests.setdefault(path, Latest(lambda: _digest(path), "")).get()
 
     def load(
         self,
@@ -82,16 +108,17 @@ class CustomProcessors:
         Raises:
             CannotLoad: for a name that is not listed, and for whatever goes wrong in the file.
         """
-        found = self._find(name)
+        found = self._find(name, FINDING_PATIENCE, check_interrupt)
         if found is None:
-            raise _not_listed(name, self.names())
+            raise _not_listed(name, _names(self._listing.last), self.unlisted())
         file, cls_name = found
+        if self._listing.late:
+            why = f"{_SHOWN} has not answered for {FINDING_PATIENCE:g} s."
+            raise CannotLoad(name, file.shown, "cannot be read", why, "Look at the disk or the network that it is on.")
         try:
             loading = self._start(file)
         except OSError as error:
-            raise CannotLoad(
-                name, file.shown, "cannot be read", f"{type(error).__name__}: {error.strerror}.", "Check the file."
-            ) from error
+            raise CannotLoad(name, file.shown, "cannot be read", *why_not_read(error)) from error
         _wait(loading, name, file, check_interrupt, patience)
         if loading.error is not None:
             raise failed(name, str(file.path), file.shown, "cannot be loaded", loading.error)
@@ -106,15 +133,29 @@ class CustomProcessors:
             )
         return _instance(loading, name, file, cls, device, dtype)
 
-    def _find(self, name: str) -> tuple[UserFile, str] | None:
+    def _list(self) -> Listed:
+        listed = list_files(self._folders())
+        new = [one for one in listed.unlisted if one not in self._told]
+        for one in new[:MOST_TOLD]:
+            log.warning("OneDiff: processors in %s cannot be listed. %s %s", one.shown, one.why, one.fix)
+        if len(new) > MOST_TOLD:
+            log.warning("OneDiff: nor can those in %d more files of %s.", len(new) - MOST_TOLD, _SHOWN)
+        self._told.update(new)
+        return listed
+
+    def _find(
+        self, name: str, patience: float = LISTING_PATIENCE, check_interrupt: Callable[[], None] = lambda: None
+    ) -> tuple[UserFile, str] | None:
         """The file and class that a listed name means."""
+        if not name.startswith(PREFIX):
+            return None
+        listed = self._listing.get(patience, check_interrupt)
         file_name, _, cls_name = name.removeprefix(PREFIX).rpartition(":")
-        file = find_files(self._folders()).get(file_name) if name.startswith(PREFIX) else None
-        return (file, cls_name) if file is not None and cls_name in class_names(file.path) else None
+        return (listed.files[file_name], cls_name) if cls_name in listed.classes.get(file_name, ()) else None
 
     def _start(self, file: UserFile) -> _Loading:
         """What there is of the file's present text; a thread that runs it is started where there is none."""
-        source = file.path.read_bytes()
+        source = read_source(file.path)
         digest = hashlib.sha256(source).hexdigest()
         with self._lock:
             loading = self._loaded.get(file.name)
@@ -129,7 +170,7 @@ class CustomProcessors:
 
 def _digest(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_source(path)).hexdigest()
     except OSError:
         return ""
 
@@ -190,12 +231,23 @@ def _instance(
     return loading.instances[key]
 
 
-def _not_listed(name: str, known: list[str]) -> CannotLoad:
-    listed = f"There is {', '.join(known)}." if known else "There is none there now."
+def _names(listed: Listed) -> list[str]:
+    return [f"{PREFIX}{file}:{cls}" for file in sorted(listed.classes) for cls in listed.classes[file]]
+
+
+def _not_listed(name: str, known: list[str], unlisted: list[Unlisted]) -> CannotLoad:
+    file_name = name.removeprefix(PREFIX).rpartition(":")[0] if name.startswith(PREFIX) else ""
+    for one in unlisted:
+        below = one.name.endswith("/") and file_name.startswith(one.name)
+        if file_name and (one.name == file_name or below):
+            return CannotLoad(name, one.shown, "cannot be listed", one.why, one.fix)
+    more = f" and {len(known) - MOST_TOLD} more" if len(known) > MOST_TOLD else ""
+    listed = f"There is {', '.join(known[:MOST_TOLD])}{more}." if known else "There is none there now."
+    partly = next((f" {one.shown}: {one.why} {one.fix}" for one in unlisted if not one.name), "")
     return CannotLoad(
         name,
-        "models/attention_processors",
-        "is not among the classes in models/attention_processors",
-        "The workflow comes from another machine, or the file was renamed.",
+        _SHOWN,
+        f"is not among the classes in {_SHOWN}",
+        f"The workflow comes from another machine, or the file was renamed.{partly}",
         listed,
     )
