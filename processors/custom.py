@@ -70,14 +70,14 @@ class CustomProcessors:
         self._told: set[Unlisted] = set()
         self._digests: dict[Path, Latest[str]] = {}
 
-    def start_listing(self) -> None:
-        """Begins with the list that ``names`` gives in a moment."""
-        self._listing.start()
+    def start_listing(self) -> float:
+        """Begins with the list; ``names`` takes when it was asked for."""
+        return self._listing.start()
 
-    def names(self) -> list[str]:
+    def names(self, asked: float | None = None) -> list[str]:
         """All of them, as ``custom/<file>:<Class>``. Reads the files, runs nothing. Where that takes long, the last
         list."""
-        return _names(self._listing.get())
+        return _names(self._listing.get(asked=asked))
 
     def unlisted(self) -> list[Unlisted]:
         """What the last list could not hold."""

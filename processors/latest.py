@@ -46,14 +46,21 @@ class Latest(Generic[T]):
         run = self._run
         return run is not None and not run.done.is_set() and time.monotonic() > run.began + PATIENCE
 
-    def start(self) -> None:
-        """Begins a run where none is going on, for a caller that asks in a moment."""
-        self._going()
-
-    def get(self, patience: float = PATIENCE, check_interrupt: Callable[[], None] = lambda: None) -> T:
-        """The result of a run that began after this call, or the last one where that takes longer than ``patience``
-        seconds. ``check_interrupt`` is called while it waits, and may raise."""
+    def start(self) -> float:
+        """Begins a run where none is going on, for a caller that waits in a moment. Returns when it was ``asked``."""
         asked = time.monotonic()
+        self._going()
+        return asked
+
+    def get(
+        self,
+        patience: float = PATIENCE,
+        check_interrupt: Callable[[], None] = lambda: None,
+        asked: float | None = None,
+    ) -> T:
+        """The result of a run that began when it was ``asked`` (now) or later, or the last one where that takes longer
+        than ``patience`` seconds. ``check_interrupt`` is called while it waits, and may raise."""
+        asked = time.monotonic() if asked is None else asked
         while True:
             run = self._going()
             while not run.done.wait(min(0.05, max(0.0, run.began + patience - time.monotonic()))):

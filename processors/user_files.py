@@ -41,6 +41,9 @@ class NotRead(OSError):
         self.why = why
         self.fix = fix
 
+    def __str__(self) -> str:
+        return self.why
+
 
 def why_not_read(error: OSError) -> tuple[str, str]:
     """Why a file or folder cannot be read, and what to do."""
@@ -54,19 +57,19 @@ def why_not_read(error: OSError) -> tuple[str, str]:
     return f"{type(error).__name__}: {error.strerror or error}.", "Check the file and the disk that it is on."
 
 
-def read_source(path: Path) -> bytes:
+def read_source(path: Path, most: int = LARGEST) -> bytes:
     """The bytes of a file. Nothing else is opened: a pipe would wait for its writer, a device may act.
 
     Raises:
-        OSError: for what cannot be read; ``NotRead`` for what is no file, or larger than ``LARGEST``.
+        OSError: for what cannot be read; ``NotRead`` for what is no file, or larger than ``most`` bytes.
     """
     _check_regular(os.stat(path))
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(handle, "rb") as file:
         _check_regular(os.fstat(handle))  # it may have become something else
-        source = file.read(LARGEST + 1)
-    if len(source) > LARGEST:
-        raise _too_large()
+        source = file.read(most + 1)
+    if len(source) > most:
+        raise _too_large(most)
     return source
 
 
@@ -79,9 +82,9 @@ def _check_regular(status: os.stat_result) -> None:
     raise NotRead(f"It is {kind}, not a file.", "Move it elsewhere.")
 
 
-def _too_large() -> NotRead:
-    most = f"{LARGEST // 1024} KiB"
-    return NotRead(f"It is larger than {most}, the most that is read.", "Move the processor into a file of its own.")
+def _too_large(most: int) -> NotRead:
+    why = f"It is larger than {most // 1024} KiB, the most that is read."
+    return NotRead(why, "Move the processor into a file of its own.")
 
 
 def class_names(path: Path) -> tuple[str, ...]:
@@ -96,7 +99,7 @@ def class_names(path: Path) -> tuple[str, ...]:
     status = os.stat(path)
     _check_regular(status)
     if status.st_size > LARGEST:
-        raise _too_large()
+        raise _too_large(LARGEST)
     return _class_names(path, status.st_mtime_ns, status.st_size)
 
 
