@@ -97,7 +97,7 @@ def _check_samples(latent: Any, positive: Any, negative: Any, record: Record) ->
     Raises:
         WrongInput: when it is not.
     """
-    if not isinstance(latent, dict) or not isinstance(latent.get("samples"), torch.Tensor):
+    if not isinstance(latent, dict) or not hasattr(latent.get("samples"), "is_nested"):
         refuse(TITLE, NODE, "latent", latent, "a LATENT", "Connect an empty latent.", record)
     for name, value in (("positive", positive), ("negative", negative)):
         pairs = isinstance(value, list) and all(isinstance(pair, list | tuple) and len(pair) > 1 for pair in value)
