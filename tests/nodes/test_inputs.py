@@ -202,3 +202,33 @@ def test_what_could_not_be_listed_is_on_the_record(patcher, tmp_path, monkeypatc
     assert (first["severity"], first["what"]) == ("error", "custom/large1:Mine cannot be listed; sdpa is used instead")
     assert "larger than 256 KiB" in first["why"]
     assert len([f for f in named["check"]["findings"] if "large1" in f["where"]]) == 1
+
+
+@pytest.mark.parametrize("cfg", [math.nan, math.inf, 1e308])
+def test_a_speed_reports_figures_are_json_whatever_cfg_is(patcher, tmp_path, monkeypatch, cfg):
+    """The samplings are a stand-in: what is asked is what becomes of their figures."""
+    import folder_paths
+    from onediff_pack.nodes import speed_report
+    from onediff_pack.status import Record
+    from onediff_pack.status.speed_report import Difference, Sampling, SpeedReport
+
+    class BothWays:
+        def __init__(self, model, positive, negative, latent, steps, cfg):
+            self.cfg = cfg
+            self.session = type("Session", (), {"record": Record(None, "7")})()
+
+        def report(self, record):
+            error = Difference(math.nan, math.inf)
+            setup = {"cfg": self.cfg, "other": math.nan}
+            return SpeedReport((Sampling(False, (10.0, 11.0)),), 2, error=error, setup=setup, reason="no " * 10**5)
+
+    monkeypatch.setattr(speed_report, "BothWays", BothWays)
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
+    node = speed_report.OneDiffSpeedReport.PREPARE_CLASS_CLONE(hidden())
+    inputs = {"positive": [], "negative": [], "latent": {"samples": torch.zeros(1, 4, 8, 8)}, "steps": 2}
+    output = node.execute(model=patcher, cfg=cfg, **inputs)
+    figures = json.loads(output.args[1], parse_constant=lambda token: pytest.fail(f"{token} is no JSON"))
+    assert figures["setup"] == {"cfg": 8.0 if math.isnan(cfg) else 100.0, "other": None}
+    assert any(note.startswith("cfg ") for note in figures["notes"])
+    (finding,) = strict(output.ui["onediff"][0])["check"]["findings"]
+    assert finding["path"] == "cfg"
