@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .compile import OneDiffCompile
 from .forward_check import OneDiffForwardCheck
 from .host import start
+from .pack_folder import warn_of_name
 from .patch_attention import OneDiffPatchAttention
 from .speed_report import OneDiffSpeedReport
 
@@ -16,6 +17,7 @@ class OneDiffExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         start()
+        await warn_of_name()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [OneDiffPatchAttention, OneDiffForwardCheck, OneDiffCompile, OneDiffSpeedReport]

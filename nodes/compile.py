@@ -10,9 +10,10 @@ from ..compilers import BACKENDS, Session, Settings, compile_seconds_asked, wait
 from ..processors.attach import AttentionPatch, attach, attached
 from .asked import asked
 from .host import begin_start, host, new_record, schema, ui
-from .inputs import known
+from .inputs import known, model_given, name_given, switch_given
 from .model_inputs import find_reach
 
+NODE = "OneDiffCompile"
 SCOPES = ("blocks", "attention", "model")
 EFFORTS = ("fast start", "max speed")
 RUN, STOP = "run uncompiled", "stop"
@@ -69,21 +70,22 @@ class OneDiffCompile(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, backend=None, **kwargs) -> bool:
         """A backend or setting that this machine lacks gives way to one that it has; the record says so."""
-        begin_start(backend)
+        begin_start(backend if isinstance(backend, str) else "auto")
         return True
 
     @classmethod
     def execute(cls, model, backend, scope, effort, if_unfit, keep_faster) -> io.NodeOutput:
+        record = new_record(cls.hidden)
+        model_given("OneDiff Compile", NODE, model, record)
         findings: list[Finding] = []
         settings = Settings(
-            backend=backend,
-            scope=known("OneDiffCompile", "scope", scope, SCOPES, findings),
-            effort=known("OneDiffCompile", "effort", effort, EFFORTS, findings),
-            stop_if_unfit=known("OneDiffCompile", "if_unfit", if_unfit, (RUN, STOP), findings) == STOP,
-            keep_faster=bool(keep_faster),
+            backend=name_given(NODE, "backend", backend, "auto", findings),
+            scope=known(NODE, "scope", scope, SCOPES, findings),
+            effort=known(NODE, "effort", effort, EFFORTS, findings),
+            stop_if_unfit=known(NODE, "if_unfit", if_unfit, (RUN, STOP), findings) == STOP,
+            keep_faster=switch_given(NODE, "keep_faster", keep_faster, True, findings),
             compile_seconds=compile_seconds_asked(),
         )
-        record = new_record(cls.hidden)
         compiled = model.clone()
         findings += check_options(asked(compiled, settings))
         session = Session(settings, record, host(), compiled.load_device, tuple(findings), find_reach(compiled))

@@ -11,13 +11,15 @@ from ..checks import Finding, check_model
 from ..compilers import wait_for_imports
 from ..processors import find_sites
 from ..processors.attach import AttentionPatch, attached, processors_of
+from ..status.plain import plain
 from .cancelling import CANCEL
 from .host import new_record, schema, seen_now, ui
-from .inputs import known
+from .inputs import known, model_given
 from .model_inputs import find_reach, replaced_parts
 
 log = logging.getLogger(__name__)
 
+NODE = "OneDiffForwardCheck"
 REPORT, STOP = "report", "stop"
 
 
@@ -59,8 +61,9 @@ class OneDiffForwardCheck(io.ComfyNode):
     @classmethod
     def execute(cls, model, on_problem) -> io.NodeOutput:
         record = new_record(cls.hidden)
+        model_given("Forward Check", NODE, model, record)
         findings: list[Finding] = []
-        stop = known("OneDiffForwardCheck", "on_problem", on_problem, (REPORT, STOP), findings) == STOP
+        stop = known(NODE, "on_problem", on_problem, (REPORT, STOP), findings) == STOP
         diffusion_model = model.get_model_object("diffusion_model")
         wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
         report = check_model(
@@ -76,7 +79,7 @@ class OneDiffForwardCheck(io.ComfyNode):
         report = report.extended(tuple(findings))
         state = "failed" if stop and not report.ok else "checked"
         record.update(state=state, check=report.as_dict(), **seen_now(record, model))
-        log.info("Forward Check (node %s): %s", cls.hidden.unique_id, record["summary"])
+        log.info("Forward Check (node %s): %s", record["node"], record["summary"])
         if stop and not report.ok:
-            raise ValueError(f"Forward Check (node {cls.hidden.unique_id}) found {report.findings[0]}")
-        return io.NodeOutput(model, json.dumps(report.as_dict(), ensure_ascii=False), report.ok, ui=ui(record))
+            raise ValueError(f"Forward Check (node {record['node']}) found {report.findings[0]}")
+        return io.NodeOutput(model, json.dumps(plain(report.as_dict()), ensure_ascii=False), report.ok, ui=ui(record))

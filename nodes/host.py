@@ -17,6 +17,7 @@ from ..compilers import CLEARED, PROOFS_ON_DISK, WARM, Host, backend_rows, forge
 from ..status import HUB, Record
 from ..status.hub import Run
 from ..status.machine import machine
+from ..status.plain import short_id
 from ..status.routes import add_routes
 from .cache_place import cache_place
 from .cancelling import CANCEL
@@ -121,7 +122,7 @@ def ended_runs() -> Iterator[Run]:
     for entry in itertools.islice(reversed(list(history.values())), MAX_RUNS):
         workflow = _workflow_of(entry["prompt"])
         records = {
-            node: output["onediff"][0]
+            short_id(str(node)): output["onediff"][0]
             for node, output in entry.get("outputs", {}).items()
             if output and output.get("onediff")
         }
@@ -140,7 +141,7 @@ def _workflow_id(extra_pnginfo: Any) -> str | None:
     """Clients send what they like: anything but an editor's workflow with an id is none."""
     workflow = extra_pnginfo.get("workflow") if isinstance(extra_pnginfo, dict) else None
     name = workflow.get("id") if isinstance(workflow, dict) else None
-    return name if isinstance(name, str) else None
+    return short_id(name) if isinstance(name, str) else None
 
 
 def schema(**fields: Any) -> io.Schema:
@@ -152,7 +153,7 @@ def schema(**fields: Any) -> io.Schema:
 def new_record(hidden: Any) -> Record:
     """The record of the node that is executing; its workflow is the editor's, None for a prompt without one."""
     HUB.watch()
-    return HUB.record(_workflow_id(hidden.extra_pnginfo), str(hidden.unique_id))
+    return HUB.record(_workflow_id(hidden.extra_pnginfo), short_id(str(hidden.unique_id)))
 
 
 def seen_now(record: Record, model: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 from functools import partial
 from typing import Any
 
+import comfy.model_management
 from comfy_api.latest import io
 
 from ..checks import Finding, Report
@@ -13,6 +14,7 @@ from ..compilers import wait_for_imports
 from ..processors import (
     DEFAULT_PROCESSOR,
     SITE_KINDS,
+    BlocksTooLong,
     Processor,
     Site,
     UnknownSites,
@@ -22,9 +24,10 @@ from ..processors import (
 from ..processors.attach import AttentionPatch, attach, not_patchable_reason
 from ..processors.foreign import OVERRIDE, foreign_patches
 from ..status import Record
+from ..status.plain import plain
 from .host import executing_class, new_record, schema, seen_now, ui
-from .inputs import known
-from .processor_choice import choices, choose, fingerprint, processor_error
+from .inputs import known, model_given, name_given, shown, text_given
+from .processor_choice import choices, choose, fingerprint, not_listed, processor_error
 
 log = logging.getLogger(__name__)
 
@@ -87,24 +90,31 @@ class OneDiffPatchAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model, processor, sites, blocks, custom=None) -> io.NodeOutput:
         record = new_record(cls.hidden)
+        model_given("Patch Attention Processors", NODE, model, record)
         wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
         patched = model.clone()
         all_sites = find_sites(patched.get_model_object("diffusion_model"))
         findings: list[Finding] = []
         kind = known(NODE, "sites", sites, SITE_KINDS, findings)
+        blocks = text_given(NODE, "blocks", blocks, "", findings)
+        check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
         try:
-            chosen = select_sites(all_sites, kind, blocks)
-        except UnknownSites as error:
+            chosen = select_sites(all_sites, kind, blocks, check_interrupt)
+        except (UnknownSites, BlocksTooLong) as error:
             findings.append(_no_such_site(error))
             record.update(state="failed", check=Report(0, len(all_sites), tuple(findings)).as_dict())
-            raise ValueError(f"Patch Attention Processors (node {cls.hidden.unique_id}): {error}") from error
+            raise ValueError(f"Patch Attention Processors (node {record['node']}): {error}") from error
         if isinstance(custom, Processor):
             name, instance = "custom", custom
         else:
-            name, instance = choose(NODE, processor, chosen, patched, findings)
+            if custom is not None:
+                findings.append(_no_processor(custom))
+            named = name_given(NODE, "processor", processor, DEFAULT_PROCESSOR, findings)
+            name, instance = choose(NODE, named, chosen, patched, findings)
         fitting = _fitting(chosen, name, instance, patched, findings)
         if not chosen:
             findings.append(_nothing_chosen(kind))
+        findings += not_listed({finding.where for finding in findings})
 
         superseded = patched.model_options["transformer_options"].get(OVERRIDE)
         node = f"Patch Attention Processors (node {cls.hidden.unique_id})"
@@ -117,7 +127,7 @@ class OneDiffPatchAttention(io.ComfyNode):
             check=Report(0, len(all_sites), tuple(findings)).as_dict(),
             **seen_now(record, patched),
         )
-        log.info("Patch Attention Processors (node %s): %s", cls.hidden.unique_id, record["summary"])
+        log.info("Patch Attention Processors (node %s): %s", record["node"], record["summary"])
         return io.NodeOutput(patched, ui=ui(record))
 
 
@@ -160,15 +170,31 @@ def _nothing_chosen(kind: str) -> Finding:
     )
 
 
-def _no_such_site(error: UnknownSites) -> Finding:
+def _no_such_site(error: UnknownSites | BlocksTooLong) -> Finding:
+    what, fix = str(error).rstrip("."), "Name fewer, with * for what differs."
+    if isinstance(error, UnknownSites):
+        what = f"{shown(error.glob)} matches no attention site of this model"
+        fix = f"Near matches: {', '.join(error.near)}." if error.near else "Leave blocks empty for all sites."
     return Finding(
         severity="error",
         path="blocks",
         cls=NODE,
         where="input",
-        what=f"{error.glob!r} matches no attention site of this model",
+        what=what,
         why="The run stops, because a patch that silently reaches nothing would look as if it worked.",
-        fix=f"Near matches: {', '.join(error.near)}." if error.near else "Leave blocks empty for all sites.",
+        fix=fix,
+    )
+
+
+def _no_processor(custom: Any) -> Finding:
+    return Finding(
+        severity="warning",
+        path="custom",
+        cls=NODE,
+        where="input",
+        what=f"custom is {shown(custom)}, not a loaded processor; the one that “processor” names is used",
+        why="A script, or a node that is connected to it, gave a value of another kind.",
+        fix="Connect a node that loads a processor, or nothing.",
     )
 
 
@@ -177,7 +203,7 @@ def _observer(record: Record, superseded: Any):
 
     def observe(options: dict[str, Any]) -> None:
         options = {key: value for key, value in options.items() if key != OVERRIDE or value is not superseded}
-        foreign = foreign_patches(options)
+        foreign = plain(foreign_patches(options))  # as the record has it
         if foreign != record["patches"]["foreign"]:
             record.update(patches={**record["patches"], "foreign": foreign})
 

@@ -25,6 +25,9 @@ from .inputs import unknown_value
 
 log = logging.getLogger(__name__)
 
+#: Files that a record names because they cannot be listed.
+MOST_NOT_LISTED = 5
+
 CUSTOM = user.CustomProcessors(lambda: folder_paths.get_folder_paths(USER_FOLDER))
 
 
@@ -41,12 +44,28 @@ def register_folder() -> None:
 
 def choices() -> list[str]:
     """All names: built-in ones, the user's own, diffusers'. Asked anew for each list of nodes, so it runs no code."""
-    return [*processor_names(), *CUSTOM.names(), *diffusers.names()]
+    asked = CUSTOM.start_listing()  # both at once: together they take no longer than one
+    theirs = diffusers.listed()
+    return [*processor_names(), *CUSTOM.names(asked), *theirs]
 
 
 def fingerprint(name: Any) -> str:
     """Changes when the file that a name comes from changes."""
     return CUSTOM.fingerprint(name) if isinstance(name, str) else ""
+
+
+def not_listed(said: set[str]) -> list[Finding]:
+    """Files and folders whose processors the list lacks, and why; without those that were ``said`` already."""
+    problems = [one for one in (*CUSTOM.unlisted(), *diffusers.unlisted()) if one.shown not in said]
+    notes = [
+        Finding("note", "processor", "", one.shown, "cannot be listed", one.why, one.fix, "processor-not-listed")
+        for one in problems[:MOST_NOT_LISTED]
+    ]
+    more = len(problems) - len(notes)
+    if more:
+        what = f"{more:,} more files cannot be listed"
+        notes.append(Finding("note", "processor", "", f"models/{USER_FOLDER}", what, "As those above.", "Mend those."))
+    return notes
 
 
 def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: list[Finding]) -> tuple[str, Processor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import time
 from collections import deque
@@ -98,9 +99,7 @@ class PromptEnds:
 
 def class_of(name: str) -> NodeClass:
     """What is known of a class of nodes. One that is gone may be anything."""
-    import nodes as host_nodes
-
-    cls = host_nodes.NODE_CLASS_MAPPINGS.get(name)
+    cls = importlib.import_module("nodes").NODE_CLASS_MAPPINGS.get(name)  # ComfyUI's, not this package
     if cls is None:
         return NodeClass(("*",))
     outputs = tuple(str(kind) for kind in getattr(cls, "RETURN_TYPES", None) or ())

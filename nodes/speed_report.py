@@ -11,15 +11,23 @@ import torch
 from comfy_api.latest import io
 from comfy_api.latest import ui as host_ui
 
+from ..checks import Finding, Report
 from ..compilers import CLEARED, Session
 from ..processors.user_errors import said
 from ..status import Record
+from ..status.plain import plain
 from ..status.plot import plot
 from ..status.speed_report import SpeedReport
 from .both_ways import BothWays
 from .host import new_record, schema, ui
+from .inputs import model_given, number_given, refuse
 
 log = logging.getLogger(__name__)
+
+
+NODE, TITLE = "OneDiffSpeedReport", "Speed Report"
+STEPS, MOST_STEPS = 8, 200
+CFG, MOST_CFG = 8.0, 100.0
 
 
 class OneDiffSpeedReport(io.ComfyNode):
@@ -40,8 +48,8 @@ class OneDiffSpeedReport(io.ComfyNode):
                 io.Conditioning.Input("positive"),
                 io.Conditioning.Input("negative"),
                 io.Latent.Input("latent", tooltip="Its size and batch are what is measured."),
-                io.Int.Input("steps", default=8, min=1, max=200, tooltip="Steps of a picture."),
-                io.Float.Input("cfg", default=8.0, min=0.0, max=100.0, step=0.1, round=0.01),
+                io.Int.Input("steps", default=STEPS, min=1, max=MOST_STEPS, tooltip="Steps of a picture."),
+                io.Float.Input("cfg", default=CFG, min=0.0, max=MOST_CFG, step=0.1, round=0.01),
             ],
             outputs=[
                 io.Image.Output(display_name="plot"),
@@ -58,6 +66,11 @@ class OneDiffSpeedReport(io.ComfyNode):
     @classmethod
     def execute(cls, model, positive, negative, latent, steps, cfg) -> io.NodeOutput:
         record = new_record(cls.hidden)
+        model_given(TITLE, NODE, model, record)
+        _check_samples(latent, positive, negative, record)
+        findings: list[Finding] = []
+        steps = int(number_given(NODE, "steps", steps, STEPS, 1, MOST_STEPS, findings))
+        cfg = number_given(NODE, "cfg", cfg, CFG, 0.0, MOST_CFG, findings)
         both = BothWays(model, positive, negative, latent, steps, cfg)
         try:
             report = both.report(record)
@@ -71,15 +84,29 @@ class OneDiffSpeedReport(io.ComfyNode):
         pixels, note = plot(report)
         image = torch.from_numpy(pixels).float().div(255).unsqueeze(0)  # (height, width, 3) to (1, height, width, 3)
         figures = report.as_dict()
-        figures["notes"] += [note] if note else []
+        figures["notes"] += [f"{finding.what}." for finding in findings] + ([note] if note else [])
         assert both.session is not None
-        record.update(**_fields(report, both.session))
-        log.info("Speed Report (node %s): %s", cls.hidden.unique_id, report.verdict)
+        record.update(**_fields(report, both.session, findings))
+        log.info("Speed Report (node %s): %s", record["node"], report.verdict)
         shown = {**host_ui.PreviewImage(image, cls=cls).as_dict(), **ui(record)}
-        return io.NodeOutput(image, json.dumps(figures, ensure_ascii=False), ui=shown)
+        return io.NodeOutput(image, json.dumps(plain(figures), ensure_ascii=False), ui=shown)
 
 
-def _fields(report: SpeedReport, session: Session) -> dict[str, Any]:
+def _check_samples(latent: Any, positive: Any, negative: Any, record: Record) -> None:
+    """Looks whether what is sampled is what it has to be.
+
+    Raises:
+        WrongInput: when it is not.
+    """
+    if not isinstance(latent, dict) or not hasattr(latent.get("samples"), "is_nested"):
+        refuse(TITLE, NODE, "latent", latent, "a LATENT", "Connect an empty latent.", record)
+    for name, value in (("positive", positive), ("negative", negative)):
+        pairs = isinstance(value, list) and all(isinstance(pair, list | tuple) and len(pair) > 1 for pair in value)
+        if not pairs:
+            refuse(TITLE, NODE, name, value, "a CONDITIONING", "Connect a text encoder.", record)
+
+
+def _fields(report: SpeedReport, session: Session, findings: list[Finding]) -> dict[str, Any]:
     """The report as fields of the status record, in place of the session's few timed steps."""
     measured: Record = session.record
     timed = [(ms, sampling.compiled) for sampling in report.samplings for ms in sampling.steps_ms][-40:]
@@ -87,9 +114,16 @@ def _fields(report: SpeedReport, session: Session) -> dict[str, Any]:
     kept = {"faster": "compiled", "same": "compiled"}.get(report.outcome, "uncompiled")
     current = compiled.median_ms if compiled and kept == "compiled" else report.uncompiled.median_ms
     figures = report.as_dict()
+    check = measured["check"] or Report(0, 0, ()).as_dict()
+    check = {
+        **check,
+        "warnings": check["warnings"] + len(findings),
+        "findings": [*check["findings"], *(finding.as_dict() for finding in findings)],
+    }
     return {
-        **{name: measured[name] for name in ("check", "patches", "parity", "memory")},
+        **{name: measured[name] for name in ("patches", "parity", "memory")},
         "compile": measured["compile"] and {**measured["compile"], "stopped": None},
+        "check": check if findings else measured["check"],
         "model": report.model,
         "state": "uncompiled" if kept == "uncompiled" else measured["state"],
         "progress": None,

@@ -5,13 +5,14 @@ from .adapt import NotCallable, adapt, written
 from .calling import CONTRACTS, Plan, level_of, plan_call
 from .contract import KernelProcessor, Level, Limits, ModuleProcessor, Processor
 from .registry import DEFAULT_PROCESSOR, UnknownProcessor, get_processor, processor_names, register_processor
-from .select import SITE_KINDS, UnknownSites, select_sites
+from .select import SITE_KINDS, BlocksTooLong, UnknownSites, select_sites
 from .sites import Site, find_sites
 
 __all__ = [
     "CONTRACTS",
     "DEFAULT_PROCESSOR",
     "SITE_KINDS",
+    "BlocksTooLong",
     "KernelProcessor",
     "Level",
     "Limits",

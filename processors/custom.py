@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import linecache
+import logging
 import sys
 import types
 from collections.abc import Callable, Iterable
@@ -19,15 +20,28 @@ from typing import cast
 import torch
 from torch import nn
 
+from .latest import PATIENCE as LISTING_PATIENCE
+from .latest import Latest
+from .listing import Listed, Unlisted, list_files
 from .making import CannotLoad, failed, make, tensors_of, too_slow
 from .user_code import PATIENCE, Attendance, Cancel
 from .user_errors import Overdue, class_name
-from .user_files import UserFile, class_names, find_files
+from .user_files import USER_FOLDER, UserFile, read_source, why_not_read
+
+log = logging.getLogger(__name__)
 
 PREFIX = "custom/"
 
 #: Modules of user files are in sys.modules under this package's name, which nothing can import from.
 PRIVATE = "onediff_custom_processors"
+
+_SHOWN = f"models/{USER_FOLDER}"
+
+#: Seconds that a run waits for the list of files, which it needs to find its own.
+FINDING_PATIENCE = 20.0
+
+#: Files that the console names at a time because they cannot be listed, and names that an error offers.
+MOST_TOLD = 10
 
 
 @dataclass
@@ -45,16 +59,31 @@ class CustomProcessors:
     def __init__(self, folders: Callable[[], Iterable[str | Path]]):
         self._folders = folders
         self._loaded: dict[str, _Loaded] = {}
+        self._listing = Latest(self._list, Listed())
+        self._told: set[Unlisted] = set()
+        self._digests: dict[Path, Latest[str]] = {}
 
-    def names(self) -> list[str]:
-        """All of them, as ``custom/<file>:<Class>``. Reads the files, runs nothing."""
-        files = find_files(self._folders())
-        return [f"{PREFIX}{name}:{cls}" for name, file in sorted(files.items()) for cls in class_names(file.path)]
+    def start_listing(self) -> float:
+        """Begins with the list; ``names`` takes when it was asked for."""
+        return self._listing.start()
+
+    def names(self, asked: float | None = None) -> list[str]:
+        """All of them, as ``custom/<file>:<Class>``. Reads the files, runs nothing. Where that takes long, the last
+        list."""
+        return _names(self._listing.get(asked=asked))
+
+    def unlisted(self) -> list[Unlisted]:
+        """What the last list could not hold."""
+        late = Unlisted("", _SHOWN, "It is still being read, so new files may be missing.", "Look again in a while.")
+        return [*self._listing.last.unlisted, *([late] if self._listing.late else [])]
 
     def fingerprint(self, name: str) -> str:
         """Changes when the text of the file that ``name`` comes from changes; "" for a name that is not listed."""
         found = self._find(name)
-        return _digest(found[0].path) if found else ""
+        if found is None:
+            return ""
+        path = found[0].path
+        return self._digests.setdefault(path, Latest(lambda: _digest(path), "")).get()
 
     def load(
         self,
@@ -72,10 +101,13 @@ class CustomProcessors:
         Raises:
             CannotLoad: for a name that is not listed, and for whatever goes wrong in the file.
         """
-        found = self._find(name)
+        found = self._find(name, FINDING_PATIENCE, cancel.check if cancel else lambda: None)
         if found is None:
-            raise _not_listed(name, self.names())
+            raise _not_listed(name, _names(self._listing.last), self.unlisted())
         file, cls_name = found
+        if self._listing.late:
+            why = f"{_SHOWN} has not answered for {FINDING_PATIENCE:g} s."
+            raise CannotLoad(name, file.shown, "cannot be read", why, "Look at the disk or the network that it is on.")
         loaded = self._load(name, file, Attendance(cancel, patience))
         cls = vars(loaded.module).get(cls_name)
         if not issubclass(type(cls), type):
@@ -88,20 +120,32 @@ class CustomProcessors:
             )
         return _instance(loaded, name, file, cast(type, cls), device, dtype, Attendance(cancel, patience))
 
-    def _find(self, name: str) -> tuple[UserFile, str] | None:
+    def _list(self) -> Listed:
+        listed = list_files(self._folders())
+        new = [one for one in listed.unlisted if one not in self._told]
+        for one in new[:MOST_TOLD]:
+            log.warning("OneDiff: processors in %s cannot be listed. %s %s", one.shown, one.why, one.fix)
+        if len(new) > MOST_TOLD:
+            log.warning("OneDiff: nor can those in %d more files of %s.", len(new) - MOST_TOLD, _SHOWN)
+        self._told.update(new)
+        return listed
+
+    def _find(
+        self, name: str, patience: float = LISTING_PATIENCE, check_interrupt: Callable[[], None] = lambda: None
+    ) -> tuple[UserFile, str] | None:
         """The file and class that a listed name means."""
+        if not name.startswith(PREFIX):
+            return None
+        listed = self._listing.get(patience, check_interrupt)
         file_name, _, cls_name = name.removeprefix(PREFIX).rpartition(":")
-        file = find_files(self._folders()).get(file_name) if name.startswith(PREFIX) else None
-        return (file, cls_name) if file is not None and cls_name in class_names(file.path) else None
+        return (listed.files[file_name], cls_name) if cls_name in listed.classes.get(file_name, ()) else None
 
     def _load(self, name: str, file: UserFile, attendance: Attendance) -> _Loaded:
         """What there is of the file's present text; it is run where there is nothing."""
         try:
-            source = file.path.read_bytes()
+            source = read_source(file.path)
         except OSError as error:
-            raise CannotLoad(
-                name, file.shown, "cannot be read", f"{type(error).__name__}: {error.strerror}.", "Check the file."
-            ) from error
+            raise CannotLoad(name, file.shown, "cannot be read", *why_not_read(error)) from error
         digest = hashlib.sha256(source).hexdigest()
         loaded = self._loaded.get(file.name)
         if loaded is None or loaded.digest != digest:
@@ -119,7 +163,7 @@ class CustomProcessors:
 
 def _digest(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_source(path)).hexdigest()
     except OSError:
         return ""
 
@@ -168,12 +212,23 @@ def _instance(
     return loaded.instances[key]
 
 
-def _not_listed(name: str, known: list[str]) -> CannotLoad:
-    listed = f"There is {', '.join(known)}." if known else "There is none there now."
+def _names(listed: Listed) -> list[str]:
+    return [f"{PREFIX}{file}:{cls}" for file in sorted(listed.classes) for cls in listed.classes[file]]
+
+
+def _not_listed(name: str, known: list[str], unlisted: list[Unlisted]) -> CannotLoad:
+    file_name = name.removeprefix(PREFIX).rpartition(":")[0] if name.startswith(PREFIX) else ""
+    for one in unlisted:
+        below = one.name.endswith("/") and file_name.startswith(one.name)
+        if file_name and (one.name == file_name or below):
+            return CannotLoad(name, one.shown, "cannot be listed", one.why, one.fix)
+    more = f" and {len(known) - MOST_TOLD} more" if len(known) > MOST_TOLD else ""
+    listed = f"There is {', '.join(known[:MOST_TOLD])}{more}." if known else "There is none there now."
+    partly = next((f" {one.shown}: {one.why} {one.fix}" for one in unlisted if not one.name), "")
     return CannotLoad(
         name,
-        "models/attention_processors",
-        "is not among the classes in models/attention_processors",
-        "The workflow comes from another machine, or the file was renamed.",
+        _SHOWN,
+        f"is not among the classes in {_SHOWN}",
+        f"The workflow comes from another machine, or the file was renamed.{partly}",
         listed,
     )

@@ -7,15 +7,20 @@ names would age. A class is imported when a run asks for it.
 from __future__ import annotations
 
 import importlib
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 
 from torch import nn
 
+from .latest import Latest
+from .listing import Unlisted
 from .making import CannotLoad, failed, make
 from .unet_fit import judged
 from .user_code import Attendance, Cancel
 from .user_errors import Overdue
+
+log = logging.getLogger(__name__)
 
 PREFIX = "diffusers/"
 MODULE = "diffusers.models.attention_processor"
@@ -33,7 +38,7 @@ def source_file() -> Path | None:
     spec = find_spec("diffusers")
     folders = spec.submodule_search_locations if spec is not None else None
     path = Path(next(iter(folders)), "models", "attention_processor.py") if folders else None
-    return path if path is not None and path.is_file() else None
+    return path if path is not None and path.exists() else None
 
 
 def names() -> list[str]:
@@ -42,15 +47,44 @@ def names() -> list[str]:
     return [f"{PREFIX}{name}" for name, reasons in judged(path).items() if not reasons] if path else []
 
 
+def listed() -> list[str]:
+    """``names``, or what they were last where that takes long or fails."""
+    return _LISTING.get()[0]
+
+
+def unlisted() -> list[Unlisted]:
+    """Why diffusers' processors could not be listed the last time; empty where they could."""
+    error = _LISTING.last[1]
+    return [] if error is None else [error]
+
+
+def _list() -> tuple[list[str], Unlisted | None]:
+    try:
+        return names(), None
+    except Exception as error:  # a broken installation may raise anything
+        why = f"{type(error).__name__}: {error}".rstrip(": .")
+        problem = Unlisted("", SHOWN, f"{why}.", "Install diffusers anew, or do without its processors.")
+        if _LISTING.last[1] != problem:
+            log.warning("OneDiff: processors in %s cannot be listed. %s %s", SHOWN, problem.why, problem.fix)
+        return [], problem
+
+
+_LISTING: Latest[tuple[list[str], Unlisted | None]] = Latest(_list, ([], None))
+
+
 def load(name: str, cancel: Cancel | None = None) -> nn.Module:
     """A processor of diffusers. It is imported and made where Cancel reaches it.
 
     Raises:
         CannotLoad: for a name that is not listed, and when diffusers cannot be imported or the class not be made.
     """
-    path = source_file()
-    if path is None or name not in names():
-        raise _not_listed(name, path)
+    try:
+        path = source_file()
+        refused = None if name in names() else _not_listed(name, path)
+    except Exception as error:
+        raise failed(name, SHOWN, SHOWN, "cannot be read", error) from error
+    if refused is not None:
+        raise refused
     if name in _made:
         return _made[name]
     own, attendance = name.removeprefix(PREFIX), Attendance(cancel, IMPORTING)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 
+from .globs import Glob
 from .sites import Site
 
 SITE_KINDS = ("all", "self", "cross")
+
+#: Letters of ``blocks``. What is longer nobody typed.
+LONGEST_BLOCKS = 2_000
 
 
 class UnknownSites(ValueError):
@@ -22,32 +26,46 @@ class UnknownSites(ValueError):
         )
 
 
+class BlocksTooLong(ValueError):
+    """``blocks`` has ``length`` letters, more than ``LONGEST_BLOCKS``."""
+
+    def __init__(self, length: int):
+        self.length = length
+        super().__init__(
+            f"blocks has {length:,} letters; {LONGEST_BLOCKS:,} are the most. Say it in fewer, with * for what differs."
+        )
+
+
 def parse_globs(blocks: str) -> list[str]:
     """``parse_globs("double_blocks.*, single_blocks.0")`` is ``["double_blocks.*", "single_blocks.0"]``."""
-    return [glob.strip() for glob in blocks.split(",") if glob.strip()]
+    return list(dict.fromkeys(glob.strip() for glob in blocks.split(",") if glob.strip()))
 
 
-def _matches(path: str, glob: str) -> bool:
-    """A glob means a path as a whole, or everything below it: ``middle_block`` takes ``middle_block.1.…`` too."""
-    return fnmatchcase(path, glob) or fnmatchcase(path, f"{glob}.*")
-
-
-def select_sites(sites: list[Site], kind: str = "all", blocks: str = "") -> list[Site]:
+def select_sites(
+    sites: list[Site], kind: str = "all", blocks: str = "", check_interrupt: Callable[[], None] = lambda: None
+) -> list[Site]:
     """The sites of a kind ("all", "self", "cross") that match at least one of the comma-separated globs.
+
+    A glob means a path as a whole, or everything below it: ``middle_block`` takes ``middle_block.1.…`` too.
+    ``check_interrupt`` is called before each glob, and may raise.
 
     Raises:
         UnknownSites: for a glob that matches no site of the model, whatever its kind.
+        BlocksTooLong: for more than ``LONGEST_BLOCKS`` letters.
     """
+    if len(blocks) > LONGEST_BLOCKS:
+        raise BlocksTooLong(len(blocks))
     globs = parse_globs(blocks)
     paths = [site.path for site in sites]
-    for glob in globs:
-        if not any(_matches(path, glob) for path in paths):
-            raise UnknownSites(glob, _near(glob, paths))
-    return [
-        site
-        for site in sites
-        if (kind == "all" or site.kind == kind) and (not globs or any(_matches(site.path, glob) for glob in globs))
-    ]
+    matched: set[str] = set()
+    for text in globs:
+        check_interrupt()
+        glob = Glob(text)
+        found = {path for path in paths if glob.matches(path)}
+        if not found:
+            raise UnknownSites(text, _near(text, paths))
+        matched |= found
+    return [site for site in sites if (kind == "all" or site.kind == kind) and (not globs or site.path in matched)]
 
 
 def _near(glob: str, paths: list[str]) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import re
-from collections.abc import Iterable
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from .cached import cached
 
 #: The folder among ComfyUI's model folders where such files are.
 USER_FOLDER = "attention_processors"
+
+#: Bytes of a file that is read. Python's parser lets nothing else run meanwhile: 240 kB take about half a second.
+LARGEST = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -29,41 +33,89 @@ class UserFile:
         return "/".join((*self.folder.parts[-2:], f"{self.name}.py"))
 
 
-def find_files(folders: Iterable[str | Path]) -> dict[str, UserFile]:
-    """All ``.py`` files below the folders by name; the first folder wins where a name is there twice."""
-    found: dict[str, UserFile] = {}
-    for folder in map(Path, folders):
-        for where, below, names in os.walk(folder, followlinks=True):
-            below[:] = sorted(name for name in below if not name.startswith((".", "__")))
-            for name in sorted(names):
-                if name.endswith(".py") and not name.startswith((".", "__")):
-                    path = Path(where) / name
-                    file = UserFile(path.relative_to(folder).with_suffix("").as_posix(), path, folder)
-                    found.setdefault(file.name, file)
-    return found
+class NotRead(OSError):
+    """A file that is not read. ``why`` and ``fix`` are sentences."""
+
+    def __init__(self, why: str, fix: str):
+        super().__init__(errno.EINVAL, why.rstrip("."))
+        self.why = why
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return self.why
 
 
-def class_names(path: Path) -> list[str]:
+def why_not_read(error: OSError) -> tuple[str, str]:
+    """Why a file or folder cannot be read, and what to do."""
+    if isinstance(error, NotRead):
+        return error.why, error.fix
+    if isinstance(error, PermissionError):
+        owner = "Give the user that ComfyUI runs as the right to read it; in Docker, look at the owner of the volume."
+        return f"ComfyUI may not read it: {type(error).__name__}, {error.strerror}.", owner
+    if error.errno == errno.ELOOP:
+        return "It is a link that leads back to itself.", "Delete the link."
+    return f"{type(error).__name__}: {error.strerror or error}.", "Check the file and the disk that it is on."
+
+
+def read_source(path: Path, most: int = LARGEST) -> bytes:
+    """The bytes of a file. Nothing else is opened: a pipe would wait for its writer, a device may act.
+
+    Raises:
+        OSError: for what cannot be read; ``NotRead`` for what is no file, or larger than ``most`` bytes.
+    """
+    _check_regular(os.stat(path))
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        _check_regular(os.fstat(handle))  # it may have become something else
+        source = file.read(most + 1)
+    if len(source) > most:
+        raise _too_large(most)
+    return source
+
+
+def _check_regular(status: os.stat_result) -> None:
+    mode = status.st_mode
+    if stat.S_ISREG(mode):
+        return
+    kinds = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
+    kind = next((kind for kind, is_it in kinds.items() if is_it(mode)), "a device")
+    raise NotRead(f"It is {kind}, not a file.", "Move it elsewhere.")
+
+
+def _too_large(most: int) -> NotRead:
+    why = f"It is larger than {most // 1024} KiB, the most that is read."
+    return NotRead(why, "Move the processor into a file of its own.")
+
+
+def class_names(path: Path) -> tuple[str, ...]:
     """Names of the processor classes in a file, in its order; read from its text, so nothing runs.
 
     A file that Python cannot read gives the names after ``class`` at the start of a line: choosing one of them says
     what is wrong with the file.
+
+    Raises:
+        OSError: for a file that cannot be read, or in which neither can be found.
     """
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    return list(_class_names(path, status.st_mtime_ns, status.st_size))
+    status = os.stat(path)
+    _check_regular(status)
+    if status.st_size > LARGEST:
+        raise _too_large(LARGEST)
+    return _class_names(path, status.st_mtime_ns, status.st_size)
 
 
 @cached
 def _class_names(path: Path, modified: int, size: int) -> tuple[str, ...]:
-    source = path.read_bytes()
+    source = read_source(path)
+    if b"class" not in source:
+        return ()
     try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return tuple(re.findall(r"^class (?!_)(\w+)", source.decode(errors="replace"), re.MULTILINE))
-    return tuple(_processors(tree))
+        return tuple(_processors(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deep
+        names = tuple(re.findall(r"^class (?!_)(\w+)", source.decode(errors="replace"), re.MULTILINE))
+        if not names:
+            line = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+            raise NotRead(f"Python cannot read it: {type(error).__name__}{line}.", "Correct the file.") from error
+        return names
 
 
 def _processors(tree: ast.Module) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+from .plain import LONGEST_LINE, cut, plain, plain_check
 from .summary import summarize
 
 STATES = (
@@ -58,9 +59,10 @@ def record_key(workflow: str | None, node: str) -> str:
 class Record:
     """One node's status, published when it changes.
 
-    ``data`` is a plain dict with exactly the keys of ``FIELDS``. Nested values are replaced, never changed in place, so
-    that another thread can serialise ``data`` at any time. The dict is also what ComfyUI keeps as the node's ``ui``
-    output: a record that is filled while the model samples is complete in ``/history`` too.
+    ``data`` is a plain dict with exactly the keys of ``FIELDS``. Nested values are JSON's (see ``plain``), and are
+    replaced, never changed in place, so that another thread can serialise ``data`` at any time. The dict is also what
+    ComfyUI keeps as the node's ``ui`` output: a record that is filled while the model samples is complete in
+    ``/history`` too.
     """
 
     def __init__(self, workflow: str | None, node: str, publish: Callable[[Record], None] | None = None):
@@ -103,9 +105,10 @@ class Record:
             raise KeyError(f"the status record has no field {sorted(unknown)}")
         if "state" in fields and fields["state"] not in STATES:
             raise ValueError(f"unknown state {fields['state']!r}; one of {', '.join(STATES)}")
+        fields = {name: plain_check(value) if name == "check" else plain(value) for name, value in fields.items()}
         with self._lock:
             self.data.update(fields)
-            self.data["summary"] = summarize(self.data)
+            self.data["summary"] = cut(summarize(self.data), LONGEST_LINE)
             due = not live or self.due
             if due:
                 self._sent_at = time.monotonic()

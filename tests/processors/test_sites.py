@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from onediff_pack.processors import UnknownSites, find_sites, select_sites
+from onediff_pack.processors import BlocksTooLong, Site, UnknownSites, find_sites, select_sites
+from onediff_pack.processors.globs import Glob
+from torch import nn
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -53,3 +57,47 @@ def test_an_unknown_glob_names_near_matches(unet):
         select_sites(find_sites(unet), "all", "input_blocks.1, middle_blok")
     assert caught.value.glob == "middle_blok"
     assert "middle_block" in caught.value.near
+
+
+@pytest.mark.parametrize(
+    ("glob", "matches"),
+    [
+        ("a.b", ["a.b", "a.b.c"]),
+        ("a.*", ["a.b", "a.b.c"]),
+        ("*.c", ["a.b.c", "x.a.c"]),
+        ("?.b", ["a.b", "a.b.c"]),
+        ("[!a].a", ["x.a.c"]),
+        ("[v-x]*", ["x.a.c"]),
+        ("a*c", ["a.b.c", "a*c"]),
+        ("a[*]c", ["a*c"]),
+        ("[a", ["[a"]),
+        ("*a*a*", []),
+    ],
+)
+def test_a_glob_means_what_it_means_elsewhere_and_everything_below(glob, matches):
+    assert [path for path in ("a.b", "a.b.c", "x.a.c", "a*c", "[a") if Glob(glob).matches(path)] == matches
+
+
+@pytest.mark.parametrize(
+    "glob", ["[" * 2_000, "*a" * 999 + "*b", "*a*a*a*a*a*a*a*a*b", "*?*[a-z]*?*[!x]*zz", "[" * 1999 + "]"]
+)
+def test_no_glob_takes_long(glob):
+    sites = [Site(f"{'a' * 200}.{n}", nn.Identity(), "self", False) for n in range(100)]
+    start = time.process_time()
+    with pytest.raises(UnknownSites):
+        select_sites(sites, "all", glob)
+    assert time.process_time() - start < 2
+
+
+def test_more_letters_than_anybody_types_are_refused_and_many_globs_can_be_cancelled(unet):
+    start = time.process_time()
+    with pytest.raises(BlocksTooLong, match=r"blocks has 100,000 letters; 2,000 are the most") as refused:
+        select_sites(find_sites(unet), "all", "[" * 100_000)
+    assert refused.value.length == 100_000
+    assert time.process_time() - start < 2
+
+    def cancel():
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        select_sites(find_sites(unet), "all", "*, middle_block", cancel)

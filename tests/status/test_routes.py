@@ -1,8 +1,9 @@
-"""What ``POST /onediff/clear`` answers, and what it does to the records."""
+"""What the routes answer, and what clearing does to the records."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,19 +12,30 @@ from aiohttp.test_utils import TestClient, TestServer
 from onediff_pack.status import Hub
 from onediff_pack.status.routes import add_routes
 
+JSON = "application/json"
 
-def answer(data: str, clear: dict) -> tuple[int, dict]:
-    async def ask():
+
+def ask(questions, backends=list, clear=None):
+    """What ``questions(client)`` gives, asked of a server with the routes."""
+
+    async def serve():
         routes = web.RouteTableDef()
-        add_routes(routes, Hub(), list, clear)
+        add_routes(routes, Hub(), backends, clear or {})
         app = web.Application()
         app.add_routes(routes)
         async with TestClient(TestServer(app)) as client:
-            response = await client.post("/onediff/clear", data=data)
-            return response.status, await response.json()
+            return await questions(client)
 
     with ThreadPoolExecutor(1) as thread:  # the browser tests leave a running event loop in this one
-        return thread.submit(asyncio.run, ask()).result()
+        return thread.submit(asyncio.run, serve()).result()
+
+
+def answer(data: str | bytes, clear: dict, kind: str = JSON) -> tuple[int, dict]:
+    async def post(client):
+        response = await client.post("/onediff/clear", data=data, headers={"Content-Type": kind})
+        return response.status, await response.json()
+
+    return ask(post, clear=clear)
 
 
 def test_what_is_named_is_cleared_and_the_answer_is_its_sentence():
@@ -38,6 +50,52 @@ def test_anything_else_clears_nothing_and_says_what_can_be(data):
     status, body = answer(data, {"a": lambda: pytest.fail("cleared")})
     assert status == 400
     assert body == {"error": 'Nothing was cleared: send the JSON {"what": "a"}.'}
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        ('{"what": ' + "[" * 100_000, JSON),
+        ("[" * 900, JSON),
+        ('{"what": "a"}', f"{JSON}; charset=nosuch"),
+        ('{"what": "a"}', f"{JSON}; charset=hex"),
+        (b'{"what": "\xff"}', JSON),
+        ('{"what": "a", "more": "' + "x" * 10**6 + '"}', JSON),
+    ],
+    ids=["deep", "deep and short", "no charset", "no charset for texts", "not in its charset", "long"],
+)
+def test_a_body_that_is_no_small_json_is_refused(data, kind):
+    status, body = answer(data, {"a": lambda: pytest.fail("cleared")}, kind)
+    assert status == 400
+    assert body == {"error": 'Nothing was cleared: send the JSON {"what": "a"}.'}
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+def test_what_a_foreign_page_can_send_without_asking_clears_nothing(kind):
+    status, body = answer('{"what": "a"}', {"a": lambda: pytest.fail("cleared")}, kind)
+    assert status == 415
+    assert "Content-Type: application/json" in body["error"]
+
+
+def test_questions_for_backends_at_the_same_time_share_one_answer():
+    asked = []
+
+    def backends():
+        asked.append(1)
+        time.sleep(0.3)
+        return [{"name": f"answer {len(asked)}"}]
+
+    async def forty(client):
+        gone = asyncio.create_task(client.get("/onediff/backends"))
+        others = [asyncio.create_task(client.get("/onediff/backends")) for _ in range(39)]
+        await asyncio.sleep(0.1)
+        gone.cancel()  # a page that is closed
+        answers = [await response.json() for response in await asyncio.gather(*others)]
+        return answers, await (await client.get("/onediff/backends")).json()
+
+    answers, later = ask(forty, backends)
+    assert answers == [{"backends": [{"name": "answer 1"}]}] * 39
+    assert later == {"backends": [{"name": "answer 2"}]}, "a later question is answered anew"
 
 
 def test_forgotten_speed_leaves_the_rest_of_a_record():

@@ -140,3 +140,24 @@ def test_summaries(fields, summary):
     record = Hub().record("a", "1")
     record.update(**fields)
     assert record["summary"] == summary
+
+
+def test_a_record_is_json_that_browsers_read_and_never_long():
+    sent = []
+    hub = Hub(lambda event, data: sent.append(json.dumps(data, ensure_ascii=False, allow_nan=False).encode()))
+    record = hub.record("w", "1")
+    finding = {"severity": "error", "path": "p" * 10**6, "what": "\ud800", "why": "", "fix": ""}
+    record.update(
+        state="failed",
+        backend={"reason": "no " * 10**6, "requested": "x" * 10**6},
+        check={"errors": 5_000, "warnings": 0, "findings": [finding] * 5_000},
+        parity={"max_abs": float("nan"), "relative": float("inf"), "nested": [[float("-inf")]]},
+        patches={"sites": [], "foreign": [{"what": "w" * 10**6, 5: ("a", 1.5)}]},
+    )
+    assert len(sent[0]) < 500_000
+    data = json.loads(sent[0])
+    assert data["parity"] == {"max_abs": None, "relative": None, "nested": [[None]]}
+    assert data["patches"]["foreign"][0]["5"] == ["a", 1.5]
+    assert data["check"]["errors"] == 5_000
+    assert data["check"]["findings"][-1]["what"] == "4,900 more findings are not shown"
+    assert len(data["summary"]) <= 500

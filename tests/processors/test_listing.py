@@ -1,0 +1,240 @@
+"""Files that cannot be listed: none of them keeps the others, or the node itself, out of the list."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+
+import pytest
+from onediff_pack.processors import from_diffusers, listing, user_files
+from onediff_pack.processors.custom import CustomProcessors
+from onediff_pack.processors.latest import Latest
+from onediff_pack.processors.making import CannotLoad
+
+MINE = "class Mine:\n    level = 'kernel'\n"
+POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "models" / "attention_processors"
+    path.mkdir(parents=True)
+    (path / "right.py").write_text(MINE)
+    return path
+
+
+@pytest.fixture
+def custom(folder):
+    return CustomProcessors(lambda: [folder])
+
+
+def a_pipe(file):
+    os.mkfifo(file)
+
+
+def a_loop(file):
+    file.symlink_to(file)
+
+
+def a_device(file):
+    file.symlink_to("/dev/zero")
+
+
+def a_link_to_nothing(file):
+    file.symlink_to(file.parent / "gone")
+
+
+def too_large(file):
+    file.write_text(MINE + "# " + "x" * 20_000_000)
+
+
+def no_python(file):
+    file.write_text("made = (  # of some class\n")
+
+
+def not_utf_8(file):
+    with open(os.fsencode(file.parent) + b"/\xff.py", "w") as other:
+        other.write(MINE)
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("make", "name", "why"),
+    [
+        (a_pipe, "bad.py", "It is a pipe, not a file."),
+        (a_loop, "bad.py", "It is a link that leads back to itself."),
+        (a_device, "bad.py", "It is a device, not a file."),
+        (a_link_to_nothing, "bad.py", "It is a link that leads nowhere."),
+        (too_large, "bad.py", "It is larger than 256 KiB, the most that is read."),
+        (no_python, "bad.py", "Python cannot read it: SyntaxError in line 1."),
+        (not_utf_8, "\\udcff.py", "Its name is not in UTF-8."),
+    ],
+)
+def test_what_cannot_be_listed_is_said_once_and_the_others_are_listed(custom, folder, caplog, make, name, why):
+    make(folder / "bad.py")
+    start = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        assert custom.names() == custom.names() == ["custom/right:Mine"]
+    assert time.monotonic() - start < 5
+    (one,) = custom.unlisted()
+    assert (one.shown, one.why) == (f"models/attention_processors/{name}", why)
+    assert one.fix.endswith(".")
+    assert len(caplog.records) == 1
+    assert why in caplog.text
+    assert str(folder) not in caplog.records[0].getMessage()
+    if name == "bad.py":
+        with pytest.raises(CannotLoad) as refused:
+            custom.load("custom/bad:Mine")
+        assert (refused.value.what, refused.value.why) == ("cannot be listed", why)
+        assert custom.fingerprint("custom/bad:Mine") == ""
+
+
+@pytest.mark.parametrize("text", ["x = " + "1 + " * 3_000 + "1\n", "x = " + "-" * 50_000 + "1\n"])
+def test_a_file_that_is_too_deep_for_pythons_parser_is_listed_and_choosing_it_says_why(custom, folder, text):
+    (folder / "deep.py").write_text(text + MINE)
+    assert custom.names() == ["custom/deep:Mine", "custom/right:Mine"]
+    with pytest.raises(CannotLoad, match=r"deep.py:\d+\) cannot be loaded\. (RecursionError|MemoryError)"):
+        custom.load("custom/deep:Mine")
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_what_the_system_refuses_to_read_is_said(custom, folder, monkeypatch, error):
+    """The tests may run as root, whom nothing is forbidden: the refusal is made here."""
+    read = user_files.read_source
+    (folder / "bad.py").write_text(MINE)
+
+    def refuse(path, *most):
+        if path.name == "bad.py":
+            raise error
+        return read(path, *most)
+
+    monkeypatch.setattr(user_files, "read_source", refuse)
+    assert custom.names() == ["custom/right:Mine"]
+    (one,) = custom.unlisted()
+    assert one.shown.endswith("/bad.py")
+    assert error.strerror in one.why
+
+
+def test_a_folder_that_cannot_be_read_is_said_for_its_files(custom, folder, monkeypatch):
+    scan = os.scandir
+    (folder / "sub").mkdir()
+
+    def refuse(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(listing.os, "scandir", refuse)
+    assert custom.names() == ["custom/right:Mine"]
+    with pytest.raises(CannotLoad, match=r"models/attention_processors/sub.*cannot be listed.*Permission denied"):
+        custom.load("custom/sub/mine:Mine")
+
+
+def test_a_file_that_vanishes_while_it_is_listed_is_no_longer_there(custom, folder, monkeypatch):
+    (folder / "bad.py").write_text(MINE)
+    check = user_files._check_regular
+
+    def vanish(status):
+        (folder / "bad.py").unlink(missing_ok=True)
+        check(status)
+
+    monkeypatch.setattr(user_files, "_check_regular", vanish)
+    assert custom.names() == ["custom/right:Mine"]
+    assert custom.unlisted() == []
+
+
+@POSIX
+def test_links_are_followed_and_each_folder_is_listed_once(custom, folder, tmp_path):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "deep.py").write_text(MINE)
+    (tmp_path / "elsewhere.py").write_text(MINE)
+    (folder / "linked.py").symlink_to(tmp_path / "elsewhere.py")
+    for name in ("a", "b", "sub/c", "sub/d"):  # followed, each would double what is found
+        (folder / name).symlink_to(folder)
+    (folder / "0").symlink_to(folder / "sub")
+    assert custom.names() == ["custom/linked:Mine", "custom/right:Mine", "custom/sub/deep:Mine"]
+    assert custom.unlisted() == []
+
+
+def test_what_is_listed_has_limits_and_that_is_said(folder, monkeypatch):
+    monkeypatch.setattr(listing, "MOST_FILES", 3)
+    for n in range(5):
+        (folder / f"a{n}.py").write_text(MINE)
+    listed = listing.list_files([folder])
+    assert (len(listed.files), listed.unlisted[0].why) == (
+        3,
+        "It is listed in part: it holds more than 3 Python files.",
+    )
+    assert "longer than" in listing.list_files([folder], seconds=-1).unlisted[0].why
+    (folder / "a0.py").write_text("".join(f"class C{n}:\n    level = 'kernel'\n" for n in range(200)))
+    listed = listing.list_files([folder])
+    assert len(listed.classes["a0"]) == listing.MOST_CLASSES
+    assert "It has 200 processors" in listed.unlisted[0].why
+
+
+def test_a_disk_that_does_not_answer_holds_up_nobody_for_long(custom, folder, monkeypatch):
+    assert custom.names() == ["custom/right:Mine"]
+    before = custom.fingerprint("custom/right:Mine")
+    answers = threading.Event()
+    scan = os.scandir
+    monkeypatch.setattr(listing.os, "scandir", lambda path: answers.wait(20) and scan(path))
+    (folder / "new.py").write_text(MINE)
+    start = time.monotonic()
+    try:
+        for _ in range(20):
+            assert custom.names() == ["custom/right:Mine"], "the last list"
+        assert custom.fingerprint("custom/right:Mine") == before
+        assert time.monotonic() - start < 3
+        assert "still being read" in custom.unlisted()[-1].why
+
+        def cancel():
+            raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            custom.load("custom/right:Mine", check_interrupt=cancel)
+    finally:
+        answers.set()
+    while custom.unlisted() and time.monotonic() < start + 20:
+        time.sleep(0.05)
+    assert custom.names() == ["custom/new:Mine", "custom/right:Mine"]
+    assert custom.unlisted() == []
+
+
+def test_an_answer_is_never_older_than_the_question():
+    count = [0]
+
+    def slow():
+        count[0] += 1
+        made = count[0]
+        time.sleep(0.05)
+        return made
+
+    latest = Latest(slow, 0)
+    latest.start()
+    assert latest.get(patience=10) == 2, "what had begun before may have missed something"
+    assert latest.get(patience=10, asked=latest.start()) == 3
+
+
+@POSIX
+def test_a_broken_diffusers_is_said_and_lists_nothing(tmp_path, monkeypatch, caplog):
+    pipe = tmp_path / "attention_processor.py"
+    os.mkfifo(pipe)
+    latest = Latest(from_diffusers._list, ([], None))
+    monkeypatch.setattr(from_diffusers, "_LISTING", latest)
+    monkeypatch.setattr(from_diffusers, "source_file", lambda: pipe)
+    with caplog.at_level(logging.WARNING):
+        assert from_diffusers.listed() == from_diffusers.listed() == []
+    assert len(caplog.records) == 1
+    (one,) = from_diffusers.unlisted()
+    assert "It is a pipe, not a file" in one.why
+    with pytest.raises(CannotLoad, match=r"cannot be read.*It is a pipe, not a file"):
+        from_diffusers.load("diffusers/AttnProcessor")
+
+    def deep():
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(from_diffusers, "source_file", deep)
+    assert from_diffusers.listed() == []
+    assert from_diffusers.unlisted()[0].why == "RecursionError: too deep."
