@@ -28,10 +28,12 @@ _AT_WORK = "compiling and running a small attention"
 
 _ROOT = Path(__file__).resolve().parents[1]
 
-#: What the child runs: the pack, under a name of its own and without ComfyUI. The current folder is not searched.
+#: What the child runs: the pack, under a name of its own and without ComfyUI. Nothing is imported before the current
+#: folder is no longer searched.
 _CHILD = """
-import importlib, sys, types
-sys.path[:] = [folder for folder in sys.path if folder]
+import sys
+sys.path[:] = [folder for folder in sys.path if folder not in ("", ".")]
+import importlib, types
 pack = types.ModuleType("onediff_proof")
 pack.__path__ = [sys.argv[1]]
 sys.modules["onediff_proof"] = pack
@@ -45,13 +47,14 @@ def prove_in_child(name: str, device: torch.device, starting: float = STARTING, 
     working = round(working * _busy())
     with tempfile.TemporaryDirectory(prefix="onediff-proof-", ignore_cleanup_errors=True) as folder:
         answer = Path(folder) / "answer.jsonl"
-        command = [sys.executable, "-c", _CHILD, str(_ROOT), name, str(device), str(answer), str(starting + working)]
+        arguments = [str(_ROOT), name, str(device), str(answer), str(starting + working)]
         process = subprocess.Popen(
-            command,
+            [sys.executable, *_flags(), "-c", _CHILD, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONFAULTHANDLER": "0"},
+            env={**os.environ, "PYTHONFAULTHANDLER": "0", **_private(folder)},
+            cwd=folder,  # an empty part of PYTHONPATH means the current folder, which may be anybody's
             start_new_session=os.name == "posix",
         )
         try:
@@ -70,6 +73,20 @@ def prove_in_child(name: str, device: torch.device, starting: float = STARTING, 
     else:
         what = f"it ended its process while {doing} ({_cause(code)})"
     return Proof(False, f"{what}: reinstall it or use inductor.", startup_seconds=seconds)
+
+
+def _flags() -> list[str]:
+    """Those of this Python that decide where it imports from."""
+    flags = sys.flags
+    asked = {"-I": flags.isolated, "-E": flags.ignore_environment, "-s": flags.no_user_site}
+    return [flag for flag, is_set in asked.items() if is_set]
+
+
+def _private(folder: str) -> dict[str, str]:
+    """Everything that the child and its compilers write, and look for, is in a folder that goes with it."""
+    names = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+    places = {variable: os.path.join(folder, name) for variable, name in names.items()}
+    return {**places, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder)}
 
 
 def child(name: str, device: str, answer: str, limit: str) -> None:

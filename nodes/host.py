@@ -53,9 +53,14 @@ def clear_measurements() -> str:
 
 def clear_compile_cache() -> str:
     """Forgets compiled graphs. The sentence is for a person."""
-    kept = CLEARED.clear_graphs()
-    on_disk = f", and the {kept} kept on disk are deleted" if kept > 1 else ", and the one kept on disk is deleted"
-    return f"Compiled graphs are let go of{on_disk if kept else ''}. {_from('compiles anew')}"
+    deleted = CLEARED.clear_graphs()
+    on_disk = {0: "", 1: ", and the one kept on disk is deleted"}.get(
+        deleted.count, f", and the {deleted.count} kept on disk are deleted"
+    )
+    left = (
+        f" {deleted.left} on disk could not be deleted ({deleted.why}); the console says which." if deleted.left else ""
+    )
+    return f"Compiled graphs are let go of{on_disk}.{left} {_from('compiles anew')}"
 
 
 def clear_backends() -> str:
