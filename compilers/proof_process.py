@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from .cache import WARM, Place
 from .proof import Proof, try_out
 
 #: Seconds to start, torch's own start included: large libraries may come from a slow disk.
@@ -47,7 +48,8 @@ def prove_in_child(name: str, device: torch.device, starting: float = STARTING, 
     working = round(working * _busy())
     with tempfile.TemporaryDirectory(prefix="onediff-proof-", ignore_cleanup_errors=True) as folder:
         answer = Path(folder) / "answer.jsonl"
-        arguments = [str(_ROOT), name, str(device), str(answer), str(starting + working)]
+        kept, limit = _place()
+        arguments = [str(_ROOT), name, str(device), str(answer), str(starting + working), kept, limit]
         process = subprocess.Popen(
             [sys.executable, *_flags(), "-c", _CHILD, *arguments],
             stdin=subprocess.DEVNULL,
@@ -89,10 +91,21 @@ def _private(folder: str) -> dict[str, str]:
     return {**places, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder)}
 
 
-def child(name: str, device: str, answer: str, limit: str) -> None:
+def _place() -> tuple[str, str]:
+    """Where compiled code is kept, and how many bytes of it, for the child, which has no ComfyUI to ask."""
+    try:
+        place = WARM.place()
+    except (OSError, RuntimeError, ValueError):
+        place = Place()
+    return "" if place.folder is None else str(place.folder), str(place.limit)
+
+
+def child(name: str, device: str, answer: str, limit: str, kept: str = "", kept_limit: str = "0") -> None:
     """The child's part: writes what it does, line by line, and the proof at the end."""
     if hasattr(signal, "alarm"):
         signal.alarm(math.ceil(float(limit)) + 1)  # ends it even if the parent is gone
+    if kept:
+        WARM.place = lambda: Place(Path(kept), int(kept_limit))
 
     def say(**line: Any) -> None:
         with open(answer, "a", encoding="utf-8") as file:

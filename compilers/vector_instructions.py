@@ -29,7 +29,7 @@ def find_vector_instructions() -> None:
 
     isa: Any = importlib.import_module("torch._inductor.cpu_vec_isa")
     wants_another = os.environ.get("ATEN_CPU_CAPABILITY") or config.cpp.simdlen is not None
-    with WARM.in_private():
+    with WARM.in_private("vector instructions"):
         if platform.machine() in ("x86_64", "AMD64") and not wants_another:
             _keep_the_first(isa)
         isa.pick_vec_isa()

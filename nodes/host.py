@@ -54,12 +54,10 @@ def clear_measurements() -> str:
 def clear_compile_cache() -> str:
     """Forgets compiled graphs. The sentence is for a person."""
     deleted = CLEARED.clear_graphs()
-    on_disk = {0: "", 1: ", and the one kept on disk is deleted"}.get(
-        deleted.count, f", and the {deleted.count} kept on disk are deleted"
-    )
-    left = (
-        f" {deleted.left} on disk could not be deleted ({deleted.why}); the console says which." if deleted.left else ""
-    )
+    on_disk = f", and the {deleted.count} files kept on disk are deleted" if deleted.count > 1 else ""
+    if deleted.count == 1:
+        on_disk = ", and the one file kept on disk is deleted"
+    left = f" On disk {deleted.left} could not be deleted ({deleted.why}): the console names them." * bool(deleted.left)
     return f"Compiled graphs are let go of{on_disk}.{left} {_from('compiles anew')}"
 
 

@@ -12,6 +12,7 @@ from unittest import mock
 
 from . import earlier
 from .folder import CacheUnusable, prepare, told
+from .keys import tool_key
 from .store import Deleted, Entry, NotOurs, Store, delete_all
 from .workspace import NoWorkspace, Workspace
 
@@ -82,20 +83,48 @@ class WarmStart:
             compile_.store = self._store()
             compile_.found = self._read(compile_.store, key, workspace)
             compile_.before = workspace.snapshot()
-            with workspace.in_use(), _nothing_remote(), _no_header(compile_.found is not None):
+            is_warm = compile_.found is not None
+            with (
+                contextlib.nullcontext() if is_warm else self._tool("headers", workspace, headers=True),
+                workspace.in_use(),
+                _nothing_remote(),
+                _no_header(is_warm),
+            ):
                 yield compile_
             compile_.files = workspace.added(compile_.before)
 
     @contextlib.contextmanager
-    def in_private(self) -> Iterator[None]:
+    def in_private(self, what: str = "") -> Iterator[None]:
         """Around whatever else may load what Inductor or Triton built: they look for it in our private folder, not in
-        one where other users of this machine may have put something.
+        one where other users of this machine may have put something. With ``what`` as its name, what they build is kept
+        for the next start.
 
         Raises:
             NoWorkspace: when there is no private folder.
         """
-        with self._lock, self._room().in_use():
-            yield
+        with self._lock:
+            workspace = self._room()
+            with self._tool(what, workspace) if what else contextlib.nullcontext(), workspace.in_use():
+                yield
+
+    @contextlib.contextmanager
+    def _tool(self, what: str, workspace: Workspace, headers: bool = False) -> Iterator[None]:
+        """What Inductor builds for itself meanwhile comes from the store, and is kept there."""
+        key, generation, before = tool_key(what), self.generation, workspace.snapshot(headers)
+        store = None if headers and before else self._store()
+        found = self._read(store, key, workspace)
+        there = workspace.snapshot(headers)
+        yield
+        names = workspace.added(there, headers)
+        if store is None or not names or generation != self.generation:
+            return
+        try:
+            files = {**(found.files if found else {}), **workspace.read(names)}
+            store.write(key, Entry(files, 0.0))
+            if generation != self.generation:  # cleared meanwhile
+                store.drop(key)
+        except OSError as error:
+            self.note(f"Compiled code could not be kept in the compile cache ({told(error)}).", store.folder)
 
     def keep(self, compile_: Compile, seconds: float) -> None:
         """After the graph ran for the first time: keeps what it left, unless it was taken from the store whole.

@@ -116,23 +116,25 @@ class Workspace:
                 path.unlink(missing_ok=True)
             raise
 
-    def snapshot(self) -> dict[str, tuple[int, int]]:
-        """Every file that is worth keeping, with its time and size."""
+    def snapshot(self, headers: bool = False) -> dict[str, tuple[int, int]]:
+        """Every file that is worth keeping, with its time and size: what graphs left, or GCC's precompiled headers.
+        Those of other compilers hold where they were made only."""
         found = {}
         for path in self.folder.rglob("*"):
             name = path.relative_to(self.folder).as_posix()
             if path.suffix in _PASSING or name == _PID or path.name.startswith(".") or not path.is_file():
                 continue
-            if name.startswith(f"{_HEADERS}/"):
+            is_header = name.startswith(f"{_HEADERS}/")
+            if is_header != headers or (headers and path.suffix not in (".h", ".gch")):
                 continue
             with contextlib.suppress(OSError):  # a temporary file may be gone by now
                 facts = path.stat()
                 found[name] = (facts.st_mtime_ns, facts.st_size)
         return found
 
-    def added(self, before: dict[str, tuple[int, int]]) -> list[str]:
+    def added(self, before: dict[str, tuple[int, int]], headers: bool = False) -> list[str]:
         """Files that are new or changed since a snapshot."""
-        return [name for name, facts in self.snapshot().items() if before.get(name) != facts]
+        return [name for name, facts in self.snapshot(headers).items() if before.get(name) != facts]
 
     def read(self, names: list[str]) -> dict[str, bytes]:
         """The contents of files."""
