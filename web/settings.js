@@ -7,7 +7,9 @@ const cacheSettings = [
     id: "OneDiff.CompileCache.Folder",
     category: ["OneDiff", "Compile cache", "Folder"],
     name: "Folder of the compile cache",
-    tooltip: "A full path on the server. Empty: in ComfyUI's user folder. “off”: keep nothing between starts.",
+    tooltip:
+      "A full path on the server, outside of ComfyUI's own folders; compiled code goes into “onediff_compile_cache” " +
+      "inside it. Empty: in ComfyUI's user folder. “off”: keep nothing between starts.",
     type: "text",
     defaultValue: "",
   },
