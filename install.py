@@ -1,5 +1,6 @@
-"""Installs what the pack needs: run it with ComfyUI's Python. ComfyUI-Manager does so by itself. Arguments go to pip, or
-to uv where there is no pip: --dry-run only says what would come.
+"""Installs what the pack needs: run it with ComfyUI's Python. ComfyUI-Manager does so by itself.
+
+Arguments go to pip, or to uv where there is no pip: --dry-run only says what would come.
 
 OneDiff comes alone, because of its own requirements this pack uses torch only, which ComfyUI has. The others bring the
 newest diffusers, which brings newer versions of transformers and huggingface_hub than other packs may work with.

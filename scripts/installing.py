@@ -13,8 +13,7 @@ _PACK_INSTALLER = Path(__file__).resolve().parent.parent / "install.py"
 
 def install(python: Path, wanted: list[str], log: Path, scratch: Path) -> int:
     """Installs with uv, which takes a fifth of pip's time; with pip where uv cannot be had, or fails (it reads none of
-    pip's settings). One call for all, so that no requirement pulls in another torch; then what the pack's own install.py
-    adds.
+    pip's settings). One call for all, so that no requirement pulls in another torch; then the pack's own install.py.
 
     Args:
         wanted: requirements, and files of them as ``-r FILE``.
