@@ -109,3 +109,10 @@ def test_both_lists_of_requirements_agree() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     declared = re.search(r"^dependencies = (\[.*?\])", project, re.MULTILINE | re.DOTALL).group(1)
     assert sorted(json.loads(declared)) == sorted(line for line in lines if not line.startswith("#"))
+
+
+def test_the_remedy_for_a_missing_onediff_leaves_out_what_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onediff_pack.compilers import through_onediff
+
+    monkeypatch.setattr(through_onediff, "find_spec", lambda name: None)
+    assert "“pip install --no-deps onediff”" in through_onediff.missing_onediff()
