@@ -13,11 +13,12 @@ from torch import nn
 def missing_onediff() -> str | None:
     """Why OneDiff cannot be used, None when it can."""
     if find_spec("onediff") is None:
-        return "onediff is not installed: run “pip install onediff” in ComfyUI's Python and restart ComfyUI."
+        return "onediff is not installed: run “pip install --no-deps onediff” in ComfyUI's Python and restart ComfyUI."
     try:
         importlib.import_module("onediff.infer_compiler")
     except Exception as error:  # a broken installation may raise anything
-        return f"onediff cannot be imported ({type(error).__name__}: {error}): run “pip install -U onediff”."
+        remedy = "run “pip install --no-deps --force-reinstall onediff”"
+        return f"onediff cannot be imported ({type(error).__name__}: {error}): {remedy}."
     return None
 
 

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 PREFIX = "diffusers/"
 MODULE = "diffusers.models.attention_processor"
 SHOWN = "diffusers/models/attention_processor.py"
+#: The newest diffusers that leaves every transformers, huggingface_hub and safetensors of a ComfyUI as it is.
+REMEDY = "Run “pip install diffusers==0.35.2” (newer ones may upgrade transformers), or choose sdpa."
 
 #: Seconds that diffusers has to be imported, from a slow disk.
 IMPORTING = 300.0
@@ -104,9 +106,7 @@ def load(name: str, cancel: Cancel | None = None) -> nn.Module:
 
 def _not_listed(name: str, path: Path | None) -> CannotLoad:
     if path is None:
-        return CannotLoad(
-            name, SHOWN, "is not there", "diffusers is not installed.", "Run “pip install diffusers”, or choose sdpa."
-        )
+        return CannotLoad(name, SHOWN, "is not there", "diffusers is not installed.", REMEDY)
     unknown = ("it is not among the processors of diffusers' UNets",)
     why = "; ".join(judged(path).get(name.removeprefix(PREFIX), unknown))
     return CannotLoad(

@@ -1,4 +1,4 @@
-"""The demo, `python3 scripts/demo.py`: from nothing to a picture and the record of what OneDiff did and gained."""
+"""The demo, `python3 scripts/demo.py`: from nothing to a picture, what the nodes did, and what all of it gained."""
 
 import argparse
 import json
@@ -15,14 +15,20 @@ from scripts import checkpoints, console
 from scripts.console import CannotContinue, duration, live, say
 from scripts.environment import ROOT, Environment, continue_inside, prepare
 from scripts.ports import port_is_free, port_taken
-from scripts.prompt import Prompt, Workflow, load_workflow, to_prompt, with_values
+from scripts.prompt import Prompt, Workflow, load_workflow, to_prompt, with_mode, with_values
 from scripts.server import Server, error_of, link_file, serve
-from scripts.table import table
+from scripts.table import merged, table
+from scripts.whole_runs import WholeRuns, gain_lines, seconds_of
 
 WORKFLOW = ROOT / "example_workflows" / "sd15_onediff.json"
-NODES = {"OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile"}
+PATCH = "OneDiffPatchAttention"
+NODES = {PATCH, "OneDiffForwardCheck", "OneDiffCompile"}
 TEMPLATES = "onediff-demo"
 PORTS = range(8188, 8199)
+# Results of a run are let go in the next that does not use them: each of the runs by turns samples anew.
+FLAGS = ("--cache-classic",)
+# A second round makes the figures steadier; where the first took longer than this, it is not worth the wait.
+SECOND_ROUND_SECONDS = 60
 
 
 def arguments() -> argparse.Namespace:
@@ -30,8 +36,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a .safetensors file; default: random weights")
     parser.add_argument("--keep", action="store_true", help="leave the editor open with the workflow, until Ctrl-C")
     parser.add_argument("--port", type=int, help="port of ComfyUI (default: the first free one from 8188)")
-    parser.add_argument("--size", type=int, help="width and height (default: 512, with random weights 256)")
-    parser.add_argument("--steps", type=int, help="sampling steps (default: 20, with random weights 10)")
+    parser.add_argument("--size", type=int, help="width and height (default: 512)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: 20, with random weights 6)")
     parser.add_argument("--full-size", action="store_true", help="random weights in the full size of SD 1.5 (2.2 GB)")
     options = parser.parse_args()
     if options.full_size and options.checkpoint:
@@ -60,13 +66,13 @@ def main() -> int:
     models.mkdir(parents=True, exist_ok=True)
     link_file(checkpoint, models / checkpoint.name)
     templates = template_folder(base)
-    with serve(environment, base, ports=ports) as server:
+    with serve(environment, base, ports=ports, flags=FLAGS) as server:
         say(f"ComfyUI is up after {duration(time.monotonic() - started)}.")
-        size = options.size or (512 if options.checkpoint else 256)
-        steps = options.steps or (20 if options.checkpoint else 10)
+        size = options.size or 512
+        steps = options.steps or (20 if options.checkpoint else 6)
         workflow = adapted_workflow(server, checkpoint.name, size, steps)
         picture = base / "output" / f"demo_{checkpoint.stem}_{size}.png"
-        run(server, workflow, picture)
+        compare(server, workflow, picture, f"{size} × {size}, {steps} steps")
         if options.keep:
             (templates / WORKFLOW.name).write_text(json.dumps(workflow), encoding="utf-8")
             keep_open(server)
@@ -115,8 +121,45 @@ def adapted_workflow(server: Server, checkpoint: str, size: int, steps: int) -> 
     return workflow
 
 
-def run(server: Server, workflow: Workflow, picture: Path) -> None:
-    say(f"Running {WORKFLOW.name} …")
+def compare(server: Server, workflow: Workflow, picture: Path, what: str) -> None:
+    """Runs the workflow with our nodes bypassed and with them, by turns on the same seed, and says what that gained."""
+    info = server.object_info()
+    without, patched = with_mode(workflow, NODES), with_mode(workflow, NODES - {PATCH})
+    runs = WholeRuns()
+    run(server, with_values(without, info, {"KSampler": {"steps": 1}}), "Loading the model, one step")
+    runs.without.append(seconds_of(run(server, without, f"{WORKFLOW.name} with our nodes bypassed")))
+    first = run(server, workflow, f"{WORKFLOW.name} with our nodes, the first time")
+    runs.first = seconds_of(first)
+    images = server.images(first)
+    if not images:
+        raise CannotContinue(f"the workflow ended without a picture (log: {server.log}).", console.tail(server.log, 8))
+    picture.write_bytes(images[0])
+    say(f"Picture: {picture}")
+    runs.patched.append(seconds_of(run(server, patched, "With the attention patched only")))
+    runs.together.append(seconds_of(run(server, workflow, "With our nodes again")))
+    if runs.round_seconds < SECOND_ROUND_SECONDS:
+        for times, way in ((runs.without, without), (runs.patched, patched), (runs.together, workflow)):
+            times.append(seconds_of(run(server, way, "Once more by turns")))
+    records = records_of(server, workflow)
+    say()
+    for line in table(records) or ["The pack sent no record of this run."]:
+        say("  " + line)
+    say()
+    rounds = len(runs.without)
+    of = "once each" if rounds == 1 else f"mean of {rounds} by turns"
+    say(f"Whole runs, {what}, the same seed, model loaded before, {of}:")
+    for line in gain_lines(runs, (merged(records) or [{}])[0]):
+        say("  " + line if line else "")
+    say()
+
+
+def records_of(server: Server, workflow: Workflow) -> list[dict[str, Any]]:
+    return [r for r in server.status().values() if r.get("workflow") in (workflow["id"], None)]
+
+
+def run(server: Server, workflow: Workflow, what: str) -> dict[str, Any]:
+    """The history entry of a run that succeeded."""
+    say(f"{what} …")
     started = time.monotonic()
     from scripts.events import Events  # aiohttp is there only inside the environment
 
@@ -128,21 +171,12 @@ def run(server: Server, workflow: Workflow, picture: Path) -> None:
         entry = server.wait(prompt_id, tick=lambda: live(progress(events, prompt, time.monotonic() - started)))
     finally:
         events.close()
-    records = [r for r in server.status().values() if r.get("workflow") in (workflow["id"], None)]
     error = error_of(entry)
     if error:
-        for line in table(records):
+        for line in table(records_of(server, workflow)):
             say("  " + line)
         raise CannotContinue(f"the workflow failed in {error} (log: {server.log})", console.tail(server.log, 8))
-    images = server.images(entry)
-    if not images:
-        raise CannotContinue(f"the workflow ended without a picture (log: {server.log}).", console.tail(server.log, 8))
-    picture.write_bytes(images[0])
-    say(f"Picture after {duration(time.monotonic() - started)}: {picture}")
-    say()
-    for line in table(records) or ["The pack sent no record of this run."]:
-        say("  " + line)
-    say()
+    return entry
 
 
 def progress(events: Any, prompt: Prompt, seconds: float) -> str:

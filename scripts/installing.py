@@ -8,10 +8,12 @@ from pathlib import Path
 
 from .console import run_logged
 
+_PACK_INSTALLER = Path(__file__).resolve().parent.parent / "install.py"
+
 
 def install(python: Path, wanted: list[str], log: Path, scratch: Path) -> int:
     """Installs with uv, which takes a fifth of pip's time; with pip where uv cannot be had, or fails (it reads none of
-    pip's settings). One call for all, so that no requirement pulls in another torch.
+    pip's settings). One call for all, so that no requirement pulls in another torch; then the pack's own install.py.
 
     Args:
         wanted: requirements, and files of them as ``-r FILE``.
@@ -32,6 +34,6 @@ def install(python: Path, wanted: list[str], log: Path, scratch: Path) -> int:
         if code:
             shutil.rmtree(scratch / "uv", ignore_errors=True)
             code = run_logged([*pip, *wanted], log, "Installing with pip", env=variables)
+        return code or run_logged([str(python), str(_PACK_INSTALLER)], log, "Installing OneDiff", env=variables)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return code

@@ -53,7 +53,7 @@ def prepare_oneflow(environment: Environment) -> Environment | str:
 
 def _prepare(environment: Environment) -> Environment | str:
     files = [environment.host / "requirements.txt", ROOT / "requirements.txt", ROOT / "requirements-oneflow.txt"]
-    venv = environment.cache / f"venv-3.10-oneflow-{_hash(files)}"
+    venv = environment.cache / f"venv-3.10-oneflow-{_hash([*files, ROOT / 'install.py'])}"
     made = Environment(environment.cache, venv / "bin" / "python", environment.host)
     if (venv / ".finished").is_file() and made.python.exists():
         return made

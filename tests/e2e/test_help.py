@@ -1,6 +1,7 @@
 """ComfyUI's help panel shows each node's page with its picture.
 
-With ``ONEDIFF_HELP_PICTURES=1`` the pictures in web/docs are taken anew first, from a real run in the real editor.
+With ``ONEDIFF_HELP_PICTURES=1`` the pictures in web/docs, and the README's, are taken anew first, from a real run of
+the example at its own size in the real editor.
 """
 
 from __future__ import annotations
@@ -37,15 +38,26 @@ ADD_REPORT = """() => {
     });
 }"""
 
-# Brings one node to a place where nothing lies over it, and says what it covers.
-FRAME = """type => {
-    const node = app.graph.nodes.find(node => node.type === type);
+# The size and the steps that the example comes with.
+FULL_SIZE = """() => {
+    const set = (type, names, values) => app.graph.nodes.find(node => node.type === type).widgets
+        .forEach(widget => names.includes(widget.name) && (widget.value = values[names.indexOf(widget.name)]));
+    set("EmptyLatentImage", ["width", "height"], [512, 512]);
+    set("KSampler", ["steps"], [20]);
+}"""
+
+# Brings nodes that stand in a row to a place where nothing lies over them, and says what they cover.
+FRAME = """types => {
+    const nodes = types.map(type => app.graph.nodes.find(node => node.type === type));
+    const [first, last] = [nodes[0], nodes.at(-1)];
     app.canvas.deselectAll();
     app.canvas.ds.scale = 1;
-    app.canvas.ds.offset = [460 - node.pos[0], 180 - node.pos[1]];
+    app.canvas.ds.offset = [460 - first.pos[0], 180 - first.pos[1]];
     app.canvas.setDirty(true, true);
     const { left, top } = app.canvas.canvas.getBoundingClientRect();
-    return { x: left + 460 - 10, y: top + 180 - 58, width: node.size[0] + 20, height: node.size[1] + 68 };
+    const width = last.pos[0] + last.size[0] - first.pos[0];
+    const height = Math.max(...nodes.map(node => node.size[1]));
+    return { x: left + 460 - 10, y: top + 180 - 58, width: width + 20, height: height + 68 };
 }"""
 
 SELECT = """type => {
@@ -84,13 +96,15 @@ def page(browser: Any, server: Any) -> Iterator[Any]:
 
 def take_pictures(page: Any) -> None:
     page.set_default_timeout(15 * MINUTES)
+    page.evaluate(FULL_SIZE)
     page.evaluate(QUEUE)
     page.wait_for_timeout(2000)
-    for node in NODES:
-        page.evaluate(FRAME, node)
+    files = {DOCS / f"{node}.png": [node] for node in NODES} | {ROOT / "docs" / "nodes.png": list(NODES[:3])}
+    for file, nodes in files.items():
+        page.evaluate(FRAME, nodes)
         page.wait_for_timeout(1500)
-        picture = Image.open(io.BytesIO(page.screenshot(clip=page.evaluate(FRAME, node))))
-        picture.convert("RGB").quantize(192).save(DOCS / f"{node}.png", optimize=True)
+        picture = Image.open(io.BytesIO(page.screenshot(clip=page.evaluate(FRAME, nodes))))
+        picture.convert("RGB").quantize(192).save(file, optimize=True)
 
 
 @pytest.mark.parametrize("language", list(TITLES))

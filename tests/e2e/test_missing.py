@@ -43,7 +43,7 @@ def no_onediff(environment: Environment, tmp_path: Path):
     ("machine", "missing", "remedy"),
     [
         (no_compiler, "no working C++ compiler was found", "apt install g++"),
-        (no_onediff, "onediff is not installed", "pip install onediff"),
+        (no_onediff, "onediff is not installed", "pip install --no-deps onediff"),
     ],
 )
 def test_the_picture_is_made_and_the_remedy_is_said(
