@@ -8,8 +8,7 @@ const cacheSettings = [
     category: ["OneDiff", "Compile cache", "Folder"],
     name: "Folder of the compile cache",
     tooltip:
-      "A full path on the server, outside of ComfyUI's own folders; compiled code goes into “onediff_compile_cache” " +
-      "inside it. Empty: in ComfyUI's user folder. “off”: keep nothing between starts.",
+      "A full path on the server; “onediff_compile_cache” is made in it. Empty: in ComfyUI's user folder. “off”: none.",
     type: "text",
     defaultValue: "",
   },

@@ -110,12 +110,12 @@ class WarmStart:
     @contextlib.contextmanager
     def _tool(self, what: str, workspace: Workspace, headers: bool = False) -> Iterator[None]:
         """What Inductor builds for itself meanwhile comes from the store, and is kept there."""
-        key, generation, before = tool_key(what), self.generation, workspace.snapshot(headers)
-        store = None if headers and before else self._store()
+        key, generation = tool_key(what), self.generation
+        store = None if headers and workspace.snapshot(headers) else self._store()
         found = self._read(store, key, workspace)
-        there = workspace.snapshot(headers)
+        before = workspace.snapshot(headers)
         yield
-        names = workspace.added(there, headers)
+        names = workspace.added(before, headers)
         if store is None or not names or generation != self.generation:
             return
         try:

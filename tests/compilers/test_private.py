@@ -122,6 +122,27 @@ def test_headers_are_precompiled_in_the_private_folder_and_not_remembered_from_a
     assert Path(codecache._precompile_header("header.h")) == shared
 
 
+def test_a_precompiled_header_is_kept_signed_for_the_next_start_and_not_with_a_graph(tmp_path):
+    from onediff_pack.compilers import Place
+
+    names = ("header.h", "header.h.gch", "of_clang.pch")  # Clang's holds only where it was made
+    found = []
+    for digit in "12":
+        warm = WarmStart()
+        warm.place = lambda: Place(tmp_path / "kept", 10**6)
+        with warm.compiling(digit * 64) as compiling:
+            folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+            headers = folder / "precompiled_headers"
+            headers.mkdir(exist_ok=True)
+            found.append({path.name for path in headers.iterdir()})
+            for name in names:
+                (headers / name).write_text("compiled")
+            (folder / "graph").write_text(digit)
+        warm.keep(compiling, 1.0)
+        assert set(compiling.store.read(digit * 64).files) == {"graph"}
+    assert found == [set(), {"header.h", "header.h.gch"}]
+
+
 def test_a_graph_for_a_gpu_runs_for_the_first_time_in_the_private_folder(shared):
     """Triton loads what launches kernels then. No GPU: the graph only notes where Triton would look."""
     from onediff_pack.compilers.inductor import first_in_private

@@ -124,7 +124,7 @@ def warm(place, tmp_path, monkeypatch):
     """A start of this pack with a folder of the user's own named."""
     from onediff_pack.compilers.cache import WarmStart
 
-    (tmp_path / "own").mkdir()
+    (tmp_path / "own").mkdir(mode=0o700)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
 
     def start():
