@@ -1,0 +1,208 @@
+"""Prompts through the host's own executor, cache and queue: when a patch and compiled blocks take no part in one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.usefixtures("host")
+
+NOT_USED = "not used: nothing sampled this model"
+
+
+class SmallModel:
+    """A loader of a model that is made in memory."""
+
+    RETURN_TYPES, FUNCTION = ("MODEL",), "load"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"seed": ("INT", {})}}
+
+    def load(self, seed):
+        import models
+
+        return (models.unet_patcher(seed),)
+
+
+class Prompt:
+    """Stands in for a text encoder and an empty picture."""
+
+    RETURN_TYPES, FUNCTION = ("CONDITIONING", "LATENT"), "make"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def make(self):
+        return [[torch.ones(1, 7, 48), {}]], {"samples": torch.zeros(1, 4, 8, 8)}
+
+
+class Show:
+    """An output node, as one that saves pictures."""
+
+    RETURN_TYPES, FUNCTION, OUTPUT_NODE = (), "show", True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"latent": ("LATENT",), "name": ("STRING", {})}}
+
+    def show(self, latent, name):
+        return {}
+
+
+class DeepCache:
+    """Calls the model's parts itself, as the packs of that name do."""
+
+    RETURN_TYPES, FUNCTION = ("MODEL",), "apply"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def apply(self, model):
+        clone = model.clone()
+
+        def apply_model(model_function, arguments):
+            context, options = (arguments["c"][name] for name in ("c_crossattn", "transformer_options"))
+            unet = clone.model.diffusion_model
+            return unet(arguments["input"], arguments["timestep"], context=context, transformer_options=options)
+
+        clone.set_model_unet_function_wrapper(apply_model)
+        return (clone,)
+
+
+class Server:
+    """The host's executor and queue, without its routes and sockets."""
+
+    client_id, last_node_id, last_prompt_id, sockets_metadata = "page", None, None, {}
+
+    def __init__(self, monkeypatch):
+        import comfy_extras.nodes_model_merging as merging
+        import execution
+        import folder_paths
+        import server
+        from onediff_pack.compilers import backends
+        from onediff_pack.nodes import compile as compile_node
+        from onediff_pack.nodes import host, patch_attention
+        from onediff_pack.nodes.prompt_ends import PromptEnds, class_of
+        from onediff_pack.status import Hub
+
+        import nodes
+
+        self.loop = asyncio.new_event_loop()  # not running: the test looks itself
+        self.prompt_queue = execution.PromptQueue(self)
+        self.executor = execution.PromptExecutor(
+            self, execution.CacheType.CLASSIC, {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
+        )
+        self.number = 0
+        monkeypatch.setattr(server.PromptServer, "instance", self, raising=False)
+        ours = {
+            "OneDiffPatchAttention": patch_attention.OneDiffPatchAttention,
+            "OneDiffCompile": compile_node.OneDiffCompile,
+            "ModelMergeSimple": merging.ModelMergeSimple,
+            "SmallModel": SmallModel,
+            "Prompt": Prompt,
+            "Show": Show,
+            "DeepCache": DeepCache,
+        }
+        for name, cls in ours.items():
+            monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, cls)
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, "attention_processors", ([], {".py"}))
+        monkeypatch.setattr(backends, "_proofs", {("inductor", "cpu"): backends.Proof(True, "stands in.", 0.0)})
+        self.hub = Hub(lambda *_: None, host.running_workflow, class_of=class_of)
+        self.hub.ended = PromptEnds(self, self.hub.settle, host._workflow_of).new
+        monkeypatch.setattr(host, "HUB", self.hub)
+
+    def send_sync(self, *args: Any) -> None:
+        pass
+
+    def queue_updated(self) -> None:
+        pass
+
+    def run(self, prompt: dict[str, Any]) -> dict[str, str]:
+        """Runs a prompt as the host's worker does: what the records say then, by node."""
+        from execution import PromptQueue
+
+        self.number += 1
+        name = f"prompt {self.number}"
+        extra = {"extra_pnginfo": {"workflow": {"id": "w"}}, "client_id": "page"}
+        prompt = json.loads(json.dumps(prompt))
+        self.prompt_queue.put((self.number, name, prompt, extra, ["show"], {}))
+        (_, _, prompt, extra, wanted, _), item = self.prompt_queue.get(timeout=1)
+        self.executor.execute(prompt, name, extra, wanted)
+        done = self.executor
+        status = PromptQueue.ExecutionStatus("success", done.success, done.status_messages)
+        self.prompt_queue.task_done(item, done.history_result, status, lambda item: item[:5])
+        assert "execution_success" in dict(done.status_messages), done.status_messages
+        return {data["node"]: data["summary"] for data in self.hub.snapshot().values()}
+
+
+PATCHED = {
+    "load": {"class_type": "SmallModel", "inputs": {"seed": 0}},
+    "patch": {
+        "class_type": "OneDiffPatchAttention",
+        "inputs": {"model": ["load", 0], "processor": "sdpa", "sites": "all", "blocks": ""},
+    },
+    "prompt": {"class_type": "Prompt", "inputs": {}},
+    "show": {"class_type": "Show", "inputs": {"latent": ["sample", 0], "name": "picture"}},
+}
+BEFORE_PATCH = {
+    "class_type": "ModelMergeSimple",
+    "inputs": {"model1": ["load", 0], "model2": ["patch", 0], "ratio": 1.0},
+}
+
+
+def sampling(model: str, seed: int = 1, **settings: Any) -> dict[str, Any]:
+    settings = {"steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0} | settings
+    prompts = {"positive": ["prompt", 0], "negative": ["prompt", 0], "latent_image": ["prompt", 1]}
+    return {"class_type": "KSampler", "inputs": {"model": [model, 0], "seed": seed, **prompts, **settings}}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    if sys.platform == "win32":
+        monkeypatch.setattr(asyncio, "set_event_loop_policy", lambda policy: None)
+    server = Server(monkeypatch)
+    yield server
+    server.loop.close()
+
+
+def test_what_each_prompt_says(server):
+    plain = {**PATCHED, "sample": sampling("patch")}
+    good = server.run(plain)["patch"]
+    assert good.startswith("patched 14 sites")
+    merged = {**PATCHED, "merge": BEFORE_PATCH, "sample": sampling("merge")}
+    assert server.run(merged)["patch"] == NOT_USED, "all but the merge and the sampler came from the cache"
+    renamed = {**merged, "show": {"class_type": "Show", "inputs": {"latent": ["sample", 0], "name": "again"}}}
+    assert server.run(renamed)["patch"] == NOT_USED, "the same picture"
+    assert server.run(plain)["patch"] == good
+    around = {
+        **PATCHED,
+        "deep": {"class_type": "DeepCache", "inputs": {"model": ["patch", 0]}},
+        "sample": sampling("deep"),
+    }
+    assert server.run(around)["patch"] == "no effect: “DeepCache” calls the blocks itself"
+    assert server.run({**plain, "sample": sampling("patch", seed=2)})["patch"] == good
+    assert server.run({**plain, "sample": sampling("patch", seed=2), "show": renamed["show"]})["patch"] == good
+
+
+def test_a_node_that_never_was_sampled_says_so_too(server):
+    compile_ = {
+        "model": ["patch", 0],
+        "backend": "auto",
+        "scope": "blocks",
+        "effort": "fast start",
+        "if_unfit": "run uncompiled",
+        "keep_faster": True,
+    }
+    nodes = {**PATCHED, "compile": {"class_type": "OneDiffCompile", "inputs": compile_}}
+    merge = {**BEFORE_PATCH, "inputs": {**BEFORE_PATCH["inputs"], "model2": ["compile", 0]}}
+    said = server.run({**nodes, "merge": merge, "sample": sampling("merge")})
+    assert said == {"patch": NOT_USED, "compile": NOT_USED}
+    assert server.run({**nodes, "merge": merge, "sample": sampling("merge", seed=3)}) == said
