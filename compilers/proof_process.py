@@ -70,8 +70,8 @@ def prove_in_child(name: str, device: torch.device, starting: float = STARTING, 
     if proof is not None:  # even if the process crashed when it ended
         return Proof(**{**proof, "startup_seconds": round(seconds - (proof.get("seconds") or 0), 1)})
     if code is None:
-        limit = working if doing == _AT_WORK else starting
-        what = f"it hung while {doing} and was ended after {limit:g} s"
+        seconds_given = working if doing == _AT_WORK else starting
+        what = f"it hung while {doing} and was ended after {seconds_given:g} s"
     else:
         what = f"it ended its process while {doing} ({_cause(code)})"
     return Proof(False, f"{what}: reinstall it or use inductor.", startup_seconds=seconds)

@@ -53,7 +53,7 @@ class PromptEnds:
         queue = self._server.prompt_queue
         with queue.mutex:
             history = list(queue.history.items())
-        fresh = []
+        fresh: list[tuple[str, Any]] = []
         for prompt_id, entry in reversed(history):
             if prompt_id in self._seen or len(fresh) == MOST:
                 break

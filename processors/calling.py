@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -138,7 +138,7 @@ def level_of(processor: type[nn.Module]) -> Level | None:
     """The level that a class declares, else the one that its ``forward`` looks like; None when neither tells."""
     declared = getattr(processor, "level", None)
     if isinstance(declared, str) and declared in CONTRACTS:
-        return declared
+        return cast(Level, declared)
     names = [name for name in inspect.signature(processor.forward).parameters if name != "self"]
     for level, contract in CONTRACTS.items():
         first = [contract.names(argument) for argument in contract.required[: 3 if level == "kernel" else 1]]

@@ -54,12 +54,13 @@ def make(
         CannotLoad: when it needs arguments, raises whatever it may, takes too long, or declares limits that are none.
     """
     attendance = attendance or Attendance()
+    passed_on: tuple[type[BaseException], ...] = (CannotLoad, *attendance.stops)
     try:
         return attendance.apart(lambda: _made(name, cls, path, shown, place), f"{name} to be made")
     except Overdue as over:
         where = f"{shown}:{_line_of(cls)}"
         raise too_slow(name, where, "was not made", over, "forward, or do it once beforehand") from over
-    except (CannotLoad, *attendance.stops):
+    except passed_on:
         raise
     except BaseException as error:  # whatever a class raises, SystemExit too, is its author's to read
         raise failed(name, path, shown, "cannot be made", error) from error
@@ -116,7 +117,7 @@ def failed(name: str, path: str, shown: str, what: str, error: BaseException) ->
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     line = frames[-1].lineno if frames else None
     message = said(error)
-    if type(error) in (SyntaxError, IndentationError, TabError):
+    if type(error) in (SyntaxError, IndentationError, TabError) and isinstance(error, SyntaxError):
         message = error.msg
         line = error.lineno if error.filename == path else line
     fix = "Correct that line and queue again; the file is read anew."

@@ -93,12 +93,12 @@ class Attendance:
             raise
         finally:
             self.waits = False
-        result, error = outcome.pop() if outcome else (None, Stopped())
-        if error is not None:
+        result, raised = outcome.pop() if outcome else (None, Stopped())
+        if raised is not None:
             try:
-                raise error
+                raise raised
             finally:
-                del error  # its traceback holds this frame
+                del raised  # its traceback holds this frame
         return result  # type: ignore[return-value]
 
     def _wait(self, thread: threading.Thread, label: str) -> None:

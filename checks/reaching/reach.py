@@ -145,6 +145,7 @@ class _Trial:
         """
         observer, values, reason = _Observer(self.watch, widths), _Values(widths), None
         state = random.getstate()
+        passed_on: tuple[type[BaseException], ...] = (WrongWidth, *self.stops)
         try:
             with _quiet(), torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
                 copy = shadow(self.model, self.fakes, observer, self.replaced)
@@ -154,7 +155,7 @@ class _Trial:
                         module.__dict__["forward"] = _first_tensor
                 with self.fakes.mode, values:
                     example(copy, widths)
-        except (WrongWidth, *self.stops):
+        except passed_on:
             raise
         except BaseException as error:  # whatever a model raises, the answer is "no, because"
             widths.read(said(error))
