@@ -174,13 +174,13 @@ def measured(setting: Setting, block: Any, inputs: dict[str, Any], device: Any, 
     """Compiles a copy of the block as the pack does, one graph under a code object of its own and sizes dynamic, and
     times it by turns with the uncompiled one."""
     import torch
-    from onediff_pack.compilers.dynamic import mark_dynamic_dimensions
-    from onediff_pack.compilers.gains import time_pairs
-    from onediff_pack.compilers.graphs import SharedGraph
-    from onediff_pack.compilers.inductor import entry_of
-    from onediff_pack.compilers.parity import clone_inputs, compare
-    from onediff_pack.status.pairs import ratios
-    from onediff_pack.status.timing import Stopwatch
+    from onediff_pack.compilers.backends.deployable import entry_of
+    from onediff_pack.compilers.backends.dynamic_sizes import mark_dynamic_dimensions
+    from onediff_pack.compilers.blocks.parity import clone_inputs, compare
+    from onediff_pack.compilers.blocks.shared_graph import SharedGraph
+    from onediff_pack.compilers.measuring.class_gain import time_pairs
+    from onediff_pack.measure.pairs import ratios
+    from onediff_pack.measure.stopwatch import Stopwatch
     from torch._inductor.utils import fresh_cache
 
     changed, own = setting.change(copy.deepcopy(block)), inputs

@@ -31,14 +31,15 @@ if "onediff_pack" not in sys.modules:
     pack.__path__ = [str(ROOT)]
     sys.modules["onediff_pack"] = pack
 
-from onediff_pack.compilers import BACKENDS, Host, Session, Settings, backends
-from onediff_pack.compilers.backends import InductorBackend
-from onediff_pack.compilers.inductor import compile_with_inductor
+from onediff_pack.compilers import BACKENDS, Host, Session, Settings
+from onediff_pack.compilers.backends.inductor.backend import InductorBackend
+from onediff_pack.compilers.backends.inductor.registered import compile_with_inductor
+from onediff_pack.compilers.choice import prove as backends
+from onediff_pack.measure.pairs import MOST_PAIRS
 from onediff_pack.processors import find_sites, get_processor
-from onediff_pack.processors.attach import AttentionPatch
+from onediff_pack.processors.attention_patch import AttentionPatch
 from onediff_pack.status import Hub
 from onediff_pack.status.machine import machine
-from onediff_pack.status.pairs import MOST_PAIRS
 
 #: Steps until all that is timed, compiled and compared has been.
 WARM_UP = 2 * (1 + MOST_PAIRS)

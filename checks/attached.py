@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from ..patching.user_code import Attendance, Cancel
 from ..processors import Site, written
-from ..processors.user_code import Attendance, Cancel
 from .finding import Finding
 from .patience import FINAL, cannot_be_looked_at
 from .probing.bench import geometry

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from ..processors.repair import is_repaired, needs_repair, only_raises, overrides_call
+from ..patching.explicit_forward import is_repaired, needs_repair, only_raises, overrides_call
 from .rule import Hit, Layer, Rule, Subject, rule
 
 
@@ -54,7 +54,7 @@ class ForwardOnlyRaises(Completeness):
 
 @rule
 class CallInsteadOfForward(Completeness):
-    """``__call__`` does the work, and ``forward`` is missing or only raises. Repaired: see processors/repair.py."""
+    """``__call__`` does the work, and ``forward`` is missing or only raises. See patching/explicit_forward.py."""
 
     severity = "note"
     what = "overrides __call__ instead of forward"

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ..patching.user_code import Attendance
+from ..patching.user_errors import class_name
 from ..processors import Level, Processor, Site, written
-from ..processors.user_code import Attendance
-from ..processors.user_errors import class_name
 from .rule import Subject
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..processors.user_errors import Overdue, Stopped, class_name, error_words, files_of, lines_in
+from ..patching.user_errors import Overdue, Stopped, class_name, error_words, files_of, lines_in
 from .finding import Finding, Severity
 from .source import class_location, function_location, short_path
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..patching.explicit_forward import repaired
+from ..patching.user_code import Attendance
+from ..patching.user_errors import Overdue
 from ..processors import NotCallable, Processor, Site, adapt, level_of, written
-from ..processors.repair import repaired
-from ..processors.user_code import Attendance
-from ..processors.user_errors import Overdue
 from .finding import Finding, worst_first
 from .mounted import mount
 from .patience import cannot_be_looked_at, not_returned, slow, unfinished

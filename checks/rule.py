@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from ..processors.user_errors import class_name
+from ..patching.user_errors import class_name
 from .finding import Finding, Severity
 from .source import class_location
 

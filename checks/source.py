@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ..processors.cached import cached
-from ..processors.user_files import USER_FOLDER
+from ..memo import cached
+from ..processors.sources.user_files import USER_FOLDER
 
 
 def short_path(path: str) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..patching.user_code import Cancel
 from ..processors import Site
-from ..processors.user_code import Cancel
 from .attached import check_attached
 from .finding import Finding, Report, worst_first
 from .patience import cannot_be_looked_at

@@ -1,12 +1,15 @@
 """Compiling through OneDiff: backends and their proof, regions, what may enter a region, fallback."""
 
-from .backends import BACKENDS, PROOFS_ON_DISK, backend_rows, forget_failures, start_ahead, wait_for_imports
-from .cache import WARM, Place
-from .clearing import CLEARED
-from .exceptions import BackendUnavailable, ModelUnfit
-from .session import Session
-from .settings import Host, Settings, compile_seconds_asked
-from .step_clock import BlockCounter, StepClock
+from .backends.protocol import BackendUnavailable
+from .backends.registry import BACKENDS
+from .choice.choose import backend_rows
+from .choice.prove import PROOFS_ON_DISK, forget_failures, start_ahead, wait_for_imports
+from .compile_cache import WARM, Place
+from .measuring.cleared import CLEARED
+from .measuring.step_clock import BlockCounter, StepClock
+from .session.failures import ModelUnfit
+from .session.session import Session
+from .session.settings import Host, Settings, compile_seconds_asked
 
 __all__ = [
     "BACKENDS",

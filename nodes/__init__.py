@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..host.pack_folder import warn_of_name
+from ..host.server import start
 from .compile import OneDiffCompile
 from .forward_check import OneDiffForwardCheck
-from .host import start
-from .pack_folder import warn_of_name
 from .patch_attention import OneDiffPatchAttention
 from .speed_report import OneDiffSpeedReport
 

@@ -7,11 +7,12 @@ from comfy_api.latest import io
 from ..checks import Finding
 from ..checks.options import check_options
 from ..compilers import BACKENDS, Session, Settings, compile_seconds_asked, wait_for_imports
-from ..processors.attach import AttentionPatch, attach, attached
-from .asked import asked
-from .host import begin_start, host, new_record, schema, ui
-from .inputs import known, model_given, name_given, switch_given
-from .model_inputs import find_reach
+from ..host.compile_facts import asked
+from ..host.example_inputs import find_reach
+from ..host.known_values import known, model_given, name_given, switch_given
+from ..host.server import begin_start, host, new_record, schema, ui
+from ..patching.wrappers import attach, attached
+from ..processors.attention_patch import AttentionPatch
 
 NODE = "OneDiffCompile"
 SCOPES = ("blocks", "attention", "model")

@@ -9,13 +9,14 @@ from comfy_api.latest import io
 
 from ..checks import Finding, check_model
 from ..compilers import wait_for_imports
+from ..host.cancelling import CANCEL
+from ..host.example_inputs import find_reach, replaced_parts
+from ..host.known_values import known, model_given
+from ..host.server import new_record, schema, seen_now, ui
+from ..patching.wrappers import attached
 from ..processors import find_sites
-from ..processors.attach import AttentionPatch, attached, processors_of
+from ..processors.attention_patch import AttentionPatch, processors_of
 from ..status.plain import plain
-from .cancelling import CANCEL
-from .host import new_record, schema, seen_now, ui
-from .inputs import known, model_given
-from .model_inputs import find_reach, replaced_parts
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,11 @@ from comfy_api.latest import io
 
 from ..checks import Finding, Report
 from ..compilers import wait_for_imports
+from ..host.known_values import known, model_given, name_given, shown, text_given
+from ..host.offered_processors import choices, choose, fingerprint, not_listed, processor_error
+from ..host.server import executing_class, new_record, schema, seen_now, ui
+from ..patching.foreign import OVERRIDE, foreign_patches
+from ..patching.wrappers import attach
 from ..processors import (
     DEFAULT_PROCESSOR,
     SITE_KINDS,
@@ -21,13 +26,9 @@ from ..processors import (
     find_sites,
     select_sites,
 )
-from ..processors.attach import AttentionPatch, attach, not_patchable_reason
-from ..processors.foreign import OVERRIDE, foreign_patches
+from ..processors.attention_patch import AttentionPatch, not_patchable_reason
 from ..status import Record
 from ..status.plain import plain
-from .host import executing_class, new_record, schema, seen_now, ui
-from .inputs import known, model_given, name_given, shown, text_given
-from .processor_choice import choices, choose, fingerprint, not_listed, processor_error
 
 log = logging.getLogger(__name__)
 

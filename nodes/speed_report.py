@@ -13,14 +13,14 @@ from comfy_api.latest import ui as host_ui
 
 from ..checks import Finding, Report
 from ..compilers import CLEARED, Session
-from ..processors.user_errors import said
+from ..host.known_values import model_given, number_given, refuse
+from ..host.sample_both_ways import BothWays
+from ..host.server import new_record, schema, ui
+from ..patching.user_errors import said
+from ..speed_report.figures import SpeedReport
+from ..speed_report.plot import plot
 from ..status import Record
 from ..status.plain import plain
-from ..status.plot import plot
-from ..status.speed_report import SpeedReport
-from .both_ways import BothWays
-from .host import new_record, schema, ui
-from .inputs import model_given, number_given, refuse
 
 log = logging.getLogger(__name__)
 

@@ -1,12 +1,12 @@
 """Attention processors, their contract, the sites of a model, and attaching one to a ModelPatcher."""
 
-from . import reference, sdpa
-from .adapt import NotCallable, adapt, written
-from .calling import CONTRACTS, Plan, level_of, plan_call
+from .authored.adapt import NotCallable, adapt, written
+from .authored.call_plan import CONTRACTS, Plan, level_of, plan_call
+from .built_in import reference, sdpa
 from .contract import KernelProcessor, Level, Limits, ModuleProcessor, Processor
 from .registry import DEFAULT_PROCESSOR, UnknownProcessor, get_processor, processor_names, register_processor
-from .select import SITE_KINDS, BlocksTooLong, UnknownSites, select_sites
-from .sites import Site, find_sites
+from .sites.find import Site, find_sites
+from .sites.select import SITE_KINDS, BlocksTooLong, UnknownSites, select_sites
 
 __all__ = [
     "CONTRACTS",

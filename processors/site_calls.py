@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .foreign import OVERRIDE
-from .instead import called_instead, calls_expected, named
+from ..patching.foreign import OVERRIDE
+from ..patching.instead import called_instead, calls_expected, named
 
 if TYPE_CHECKING:
-    from .attach import AttentionPatch
+    from .attention_patch import AttentionPatch
 
 Forwards = list[tuple[nn.Module, Callable]]
 

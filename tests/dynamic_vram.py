@@ -9,7 +9,7 @@ class DynamicVram:
 
     def __init__(self, monkeypatch, takes_module=False):
         import comfy.model_management
-        from onediff_pack.nodes import weights
+        from onediff_pack.host import weights
 
         self.signatures, self.pinned, self.brought, self.cleaned = {}, [], [], []
         monkeypatch.setattr(comfy.model_management, "is_device_cpu", lambda device: False)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from onediff_pack.compilers import backends, compiling
-from onediff_pack.compilers.graphs import GraphCache
+from onediff_pack.compilers.blocks.shared_graph import GraphCache
+from onediff_pack.compilers.choice import prove as backends
+from onediff_pack.compilers.session import compiler as compiling
 
 
 class Passthrough:

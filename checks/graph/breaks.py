@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...processors.user_errors import error_words, said
+from ...patching.user_errors import error_words, said
 from ..source import short_path
 
 #: ComfyUI's attentions that read free memory, which no graph can hold.

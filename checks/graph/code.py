@@ -12,7 +12,7 @@ import textwrap
 import types
 from typing import Any
 
-from ...processors.cached import cached
+from ...memo import cached
 from ..mounted import Mounted
 from .reader import Reader, function_of
 from .spots import Code

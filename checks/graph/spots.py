@@ -7,7 +7,7 @@ import linecache
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...processors.cached import cached
+from ...memo import cached
 from ..source import short_path
 
 

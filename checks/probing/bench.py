@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...patching.user_errors import error_words, files_of, lines_in
 from ...processors import Level, Site
-from ...processors.sdpa import SDPAProcessor
-from ...processors.user_errors import error_words, files_of, lines_in
+from ...processors.built_in.sdpa import SDPAProcessor
 from ..mounted import Mounted
 from ..source import function_location, short_path
 from .cases import DTYPES, FLAT, Case, Layout, cases

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from ...processors.cached import cached
+from ...memo import cached
 
 
 @dataclass(frozen=True)

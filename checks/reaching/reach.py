@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ...processors.user_errors import error_words, said
+from ...patching.user_errors import error_words, said
 from .shadow import Fakes, shadow
 from .widths import Width, Widths, WrongWidth
 

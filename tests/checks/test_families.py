@@ -45,7 +45,7 @@ def test_all_but_the_listed_families_are_built(built):
 
 
 def test_nothing_is_wrong_with_any_family(built):
-    from onediff_pack.nodes.model_inputs import find_reach
+    from onediff_pack.host.example_inputs import find_reach
 
     found = {}
     for entry in built:
@@ -58,7 +58,7 @@ def test_nothing_is_wrong_with_any_family(built):
 
 @pytest.mark.parametrize("name", list(families.FAMILIES))
 def test_every_stand_in_can_be_called_on_fake_tensors(name):
-    from onediff_pack.nodes.model_inputs import example_calls
+    from onediff_pack.host.example_inputs import example_calls
 
     model = families.FAMILIES[name]().patcher().model
     with torch.inference_mode():
@@ -78,7 +78,7 @@ def test_every_stand_in_can_be_called_on_fake_tensors(name):
 )
 def test_weights_that_the_host_casts_while_it_runs_do(operations, stored, computed):
     import comfy.ops
-    from onediff_pack.nodes.model_inputs import example_calls
+    from onediff_pack.host.example_inputs import example_calls
 
     config = families.FAMILIES["Flux"]().config({**families.FAMILIES["Flux"]().unet, "dtype": stored})
     config.custom_operations = getattr(comfy.ops, operations)
@@ -109,7 +109,7 @@ SDXL = {
 
 def test_a_full_size_sdxl_is_checked_in_time_also_when_it_must_be_called():
     import comfy.supported_models
-    from onediff_pack.nodes.model_inputs import find_reach
+    from onediff_pack.host.example_inputs import find_reach
 
     model = supported.model_of(comfy.supported_models.SDXL, SDXL)
     assert sum(parameter.numel() for parameter in model.diffusion_model.parameters()) > 2.5e9

@@ -12,7 +12,7 @@ import gallery
 import pytest
 import torch
 from onediff_pack.checks import attached, check_processor
-from onediff_pack.processors.user_code import Attendance, Cancel
+from onediff_pack.patching.user_code import Attendance, Cancel
 from torch import nn
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -152,7 +152,7 @@ def test_tracing_in_a_persons_code_does_not_crash_what_traces_later():
         "import sys, types; pack = sys.modules['pack'] = types.ModuleType('pack'); pack.__path__ = [sys.argv[1]]\n"
         "import torch\n"
         "from torch._subclasses.fake_tensor import FakeTensorMode\n"
-        "from pack.processors.user_code import Attendance\n"
+        "from pack.patching.user_code import Attendance\n"
         "def fake():\n"
         "    with FakeTensorMode(allow_non_fake_inputs=True): torch.empty(2) + torch.empty(2)\n"
         "for _ in range(5): Attendance().apart(fake, 'a test')\n"

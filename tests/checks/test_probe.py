@@ -18,7 +18,7 @@ from onediff_pack.checks import attached, check_model, check_processor, check_we
 from onediff_pack.checks import processor as processor_check
 from onediff_pack.checks.probing import cases
 from onediff_pack.processors import find_sites, get_processor
-from onediff_pack.processors.attach import AttentionPatch, not_patchable_reason
+from onediff_pack.processors.attention_patch import AttentionPatch, not_patchable_reason
 from torch import nn
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")

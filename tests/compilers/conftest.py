@@ -6,7 +6,7 @@ import sys
 import textwrap
 
 import pytest
-from onediff_pack.compilers import backends
+from onediff_pack.compilers.choice import prove as backends
 
 
 @pytest.fixture

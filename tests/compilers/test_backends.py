@@ -10,10 +10,13 @@ import time
 
 import pytest
 import torch
-from onediff_pack.compilers import BACKENDS, backends, proof_process, proof_store
-from onediff_pack.compilers.graphs import SharedGraph
-from onediff_pack.compilers.oneflow import libraries
-from onediff_pack.compilers.proof import Proof
+from onediff_pack.compilers import BACKENDS
+from onediff_pack.compilers.backends.oneflow import libraries
+from onediff_pack.compilers.blocks.shared_graph import SharedGraph
+from onediff_pack.compilers.choice import child as proof_process
+from onediff_pack.compilers.choice import kept_proofs as proof_store
+from onediff_pack.compilers.choice import prove as backends
+from onediff_pack.compilers.choice.proof import Proof
 
 CPU = torch.device("cpu")
 
@@ -211,7 +214,7 @@ def test_versions_are_part_of_the_key(monkeypatch):
 
 
 def test_max_speed_tunes_on_gpus_and_says_what_it_did():
-    from onediff_pack.compilers.effort import effort_note, inductor_config
+    from onediff_pack.compilers.backends.inductor.effort import effort_note, inductor_config
 
     assert inductor_config("max speed", "cuda") == {"max_autotune": True, "coordinate_descent_tuning": True}
     assert "timed" in effort_note("max speed", "cuda")
@@ -223,7 +226,7 @@ def test_max_speed_tunes_on_gpus_and_says_what_it_did():
 
 
 def test_settings_of_every_effort_are_known_to_this_pytorch():
-    from onediff_pack.compilers.effort import ALWAYS, MAX_SPEED, WORDS
+    from onediff_pack.compilers.backends.inductor.effort import ALWAYS, MAX_SPEED, WORDS
     from torch._inductor import config
 
     for settings in (*ALWAYS.values(), *MAX_SPEED.values()):

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
-from onediff_pack.compilers.cache import folder as folder_
-from onediff_pack.compilers.cache import store, windows
-from onediff_pack.compilers.cache.folder import CacheUnusable, prepare
-from onediff_pack.compilers.cache.store import Entry, NotOurs, Store
+from onediff_pack.compilers.compile_cache import folder as folder_
+from onediff_pack.compilers.compile_cache import store, windows
+from onediff_pack.compilers.compile_cache.folder import CacheUnusable, prepare
+from onediff_pack.compilers.compile_cache.store import Entry, NotOurs, Store
 
 ENTRY = Entry({"fxgraph/ab/graph": b"compiled" * 50, "cd/kernel.so": bytes(range(256))}, 12.5)
 ONE, TWO = "1" * 64, "2" * 64

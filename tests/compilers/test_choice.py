@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from onediff_pack.compilers import BACKENDS, backends, proof_store
-from onediff_pack.compilers import proof as proof_module
-from onediff_pack.compilers.proof import Proof
+from onediff_pack.compilers import BACKENDS
+from onediff_pack.compilers.choice import kept_proofs as proof_store
+from onediff_pack.compilers.choice import prove as backends
+from onediff_pack.compilers.choice import trial as proof_module
+from onediff_pack.compilers.choice.proof import Proof
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]

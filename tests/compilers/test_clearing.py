@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from onediff_pack.compilers import BACKENDS, CLEARED, WARM, Host, Place, Session, Settings, backends
-from onediff_pack.compilers.cache.folder import prepare
-from onediff_pack.compilers.cache.store import Entry, Store
-from onediff_pack.processors.attach import attach
-from onediff_pack.status import Record, timing
+from onediff_pack.compilers import BACKENDS, CLEARED, WARM, Host, Place, Session, Settings
+from onediff_pack.compilers.choice import prove as backends
+from onediff_pack.compilers.compile_cache.folder import prepare
+from onediff_pack.compilers.compile_cache.store import Entry, Store
+from onediff_pack.measure import stopwatch as timing
+from onediff_pack.patching.wrappers import attach
+from onediff_pack.status import Record
 
 pytestmark = pytest.mark.usefixtures("host")
 

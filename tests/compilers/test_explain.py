@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 from onediff_pack.checks.graph.breaks import break_of
-from onediff_pack.compilers.explain import explain
+from onediff_pack.compilers.backends.errors_in_words import explain
 
 
 def failure(function):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from onediff_pack.compilers import Host, Session, Settings
-from onediff_pack.processors.attach import APPLY_MODEL, KEY, attach
+from onediff_pack.patching.wrappers import APPLY_MODEL, KEY, attach
 from onediff_pack.status import Record
 from passthrough import without_inductor
 

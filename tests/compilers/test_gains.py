@@ -7,10 +7,14 @@ from types import MethodType, SimpleNamespace
 import pytest
 import torch
 from dynamic_vram import DynamicVram
-from onediff_pack.compilers import CLEARED, Host, Session, Settings, compiling, gains, region_runner
-from onediff_pack.compilers.gains import IN_A_ROW, KINDS_TIMED, MIN_KINDS_SAVED, ClassGain, find_gains, time_pairs
-from onediff_pack.compilers.graphs import GraphCache
-from onediff_pack.processors.attach import attach
+from onediff_pack.compilers import CLEARED, Host, Session, Settings
+from onediff_pack.compilers.blocks.shared_graph import GraphCache
+from onediff_pack.compilers.measuring import class_gain as gains
+from onediff_pack.compilers.measuring.class_gain import IN_A_ROW, KINDS_TIMED, ClassGain, time_pairs
+from onediff_pack.compilers.measuring.find_gains import MIN_KINDS_SAVED, find_gains
+from onediff_pack.compilers.session import block_runner as region_runner
+from onediff_pack.compilers.session import compiler as compiling
+from onediff_pack.patching.wrappers import attach
 from onediff_pack.status import Record
 from passthrough import without_inductor
 
@@ -163,7 +167,7 @@ def test_what_another_node_put_on_the_other_blocks_is_named_first(inductor, gain
 
 def test_the_progress_counts_blocks_that_are_left(inductor, gain_of, monkeypatch):
     import models
-    from onediff_pack.compilers.compiling import Compiling
+    from onediff_pack.compilers.session.compiler import Compiling
 
     seen = []
     progress = Compiling.progress
@@ -178,7 +182,7 @@ def test_the_progress_counts_blocks_that_are_left(inductor, gain_of, monkeypatch
 def test_a_partly_loaded_model_decides_nothing(inductor, gain_of):
     """There both ways take as long as moving the weights."""
     import models
-    from onediff_pack.nodes.weights import resolve_weights
+    from onediff_pack.host.weights import resolve_weights
 
     gain_of(0.99)
     with torch.inference_mode():
@@ -198,7 +202,7 @@ def test_blocks_that_are_left_do_not_go_comfyuis_way_to_each_weight_in_dynamic_v
     """It takes Python longer than a fast GPU takes for the layer."""
     import comfy.ops
     import models
-    from onediff_pack.nodes.weights import resolve_weights
+    from onediff_pack.host.weights import resolve_weights
 
     gain_of(0.99)
     patcher = models.deep_unet_patcher()
@@ -238,7 +242,7 @@ def test_blocks_that_are_left_do_not_go_comfyuis_way_to_each_weight_in_dynamic_v
 def test_a_left_block_whose_weights_cannot_be_brought_at_once_runs_comfyuis_way(inductor, gain_of, monkeypatch):
     """For want of memory, perhaps: ComfyUI brings one layer's weights after the other's."""
     import models
-    from onediff_pack.nodes.weights import resolve_weights
+    from onediff_pack.host.weights import resolve_weights
 
     gain_of(0.99)
     patcher = models.deep_unet_patcher()

@@ -8,10 +8,11 @@ import weakref
 import pytest
 import torch
 from onediff_pack.compilers import Host, Session, Settings
-from onediff_pack.compilers.measuring import Measuring
-from onediff_pack.compilers.memory import MOST_VARIANTS, ModelMemory
+from onediff_pack.compilers.measuring.model_memory import MOST_VARIANTS, ModelMemory
+from onediff_pack.compilers.measuring.step_measuring import Measuring
+from onediff_pack.patching.wrappers import attach
 from onediff_pack.processors import find_sites, get_processor
-from onediff_pack.processors.attach import AttentionPatch, attach
+from onediff_pack.processors.attention_patch import AttentionPatch
 from onediff_pack.status import Record
 from passthrough import without_inductor
 
@@ -192,7 +193,7 @@ def test_twenty_varied_runs_leave_nothing_behind(inductor):
 def test_code_compiled_with_old_versions_of_an_edited_processor_goes(inductor, monkeypatch):
     """Also while the model stays loaded."""
     import models
-    from onediff_pack.compilers import memory
+    from onediff_pack.compilers.measuring import model_memory as memory
 
     monkeypatch.setattr(memory, "MOST_VARIANTS", 2)
     patcher = models.flux_patcher()

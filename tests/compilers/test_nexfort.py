@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
-from onediff_pack.compilers import proof_process
-from onediff_pack.compilers.nexfort import NexfortBackend, wanted_torch
+from onediff_pack.compilers.backends.nexfort import NexfortBackend, wanted_torch
+from onediff_pack.compilers.choice import child as proof_process
 from onediff_pack.status.machine import package_version
 
 CPU = torch.device("cpu")

@@ -8,9 +8,10 @@ import sys
 import pytest
 import torch
 from onediff.infer_compiler.backends import registry
-from onediff_pack.compilers import BACKENDS, proof_process
-from onediff_pack.compilers.graphs import SharedGraph
-from onediff_pack.compilers.oneflow import libraries
+from onediff_pack.compilers import BACKENDS
+from onediff_pack.compilers.backends.oneflow import libraries
+from onediff_pack.compilers.blocks.shared_graph import SharedGraph
+from onediff_pack.compilers.choice import child as proof_process
 
 PARTS = ("framework/__init__.py", "framework/args_tree.py", "mock_torch/__init__.py", "mock_torch/mock_importer.py")
 

@@ -11,11 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from onediff_pack.compilers import BACKENDS, BackendUnavailable, Host, Session, Settings, backends, compiling
-from onediff_pack.compilers.graphs import GraphCache, SharedGraph
-from onediff_pack.compilers.oneflow import libraries
+from onediff_pack.compilers import BACKENDS, BackendUnavailable, Host, Session, Settings
+from onediff_pack.compilers.backends.oneflow import libraries
+from onediff_pack.compilers.blocks.shared_graph import GraphCache, SharedGraph
+from onediff_pack.compilers.choice import prove as backends
+from onediff_pack.compilers.session import compiler as compiling
+from onediff_pack.patching.wrappers import attach
 from onediff_pack.processors import find_sites, get_processor, processor_names
-from onediff_pack.processors.attach import AttentionPatch, attach
+from onediff_pack.processors.attention_patch import AttentionPatch
 from onediff_pack.status import Record
 from torch import nn
 
@@ -29,7 +32,7 @@ pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “pytho
 
 families = importlib.import_module("families")
 models = importlib.import_module("models")
-tensors = importlib.import_module("onediff_pack.compilers.oneflow.tensors")
+tensors = importlib.import_module("onediff_pack.compilers.backends.oneflow.tensors")
 Call = families.Call
 
 pytestmark = pytest.mark.usefixtures("host", "proven")
@@ -344,7 +347,7 @@ def test_graphs_faster_than_their_start_break_neither_the_process_nor_its_end():
 
 
 def test_the_proof_in_a_child_process_succeeds():
-    from onediff_pack.compilers.proof_process import prove_in_child
+    from onediff_pack.compilers.choice.child import prove_in_child
 
     proof = prove_in_child("oneflow", torch.device("cpu"))
     assert proof.available, proof.reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from onediff_pack.compilers.options import Reads, Unfit, resolve, watched
+from onediff_pack.compilers.blocks.transformer_options import Reads, Unfit, resolve, watched
 
 
 def reads_of(block, options) -> Reads:

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from onediff_pack.compilers import parity
-from onediff_pack.compilers.parity import compare
+from onediff_pack.compilers.blocks import parity
+from onediff_pack.compilers.blocks.parity import compare
 
 
 @pytest.mark.parametrize("at_a_time", [7, 2**22])

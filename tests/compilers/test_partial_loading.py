@@ -7,7 +7,7 @@ import pytest
 import torch
 from dynamic_vram import DynamicVram
 from onediff_pack.compilers import Host, Session, Settings
-from onediff_pack.processors.attach import attach
+from onediff_pack.patching.wrappers import attach
 from onediff_pack.status import Record
 from passthrough import without_inductor
 
@@ -35,7 +35,7 @@ def patcher(request):
 
 
 def compiled_clone(patcher, resolve=True):
-    from onediff_pack.nodes.weights import resolve_weights
+    from onediff_pack.host.weights import resolve_weights
 
     record, clone = Record("workflow", "7"), patcher.clone()
     host = Host(lambda: None, "test", resolve_weights if resolve else None)
@@ -146,7 +146,7 @@ def test_weights_are_in_memory_only_while_their_block_runs(patcher, inductor, mo
     """The most that is made at once is what one block needs."""
     import weakref
 
-    from onediff_pack.nodes import weights
+    from onediff_pack.host import weights
 
     clone, session, _record = compiled_clone(patcher)
     lora = with_lora(clone, 1.0)
@@ -202,7 +202,7 @@ def test_layers_in_dynamic_vram_use_the_graphs_of_others(patcher, inductor):
 def test_what_was_brought_into_dynamic_vram_is_let_go_of_in_either_form_of_the_host(monkeypatch, takes_module):
     """ComfyUI's function takes the layers; since 0.33 the module that they are parts of, and the layers."""
     import comfy.ops
-    from onediff_pack.nodes.weights import resolve_weights
+    from onediff_pack.host.weights import resolve_weights
 
     vram = DynamicVram(monkeypatch, takes_module)
     layers = [comfy.ops.disable_weight_init.Linear(4, 4, bias=False) for _ in range(2)]

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from onediff_pack.compilers import proof_process, vector_instructions
-from onediff_pack.compilers.cache import WarmStart
-from onediff_pack.compilers.explain import explain
-from onediff_pack.compilers.nexfort import NexfortBackend
+from onediff_pack.compilers.backends.errors_in_words import explain
+from onediff_pack.compilers.backends.inductor import vector_instructions
+from onediff_pack.compilers.backends.nexfort import NexfortBackend
+from onediff_pack.compilers.choice import child as proof_process
+from onediff_pack.compilers.compile_cache import WarmStart
 
 codecache = pytest.importorskip("torch._inductor.codecache")
 cpu_vec_isa = pytest.importorskip("torch._inductor.cpu_vec_isa")
@@ -145,7 +146,7 @@ def test_a_precompiled_header_is_kept_signed_for_the_next_start_and_not_with_a_g
 
 def test_a_graph_for_a_gpu_runs_for_the_first_time_in_the_private_folder(shared):
     """Triton loads what launches kernels then. No GPU: the graph only notes where Triton would look."""
-    from onediff_pack.compilers.inductor import first_in_private
+    from onediff_pack.compilers.backends.inductor.registered import first_in_private
 
     seen = []
     graph = first_in_private(lambda x: seen.append(os.environ["TRITON_CACHE_DIR"]) or x)
@@ -154,8 +155,8 @@ def test_a_graph_for_a_gpu_runs_for_the_first_time_in_the_private_folder(shared)
 
 
 def test_nexfort_compiles_in_the_private_folder(shared, monkeypatch):
-    from onediff_pack.compilers import nexfort
-    from onediff_pack.compilers.graphs import SharedGraph
+    from onediff_pack.compilers.backends import nexfort
+    from onediff_pack.compilers.blocks.shared_graph import SharedGraph
 
     seen = []
 
@@ -180,7 +181,7 @@ def test_a_server_that_keeps_compiled_code_for_many_is_not_asked(monkeypatch):
 
 
 def test_without_a_private_folder_nothing_is_compiled_and_the_reason_has_no_path(tmp_path, monkeypatch):
-    from onediff_pack.compilers.cache import NoWorkspace
+    from onediff_pack.compilers.compile_cache import NoWorkspace
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with pytest.raises(NoWorkspace, match="TMPDIR") as caught, WarmStart().compiling("1" * 64):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from onediff_pack.compilers.regions import find_regions
+from onediff_pack.compilers.blocks.regions import find_regions
 from onediff_pack.processors import find_sites
 
 pytestmark = pytest.mark.usefixtures("host")

@@ -6,9 +6,10 @@ import pytest
 import torch
 from onediff.infer_compiler.backends import registry
 from onediff.infer_compiler.backends.deployable_module import DeployableModule
-from onediff_pack.compilers import BACKENDS, Host, Session, Settings, backends
-from onediff_pack.compilers.through_onediff import compile_through_onediff
-from onediff_pack.processors.attach import attach
+from onediff_pack.compilers import BACKENDS, Host, Session, Settings
+from onediff_pack.compilers.backends.through_onediff import compile_through_onediff
+from onediff_pack.compilers.choice import prove as backends
+from onediff_pack.patching.wrappers import attach
 from onediff_pack.status import Record
 
 pytestmark = pytest.mark.usefixtures("host")

@@ -21,17 +21,19 @@ from onediff_pack.compilers import (
     Session,
     Settings,
     StepClock,
-    backends,
     compile_seconds_asked,
-    compiling,
-    region_runner,
 )
-from onediff_pack.compilers.graphs import GraphCache
+from onediff_pack.compilers.blocks.shared_graph import GraphCache
+from onediff_pack.compilers.choice import prove as backends
+from onediff_pack.compilers.session import block_runner as region_runner
+from onediff_pack.compilers.session import compiler as compiling
+from onediff_pack.measure import stopwatch as timing
+from onediff_pack.measure.pairs import MOST_PAIRS
+from onediff_pack.patching.wrappers import KEY, attach
 from onediff_pack.processors import find_sites, get_processor
-from onediff_pack.processors.attach import KEY, AttentionPatch, attach
-from onediff_pack.status import Record, timing
-from onediff_pack.status.pairs import MOST_PAIRS
-from onediff_pack.status.speed_report import Sampling, SpeedReport
+from onediff_pack.processors.attention_patch import AttentionPatch
+from onediff_pack.speed_report.figures import Sampling, SpeedReport
+from onediff_pack.status import Record
 from torch.utils import _pytree as pytree
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -688,7 +690,7 @@ def test_a_run_that_ends_otherwise_before_all_is_compiled_says_so_too(patcher, b
 
 
 def test_cancelled_during_the_check_says_so_and_the_next_run_checks_again(patcher, backend, monkeypatch):
-    from onediff_pack.compilers import preparing
+    from onediff_pack.compilers.session import prepared_model as preparing
 
     def cancelled(*args, **kwargs):
         raise Interrupt

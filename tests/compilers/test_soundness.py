@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 from onediff_pack.compilers import Host, Session, Settings
+from onediff_pack.patching.wrappers import KEY, OUTER_SAMPLE, attach
 from onediff_pack.processors import KernelProcessor, find_sites, get_processor
-from onediff_pack.processors.attach import KEY, OUTER_SAMPLE, AttentionPatch, attach
+from onediff_pack.processors.attention_patch import AttentionPatch
 from onediff_pack.status import Record
 from passthrough import Passthrough, without_inductor
 

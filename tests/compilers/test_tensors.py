@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from onediff_pack.compilers.inductor import in_plain_layout
-from onediff_pack.compilers.parity import clone_inputs
-from onediff_pack.compilers.tensors import overlapping, tensors_of
+from onediff_pack.compilers.backends.plain_layout import in_plain_layout
+from onediff_pack.compilers.blocks.parity import clone_inputs
+from onediff_pack.compilers.blocks.tensors import overlapping, tensors_of
 
 
 @dataclass(frozen=True)

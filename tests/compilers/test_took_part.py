@@ -8,10 +8,13 @@ import weakref
 
 import pytest
 import torch
-from onediff_pack.compilers import BACKENDS, Host, Session, Settings, backends, compiling
-from onediff_pack.compilers.graphs import GraphCache
+from onediff_pack.compilers import BACKENDS, Host, Session, Settings
+from onediff_pack.compilers.blocks.shared_graph import GraphCache
+from onediff_pack.compilers.choice import prove as backends
+from onediff_pack.compilers.session import compiler as compiling
+from onediff_pack.patching.wrappers import attach
 from onediff_pack.processors import find_sites, get_processor
-from onediff_pack.processors.attach import AttentionPatch, attach
+from onediff_pack.processors.attention_patch import AttentionPatch
 from onediff_pack.status import Record
 
 pytestmark = pytest.mark.usefixtures("host")

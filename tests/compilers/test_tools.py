@@ -10,8 +10,9 @@ from collections import namedtuple
 
 import pytest
 import torch
-from onediff_pack.compilers import BACKENDS, tools
-from onediff_pack.compilers.tools import missing_tools
+from onediff_pack.compilers import BACKENDS
+from onediff_pack.compilers.backends.inductor import tools
+from onediff_pack.compilers.backends.inductor.tools import missing_tools
 
 SYSTEMS = ("Linux", "Windows", "Darwin")
 Usage = namedtuple("Usage", "total used free")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 import pytest
-from onediff_pack.compilers.vector_instructions import find_vector_instructions
+from onediff_pack.compilers.backends.inductor.vector_instructions import find_vector_instructions
 
 isa = pytest.importorskip("torch._inductor.cpu_vec_isa")
 pytestmark = pytest.mark.skipif(

@@ -9,10 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from onediff_pack.compilers.cache import WarmStart
-from onediff_pack.compilers.cache.folder import prepare
-from onediff_pack.compilers.cache.store import Entry, Store
-from onediff_pack.compilers.cache.warm import Place
+from onediff_pack.compilers.compile_cache import WarmStart
+from onediff_pack.compilers.compile_cache.folder import prepare
+from onediff_pack.compilers.compile_cache.store import Entry, Store
+from onediff_pack.compilers.compile_cache.warm import Place
 
 KEY, ANOTHER = "1" * 64, "2" * 64
 ENTRY = Entry({"fxgraph/ab/graph": b"compiled" * 50}, 12.5)

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from examples import bypass, example, run, start
-from onediff_pack.compilers.oneflow import libraries
+from onediff_pack.compilers.backends.oneflow import libraries
 from safetensors.torch import load_file, save_file
 
 #: How many blocks each model has.

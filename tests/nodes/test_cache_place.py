@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("host")
 def place(tmp_path, monkeypatch):
     """The place by environment and settings, in a ComfyUI folder of its own."""
     import folder_paths
-    from onediff_pack.nodes.cache_place import cache_place
+    from onediff_pack.host.compile_cache_folder import cache_place
 
     comfyui = tmp_path / "ComfyUI"
     nodes = [comfyui / "custom_nodes", tmp_path / "more_nodes"]  # the second as extra_model_paths.yaml names it
@@ -122,7 +122,7 @@ def test_other_values_of_a_setting_are_as_if_it_were_empty(place, value):
 @pytest.fixture
 def warm(place, tmp_path, monkeypatch):
     """A start of this pack with a folder of the user's own named."""
-    from onediff_pack.compilers.cache import WarmStart
+    from onediff_pack.compilers.compile_cache import WarmStart
 
     (tmp_path / "own").mkdir(mode=0o700)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
@@ -199,7 +199,7 @@ def test_a_key_of_the_users_own_stays_beside_entries_that_it_did_not_sign(warm, 
 
 
 def test_clearing_deletes_what_is_kept_in_every_place_that_was_ever_named(place, warm, tmp_path):
-    from onediff_pack.compilers.cache import WarmStart
+    from onediff_pack.compilers.compile_cache import WarmStart
 
     default = WarmStart()
     default.place = place
@@ -219,7 +219,7 @@ def test_clearing_deletes_what_is_kept_in_every_place_that_was_ever_named(place,
 
 
 def test_what_cannot_be_deleted_is_said(warm, monkeypatch, tmp_path):
-    from onediff_pack.nodes import host
+    from onediff_pack.host import server as host
 
     warming = warm()
     compile_in(warming)
@@ -234,7 +234,7 @@ def test_what_cannot_be_deleted_is_said(warm, monkeypatch, tmp_path):
 
 
 def test_no_folder_is_made_that_nobody_asked_for(place, tmp_path):
-    from onediff_pack.compilers.cache import WarmStart
+    from onediff_pack.compilers.compile_cache import WarmStart
 
     warming = WarmStart()
     warming.place = lambda: place({"ONEDIFF_COMPILE_CACHE": str(tmp_path / "mistyped" / "cache")})

@@ -27,7 +27,7 @@ def execute(node, **inputs):
 
 @pytest.fixture
 def compile_node(monkeypatch):
-    from onediff_pack.compilers import backends
+    from onediff_pack.compilers.choice import prove as backends
     from onediff_pack.nodes.compile import OneDiffCompile
 
     monkeypatch.setattr(backends, "_proofs", {("inductor", "cpu"): backends.Proof(True, "stands in.", 0.0)})
@@ -72,7 +72,7 @@ def test_weights_in_another_type_than_the_computation_are_noted(compile_node):
 )
 def test_weights_that_will_not_fit_are_counted_as_comfyui_does(monkeypatch, state, megabytes, expected):
     import comfy.model_management as management
-    from onediff_pack.nodes.asked import offloaded_bytes
+    from onediff_pack.host.compile_facts import offloaded_bytes
 
     patcher = models.unet_patcher()
     patcher.load_device = torch.device("cuda")

@@ -78,7 +78,7 @@ CASES = [(node, name) for node, inputs in nodes().items() for name in inputs if 
 
 @pytest.fixture
 def no_backend(monkeypatch):
-    from onediff_pack.compilers import backends
+    from onediff_pack.compilers.choice import prove as backends
 
     monkeypatch.setattr(backends, "_proofs", {("inductor", "cpu"): backends.Proof(True, "stands in.", 0.0)})
 
@@ -159,7 +159,7 @@ def test_a_speed_report_without_something_to_sample_ends_with_what_to_do(patcher
     [(8, 8), (1, 1), (200.0, 200), (10**9, 200), (0, 1), (-math.inf, 1), (math.nan, 8), ("8", 8), (True, 8), ([8], 8)],
 )
 def test_a_number_is_within_its_limits_or_that_is_said(value, used):
-    from onediff_pack.nodes.inputs import number_given
+    from onediff_pack.host.known_values import number_given
 
     findings = []
     assert number_given("N", "steps", value, 8, 1, 200, findings) == used
@@ -167,7 +167,7 @@ def test_a_number_is_within_its_limits_or_that_is_said(value, used):
 
 
 def test_ids_that_fill_pages_are_cut_and_stay_apart():
-    from onediff_pack.nodes.host import _workflow_id, new_record
+    from onediff_pack.host.server import _workflow_id, new_record
     from onediff_pack.nodes.patch_attention import OneDiffPatchAttention
 
     own = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -182,9 +182,9 @@ def test_ids_that_fill_pages_are_cut_and_stay_apart():
 
 @pytest.mark.usefixtures("no_backend")
 def test_what_could_not_be_listed_is_on_the_record(patcher, tmp_path, monkeypatch):
-    from onediff_pack.nodes import processor_choice
+    from onediff_pack.host import offered_processors as processor_choice
     from onediff_pack.nodes.patch_attention import OneDiffPatchAttention
-    from onediff_pack.processors.custom import CustomProcessors
+    from onediff_pack.processors.sources.custom import CustomProcessors
 
     monkeypatch.setattr(processor_choice, "CUSTOM", CustomProcessors(lambda: [tmp_path / "attention_processors"]))
     (tmp_path / "attention_processors" / "sub").mkdir(parents=True)
@@ -209,8 +209,8 @@ def test_a_speed_reports_figures_are_json_whatever_cfg_is(patcher, tmp_path, mon
     """The samplings are a stand-in: what is asked is what becomes of their figures."""
     import folder_paths
     from onediff_pack.nodes import speed_report
+    from onediff_pack.speed_report.figures import Difference, Sampling, SpeedReport
     from onediff_pack.status import Record
-    from onediff_pack.status.speed_report import Difference, Sampling, SpeedReport
 
     class BothWays:
         def __init__(self, model, positive, negative, latent, steps, cfg):

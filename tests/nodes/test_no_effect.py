@@ -87,10 +87,11 @@ class Server:
         import execution
         import folder_paths
         import server
-        from onediff_pack.compilers import backends
+        from onediff_pack.compilers.choice import prove as backends
+        from onediff_pack.host import server as host
+        from onediff_pack.host.prompt_ends import PromptEnds, class_of
         from onediff_pack.nodes import compile as compile_node
-        from onediff_pack.nodes import host, patch_attention
-        from onediff_pack.nodes.prompt_ends import PromptEnds, class_of
+        from onediff_pack.nodes import patch_attention
         from onediff_pack.status import Hub
 
         import nodes

@@ -35,7 +35,7 @@ async def served(folder) -> bool:
     ],
 )
 def test_a_name_from_which_no_web_files_are_served_is_said_with_the_remedy(tmp_path, caplog, name, words):
-    from onediff_pack.nodes.pack_folder import warn_of_name
+    from onediff_pack.host.pack_folder import warn_of_name
 
     folder = tmp_path / name
     (folder / "web").mkdir(parents=True)

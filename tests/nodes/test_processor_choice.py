@@ -27,9 +27,9 @@ def choose(tmp_path, monkeypatch):
     """Chooses a processor whose file has this text, for the small UNet: its name, (severity, rule) of findings, those
     themselves, the processor, and a site."""
     import models
-    from onediff_pack.nodes import processor_choice
+    from onediff_pack.host import offered_processors as processor_choice
     from onediff_pack.processors import find_sites
-    from onediff_pack.processors.custom import CustomProcessors
+    from onediff_pack.processors.sources.custom import CustomProcessors
 
     custom = CustomProcessors(lambda: [tmp_path])
     monkeypatch.setattr(processor_choice, "CUSTOM", custom)
@@ -194,8 +194,8 @@ def test_what_would_end_the_hosts_thread_in_a_sampling_is_an_ordinary_error(choo
 
 def sampled(name, processor, site, step):
     """One model call under the node's patch."""
-    from onediff_pack.nodes.processor_choice import processor_error
-    from onediff_pack.processors.attach import AttentionPatch
+    from onediff_pack.host.offered_processors import processor_error
+    from onediff_pack.processors.attention_patch import AttentionPatch
 
     failed = partial(processor_error, "Patch Attention Processors (node 7)", name, processor)
     patch = AttentionPatch([site], processor, lambda options: None, name=name, failed=failed)
@@ -205,7 +205,7 @@ def sampled(name, processor, site, step):
 def test_diffusers_classes_that_exit_give_way_too(choose, monkeypatch):
     pytest.importorskip("diffusers")
     from diffusers.models.attention_processor import AttnProcessor2_0
-    from onediff_pack.processors import from_diffusers
+    from onediff_pack.processors.sources import diffusers_classes as from_diffusers
 
     monkeypatch.setattr(from_diffusers, "_made", {}, raising=False)
     monkeypatch.setattr(AttnProcessor2_0, "__init__", lambda self: exit(2))
@@ -222,7 +222,7 @@ def test_diffusers_own_is_used(choose):
 
 
 def test_the_list_has_the_default_first_then_the_users_own(choose, tmp_path):
-    from onediff_pack.nodes import processor_choice
+    from onediff_pack.host import offered_processors as processor_choice
 
     choose("sdpa", written())
     assert processor_choice.choices()[:3] == ["sdpa", "reference", "custom/mine:Mine"]

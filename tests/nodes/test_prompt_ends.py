@@ -44,7 +44,7 @@ class Server:
 
 
 def test_an_ended_prompt_is_noticed_soon_and_once():
-    from onediff_pack.nodes.prompt_ends import PromptEnds
+    from onediff_pack.host.prompt_ends import PromptEnds
 
     server, found = Server(), []
     ends = PromptEnds(server, lambda: found.extend(ends.new()), lambda prompt: "w")
@@ -66,7 +66,7 @@ def test_an_ended_prompt_is_noticed_soon_and_once():
 
 
 def test_what_is_known_of_the_hosts_classes():
-    from onediff_pack.nodes.prompt_ends import class_of
+    from onediff_pack.host.prompt_ends import class_of
 
     import nodes
 

@@ -22,9 +22,10 @@ import pytest
 import torch
 from onediff_pack.checks import Finding, check_processor
 from onediff_pack.checks import processor as check
-from onediff_pack.processors import Processor, from_diffusers
-from onediff_pack.processors.attn_view import AttnView
-from onediff_pack.processors.making import CannotLoad, make
+from onediff_pack.processors import Processor
+from onediff_pack.processors.authored.attn_view import AttnView
+from onediff_pack.processors.authored.make import CannotLoad, make
+from onediff_pack.processors.sources import diffusers_classes as from_diffusers
 from torch import nn
 
 pytestmark = pytest.mark.usefixtures("host")

@@ -7,16 +7,9 @@ import weakref
 
 import pytest
 import torch
+from onediff_pack.patching.wrappers import APPLY_MODEL, KEY, OUTER_SAMPLE, attach
 from onediff_pack.processors import KernelProcessor, ModuleProcessor, find_sites, get_processor, select_sites
-from onediff_pack.processors.attach import (
-    APPLY_MODEL,
-    KEY,
-    OUTER_SAMPLE,
-    AttentionPatch,
-    attach,
-    kernel_forward,
-    kernel_override,
-)
+from onediff_pack.processors.attention_patch import AttentionPatch, kernel_forward, kernel_override
 
 pytestmark = pytest.mark.usefixtures("host")
 

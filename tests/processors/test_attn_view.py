@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from comfy.ldm.modules.attention import CrossAttention
-from onediff_pack.processors.attn_view import AttnView
+from onediff_pack.processors.authored.attn_view import AttnView
 from torch import nn
 
 BATCH, TOKENS, KEYS, HEADS = 2, 9, 7, 4

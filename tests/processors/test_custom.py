@@ -9,12 +9,12 @@ import time
 
 import pytest
 import torch
+from onediff_pack.patching.user_code import Cancel
 from onediff_pack.processors import Processor, written
-from onediff_pack.processors import custom as custom_module
-from onediff_pack.processors.custom import PRIVATE, CustomProcessors
-from onediff_pack.processors.making import CannotLoad, make
-from onediff_pack.processors.user_code import Cancel
-from onediff_pack.processors.user_files import UserFile
+from onediff_pack.processors.authored.make import CannotLoad, make
+from onediff_pack.processors.sources import custom as custom_module
+from onediff_pack.processors.sources.custom import PRIVATE, CustomProcessors
+from onediff_pack.processors.sources.user_files import UserFile
 from torch import nn
 
 MODULE = '''

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from onediff_pack.checks import check_processor
-from onediff_pack.processors import Processor, Site, from_diffusers
-from onediff_pack.processors.making import CannotLoad, make
-from onediff_pack.processors.unet_fit import judged
+from onediff_pack.processors import Processor, Site
+from onediff_pack.processors.authored.make import CannotLoad, make
+from onediff_pack.processors.sources import diffusers_classes as from_diffusers
+from onediff_pack.processors.sources.unet_fit import judged
 from torch import nn
 
 pytestmark = pytest.mark.usefixtures("host")

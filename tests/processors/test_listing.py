@@ -8,10 +8,11 @@ import threading
 import time
 
 import pytest
-from onediff_pack.processors import from_diffusers, listing, user_files
-from onediff_pack.processors.custom import CustomProcessors
-from onediff_pack.processors.latest import Latest
-from onediff_pack.processors.making import CannotLoad
+from onediff_pack.processors.authored.make import CannotLoad
+from onediff_pack.processors.sources import diffusers_classes as from_diffusers
+from onediff_pack.processors.sources import listing, user_files
+from onediff_pack.processors.sources.custom import CustomProcessors
+from onediff_pack.processors.sources.latest import Latest
 
 MINE = "class Mine:\n    level = 'kernel'\n"
 POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")

@@ -13,7 +13,7 @@ from onediff_pack.processors import (
     processor_names,
     register_processor,
 )
-from onediff_pack.processors.reference import plain_attention
+from onediff_pack.processors.built_in.reference import plain_attention
 
 
 def masks(batch: int, heads: int, queries: int, keys: int) -> dict[str, torch.Tensor | None]:

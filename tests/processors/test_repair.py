@@ -7,8 +7,8 @@ import inspect
 import pytest
 import torch
 from onediff_pack.checks import check_processor
+from onediff_pack.patching.explicit_forward import forwards_given, is_repaired, needs_repair, repaired, with_forward
 from onediff_pack.processors import adapt, written
-from onediff_pack.processors.repair import forwards_given, is_repaired, needs_repair, repaired, with_forward
 from torch import nn
 
 
@@ -63,7 +63,7 @@ class UNet(nn.Module):
         self.processor = processor
 
     def forward(self, x):
-        from onediff_pack.processors.attn_view import AttnView
+        from onediff_pack.processors.authored.attn_view import AttnView
 
         return self.processor(AttnView(self.attention, x.dtype), x)
 

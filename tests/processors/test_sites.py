@@ -6,7 +6,7 @@ import time
 
 import pytest
 from onediff_pack.processors import BlocksTooLong, Site, UnknownSites, find_sites, select_sites
-from onediff_pack.processors.globs import Glob
+from onediff_pack.processors.sites.globs import Glob
 from torch import nn
 
 pytestmark = pytest.mark.usefixtures("host")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from onediff_pack.checks import check_processor
 from onediff_pack.processors import Site
-from onediff_pack.processors.attach import site_forward
-from onediff_pack.processors.custom import PRIVATE, CustomProcessors
+from onediff_pack.processors.attention_patch import site_forward
+from onediff_pack.processors.sources.custom import PRIVATE, CustomProcessors
 from torch import nn
 
 pytestmark = pytest.mark.usefixtures("host")

@@ -112,7 +112,7 @@ def test_both_lists_of_requirements_agree() -> None:
 
 
 def test_the_remedy_for_a_missing_onediff_leaves_out_what_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from onediff_pack.compilers import through_onediff
+    from onediff_pack.compilers.backends import through_onediff
 
     monkeypatch.setattr(through_onediff, "find_spec", lambda name: None)
     assert "“pip install --no-deps onediff”" in through_onediff.missing_onediff()

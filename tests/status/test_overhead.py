@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "overhead.py"
 
 @pytest.fixture
 def overhead(monkeypatch):
-    from onediff_pack.compilers import backends
+    from onediff_pack.compilers.choice import prove as backends
 
     monkeypatch.setattr(backends, "BACKENDS", dict(backends.BACKENDS))
     monkeypatch.setattr(backends, "_proofs", dict(backends._proofs))

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from onediff_pack.status import plot, plot_words
-from onediff_pack.status.speed_report import CompileCost, Difference, Sampling, SpeedReport
+from onediff_pack.speed_report import plot
+from onediff_pack.speed_report import words as plot_words
+from onediff_pack.speed_report.figures import CompileCost, Difference, Sampling, SpeedReport
 
 FASTER = SpeedReport(
     (

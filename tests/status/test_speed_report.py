@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from onediff_pack.status.speed_report import CompileCost, Sampling, SpeedReport, Times, difference, duration
+from onediff_pack.speed_report.figures import CompileCost, Sampling, SpeedReport, Times, difference, duration
 
 COST = CompileCost(30.0, True, 38, 38, 17)
 

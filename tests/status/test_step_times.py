@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
-from onediff_pack.status.pairs import LEAD, MOST_PAIRS, compiled_first, faster, spread, typical
-from onediff_pack.status.step_times import FEWEST_STEPS, LAST_PAIRS, MOST_SPENT, PATIENCE, StepTimes
+from onediff_pack.measure.pairs import LEAD, MOST_PAIRS, compiled_first, faster, spread, typical
+from onediff_pack.measure.step_times import FEWEST_STEPS, LAST_PAIRS, MOST_SPENT, PATIENCE, StepTimes
 
 Noise = Callable[[random.Random], Iterator[float]]
 

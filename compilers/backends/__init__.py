@@ -1,0 +1,1 @@
+"""What compiles: one folder or file a backend, and what they share."""

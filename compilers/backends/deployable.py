@@ -1,0 +1,75 @@
+"""A compiled block as OneDiff hands it out, for backends that go through Dynamo."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from onediff.infer_compiler.backends.deployable_module import DeployableModule
+from torch import nn
+
+from ...checks.graph.breaks import recompile_reason
+from ..blocks.shared_graph import SharedGraph
+from ..blocks.tensors import tensors_of
+from .dynamic_sizes import mark_dynamic_dimensions
+from .inductor.registered import keep
+from .plain_layout import in_plain_layout, is_plain
+
+
+class InductorDeployableModule(DeployableModule):
+    """A module whose forward is a compiled graph. It shares the parameters of the original and subclasses its class."""
+
+    def __init__(self, torch_module: nn.Module, graph: SharedGraph):
+        nn.Module.__init__(self)
+        for name in ("_modules", "_parameters", "_buffers"):
+            object.__setattr__(self, name, getattr(torch_module, name))
+        object.__setattr__(self, "_torch_module", torch_module)
+        object.__setattr__(self, "_graph", graph)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        graph: SharedGraph = self._graph
+        assert graph.runner is not None
+        before = graph.graphs
+        start = time.perf_counter()
+        inputs: Any = (args, kwargs)
+        copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+        tensors = tensors_of(inputs)
+        if not all(map(is_plain, tensors)):
+            inputs, copies = in_plain_layout(inputs)
+            tensors = tensors_of(inputs)
+        mark_dynamic_dimensions(tensors)
+        result = graph.runner(self._torch_module, *inputs)
+        for original, copy in copies:
+            original.copy_(copy)
+        if graph.graphs != before:
+            seconds = time.perf_counter() - start
+            graph.seconds += seconds
+            if before:
+                graph.reasons.append(self._why_again())
+            keep(graph, seconds)
+        return result
+
+    def _why_again(self) -> str:
+        return _told(recompile_reason(self._graph.name))
+
+
+def entry_of(graph: SharedGraph) -> Callable:
+    """The function that Dynamo compiles. Dynamo keeps graphs, recompile limits and observed sizes by code object, so
+    each shared graph has its own."""
+    forward = graph.forward
+
+    def entry(block: nn.Module, args: tuple, kwargs: dict) -> Any:
+        return forward(block, *args, **kwargs)
+
+    entry.__code__ = entry.__code__.replace(co_name=graph.name)
+    return entry
+
+
+def _told(reason: str) -> str:
+    """Dynamo's reason for a recompile, for people: "batch 1 needs a graph of its own"."""
+    if re.match(r"2 <= .*\.size\(\)\[0\]", reason) or re.search(r"at index 0\. expected 1, ", reason):
+        return "batch 1 needs a graph of its own"
+    return reason.partition("  #")[0] or "Dynamo gave no reason"

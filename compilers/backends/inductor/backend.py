@@ -1,0 +1,54 @@
+"""What the pack knows of Inductor before it is asked for it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ...blocks.shared_graph import SharedGraph
+from ..errors_in_words import explain
+from ..through_onediff import compile_through_onediff, missing_onediff
+from .effort import effort_note, inductor_config
+from .tools import missing_tools
+from .vector_instructions import find_vector_instructions
+
+
+class InductorBackend:
+    """torch.compile."""
+
+    name = "inductor"
+    package = "torch"
+    native = False
+    packages = ("onediff",)
+
+    def absent(self, device: torch.device) -> str | None:
+        return missing_onediff() or missing_tools(device.type)
+
+    def load(self) -> None:
+        importlib.import_module(f"{__package__}.registered")  # registers itself
+        importlib.import_module("torch._inductor.compile_fx")
+
+    def start_up(self, device: torch.device) -> None:
+        self.load()
+        if device.type == "cpu":
+            find_vector_instructions()  # tries out the C++ compiler
+
+    def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
+        self.load()
+        config = inductor_config(effort, graph.device)
+        if graph.emulates_casts:
+            config["emulate_precision_casts"] = True
+        options = {"graph": graph, "config": config}
+        return compile_through_onediff(block, self.name, options)
+
+    def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
+        return explain(error)
+
+    def emulates_casts(self, device: str) -> bool:
+        return device != "cpu"  # where Inductor's C++ leaves such casts out (torch 2.11)
+
+    def about(self, effort: str, device: str) -> str | None:
+        return effort_note(effort, device)

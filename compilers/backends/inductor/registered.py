@@ -1,0 +1,95 @@
+"""The ``inductor`` backend: torch.compile, registered with OneDiff so that everything goes through one door."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from onediff.infer_compiler.backends.deployable_module import DeployableModule
+from onediff.infer_compiler.backends.registry import register_backend
+from torch import nn
+
+from ....memo import cached
+from ...blocks.shared_graph import SharedGraph
+from ...compile_cache import WARM
+from ...compile_cache.keys import graph_key
+from ...compile_cache.warm import Compile
+from ..deployable import InductorDeployableModule, entry_of
+
+
+@cached
+def _deployable_class(cls: type[nn.Module]) -> type[InductorDeployableModule]:
+    return type(f"Inductor{cls.__name__}", (InductorDeployableModule, cls), {})
+
+
+def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..., Any]:
+    """Inductor, with each compile counted. Dynamo keeps every backend for ever, so this one must not hold the graph."""
+    graph = weakref.proxy(graph)
+
+    def compile_graph(gm: torch.fx.GraphModule, example_inputs: list) -> Any:
+        from torch._dynamo.utils import counters
+        from torch._inductor.compile_fx import compile_fx
+
+        def counted() -> tuple[int, int]:
+            return counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]
+
+        hits, misses = counted()
+        with WARM.compiling(graph_key("inductor", gm, example_inputs, config)) as compiling:
+            compiled: Any = compile_fx(gm, example_inputs, config_patches=dict(config))
+            compiling.hit = counted()[0] > hits and counted()[1] <= misses
+        graph.graphs += 1
+        graph.cache_hits += compiling.hit
+        graph.cache_misses += not compiling.hit
+        graph.unkept.append(compiling)
+        return compiled if graph.device == "cpu" else first_in_private(compiled)
+
+    return compile_graph
+
+
+def first_in_private(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled graph whose first run finds Triton's files in our private folder too: Triton tunes kernels then, and
+    loads what launches them."""
+    ran = False
+
+    def run(*args: Any) -> Any:
+        nonlocal ran
+        if ran:
+            return compiled(*args)
+        with WARM.in_private():
+            result = compiled(*args)
+        ran = True
+        return result
+
+    return run
+
+
+def keep(graph: SharedGraph, seconds: float) -> None:
+    """After the first run of what was compiled: it is kept on disk for the next start."""
+    compiles: list[Compile] = graph.unkept
+    graph.unkept = []
+    for compiling in compiles:
+        share = seconds / len(compiles)
+        if compiling.saved_from is not None:
+            graph.seconds_saved += max(0.0, compiling.saved_from - share)
+        WARM.keep(compiling, share)
+
+
+@register_backend("inductor")
+def compile_with_inductor(torch_module: nn.Module, *, options: dict[str, Any] | None = None) -> DeployableModule:
+    """Compiles a module into one graph.
+
+    Args:
+        options: ``graph``, a SharedGraph that other modules of the class may share (default: its own), and ``config``,
+            Inductor settings (torch._inductor.config names).
+
+    Raises (at the first call of the result, not here):
+        torch._dynamo.exc.Unsupported: when the module does not fit into one graph.
+    """
+    options = options or {}
+    graph = options.get("graph") or SharedGraph(type(torch_module).forward, type(torch_module).__name__)
+    if graph.runner is None:
+        backend = _counting_backend(graph, options.get("config") or {})
+        graph.runner = torch.compile(entry_of(graph), backend=backend, fullgraph=True)
+    return _deployable_class(type(torch_module))(torch_module, graph)

@@ -1,0 +1,64 @@
+"""What the pack knows of OneFlow before it is asked for it."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ...blocks.shared_graph import SharedGraph
+from ..errors_in_words import causes, explain
+from ..protocol import BackendUnavailable
+from ..through_onediff import compile_through_onediff, missing_onediff
+from ..whole_module import standin
+from . import libraries
+from .exceptions import MissingOperator
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class OneFlowBackend:
+    """OneDiff's own backend where OneFlow has what it needs, else this pack's lowering."""
+
+    name = "oneflow"
+    package = "oneflow"
+    native = True
+    packages = ("oneflow", "onediff", "numpy", *(name.partition("==")[0] for name in libraries.LIBRARIES))
+
+    def absent(self, device: torch.device) -> str | None:
+        return libraries.why_absent() or missing_onediff()
+
+    def load(self) -> None:
+        libraries.load_oneflow()
+
+    def start_up(self, device: torch.device) -> None:
+        self.load()
+        importlib.import_module("torch._dynamo")  # seconds that are not the trial's
+        if not libraries.has_onediffs_needs():
+            from . import registered  # noqa: F401
+
+    def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
+        self.load()
+        if libraries.has_onediffs_needs():
+            return standin(block, graph, lambda module: compile_through_onediff(module, self.name, None))
+        from . import registered  # noqa: F401  (registers itself; needs OneFlow)
+
+        return compile_through_onediff(block, self.name, {"graph": graph})
+
+    def emulates_casts(self, device: str) -> bool:
+        return False
+
+    def about(self, effort: str, device: str) -> str | None:
+        return None
+
+    def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
+        for cause in causes(error):
+            if isinstance(cause, MissingOperator):
+                return _COLOURS.sub("", str(cause)), None
+            if isinstance(cause, BackendUnavailable):
+                return cause.reason, None
+        reason, graph_break = explain(error)
+        return _COLOURS.sub("", reason), graph_break

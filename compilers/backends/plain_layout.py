@@ -1,0 +1,52 @@
+"""Inputs in the one memory layout that a block is compiled for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..blocks.tensors import map_tensors
+
+
+def plain_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of a contiguous tensor: (2, 3, 4) has (12, 4, 1)."""
+    strides, stride = [], 1
+    for size in reversed(shape):
+        strides.append(stride)
+        stride *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is laid out as the one that a block is compiled with. Few dimensions may be in any layout."""
+    if tensor.ndim < 3:
+        return True
+    return tensor.is_contiguous() and (1 not in tensor.shape or tensor.stride() == plain_strides(tensor.shape))
+
+
+def in_plain_layout(inputs: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """The inputs with transposed and sliced tensors made contiguous; and those tensors, each with its copy.
+
+    Dynamo compiles for one layout, and often the first block of a model gets a transposed tensor, the others a
+    contiguous one. Blocks write into their inputs: afterwards the copies belong back into the originals. A repeated
+    tensor stays one, and nothing can be written into it.
+    """
+    copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def plain(leaf: torch.Tensor) -> torch.Tensor:
+        if is_plain(leaf):
+            return leaf
+        if leaf.is_contiguous():  # dimensions of size 1 have any stride
+            return leaf.as_strided(leaf.shape, plain_strides(leaf.shape))
+        repeated = [dim for dim, stride in enumerate(leaf.stride()) if stride == 0 and leaf.shape[dim] > 1]
+        if repeated:
+            once = leaf
+            for dim in repeated:
+                once = once.narrow(dim, 0, 1)
+            return once.contiguous().expand(leaf.shape)
+        copies.append((leaf, leaf.contiguous()))
+        return copies[-1][1]
+
+    return map_tensors(plain, inputs), copies

@@ -1,0 +1,1 @@
+"""What a block is, and what may enter its compiled code."""

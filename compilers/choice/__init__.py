@@ -1,0 +1,1 @@
+"""Which backend compiles here, and how that is known."""

@@ -1,0 +1,157 @@
+"""The proof that a backend works on this machine: once, kept, and in a child process where it may crash."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import threading
+from collections import defaultdict
+
+import torch
+
+from ...status.machine import device_name, package_version
+from ..backends.protocol import Backend
+from ..backends.registry import BACKENDS
+from ..compile_cache.folder import told
+from .child import prove_in_child
+from .kept_proofs import ProofStore, proof_key
+from .proof import Proof
+from .trial import try_out
+
+log = logging.getLogger(__name__)
+
+
+#: Where proofs are kept; the nodes name the folder.
+PROOFS_ON_DISK = ProofStore()
+
+
+_proofs: dict[tuple[str, str], Proof] = {}
+
+
+#: Seconds for the proof of a compiler in a child process. It calls other programs, which a busy machine delays.
+COMPILER_WORKING = 60.0
+
+
+_importing = threading.Lock()
+
+
+_ahead: dict[tuple[str, str], threading.Thread] = {}
+
+
+_locks: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
+
+
+def prove(backend: Backend, device: torch.device, *, apart: bool = False) -> Proof:
+    """Compiles and runs something tiny, once per machine and versions; for a native backend in a child process. Takes
+    seconds. A native one that fails, and may have crashed, is not tried again for an hour.
+
+    Args:
+        apart: a child process for every backend. A thread beside the one that samples must not trace, see
+            `start_ahead`.
+
+    Raises:
+        RuntimeError: on the server's event loop, which would stand still.
+    """
+    key = (backend.name, device.type)
+    if key in _proofs:
+        return _proofs[key]
+    _not_on_the_event_loop()
+    started = _ahead.get(key)
+    if started is not None:
+        started.join()
+    return _prove_once(backend, device, apart)
+
+
+def _prove_once(backend: Backend, device: torch.device, apart: bool = False) -> Proof:
+    key = (backend.name, device.type)
+    with _locks[key]:  # one that hangs must not hold up the others
+        if key not in _proofs:
+            proof = _prove(backend, device, apart or backend.native)
+            log.debug("backend %s on %s: %s", *key, proof)
+            if proof.passing:
+                return proof
+            _proofs[key] = proof
+        return _proofs[key]
+
+
+def _prove(backend: Backend, device: torch.device, apart: bool) -> Proof:
+    absent = backend.absent(device)
+    if absent:
+        return Proof(False, absent)
+    key = proof_key(backend.name, backend.packages, device_name(device))
+    proof = PROOFS_ON_DISK.get(key)
+    if proof is None:
+        proof = _in_child(backend, device) if apart else try_out(backend, device)
+        if proof.lasts or (backend.native and not proof.passing):  # others are tried again at the next start
+            PROOFS_ON_DISK.put(key, proof)
+    return proof
+
+
+def _in_child(backend: Backend, device: torch.device) -> Proof:
+    try:
+        return prove_in_child(backend.name, device, **({} if backend.native else {"working": COMPILER_WORKING}))
+    except OSError as error:
+        return Proof(
+            False,
+            f"its trial process cannot be started ({told(error)}): use inductor, or name a folder that can "
+            "be written to with the environment variable TMPDIR.",
+            passing=True,
+        )
+
+
+def _not_on_the_event_loop() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return  # ComfyUI executes nodes in a loop of another thread, which serves nobody
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError("A backend is proven in a thread: on the event loop the server would answer nobody meanwhile.")
+
+
+def start_ahead(requested: str, device: torch.device) -> threading.Thread | None:
+    """Begins in the background with what ``choose_backend`` will need of a backend: proves a native one, in its child
+    process, and starts another up. None when that is done or under way.
+
+    Nothing is traced in that thread. Dynamo sets the random numbers of the whole process back when it has traced, and
+    torch 2.11 built for CUDA crashes on a machine without a GPU once a thread in which it traced has ended.
+    """
+    backend = BACKENDS[requested if requested in BACKENDS else next(iter(BACKENDS))]
+    key = (backend.name, device.type)
+    if key in _proofs or (key in _ahead and _ahead[key].is_alive()):
+        return None
+    thread = threading.Thread(target=_start, args=(backend, device), name="OneDiff start-up", daemon=True)
+    _ahead[key] = thread
+    thread.start()
+    return thread
+
+
+def _start(backend: Backend, device: torch.device) -> None:
+    if backend.native:
+        _prove_once(backend, device)
+        return
+    with contextlib.suppress(Exception):  # the proof meets it again, and says it
+        with _importing:
+            if backend.absent(device):
+                return
+            backend.load()
+        backend.start_up(device)
+
+
+def wait_for_imports() -> None:
+    """Returns when no backend is being imported. Modules that import each other must not be imported in two threads
+    at a time: one of them would find another half made."""
+    with _importing:
+        pass
+
+
+def forget_failures() -> None:
+    """Backends that did not work or were slow are tried again: the user may have mended what was missing, and the
+    machine may have been busy."""
+    for key in [key for key, proof in list(_proofs.items()) if not proof.lasts]:
+        _proofs.pop(key, None)
+    PROOFS_ON_DISK.forget_failures()
+    importlib.invalidate_caches()
+    package_version.cache_clear()

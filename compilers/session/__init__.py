@@ -1,0 +1,1 @@
+"""One MODEL while it samples."""

@@ -1,0 +1,135 @@
+"""What a session's blocks are compiled with, and what that costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..backends.protocol import Backend
+from ..blocks.parity import Parity
+from ..blocks.shared_graph import GRAPHS, SharedGraph
+from ..choice.choose import choose_backend
+from ..measuring.cleared import CLEARED
+from .block_runner import RegionRunner
+from .settings import COMPILE_SECONDS_VARIABLE, Settings
+
+
+class Compiling:
+    """The backend of one session and the graphs that its blocks use.
+
+    ``baseline`` holds what each graph had cost before. ``spent`` are seconds of compiling and timing blocks in this
+    sampling; ``waiting`` says that some blocks wait for the next one. Graphs in ``imprecise`` were not right within the
+    tolerance: their blocks use the same one with casts emulated.
+    """
+
+    def __init__(self, settings: Settings, device: torch.device):
+        self.backend: Backend | None = None
+        self.baseline: dict[SharedGraph, tuple[int, float, int, int, int, float]] = {}
+        self.why = ""
+        self.spent = 0.0
+        self.waiting = False
+        self.imprecise: set[SharedGraph] = set()
+        self._settings = settings
+        self._device = device
+        self._cleared = CLEARED.graphs
+        self._since: float | None = None
+
+    def choose_backend(self) -> str:
+        """Chooses the backend and returns why that one.
+
+        Raises:
+            BackendUnavailable: when none works here.
+        """
+        self.backend, self.why = choose_backend(self._settings.backend, self._device)
+        return self.why
+
+    def forget(self) -> None:
+        """Lets go of all graphs; the next ones are other ones."""
+        self.baseline.clear()
+        self.imprecise.clear()
+        self._cleared = CLEARED.graphs
+
+    def begin_sampling(self) -> None:
+        self._since = None
+        self.spent, self.waiting = 0.0, False
+
+    def end_sampling(self, graphs: Iterable[SharedGraph]) -> None:
+        """The graphs of the model that was sampled outlive it until the next sampling ends, also when it was kept
+        uncompiled: it may be another checkpoint's turn."""
+        GRAPHS.used(graphs)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Counts the time of a block's first compiled run, or of runs that are timed, into ``spent``."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent += time.monotonic() - start
+
+    def postponed(self, graph: SharedGraph) -> str | None:
+        """Why a graph is not compiled in this sampling, None when it may be, or is already."""
+        if graph.graphs or self.spent < self._settings.budget:
+            return None
+        self.waiting = True
+        return (
+            f"{round(self.spent)} s of compiling are enough for one picture: it is compiled in the next."
+            if self._settings.budget
+            else f"{COMPILE_SECONDS_VARIABLE} is 0: nothing new is compiled."
+        )
+
+    def retry(self, graph: SharedGraph, parity: Parity) -> bool:
+        """Whether the blocks of a graph that was not right are compiled once more, with casts emulated: where Inductor
+        fuses operations, it leaves out the rounding to float16 or bfloat16 between them."""
+        can = self.backend is not None and self.backend.emulates_casts(self._device.type) and not graph.emulates_casts
+        if not can or parity.dtype not in (torch.float16, torch.bfloat16):
+            return False
+        self.imprecise.add(graph)
+        return True
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know of how blocks were compiled."""
+        about = self.backend.about(self._settings.effort, self._device.type) if self.backend else None
+        kinds = sorted({graph.label for graph in self.imprecise})
+        emulated = (
+            f"With precision casts emulated, because they differed without: {', '.join(kinds)}." if kinds else None
+        )
+        return [note for note in (about, emulated) if note]
+
+    @property
+    def way(self) -> tuple[str | None, str, str]:
+        """Backend, effort and type of device."""
+        return (self.backend.name if self.backend else None, self._settings.effort, self._device.type)
+
+    def graph_of(self, key: tuple, forward: Callable, label: str) -> SharedGraph:
+        """The shared graph of a block's variant for this backend."""
+        graph = GRAPHS.get((*self.way, self._cleared, *key), forward, label)
+        graph.device = self._device.type
+        self.baseline.setdefault(graph, graph.counts())
+        return graph
+
+    def compile(self, block: nn.Module, graph: SharedGraph) -> Callable:
+        """Asks OneDiff for the compiled module of a block."""
+        assert self.backend is not None
+        return self.backend.compile(block, graph, self._settings.effort)
+
+    def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
+        """A failure in words, and the graph break that it was, if it was one."""
+        assert self.backend is not None
+        return self.backend.explain(error)
+
+    def progress(self, runner: RegionRunner, runners: Sequence[RegionRunner]) -> dict[str, Any]:
+        """The record's ``progress`` before a block is compiled."""
+        self._since = self._since or time.monotonic()
+        return {
+            "done": sum(not r.pending for r in runners),
+            "total": len(runners),
+            "path": runner.region.path,
+            "seconds": round(time.monotonic() - self._since, 1),
+        }

@@ -1,0 +1,80 @@
+"""What failed in a session, and what runs uncompiled because of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Sequence
+
+from ..backends.errors_in_words import is_out_of_memory
+from ..blocks.shared_graph import SharedGraph
+from .block_runner import RegionRunner
+
+log = logging.getLogger(__name__)
+
+#: A failure in words, and the graph break that it was, if it was one: ``Backend.explain``.
+Explain = Callable[[Exception], tuple[str, dict[str, str] | None]]
+
+
+class Failures:
+    """Failures by what they concern: the whole model (``given_up`` says why), all blocks of a graph (``graphs``), one
+    block (``reason`` of its runner), or steps of one shape that ran out of memory (``too_large``)."""
+
+    def __init__(self) -> None:
+        self.given_up: str | None = None
+        self.graphs: dict[SharedGraph, str] = {}
+        self.breaks: list[dict[str, str]] = []
+        self.too_large: set[Hashable] = set()
+
+    def forget(self) -> None:
+        """Gives everything a new chance."""
+        self.given_up = None
+        self.graphs.clear()
+        self.breaks.clear()
+        self.too_large.clear()
+
+    def note(self, error: Exception, graph: SharedGraph, shape: Hashable, explain: Explain) -> str | None:
+        """Notes that compiling a graph or running it raised. Returns why its blocks run uncompiled from now on; None
+        after running out of memory, which concerns only steps of this shape."""
+        if is_out_of_memory(error):
+            self.too_large.add(shape)
+            return None
+        reason, graph_break = explain(error)
+        self.graphs[graph] = reason
+        if graph_break is not None:
+            self.breaks.append(graph_break)
+        return reason
+
+    def drop_block(self, runner: RegionRunner, reason: str) -> None:
+        """A block runs uncompiled from now on."""
+        runner.reason = reason
+        log.warning("OneDiff: %s runs uncompiled: %s", runner.region.path, reason)
+
+    def concerning(self, shape: Hashable) -> str | None:
+        """Why steps of this shape run uncompiled as a whole, None when they do not."""
+        if self.given_up is not None:
+            return self.given_up
+        return "compiled steps of this size ran out of memory." if shape in self.too_large else None
+
+    def first(self, runners: Sequence[RegionRunner]) -> str | None:
+        """The first reason why not everything is compiled, for a user who wants to stop then."""
+        broken = next((runner for runner in runners if runner.reason), None)
+        return self.given_up or (f"{broken.region.path} cannot be compiled: {broken.reason}" if broken else None)
+
+
+def common_reason(runners: Sequence[RegionRunner]) -> str | None:
+    """Why no block at all can be compiled, None when some can."""
+    reasons = [runner.reason for runner in runners if runner.reason]
+    if not reasons or len(reasons) < len(runners):
+        return None
+    return reasons[0] if len(set(reasons)) == 1 else f"no block could be compiled: {reasons[0]}"
+
+
+class ModelUnfit(RuntimeError):
+    """Raised where the user asked to stop rather than run uncompiled. ``node`` is its id, ``reason`` says why."""
+
+    def __init__(self, node: str, reason: str):
+        super().__init__(
+            f"OneDiff Compile (node {node}): {reason} Set unfit (if_unfit) to “run uncompiled” to go on without."
+        )
+        self.node = node
+        self.reason = reason

@@ -1,0 +1,1 @@
+"""Everything else that this pack asks of ComfyUI."""

@@ -1,0 +1,160 @@
+"""The processors that a node offers, and the one that a workflow names."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any, cast
+
+import folder_paths
+from torch import nn
+
+from ..checks import Finding, rules
+from ..checks.attached import check_attached
+from ..checks.source import short_path
+from ..patching.user_errors import error_words, files_of, lines_in, ordinary
+from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names, written
+from ..processors.attention_patch import not_patchable_reason
+from ..processors.authored.make import CannotLoad
+from ..processors.sources import custom as user
+from ..processors.sources import diffusers_classes as diffusers
+from ..processors.sources.user_files import USER_FOLDER
+from .cancelling import CANCEL
+from .known_values import unknown_value
+
+log = logging.getLogger(__name__)
+
+#: Files that a record names because they cannot be listed.
+MOST_NOT_LISTED = 5
+
+CUSTOM = user.CustomProcessors(lambda: folder_paths.get_folder_paths(USER_FOLDER))
+
+
+def register_folder() -> None:
+    """Makes ``models/attention_processors`` one of ComfyUI's model folders. It stays empty: what is in there is the
+    user's."""
+    folder = os.path.join(folder_paths.models_dir, USER_FOLDER)
+    folder_paths.add_model_folder_path(USER_FOLDER, folder, is_default=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        log.info("OneDiff: models/%s cannot be made (%s); processors of your own need it.", USER_FOLDER, error.strerror)
+
+
+def choices() -> list[str]:
+    """All names: built-in ones, the user's own, diffusers'. Asked anew for each list of nodes, so it runs no code."""
+    asked = CUSTOM.start_listing()  # both at once: together they take no longer than one
+    theirs = diffusers.listed()
+    return [*processor_names(), *CUSTOM.names(asked), *theirs]
+
+
+def fingerprint(name: Any) -> str:
+    """Changes when the file that a name comes from changes."""
+    return CUSTOM.fingerprint(name) if isinstance(name, str) else ""
+
+
+def not_listed(said: set[str]) -> list[Finding]:
+    """Files and folders whose processors the list lacks, and why; without those that were ``said`` already."""
+    problems = [one for one in (*CUSTOM.unlisted(), *diffusers.unlisted()) if one.shown not in said]
+    notes = [
+        Finding("note", "processor", "", one.shown, "cannot be listed", one.why, one.fix, "processor-not-listed")
+        for one in problems[:MOST_NOT_LISTED]
+    ]
+    more = len(problems) - len(notes)
+    if more:
+        what = f"{more:,} more files cannot be listed"
+        notes.append(Finding("note", "processor", "", f"models/{USER_FOLDER}", what, "As those above.", "Mend those."))
+    return notes
+
+
+def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: list[Finding]) -> tuple[str, Processor]:
+    """The processor of that name; the default one, and findings that say why, when it cannot be used."""
+    if name in processor_names():
+        return name, get_processor(name)
+    if not name.startswith((user.PREFIX, diffusers.PREFIX)):
+        findings.append(unknown_value(node, "processor", name, choices(), DEFAULT_PROCESSOR))
+        return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
+    reason = None
+    try:
+        module = _load(name, model)
+        found = _check(module, sites, model)
+        findings += found
+        reason = _unusable(found)
+        if issubclass(type(module), Processor) and reason is None:
+            return name, cast(Processor, module)
+    except CannotLoad as error:
+        findings.append(_finding(error))
+        return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
+    except CANCEL.stops:
+        raise
+    except BaseException as error:  # a person's code ends neither the prompt nor the thread that runs it
+        words = error_words(error)
+        fix = "Take out of its file what raises when the class is looked at."
+        findings.append(_finding(CannotLoad(name, "input", "cannot be looked at", f"It raises {words}.", fix)))
+        return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
+    findings.append(_not_used(name, reason))
+    return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
+
+
+def _load(name: str, model: Any) -> nn.Module:
+    if name.startswith(diffusers.PREFIX):
+        return diffusers.load(name, CANCEL)
+    return CUSTOM.load(name, model.load_device, model.model_dtype(), CANCEL)
+
+
+def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding]:
+    """What is wrong with a processor, seen at the first site of each kind where it fits. Forward Check and OneDiff
+    Compile look at all sites."""
+    first: dict[str, Site] = {}
+    for site in sites:
+        if not issubclass(type(module), Processor) or not_patchable_reason(site, cast(Processor, module)) is None:
+            first.setdefault(site.kind, site)
+    return check_attached([(site, module) for site in first.values()], model.model_dtype(), model.load_device, CANCEL)
+
+
+def processor_error(node: str, name: str, processor: Processor, error: BaseException) -> BaseException:
+    """What is raised in the middle of a sampling for what a processor raised: the error itself where ComfyUI can show
+    it. With others, as SystemExit or one whose text cannot be read, its thread would end and the queue stand still."""
+    if isinstance(error, CANCEL.error) or ordinary(error) is error:
+        return error
+    lines = lines_in(error, files_of(written(processor)))
+    if not lines:  # another node's, which is not known here
+        return error
+    where = f"{short_path(lines[-1][0])}:{lines[-1][1]}"
+    return RuntimeError(
+        f"{node}: {name} raised {error_words(error)} ({where}) while it computed attention. "
+        f"Correct that line, or choose {DEFAULT_PROCESSOR} there, and queue again."
+    )
+
+
+def _finding(error: CannotLoad) -> Finding:
+    return Finding(
+        severity="error",
+        path="processor",
+        cls=error.name.rpartition(":")[2].rpartition("/")[2],
+        where=error.where,
+        what=f"{error.name} {error.what}; {DEFAULT_PROCESSOR} is used instead",
+        why=error.why,
+        fix=error.fix,
+        rule="processor-file",
+    )
+
+
+def _unusable(found: list[Finding]) -> Finding | None:
+    """The finding for which a processor is not used. What only a graph cannot hold still runs uncompiled."""
+    layers = {rule.name: rule.layer for rule in rules()}
+    return next((f for f in found if f.severity == "error" and layers.get(f.rule) != "hazards"), None)
+
+
+def _not_used(name: str, reason: Finding | None) -> Finding:
+    return Finding(
+        severity="warning",
+        path="processor",
+        cls=name.rpartition(":")[2].rpartition("/")[2],
+        where=reason.where if reason else "input",
+        what=f"{name} is not used; {DEFAULT_PROCESSOR} is, so that the picture is finished",
+        why=f"It {reason.what}." if reason else "It cannot be called as a processor.",
+        fix="Mend what the error says and queue again.",
+        rule="processor-not-used",
+    )

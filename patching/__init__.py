@@ -1,0 +1,1 @@
+"""How a MODEL is changed and changed back, and what others have put on it."""

@@ -1,0 +1,178 @@
+"""Attaching processors to a ModelPatcher, and taking them off again.
+
+Everything this pack puts on a MODEL sits on a clone under one key. A patched site is an instance ``forward`` that is
+set around the model call and removed after it, so bypassing the node leaves nothing behind and the weights keep their
+names.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+from ..memo import shared
+from ..patching.calls import accepts_options, options_of, options_position, with_options
+from ..patching.foreign import OVERRIDE
+from ..patching.forwards import swapped_forwards
+from ..patching.wrappers import KEY, OUTER_SAMPLE
+from .contract import KernelProcessor, ModuleProcessor, Processor
+from .site_calls import SiteCalls
+from .sites.find import Site
+
+
+@shared
+def kernel_override(processor: KernelProcessor) -> Callable:
+    """The processor as an ``optimized_attention_override``; one function a processor, so compiled graphs are shared."""
+
+    def override(
+        func, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False, **kwargs
+    ):
+        scale, enable_gqa = kwargs.get("scale"), kwargs.get("enable_gqa", False)
+        return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
+
+    return override
+
+
+@shared
+def kernel_forward(forward: Callable, override: Callable, superseded: Callable | None = None) -> Callable:
+    """A class's ``forward`` with ``override`` in its ``transformer_options``.
+
+    An override that another node put there later stays in effect; one that was there before (``superseded``) does not.
+    """
+    position = options_position(forward)
+
+    def forward_with_override(self, *args, **kwargs):
+        options = options_of((args, kwargs), position)
+        options = {} if options is None else options
+        if options.get(OVERRIDE, superseded) is superseded:
+            options = options.copy()  # not {**options}: a watched dict stays watched
+            options[OVERRIDE] = override
+            args, kwargs = with_options((args, kwargs), position, options)
+        return forward(self, *args, **kwargs)
+
+    forward_with_override.__dict__["superseded"] = superseded
+    return forward_with_override
+
+
+@shared
+def module_forward(forward: Callable, processor: ModuleProcessor, superseded: Callable | None = None) -> Callable:
+    """A ``forward`` for ComfyUI's CrossAttention that asks the processor, unless another node has replaced attention
+    later: then ``forward``, the class's own, runs."""
+
+    def forward_of_processor(self, x, context=None, value=None, mask=None, transformer_options=None):
+        options = transformer_options or {}
+        if options.get(OVERRIDE, superseded) is not superseded:
+            return forward(self, x, context, value, mask, options)
+        return processor(self, x, context, mask, value)
+
+    forward_of_processor.__dict__["superseded"] = superseded
+    return forward_of_processor
+
+
+def supersedes(site: nn.Module, forward: Callable | None, override: Callable) -> bool:
+    """Whether a site's forward, with None the one that it has now, takes the place of an attention override that was
+    there before."""
+    forward = forward or site.__dict__.get("forward")
+    return getattr(getattr(forward, "__func__", None), "superseded", None) is override
+
+
+def not_patchable_reason(site: Site, processor: Processor) -> str | None:
+    """Why a processor cannot take a site's place, None when it can."""
+    name = type(site.module).__name__
+    if isinstance(processor, ModuleProcessor) and not site.has_projections:
+        return f"{name} does not compute attention from to_q, to_k, to_v and to_out alone, which this processor needs"
+    if isinstance(processor, KernelProcessor) and not accepts_options(type(site.module).forward):
+        return f"ComfyUI passes {name} no transformer_options, through which a processor is reached"
+    return None
+
+
+def site_forward(site: Site, processor: Processor, superseded: Callable | None = None) -> types.MethodType:
+    """The ``forward`` of a patched site. ``superseded`` is the attention override that was on the model before.
+
+    Raises:
+        TypeError: for a site where this processor cannot be used.
+    """
+    reason = not_patchable_reason(site, processor)
+    if reason is not None:
+        raise TypeError(f"{site.path}: {reason}")
+    forward = type(site.module).forward
+    if isinstance(processor, ModuleProcessor):
+        return types.MethodType(module_forward(forward, processor, superseded), site.module)
+    assert isinstance(processor, KernelProcessor)
+    return types.MethodType(kernel_forward(forward, kernel_override(processor), superseded), site.module)
+
+
+class AttentionPatch:
+    """The sites that one node patched, as a wrapper of ``apply_model``.
+
+    ``observe(options)`` is called once a sampling with the ``transformer_options``, for the record; ``ended(unused,
+    reached)`` when a sampling has ended: why the processor took no part in it, if it did not, and at how many sites it
+    was called, None where compiled code ran, which does not tell. ``failed(error)`` gives what is raised for what a
+    model call raised.
+    """
+
+    order = 0
+
+    def __init__(
+        self,
+        sites: list[Site],
+        processor: Processor,
+        observe: Callable[[dict[str, Any]], None],
+        superseded: Callable | None = None,
+        name: str = "custom",
+        ended: Callable[[dict[str, Any] | None, int | None], None] = lambda unused, reached: None,
+        failed: Callable[[BaseException], BaseException] = lambda error: error,
+    ):
+        self.sites = sites
+        self.processor = processor
+        self.described = [{"site": site.path, "processor": name} for site in sites]
+        self.forwards: list[tuple[nn.Module, Callable]] = [
+            (site.module, site_forward(site, processor, superseded)) for site in sites
+        ]
+        self.observe = observe
+        self.ended = ended
+        self.failed = failed
+        self.seen: Any = None
+        self.superseded = superseded
+        self.calls = SiteCalls(self, KEY)
+
+    def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Wrapper of one whole sampling (``outer_sample``): looks whether the processor took part in it."""
+        self.calls = SiteCalls(self, KEY)
+        result = executor(*args, **kwargs)
+        self.ended(self.calls.unused(executor, args, kwargs), self.calls.reached)
+        return result
+
+    def __call__(
+        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
+    ):
+        options = transformer_options if transformer_options is not None else {}
+        sampling = options.get("sample_sigmas")
+        if sampling is None or sampling is not self.seen:
+            self.seen = sampling
+            self.observe(options)
+        with self.calls.counted(executor, options) as forwards, swapped_forwards(forwards):
+            try:
+                return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            except BaseException as error:
+                instead = self.failed(error)
+                if instead is error:
+                    raise
+                raise instead from error
+
+
+def processors_of(patches: Iterable[AttentionPatch]) -> list[tuple[Site, Processor]]:
+    """The patched sites with the processor that computes each: the last patch's, where several mean the same site."""
+    last = {site.path: (site, patch.processor) for patch in patches for site in patch.sites}
+    return list(last.values())
+
+
+def _set_wrappers(model: Any, wrappers: list[Any], wrapper_type: str) -> None:
+    samplings = [wrapper.sampling for wrapper in wrappers if hasattr(wrapper, "sampling")]
+    for kind, functions in ((wrapper_type, wrappers), (OUTER_SAMPLE, samplings)):
+        model.remove_wrappers_with_key(kind, KEY)
+        for function in functions:
+            model.add_wrapper_with_key(kind, KEY, function)

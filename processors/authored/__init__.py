@@ -1,0 +1,1 @@
+"""Processors that people wrote, called as they are written."""

@@ -1,0 +1,135 @@
+"""A processor with any signature as one that keeps the pack's contract.
+
+What a processor has no parameter for is done around it where that is exact (layout of q, k and v, scale, fewer key
+heads). A call with a mask, or with separate values, that it cannot take is computed by PyTorch's attention instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ...patching.explicit_forward import repaired
+from ..built_in.sdpa import SDPAProcessor
+from ..built_in.shapes import merge_heads, project, split_heads
+from ..contract import KernelProcessor, Limits, ModuleProcessor, Processor
+from .attn_view import AttnView
+from .call_plan import Plan, level_of, plan_call
+
+
+class NotCallable(TypeError):
+    """A processor whose signature does not tell how to call it. ``cls`` is its class."""
+
+    def __init__(self, cls: type[nn.Module], reason: str):
+        super().__init__(f"{cls.__name__} {reason}")
+        self.cls = cls
+        self.reason = reason
+
+
+def adapt(processor: nn.Module) -> Processor:
+    """The processor itself when it derives from the pack's contract, else one that calls it.
+
+    Raises:
+        NotCallable: when its level is neither declared nor told by its signature, or when it cannot take what every
+            call brings, or requires what no call brings.
+    """
+    if issubclass(type(processor), Processor):  # isinstance would ask its own __class__
+        return cast(Processor, processor)
+    processor = repaired(processor)
+    level = level_of(type(processor))
+    if level is None:
+        raise NotCallable(
+            type(processor), "has a forward that starts with neither (attn, hidden_states) nor (q, k, v, heads)"
+        )
+    plan = plan_call(type(processor).forward, level)
+    if plan.unfilled:
+        raise NotCallable(type(processor), f"requires {', '.join(plan.unfilled)}, which no call brings")
+    adapted = AdaptedKernel(processor, plan) if level == "kernel" else AdaptedModule(processor, plan)
+    return adapted.train(processor.training)
+
+
+def written(processor: nn.Module) -> nn.Module:
+    """The module that a person wrote, inside what adapts it."""
+    return cast(_Adapted, processor).inner if issubclass(type(processor), _Adapted) else processor
+
+
+class _Adapted(Processor):
+    """``inner`` is called as ``plan`` says, ``fallback`` for what it cannot take."""
+
+    def __init__(self, inner: nn.Module, plan: Plan):
+        super().__init__()
+        self.inner = inner
+        self.plan = plan
+        self.fallback = SDPAProcessor()
+        self.limits = getattr(inner, "limits", Limits())  # type: ignore[misc]
+
+
+class AdaptedKernel(_Adapted, KernelProcessor):
+    """Calls a kernel-level module by its own signature."""
+
+    def forward(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        heads: int,
+        mask: torch.Tensor | None = None,
+        skip_reshape: bool = False,
+        skip_output_reshape: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> torch.Tensor:
+        dropped = self.plan.dropped
+        if mask is not None and "mask" in dropped:
+            return self.fallback(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
+        if enable_gqa and "enable_gqa" in dropped:
+            head_dim = q.shape[-1] if skip_reshape else q.shape[-1] // heads
+            if not skip_reshape:
+                q, k, v, skip_reshape = *(split_heads(x, head_dim) for x in (q, k, v)), True
+            k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
+            enable_gqa = False
+        if scale is not None and "scale" in dropped:
+            head_dim = q.shape[-1] if skip_reshape else q.shape[-1] // heads
+            q = q * (scale * head_dim**0.5)  # the processor divides by √head_dim
+        if skip_reshape and "skip_reshape" in dropped:
+            q, k, v = (merge_heads(x) for x in (q, k, v))
+            skip_reshape = False
+        split_after = skip_output_reshape and "skip_output_reshape" in dropped
+        given = {
+            "q": q,
+            "k": k,
+            "v": v,
+            "heads": heads,
+            "mask": mask,
+            "skip_reshape": skip_reshape,
+            "skip_output_reshape": skip_output_reshape,
+            "scale": scale,
+            "enable_gqa": enable_gqa,
+        }
+        out = self.plan.call(self.inner, given)
+        return split_heads(out, out.shape[-1] // heads) if split_after else out
+
+
+class AdaptedModule(_Adapted, ModuleProcessor):
+    """Calls a module-level module by its own signature, with what diffusers' contract promises of ``attn``."""
+
+    def forward(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        value: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        given = {
+            "encoder_hidden_states": encoder_hidden_states,
+            "attention_mask": attention_mask,
+            "value": value,
+        }
+        if any(given[name] is not None for name in self.plan.dropped):
+            q, k, v = project(attn, hidden_states, encoder_hidden_states, value)
+            return attn.to_out(self.fallback(q, k, v, attn.heads, attention_mask))  # ComfyUI's CrossAttention
+        view = AttnView(attn, hidden_states.dtype)
+        return self.plan.call(self.inner, {"attn": view, "hidden_states": hidden_states, **given})

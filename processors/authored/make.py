@@ -1,0 +1,191 @@
+"""One processor out of a class that somebody else wrote, or why there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ...patching.explicit_forward import with_forward
+from ...patching.user_code import Attendance
+from ...patching.user_errors import Overdue, class_name, said
+from ..contract import Limits
+from .adapt import NotCallable, adapt
+
+#: Entries that a set among ``limits`` may have.
+MANY = 64
+
+
+class CannotLoad(ValueError):
+    """A listed class that cannot be used. ``where`` is "file:line"; ``what``, ``why`` and ``fix`` are a finding's."""
+
+    def __init__(self, name: str, where: str, what: str, why: str, fix: str):
+        super().__init__(f"{name} ({where}) {what}. {why} {fix}")
+        self.name = name
+        self.where = where
+        self.what = what
+        self.why = why
+        self.fix = fix
+
+
+def make(
+    name: str,
+    cls: type,
+    path: str,
+    shown: str,
+    attendance: Attendance | None = None,
+    place: tuple[torch.device | None, torch.dtype | None] = (None, None),
+) -> nn.Module:
+    """An instance of a class, in eval mode and without gradients: a Processor where it can be called as one, else as it
+    is, for the check to say why not.
+
+    Args:
+        name: as the node lists it, for errors.
+        path, shown: the class's file, as Python knows it and as people are told.
+        attendance: looks after its code, which runs in a thread of its own.
+        place: device and dtype of its weights, where it has any.
+
+    Raises:
+        CannotLoad: when it needs arguments, raises whatever it may, takes too long, or declares limits that are none.
+    """
+    attendance = attendance or Attendance()
+    passed_on: tuple[type[BaseException], ...] = (CannotLoad, *attendance.stops)
+    try:
+        return attendance.apart(lambda: _made(name, cls, path, shown, place), f"{name} to be made")
+    except Overdue as over:
+        where = f"{shown}:{_line_of(cls)}"
+        raise too_slow(name, where, "was not made", over, "forward, or do it once beforehand") from over
+    except passed_on:
+        raise
+    except BaseException as error:  # whatever a class raises, SystemExit too, is its author's to read
+        raise failed(name, path, shown, "cannot be made", error) from error
+
+
+def _made(
+    name: str, cls: type, path: str, shown: str, place: tuple[torch.device | None, torch.dtype | None]
+) -> nn.Module:
+    where = f"{shown}:{_line_of(cls)}"
+    needed = needed_arguments(cls)
+    if needed:
+        raise CannotLoad(
+            name,
+            where,
+            f"cannot be made: its __init__ needs {', '.join(needed)}",
+            "A processor is chosen by its name alone, so nobody passes them.",
+            f"Give {'them defaults' if len(needed) > 1 else 'it a default'}.",
+        )
+    with torch.inference_mode(False):
+        module = _new(cls).eval().requires_grad_(False)
+    limits = _limits(name, where, module)
+    if limits is not None:
+        module.__dict__["limits"] = limits
+    with contextlib.suppress(NotCallable):
+        module = adapt(module)
+    if any(True for _ in tensors_of(module)):
+        module = module.to(device=place[0], dtype=place[1])
+    return module
+
+
+def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Weights and buffers, asked of nn.Module, so that none of the module's own code runs."""
+    yield from nn.Module.parameters(module)
+    yield from nn.Module.buffers(module)
+
+
+def _new(cls: type) -> nn.Module:
+    """An instance with an explicit ``forward``. A class's ``__new__`` may hand out another class's instance, as
+    diffusers' old names do; that class is then made."""
+    made: object = with_forward(cls)()
+    return cast(nn.Module, made) if issubclass(type(made), nn.Module) else with_forward(type(made))()
+
+
+def too_slow(name: str, where: str, what: str, over: Overdue, instead: str) -> CannotLoad:
+    """A file or class that had its time."""
+    ended = "It was ended." if over.ended else "It waits in C code and cannot be ended: it goes on in the background."
+    return CannotLoad(
+        name, where, f"{what} within {over.seconds:g} s", ended, f"Move what takes so long into {instead}."
+    )
+
+
+def failed(name: str, path: str, shown: str, what: str, error: BaseException) -> CannotLoad:
+    """An exception in somebody's file, with the last line of that file that it went through."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    line = frames[-1].lineno if frames else None
+    message = said(error)
+    if type(error) in (SyntaxError, IndentationError, TabError) and isinstance(error, SyntaxError):
+        message = error.msg
+        line = error.lineno if error.filename == path else line
+    fix = "Correct that line and queue again; the file is read anew."
+    if type(error) is ModuleNotFoundError:
+        fix = f"Install {error.name} in ComfyUI's Python, or do without it: a file can import installed packages only."
+    elif issubclass(type(error), SystemExit):
+        fix = "Take out what ends the program there (sys.exit, argparse), and queue again; the file is read anew."
+    text = f"{class_name(type(error))}: {message}".rstrip(": .")
+    return CannotLoad(name, f"{shown}:{line or 1}", what, f"{text}.", fix)
+
+
+def needed_arguments(cls: type) -> list[str]:
+    """Parameters of ``__init__`` without a default."""
+    init = cast(Any, cls).__init__
+    if init in (object.__init__, nn.Module.__init__):
+        return []
+    parameters = list(inspect.signature(init).parameters.values())[1:]
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _line_of(cls: type) -> int:
+    try:
+        return inspect.getsourcelines(cls)[1]
+    except Exception:  # there is no source, or it was saved while it is read
+        return 1
+
+
+def _limits(name: str, where: str, module: nn.Module) -> Limits | None:
+    """The ``limits`` that a class declares, as a dict: ``{"devices": {"cuda"}, "max_head_dim": 128}``."""
+    declared: Any = getattr(module, "limits", None)
+    if declared is None or type(declared) is Limits:
+        return declared
+    try:
+        return Limits(**{key: _limit(key, value) for key, value in dict(_mapping(declared)).items()})
+    except (TypeError, ValueError) as error:
+        raise CannotLoad(
+            name,
+            where,
+            "declares limits that are not understood",
+            f"{said(error)}.",
+            'Write them as limits = {"devices": {"cuda"}, "dtypes": {torch.float16}, "max_head_dim": 128}, or fewer.',
+        ) from error
+
+
+def _mapping(declared: Any) -> Mapping[str, Any]:
+    if not issubclass(type(declared), Mapping):
+        raise TypeError(f"limits have to be a dict (they are of type {class_name(type(declared))})")
+    return declared
+
+
+def _limit(name: str, value: Any) -> Any:
+    """One of the limits, as Limits has it.
+
+    Raises:
+        TypeError, ValueError: for what cannot be compared with a model later.
+    """
+    if value is None or name not in ("devices", "dtypes", "max_head_dim"):  # another name is Limits' to refuse
+        return value
+    kind = class_name(type(value))
+    if name == "max_head_dim":
+        if type(value) is not int or not 0 < value < 1 << 31:
+            raise TypeError(f"max_head_dim has to be a whole number from 1 to {(1 << 31) - 1} (it is of type {kind})")
+        return value
+    if type(value) not in (set, frozenset, list, tuple) or len(value) > MANY:
+        raise TypeError(f"{name} has to be a set of at most {MANY} (it is of type {kind})")
+    wanted = str if name == "devices" else torch.dtype
+    other = next((entry for entry in value if type(entry) is not wanted), None)
+    if other is not None:
+        kind = class_name(type(other))
+        raise TypeError(f"the entries of {name} have to be of type {class_name(wanted)} (one is of type {kind})")
+    return frozenset(value)

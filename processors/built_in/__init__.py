@@ -1,0 +1,1 @@
+"""The processors that come with the pack, one kernel a file."""

@@ -1,0 +1,1 @@
+"""Where a model computes attention, and which of these places a node means."""

@@ -1,0 +1,1 @@
+"""Where processors that are not built in come from."""

@@ -1,0 +1,1 @@
+"""What the speed report says: its figures, its words and its picture."""
