@@ -15,13 +15,6 @@ from torch import nn
 from .finding import Finding
 from .rule import Hit, Layer, Rule, Subject, apply, rule
 
-#: Device types that each backend compiles for.
-BACKEND_DEVICES: Mapping[str, tuple[str, ...]] = {
-    "inductor": ("cuda", "cpu", "xpu", "mps"),
-    "oneflow": ("cuda", "cpu"),
-    "nexfort": ("cuda",),
-}
-
 #: Compute capability from which Triton, which Inductor writes GPU code with, works; has bfloat16; has float8 e4m3.
 TRITON, BFLOAT16, FLOAT8 = (7, 0), (8, 0), (8, 9)
 
@@ -37,7 +30,8 @@ class Asked(Subject):
     dtype. ``capability`` is an NVIDIA GPU's compute capability, ``multiprocessors`` its count, both None elsewhere.
     ``casts_weights`` tells that layers convert their weights while they run, ``offloaded_bytes`` how much of the
     weights will not fit on the device, ``moves_weights`` that they are brought there layer by layer. ``regions`` counts
-    the parts that the scope would compile.
+    the parts that the scope would compile. ``compiles_for`` are the types of device of the backend that was asked for,
+    None for ``auto`` and for one that is not known; ``triton`` tells that the backend writes GPU code with Triton.
     """
 
     backend: str
@@ -52,6 +46,8 @@ class Asked(Subject):
     casts_weights: bool = False
     offloaded_bytes: int = 0
     moves_weights: bool = False
+    compiles_for: tuple[str, ...] | None = None
+    triton: bool = True
 
     @property
     def weight_bytes(self) -> int:
@@ -59,8 +55,8 @@ class Asked(Subject):
 
     @property
     def uses_triton(self) -> bool:
-        """Whether code for this device goes through Triton; ``auto`` tries Inductor first."""
-        return self.backend in ("auto", "inductor") and self.device.type == "cuda" and self.capability is not None
+        """Whether code for this device goes through Triton."""
+        return self.triton and self.device.type == "cuda" and self.capability is not None
 
 
 def weight_bytes(module: nn.Module) -> dict[torch.dtype, int]:
@@ -106,10 +102,10 @@ class BackendNotForDevice(Option):
     fix = "Set backend to “auto”."
 
     def values(self, asked: Asked) -> Mapping[str, object] | None:
-        devices = BACKEND_DEVICES.get(asked.backend)
-        if devices is None or asked.device.type in devices:
+        if asked.compiles_for is None or asked.device.type in asked.compiles_for:
             return None
-        return {"backend": asked.backend, "device": asked.device.type, "devices": " and ".join(devices)}
+        devices = " and ".join(asked.compiles_for)
+        return {"backend": asked.backend, "device": asked.device.type, "devices": devices}
 
 
 @rule

@@ -8,7 +8,7 @@ import comfy.model_management
 import torch
 
 from ..checks.options import Asked, weight_bytes
-from ..compilers import Settings
+from ..compilers import BACKENDS, Settings
 from ..compilers.blocks.regions import find_regions
 from ..processors import find_sites
 
@@ -22,6 +22,7 @@ def asked(patcher: Any, settings: Settings) -> Asked:
     diffusion_model = patcher.get_model_object("diffusion_model")
     sites = find_sites(diffusion_model)
     nvidia = device.type == "cuda" and torch.version.hip is None and torch.cuda.is_available()
+    asked_for = BACKENDS.get(settings.backend)
     dynamic = patcher.is_dynamic() if hasattr(patcher, "is_dynamic") else False
     return Asked(
         path="",
@@ -38,6 +39,8 @@ def asked(patcher: Any, settings: Settings) -> Asked:
         casts_weights=model.manual_cast_dtype is not None,
         offloaded_bytes=0 if dynamic else offloaded_bytes(patcher),
         moves_weights=dynamic,
+        compiles_for=asked_for.devices if asked_for else None,
+        triton=(asked_for or next(iter(BACKENDS.values()))).uses_triton,
     )
 
 

@@ -15,11 +15,10 @@ from ...checks.graph.breaks import recompile_reason
 from ..blocks.shared_graph import SharedGraph
 from ..blocks.tensors import tensors_of
 from .dynamic_sizes import mark_dynamic_dimensions
-from .inductor.registered import keep
 from .plain_layout import in_plain_layout, is_plain
 
 
-class InductorDeployableModule(DeployableModule):
+class CompiledModule(DeployableModule):
     """A module whose forward is a compiled graph. It shares the parameters of the original and subclasses its class."""
 
     def __init__(self, torch_module: nn.Module, graph: SharedGraph):
@@ -49,11 +48,15 @@ class InductorDeployableModule(DeployableModule):
             graph.seconds += seconds
             if before:
                 graph.reasons.append(self._why_again())
-            keep(graph, seconds)
+            self._compiled(seconds)
         return result
 
     def _why_again(self) -> str:
+        """Why it was compiled once more, for people."""
         return _told(recompile_reason(self._graph.name))
+
+    def _compiled(self, seconds: float) -> None:
+        """What a backend does after the first run of what was compiled in so many seconds."""
 
 
 def entry_of(graph: SharedGraph) -> Callable:

@@ -6,8 +6,7 @@ import torch
 
 from ...checks.graph.breaks import break_of, causes, first_line
 from ...patching.user_errors import said
-from ..compile_cache import NoWorkspace
-from .inductor.failures import missing_tool
+from .protocol import Failure
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -15,21 +14,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(isinstance(c, torch.OutOfMemoryError) or "out of memory" in said(c).lower() for c in causes(error))
 
 
-def explain(error: Exception) -> tuple[str, dict[str, str] | None]:
-    """A failure as one sentence and, when it was a graph break, ``{"where": "file:line", "reason"}``."""
+def in_words(error: Exception) -> Failure:
+    """What went wrong, for any backend that goes through Dynamo."""
     if is_out_of_memory(error):
-        return "it ran out of memory.", None
-    tool = missing_tool(error, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    if tool:
-        return tool, None
+        return Failure("it ran out of memory.")
     for cause in causes(error):
-        if isinstance(cause, NoWorkspace):
-            return str(cause), None
         if isinstance(cause, torch._dynamo.exc.FailOnRecompileLimitHit):
-            return "it would have to be compiled again and again; Dynamo's limit is reached.", None
+            return Failure("it would have to be compiled again and again; Dynamo's limit is reached.")
         if isinstance(cause, torch._dynamo.exc.Unsupported):
             found = break_of(cause)
             where, reason = found.where or "unknown place", found.reason
-            return f"it does not fit into one graph: {reason} ({where}).", {"where": where, "reason": reason}
+            return Failure(f"it does not fit into one graph: {reason} ({where}).", {"where": where, "reason": reason})
     cause = causes(error)[-1]
-    return f"{type(cause).__name__}: {first_line(cause)}", None
+    return Failure(f"{type(cause).__name__}: {first_line(cause)}")

@@ -12,23 +12,23 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from torch import nn
 
-from ...checks.graph.breaks import first_line
+from ...checks.graph.breaks import causes, first_line
 from ...status.machine import package_version
 from ..blocks.shared_graph import SharedGraph
 from ..compile_cache import WARM
-from .errors_in_words import causes, explain
-from .protocol import BackendUnavailable
+from .inductor.failures import explain  # it generates code as Inductor does
+from .protocol import Backend, BackendUnavailable, Failure
 from .through_onediff import compile_through_onediff, missing_onediff
 from .whole_module import standin
 
 
-class NexfortBackend:
+class NexfortBackend(Backend):
     """OneDiff's nexfort backend."""
 
     name = "nexfort"
     package = "nexfort"
-    native = True
     packages = ("nexfort", "onediff")
+    devices = ("cuda",)
 
     def absent(self, device: torch.device) -> str | None:
         if package_version(self.package) is None:
@@ -43,9 +43,6 @@ class NexfortBackend:
         if not torch.cuda.is_available():
             return "nexfort needs an NVIDIA GPU, and torch sees none here: use inductor."
         return None
-
-    def emulates_casts(self, device: str) -> bool:
-        return False
 
     def load(self) -> None:
         try:
@@ -64,15 +61,12 @@ class NexfortBackend:
             block, graph, lambda module: compile_through_onediff(module, self.name, None), around=WARM.in_private
         )
 
-    def about(self, effort: str, device: str) -> str | None:
-        return None
-
-    def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
+    def explain(self, error: Exception) -> Failure:
         for cause in causes(error):
             if isinstance(cause, BackendUnavailable):
-                return cause.reason, None
+                return Failure(cause.reason)
             if isinstance(cause, ModuleNotFoundError):
-                return _why(cause), None
+                return Failure(_why(cause))
         return explain(error)
 
 

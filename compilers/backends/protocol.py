@@ -3,52 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
 
 from ..blocks.shared_graph import SharedGraph
-
-
-class Backend(Protocol):
-    """What the rest of the pack knows of a backend. Nothing above it assumes Dynamo or Inductor."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def package(self) -> str:
-        """The distribution whose version the record shows."""
-
-    @property
-    def native(self) -> bool:
-        """Whether it loads libraries that may hang or end the process: it is proven in a child process first."""
-
-    @property
-    def packages(self) -> tuple[str, ...]:
-        """The distributions whose versions a proof depends on, besides torch."""
-
-    def emulates_casts(self, device: str) -> bool:
-        """Whether it heeds ``SharedGraph.emulates_casts`` on this type of device."""
-
-    def absent(self, device: torch.device) -> str | None:
-        """Why it cannot work here, found out without compiling or loading it; None when it may."""
-
-    def load(self) -> None:
-        """Imports it. May raise anything, and a native one may do worse."""
-
-    def start_up(self, device: torch.device) -> None:
-        """Does what a process pays once, however little is compiled. May raise what ``load`` may."""
-
-    def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
-        """The compiled module of a block. May compile at the first call."""
-
-    def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
-        """A failure in words, and the graph break that it was, if it was one."""
-
-    def about(self, effort: str, device: str) -> str | None:
-        """What this effort means on this type of device, where that is worth a sentence."""
 
 
 class BackendUnavailable(RuntimeError):
@@ -59,3 +20,60 @@ class BackendUnavailable(RuntimeError):
         super().__init__(f"backend {backend} is not available: {reason}")
         self.backend = backend
         self.reason = reason
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why compiling a block, or running it compiled, failed: a sentence for a person and, when it was a graph break,
+    ``{"where": "file:line", "reason"}``."""
+
+    reason: str
+    graph_break: dict[str, str] | None = None
+
+
+class Backend(Protocol):
+    """Nothing above a backend assumes Dynamo or Inductor. What a backend does not say of itself, it cannot do.
+
+    ``package`` is the distribution whose version the record shows, ``packages`` those besides torch that a proof
+    depends on, ``devices`` the types of device that it compiles for. A ``native`` one loads libraries that may hang or
+    end the process: it is proven in a child process first. ``uses_triton`` tells that it writes GPU code with Triton.
+    """
+
+    name: ClassVar[str]
+    package: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    devices: ClassVar[tuple[str, ...]]
+    native: ClassVar[bool] = True
+    uses_triton: ClassVar[bool] = False
+
+    def absent(self, device: torch.device) -> str | None:
+        """Why it cannot work here, found out without compiling or loading it; None when it may."""
+        raise NotImplementedError
+
+    def load(self) -> None:
+        """Imports it. May raise anything, and a native one may do worse."""
+        raise NotImplementedError
+
+    def start_up(self, device: torch.device) -> None:
+        """Does what a process pays once, however little is compiled. May raise what ``load`` may."""
+        self.load()
+
+    def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
+        """The compiled module of a block. May compile at the first call."""
+        raise NotImplementedError
+
+    def explain(self, error: Exception) -> Failure:
+        """A failure in words."""
+        raise NotImplementedError
+
+    def emulates_casts(self, device: str) -> bool:
+        """Whether it heeds ``SharedGraph.emulates_casts`` on this type of device."""
+        return False
+
+    def about(self, effort: str, device: str) -> str | None:
+        """What this effort means on this type of device, where that is worth a sentence."""
+        return None
+
+    def notes_on_kept(self) -> list[str]:
+        """What people should know of what it keeps between starts."""
+        return [f"{self.name} compiles anew after each start: nothing is kept on disk."]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..backends.registry import BACKENDS
 from ..compile_cache import WARM, Place
 from .proof import Proof
 from .trial import try_out
@@ -113,12 +113,11 @@ def child(name: str, device: str, answer: str, limit: str, kept: str = "", kept_
             file.write(json.dumps(line) + "\n")
 
     say(doing=f"loading {name}")
-    backends = importlib.import_module(f"{__package__}.backends")
-    backend = backends.BACKENDS[name]
+    backend = BACKENDS[name]
     try:
         backend.start_up(torch.device(device))
     except Exception as error:  # a broken installation may raise anything
-        say(proof=vars(Proof(False, backend.explain(error)[0])))
+        say(proof=vars(Proof(False, backend.explain(error).reason)))
         return
     say(doing=_AT_WORK)
     say(proof=vars(try_out(backend, torch.device(device))))

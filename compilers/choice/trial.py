@@ -12,7 +12,6 @@ from torch import nn
 
 from ...measure.stopwatch import Stopwatch
 from ..backends.errors_in_words import is_out_of_memory
-from ..backends.inductor.failures import missing_tool
 from ..blocks.parity import compare
 from ..blocks.shared_graph import SharedGraph
 
@@ -58,7 +57,7 @@ def try_out(backend: Backend, device: torch.device) -> Proof:
             seconds = round(time.perf_counter() - start, 1)
             speed = _speed(lambda: compiled(x), lambda: module(x), device) if parity.passed else None
     except Exception as error:  # whatever a compiler raises, the answer is "no, because"
-        return Proof(False, missing_tool(error, device) or backend.explain(error)[0], passing=is_out_of_memory(error))
+        return Proof(False, backend.explain(error).reason, passing=is_out_of_memory(error))
     startup = round(start - begun, 1)
     if speed is None:
         reason = f"it computes wrong numbers here ({parity.relative:.1e} relative difference): use inductor."

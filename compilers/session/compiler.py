@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backends.protocol import Backend
+from ..backends.protocol import Backend, Failure
 from ..blocks.parity import Parity
 from ..blocks.shared_graph import GRAPHS, SharedGraph
 from ..choice.choose import choose_backend
@@ -119,8 +119,8 @@ class Compiling:
         assert self.backend is not None
         return self.backend.compile(block, graph, self._settings.effort)
 
-    def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
-        """A failure in words, and the graph break that it was, if it was one."""
+    def explain(self, error: Exception) -> Failure:
+        """A failure in words."""
         assert self.backend is not None
         return self.backend.explain(error)
 

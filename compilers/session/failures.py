@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 
 from ..backends.errors_in_words import is_out_of_memory
+from ..backends.protocol import Failure
 from ..blocks.shared_graph import SharedGraph
 from .block_runner import RegionRunner
 
 log = logging.getLogger(__name__)
 
-#: A failure in words, and the graph break that it was, if it was one: ``Backend.explain``.
-Explain = Callable[[Exception], tuple[str, dict[str, str] | None]]
+#: A failure in words: ``Backend.explain``.
+Explain = Callable[[Exception], Failure]
 
 
 class Failures:
@@ -38,11 +39,11 @@ class Failures:
         if is_out_of_memory(error):
             self.too_large.add(shape)
             return None
-        reason, graph_break = explain(error)
-        self.graphs[graph] = reason
-        if graph_break is not None:
-            self.breaks.append(graph_break)
-        return reason
+        failure = explain(error)
+        self.graphs[graph] = failure.reason
+        if failure.graph_break is not None:
+            self.breaks.append(failure.graph_break)
+        return failure.reason
 
     def drop_block(self, runner: RegionRunner, reason: str) -> None:
         """A block runs uncompiled from now on."""

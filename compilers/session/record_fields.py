@@ -9,7 +9,6 @@ from torch import nn
 
 from ...status.machine import machine, package_version
 from ..blocks.parity import worst
-from ..compile_cache import WARM
 
 if TYPE_CHECKING:
     from .block_runner import RegionRunner
@@ -126,9 +125,7 @@ def _compile(session: Session) -> dict[str, Any]:
 def _cache_notes(session: Session) -> list[str]:
     """What people should know of the cache, and of backends that have none."""
     backend = session.compiling.backend
-    if backend is None or backend.name == "inductor":
-        return list(WARM.notes)
-    return [f"{backend.name} compiles anew after each start: nothing is kept on disk."]
+    return backend.notes_on_kept() if backend is not None else []
 
 
 def _weights(session: Session) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from onediff_pack.checks import rules
-from onediff_pack.checks.options import BACKEND_DEVICES, Asked, check_options, weight_bytes
+from onediff_pack.checks.options import Asked, check_options, weight_bytes
 from torch import nn
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -29,9 +29,14 @@ FINE = Asked(
 
 #: Facts that differ from FINE; name and severity of the finding; words of what, why and fix.
 CASES = [
-    ({"backend": "nexfort", "device": CPU}, "backend-not-for-device", "warning", "nexfort does not compile for cpu"),
     (
-        {"backend": "inductor", "device": torch.device("privateuseone")},
+        {"backend": "nexfort", "compiles_for": ("cuda",), "device": CPU},
+        "backend-not-for-device",
+        "warning",
+        "nexfort does not compile for cpu",
+    ),
+    (
+        {"backend": "inductor", "compiles_for": ("cuda", "cpu"), "device": torch.device("privateuseone")},
         "backend-not-for-device",
         "warning",
         "inductor does not compile for privateuseone",
@@ -83,7 +88,7 @@ def test_every_rule_has_a_case():
     [
         {},
         {"device": CPU, "capability": None, "multiprocessors": None, "effort": "max speed"},
-        {"backend": "oneflow", "capability": (7, 5)},  # has kernels of its own
+        {"backend": "oneflow", "triton": False, "capability": (7, 5)},  # has kernels of its own
         {"capability": (8, 0), "weight_dtypes": {torch.float8_e5m2: MB}},  # Triton converts these everywhere
         {"capability": None, "multiprocessors": None},  # an AMD GPU
         {"multiprocessors": 20, "effort": "fast start"},
@@ -100,12 +105,6 @@ def test_scope_attention_without_attention_modules_names_the_scope_that_works():
     (finding,) = check_options(replace(FINE, scope="attention", regions=0))
     assert "to_q, to_k, to_v and to_out" in finding.why
     assert "Set scope to “blocks”" in finding.fix
-
-
-def test_all_backends_of_the_node_have_their_devices():
-    from onediff_pack.compilers import BACKENDS
-
-    assert BACKEND_DEVICES.keys() == BACKENDS.keys()
 
 
 def test_weights_are_counted_by_dtype():

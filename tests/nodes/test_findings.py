@@ -31,8 +31,14 @@ def compile_node(monkeypatch):
     from onediff_pack.nodes.compile import OneDiffCompile
 
     monkeypatch.setattr(backends, "_proofs", {("inductor", "cpu"): backends.Proof(True, "stands in.", 0.0)})
-    settings = {"scope": "blocks", "effort": "fast start", "if_unfit": "run uncompiled", "keep_faster": True}
-    return lambda model, **inputs: execute(OneDiffCompile, model=model, backend="auto", **{**settings, **inputs})[1]
+    settings = {
+        "backend": "auto",
+        "scope": "blocks",
+        "effort": "fast start",
+        "if_unfit": "run uncompiled",
+        "keep_faster": True,
+    }
+    return lambda model, **inputs: execute(OneDiffCompile, model=model, **{**settings, **inputs})[1]
 
 
 @pytest.fixture
@@ -48,6 +54,12 @@ class NoForward(nn.Module):
 
 def test_settings_that_fit_are_not_remarked_upon(compile_node):
     assert compile_node(models.unet_patcher())["check"]["findings"] == []
+
+
+def test_a_backend_for_other_devices_is_named(compile_node):
+    found = compile_node(models.flux_patcher(), backend="nexfort")["check"]["findings"]
+    assert "nexfort does not compile for cpu" in [finding["what"] for finding in found]
+    assert compile_node(models.flux_patcher(), backend="oneflow")["check"]["findings"] == []
 
 
 def test_a_scope_that_does_not_fit_the_model_is_in_the_record_before_sampling(compile_node):

@@ -9,20 +9,24 @@ import torch
 from torch import nn
 
 from ...blocks.shared_graph import SharedGraph
-from ..errors_in_words import explain
+from ...compile_cache import WARM
+from ..protocol import Backend, Failure
 from ..through_onediff import compile_through_onediff, missing_onediff
 from .effort import effort_note, inductor_config
+from .failures import explain
 from .tools import missing_tools
 from .vector_instructions import find_vector_instructions
 
 
-class InductorBackend:
+class InductorBackend(Backend):
     """torch.compile."""
 
     name = "inductor"
     package = "torch"
-    native = False
     packages = ("onediff",)
+    devices = ("cuda", "cpu", "xpu", "mps")
+    native = False
+    uses_triton = True
 
     def absent(self, device: torch.device) -> str | None:
         return missing_onediff() or missing_tools(device.type)
@@ -44,7 +48,7 @@ class InductorBackend:
         options = {"graph": graph, "config": config}
         return compile_through_onediff(block, self.name, options)
 
-    def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
+    def explain(self, error: Exception) -> Failure:
         return explain(error)
 
     def emulates_casts(self, device: str) -> bool:
@@ -52,3 +56,6 @@ class InductorBackend:
 
     def about(self, effort: str, device: str) -> str | None:
         return effort_note(effort, device)
+
+    def notes_on_kept(self) -> list[str]:
+        return list(WARM.notes)

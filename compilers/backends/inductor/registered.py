@@ -16,12 +16,26 @@ from ...blocks.shared_graph import SharedGraph
 from ...compile_cache import WARM
 from ...compile_cache.keys import graph_key
 from ...compile_cache.warm import Compile
-from ..deployable import InductorDeployableModule, entry_of
+from ..deployable import CompiledModule, entry_of
+
+
+class InductorModule(CompiledModule):
+    """A module compiled by Inductor, kept on disk for the next start."""
+
+    def _compiled(self, seconds: float) -> None:
+        graph: SharedGraph = self._graph
+        compiles: list[Compile] = graph.unkept
+        graph.unkept = []
+        for compiling in compiles:
+            share = seconds / len(compiles)
+            if compiling.saved_from is not None:
+                graph.seconds_saved += max(0.0, compiling.saved_from - share)
+            WARM.keep(compiling, share)
 
 
 @cached
-def _deployable_class(cls: type[nn.Module]) -> type[InductorDeployableModule]:
-    return type(f"Inductor{cls.__name__}", (InductorDeployableModule, cls), {})
+def _module_class(cls: type[nn.Module]) -> type[InductorModule]:
+    return type(f"Inductor{cls.__name__}", (InductorModule, cls), {})
 
 
 def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..., Any]:
@@ -65,17 +79,6 @@ def first_in_private(compiled: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def keep(graph: SharedGraph, seconds: float) -> None:
-    """After the first run of what was compiled: it is kept on disk for the next start."""
-    compiles: list[Compile] = graph.unkept
-    graph.unkept = []
-    for compiling in compiles:
-        share = seconds / len(compiles)
-        if compiling.saved_from is not None:
-            graph.seconds_saved += max(0.0, compiling.saved_from - share)
-        WARM.keep(compiling, share)
-
-
 @register_backend("inductor")
 def compile_with_inductor(torch_module: nn.Module, *, options: dict[str, Any] | None = None) -> DeployableModule:
     """Compiles a module into one graph.
@@ -92,4 +95,4 @@ def compile_with_inductor(torch_module: nn.Module, *, options: dict[str, Any] | 
     if graph.runner is None:
         backend = _counting_backend(graph, options.get("config") or {})
         graph.runner = torch.compile(entry_of(graph), backend=backend, fullgraph=True)
-    return _deployable_class(type(torch_module))(torch_module, graph)
+    return _module_class(type(torch_module))(torch_module, graph)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ...blocks.shared_graph import SharedGraph
-from ..errors_in_words import causes, explain
-from ..protocol import BackendUnavailable
+from ..errors_in_words import causes, in_words
+from ..protocol import Backend, BackendUnavailable, Failure
 from ..through_onediff import compile_through_onediff, missing_onediff
 from ..whole_module import standin
 from . import libraries
@@ -20,12 +20,12 @@ from .exceptions import MissingOperator
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class OneFlowBackend:
+class OneFlowBackend(Backend):
     """OneDiff's own backend where OneFlow has what it needs, else this pack's lowering."""
 
     name = "oneflow"
     package = "oneflow"
-    native = True
+    devices = ("cuda", "cpu")
     packages = ("oneflow", "onediff", "numpy", *(name.partition("==")[0] for name in libraries.LIBRARIES))
 
     def absent(self, device: torch.device) -> str | None:
@@ -48,17 +48,11 @@ class OneFlowBackend:
 
         return compile_through_onediff(block, self.name, {"graph": graph})
 
-    def emulates_casts(self, device: str) -> bool:
-        return False
-
-    def about(self, effort: str, device: str) -> str | None:
-        return None
-
-    def explain(self, error: Exception) -> tuple[str, dict[str, str] | None]:
+    def explain(self, error: Exception) -> Failure:
         for cause in causes(error):
             if isinstance(cause, MissingOperator):
-                return _COLOURS.sub("", str(cause)), None
+                return Failure(_COLOURS.sub("", str(cause)))
             if isinstance(cause, BackendUnavailable):
-                return cause.reason, None
-        reason, graph_break = explain(error)
-        return _COLOURS.sub("", reason), graph_break
+                return Failure(cause.reason)
+        failure = in_words(error)
+        return Failure(_COLOURS.sub("", failure.reason), failure.graph_break)

@@ -14,12 +14,12 @@ from torch._dynamo.backends.common import aot_autograd
 
 from ....memo import cached
 from ...blocks.shared_graph import SharedGraph
-from ..deployable import InductorDeployableModule, entry_of
+from ..deployable import CompiledModule, entry_of
 from .decompositions import decompositions
 from .lowering import Lowered
 
 
-class OneFlowDeployableModule(InductorDeployableModule):
+class OneFlowModule(CompiledModule):
     """A module whose forward is captured by Dynamo and executed by OneFlow."""
 
     def _why_again(self) -> str:
@@ -29,8 +29,8 @@ class OneFlowDeployableModule(InductorDeployableModule):
 
 
 @cached
-def _deployable_class(cls: type[nn.Module]) -> type[OneFlowDeployableModule]:
-    return type(f"OneFlow{cls.__name__}", (OneFlowDeployableModule, cls), {})
+def _module_class(cls: type[nn.Module]) -> type[OneFlowModule]:
+    return type(f"OneFlow{cls.__name__}", (OneFlowModule, cls), {})
 
 
 def _oneflow_backend(graph: SharedGraph) -> Callable[..., Any]:
@@ -78,4 +78,4 @@ def compile_with_oneflow(torch_module: nn.Module, *, options: dict[str, Any] | N
     graph = (options or {}).get("graph") or SharedGraph(type(torch_module).forward, type(torch_module).__name__)
     if graph.runner is None:
         graph.runner = torch.compile(entry_of(graph), backend=_oneflow_backend(graph), fullgraph=True)
-    return _deployable_class(type(torch_module))(torch_module, graph)
+    return _module_class(type(torch_module))(torch_module, graph)
