@@ -3,7 +3,7 @@
 from .backends.protocol import BackendUnavailable
 from .backends.registry import BACKENDS
 from .choice.choose import backend_rows
-from .choice.prove import PROOFS_ON_DISK, forget_failures, start_ahead, wait_for_imports
+from .choice.prove import PROOFS
 from .compile_cache import WARM, Place
 from .measuring.cleared import CLEARED
 from .measuring.step_clock import BlockCounter, StepClock
@@ -14,7 +14,7 @@ from .session.settings import Host, Settings, compile_seconds_asked
 __all__ = [
     "BACKENDS",
     "CLEARED",
-    "PROOFS_ON_DISK",
+    "PROOFS",
     "WARM",
     "BackendUnavailable",
     "BlockCounter",
@@ -26,7 +26,4 @@ __all__ = [
     "StepClock",
     "backend_rows",
     "compile_seconds_asked",
-    "forget_failures",
-    "start_ahead",
-    "wait_for_imports",
 ]

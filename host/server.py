@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..compilers import CLEARED, PROOFS_ON_DISK, WARM, Host, backend_rows, forget_failures, start_ahead
+from ..compilers import CLEARED, PROOFS, WARM, Host, backend_rows
 from ..status import HUB, Record
 from ..status.hub import Run
 from ..status.machine import machine
@@ -35,7 +35,7 @@ def start() -> None:
     register_folder()
     server = PromptServer.instance
     HUB.transport = server.send_sync
-    PROOFS_ON_DISK.folder = own_folder()
+    PROOFS.on_disk.folder = own_folder()
     WARM.place = cache_place
     HUB.running = running_workflow
     HUB.runs = ended_runs
@@ -71,14 +71,14 @@ def clear_compile_cache() -> str:
 
 def clear_backends() -> str:
     """Forgets why backends did not work. The sentence is for a person."""
-    forget_failures()
+    PROOFS.forget_failures()
     CLEARED.forget_failed_backends()
     return "Backends that did not work are tried again when they are asked for."
 
 
 def begin_start(backend: Any) -> None:
     """Lets a backend start while ComfyUI loads the model."""
-    start_ahead(str(backend), comfy.model_management.get_torch_device())
+    PROOFS.start_ahead(str(backend), comfy.model_management.get_torch_device())
 
 
 def _from(what: str) -> str:

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..checks import Finding
 from ..checks.options import check_options
-from ..compilers import BACKENDS, Session, Settings, compile_seconds_asked, wait_for_imports
+from ..compilers import BACKENDS, PROOFS, Session, Settings, compile_seconds_asked
 from ..host.compile_facts import asked
 from ..host.example_inputs import find_reach
 from ..host.known_values import known, model_given, name_given, switch_given
@@ -90,7 +90,7 @@ class OneDiffCompile(io.ComfyNode):
         compiled = model.clone()
         findings += check_options(asked(compiled, settings))
         session = Session(settings, record, host(), compiled.load_device, tuple(findings), find_reach(compiled))
-        wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
+        PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
         session.prepare(
             compiled.get_model_object("diffusion_model"),
             attached(compiled, AttentionPatch),

@@ -8,7 +8,7 @@ import logging
 from comfy_api.latest import io
 
 from ..checks import Finding, check_model
-from ..compilers import wait_for_imports
+from ..compilers import PROOFS
 from ..host.cancelling import CANCEL
 from ..host.example_inputs import find_reach, replaced_parts
 from ..host.known_values import known, model_given
@@ -66,7 +66,7 @@ class OneDiffForwardCheck(io.ComfyNode):
         findings: list[Finding] = []
         stop = known(NODE, "on_problem", on_problem, (REPORT, STOP), findings) == STOP
         diffusion_model = model.get_model_object("diffusion_model")
-        wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
+        PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
         report = check_model(
             diffusion_model,
             len(find_sites(diffusion_model)),

@@ -10,7 +10,7 @@ import comfy.model_management
 from comfy_api.latest import io
 
 from ..checks import Finding, Report
-from ..compilers import wait_for_imports
+from ..compilers import PROOFS
 from ..host.known_values import known, model_given, name_given, shown, text_given
 from ..host.offered_processors import choices, choose, fingerprint, not_listed, processor_error
 from ..host.server import executing_class, new_record, schema, seen_now, ui
@@ -92,7 +92,7 @@ class OneDiffPatchAttention(io.ComfyNode):
     def execute(cls, model, processor, sites, blocks, custom=None) -> io.NodeOutput:
         record = new_record(cls.hidden)
         model_given("Patch Attention Processors", NODE, model, record)
-        wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
+        PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
         patched = model.clone()
         all_sites = find_sites(patched.get_model_object("diffusion_model"))
         findings: list[Finding] = []

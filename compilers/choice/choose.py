@@ -8,12 +8,11 @@ import torch
 
 from ...status.machine import device_name, package_version
 from ..backends.protocol import Backend, BackendUnavailable
-from ..backends.registry import BACKENDS
 from .proof import Proof
-from .prove import prove
+from .prove import PROOFS, Proofs
 
 
-def choose_backend(requested: str, device: torch.device) -> tuple[Backend, str]:
+def choose_backend(requested: str, device: torch.device, proofs: Proofs = PROOFS) -> tuple[Backend, str]:
     """The backend to use and why.
 
     ``auto`` is the first that works and is not far slower than uncompiled. If none is, it is the first that runs in
@@ -25,14 +24,16 @@ def choose_backend(requested: str, device: torch.device) -> tuple[Backend, str]:
     """
     instead = ""
     if requested != "auto":
-        backend = BACKENDS.get(requested)
-        proof = prove(backend, device) if backend else Proof(False, f"this version knows no backend {requested!r}.")
+        backend = proofs.backends.get(requested)
+        proof = (
+            proofs.prove(backend, device) if backend else Proof(False, f"this version knows no backend {requested!r}.")
+        )
         if backend is not None and proof.available:
             return backend, f"Asked for. It {proof.reason}"
         instead = f"{requested} is not available: {proof.reason} "
     failures, slow = {}, None
-    for backend in BACKENDS.values():
-        proof = prove(backend, device)
+    for backend in proofs.backends.values():
+        proof = proofs.prove(backend, device)
         if proof.available and not proof.slower:
             how = "Used instead" if instead else "The first that works here and is not slower"
             return backend, f"{instead}{how}: it {proof.reason}"
@@ -47,11 +48,11 @@ def choose_backend(requested: str, device: torch.device) -> tuple[Backend, str]:
     raise BackendUnavailable(requested, instead + others)
 
 
-def backend_rows(device: torch.device) -> list[dict[str, Any]]:
+def backend_rows(device: torch.device, proofs: Proofs = PROOFS) -> list[dict[str, Any]]:
     """The rows of ``GET /onediff/backends``."""
     rows = []
-    for backend in BACKENDS.values():
-        proof = prove(backend, device, apart=True)
+    for backend in proofs.backends.values():
+        proof = proofs.prove(backend, device, apart=True)
         rows.append(
             {
                 "name": backend.name,

@@ -8,6 +8,7 @@ import importlib
 import logging
 import threading
 from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 
@@ -22,71 +23,123 @@ from .trial import try_out
 
 log = logging.getLogger(__name__)
 
-
-#: Where proofs are kept; the nodes name the folder.
-PROOFS_ON_DISK = ProofStore()
-
-
-_proofs: dict[tuple[str, str], Proof] = {}
-
-
 #: Seconds for the proof of a compiler in a child process. It calls other programs, which a busy machine delays.
 COMPILER_WORKING = 60.0
 
-
-_importing = threading.Lock()
-
-
-_ahead: dict[tuple[str, str], threading.Thread] = {}
+#: A backend and a type of device.
+_Key = tuple[str, str]
 
 
-_locks: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
-
-
-def prove(backend: Backend, device: torch.device, *, apart: bool = False) -> Proof:
-    """Compiles and runs something tiny, once per machine and versions; for a native backend in a child process. Takes
-    seconds. A native one that fails, and may have crashed, is not tried again for an hour.
+class Proofs:
+    """What is known of backends in this process: which work, which are being tried, which are starting up.
 
     Args:
-        apart: a child process for every backend. A thread beside the one that samples must not trace, see
-            `start_ahead`.
-
-    Raises:
-        RuntimeError: on the server's event loop, which would stand still.
+        backends: by name, in the order in which ``auto`` tries them.
+        on_disk: where proofs are kept; nothing is kept without a folder.
+        known: proofs that hold from the start, by backend and type of device.
     """
-    key = (backend.name, device.type)
-    if key in _proofs:
-        return _proofs[key]
-    _not_on_the_event_loop()
-    started = _ahead.get(key)
-    if started is not None:
-        started.join()
-    return _prove_once(backend, device, apart)
+
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        on_disk: ProofStore | None = None,
+        known: Mapping[_Key, Proof] | None = None,
+    ):
+        self.backends = dict(backends)
+        self.on_disk = on_disk if on_disk is not None else ProofStore()
+        self._known: dict[_Key, Proof] = dict(known or {})
+        self._importing = threading.Lock()
+        self._ahead: dict[_Key, threading.Thread] = {}
+        self._locks: defaultdict[_Key, threading.Lock] = defaultdict(threading.Lock)
+
+    def prove(self, backend: Backend, device: torch.device, *, apart: bool = False) -> Proof:
+        """Compiles and runs something tiny, once per machine and versions; for a native backend in a child process.
+        Takes seconds. A native one that fails, and may have crashed, is not tried again for an hour.
+
+        Args:
+            apart: a child process for every backend. A thread beside the one that samples must not trace, see
+                `start_ahead`.
+
+        Raises:
+            RuntimeError: on the server's event loop, which would stand still.
+        """
+        key = (backend.name, device.type)
+        if key in self._known:
+            return self._known[key]
+        _not_on_the_event_loop()
+        started = self._ahead.get(key)
+        if started is not None:
+            started.join()
+        return self._prove_once(backend, device, apart)
+
+    def _prove_once(self, backend: Backend, device: torch.device, apart: bool = False) -> Proof:
+        key = (backend.name, device.type)
+        with self._locks[key]:  # one that hangs must not hold up the others
+            if key not in self._known:
+                proof = self._prove(backend, device, apart or backend.native)
+                log.debug("backend %s on %s: %s", *key, proof)
+                if proof.passing:
+                    return proof
+                self._known[key] = proof
+            return self._known[key]
+
+    def _prove(self, backend: Backend, device: torch.device, apart: bool) -> Proof:
+        absent = backend.absent(device)
+        if absent:
+            return Proof(False, absent)
+        key = proof_key(backend.name, backend.packages, device_name(device))
+        proof = self.on_disk.get(key)
+        if proof is None:
+            proof = _in_child(backend, device) if apart else try_out(backend, device)
+            if proof.lasts or (backend.native and not proof.passing):  # others are tried again at the next start
+                self.on_disk.put(key, proof)
+        return proof
+
+    def start_ahead(self, requested: str, device: torch.device) -> threading.Thread | None:
+        """Begins in the background with what ``choose_backend`` will need of a backend: proves a native one, in its
+        child process, and starts another up. None when that is done or under way.
+
+        Nothing is traced in that thread. Dynamo sets the random numbers of the whole process back when it has traced,
+        and torch 2.11 built for CUDA crashes on a machine without a GPU once a thread in which it traced has ended.
+        """
+        backend = self.backends[requested if requested in self.backends else next(iter(self.backends))]
+        key = (backend.name, device.type)
+        if key in self._known or (key in self._ahead and self._ahead[key].is_alive()):
+            return None
+        thread = threading.Thread(target=self._start, args=(backend, device), name="OneDiff start-up", daemon=True)
+        self._ahead[key] = thread
+        thread.start()
+        return thread
+
+    def _start(self, backend: Backend, device: torch.device) -> None:
+        if backend.native:
+            self._prove_once(backend, device)
+            return
+        with contextlib.suppress(Exception):  # the proof meets it again, and says it
+            with self._importing:
+                if backend.absent(device):
+                    return
+                backend.load()
+            backend.start_up(device)
+
+    def wait_for_imports(self) -> None:
+        """Returns when no backend is being imported. Modules that import each other must not be imported in two
+        threads at a time: one of them would find another half made."""
+        with self._importing:
+            pass
+
+    def forget_failures(self) -> None:
+        """Backends that did not work or were slow are tried again: the user may have mended what was missing, and the
+        machine may have been busy."""
+        for key in [key for key, proof in list(self._known.items()) if not proof.lasts]:
+            self._known.pop(key, None)
+        self.on_disk.forget_failures()
+        importlib.invalidate_caches()
+        package_version.cache_clear()
 
 
-def _prove_once(backend: Backend, device: torch.device, apart: bool = False) -> Proof:
-    key = (backend.name, device.type)
-    with _locks[key]:  # one that hangs must not hold up the others
-        if key not in _proofs:
-            proof = _prove(backend, device, apart or backend.native)
-            log.debug("backend %s on %s: %s", *key, proof)
-            if proof.passing:
-                return proof
-            _proofs[key] = proof
-        return _proofs[key]
-
-
-def _prove(backend: Backend, device: torch.device, apart: bool) -> Proof:
-    absent = backend.absent(device)
-    if absent:
-        return Proof(False, absent)
-    key = proof_key(backend.name, backend.packages, device_name(device))
-    proof = PROOFS_ON_DISK.get(key)
-    if proof is None:
-        proof = _in_child(backend, device) if apart else try_out(backend, device)
-        if proof.lasts or (backend.native and not proof.passing):  # others are tried again at the next start
-            PROOFS_ON_DISK.put(key, proof)
-    return proof
+#: Those of this process. The host names the folder where they are kept.
+PROOFS = Proofs(BACKENDS)
 
 
 def _in_child(backend: Backend, device: torch.device) -> Proof:
@@ -95,8 +148,8 @@ def _in_child(backend: Backend, device: torch.device) -> Proof:
     except OSError as error:
         return Proof(
             False,
-            f"its trial process cannot be started ({told(error)}): use inductor, or name a folder that can "
-            "be written to with the environment variable TMPDIR.",
+            f"its trial process cannot be started ({told(error)}): name a folder that can be written to with the "
+            "environment variable TMPDIR.",
             passing=True,
         )
 
@@ -109,49 +162,3 @@ def _not_on_the_event_loop() -> None:
     except RuntimeError:
         return
     raise RuntimeError("A backend is proven in a thread: on the event loop the server would answer nobody meanwhile.")
-
-
-def start_ahead(requested: str, device: torch.device) -> threading.Thread | None:
-    """Begins in the background with what ``choose_backend`` will need of a backend: proves a native one, in its child
-    process, and starts another up. None when that is done or under way.
-
-    Nothing is traced in that thread. Dynamo sets the random numbers of the whole process back when it has traced, and
-    torch 2.11 built for CUDA crashes on a machine without a GPU once a thread in which it traced has ended.
-    """
-    backend = BACKENDS[requested if requested in BACKENDS else next(iter(BACKENDS))]
-    key = (backend.name, device.type)
-    if key in _proofs or (key in _ahead and _ahead[key].is_alive()):
-        return None
-    thread = threading.Thread(target=_start, args=(backend, device), name="OneDiff start-up", daemon=True)
-    _ahead[key] = thread
-    thread.start()
-    return thread
-
-
-def _start(backend: Backend, device: torch.device) -> None:
-    if backend.native:
-        _prove_once(backend, device)
-        return
-    with contextlib.suppress(Exception):  # the proof meets it again, and says it
-        with _importing:
-            if backend.absent(device):
-                return
-            backend.load()
-        backend.start_up(device)
-
-
-def wait_for_imports() -> None:
-    """Returns when no backend is being imported. Modules that import each other must not be imported in two threads
-    at a time: one of them would find another half made."""
-    with _importing:
-        pass
-
-
-def forget_failures() -> None:
-    """Backends that did not work or were slow are tried again: the user may have mended what was missing, and the
-    machine may have been busy."""
-    for key in [key for key, proof in list(_proofs.items()) if not proof.lasts]:
-        _proofs.pop(key, None)
-    PROOFS_ON_DISK.forget_failures()
-    importlib.invalidate_caches()
-    package_version.cache_clear()

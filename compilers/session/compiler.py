@@ -12,8 +12,9 @@ from torch import nn
 
 from ..backends.protocol import Backend, Failure
 from ..blocks.parity import Parity
-from ..blocks.shared_graph import GRAPHS, SharedGraph
+from ..blocks.shared_graph import GRAPHS, GraphCache, SharedGraph
 from ..choice.choose import choose_backend
+from ..choice.prove import PROOFS, Proofs
 from ..measuring.cleared import CLEARED
 from .block_runner import RegionRunner
 from .settings import COMPILE_SECONDS_VARIABLE, Settings
@@ -27,7 +28,7 @@ class Compiling:
     tolerance: their blocks use the same one with casts emulated.
     """
 
-    def __init__(self, settings: Settings, device: torch.device):
+    def __init__(self, settings: Settings, device: torch.device, proofs: Proofs = PROOFS, graphs: GraphCache = GRAPHS):
         self.backend: Backend | None = None
         self.baseline: dict[SharedGraph, tuple[int, float, int, int, int, float]] = {}
         self.why = ""
@@ -36,6 +37,8 @@ class Compiling:
         self.imprecise: set[SharedGraph] = set()
         self._settings = settings
         self._device = device
+        self._proofs = proofs
+        self._graphs = graphs
         self._cleared = CLEARED.graphs
         self._since: float | None = None
 
@@ -45,7 +48,7 @@ class Compiling:
         Raises:
             BackendUnavailable: when none works here.
         """
-        self.backend, self.why = choose_backend(self._settings.backend, self._device)
+        self.backend, self.why = choose_backend(self._settings.backend, self._device, self._proofs)
         return self.why
 
     def forget(self) -> None:
@@ -61,7 +64,7 @@ class Compiling:
     def end_sampling(self, graphs: Iterable[SharedGraph]) -> None:
         """The graphs of the model that was sampled outlive it until the next sampling ends, also when it was kept
         uncompiled: it may be another checkpoint's turn."""
-        GRAPHS.used(graphs)
+        self._graphs.used(graphs)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -109,7 +112,7 @@ class Compiling:
 
     def graph_of(self, key: tuple, forward: Callable, label: str) -> SharedGraph:
         """The shared graph of a block's variant for this backend."""
-        graph = GRAPHS.get((*self.way, self._cleared, *key), forward, label)
+        graph = self._graphs.get((*self.way, self._cleared, *key), forward, label)
         graph.device = self._device.type
         self.baseline.setdefault(graph, graph.counts())
         return graph

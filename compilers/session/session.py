@@ -25,7 +25,8 @@ from ...patching.wrappers import APPLY_MODEL, KEY
 from ...processors.attention_patch import AttentionPatch
 from ...status import Record
 from ..backends.protocol import BackendUnavailable
-from ..blocks.shared_graph import SharedGraph
+from ..blocks.shared_graph import GRAPHS, GraphCache, SharedGraph
+from ..choice.prove import PROOFS, Proofs
 from ..measuring.cleared import CLEARED
 from ..measuring.find_gains import find_gains
 from ..measuring.model_memory import ModelMemory, Variant
@@ -59,6 +60,8 @@ class Session:
         device: torch.device,
         findings: tuple[Finding, ...] = (),
         find_reach: FindReach | None = None,
+        proofs: Proofs = PROOFS,
+        graphs: GraphCache = GRAPHS,
     ):
         self.settings = settings
         self.record = record
@@ -72,7 +75,7 @@ class Session:
         self.leaves_classes = settings.keep_faster
         self.measuring = Measuring(device, settings.keep_faster)
         self.failures = Failures()
-        self.compiling = Compiling(settings, device)
+        self.compiling = Compiling(settings, device, proofs, graphs)
         self.foreign: list[dict[str, str]] = []
         self.patched: list[dict[str, str]] = []
         self.replaced_by: str | None = None
