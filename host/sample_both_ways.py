@@ -77,7 +77,7 @@ class BothWays:
 
     def _compile(self, compiled: Any, session: Session, record: Record) -> None:
         for _ in range(COMPILE_TRIES):
-            self._sample(compiled, max(COMPILE_STEPS, self.steps), StepClock(session.device, session), record)
+            self._sample(compiled, max(COMPILE_STEPS, self.steps), _clock(session), record)
             if session.settled:
                 break
 
@@ -91,21 +91,23 @@ class BothWays:
             for way in (False, True):
                 if way and session.uncompiled_because is not None:
                     continue
-                counter = None if way else BlockCounter(session)
-                clock = StepClock(session.device, session if way else None, counter)
-                result = self._sample(compiled if way else plain, self.steps, clock, record)
+                counter = None if way else _counter(session)
+                clock = StepClock(session.device, work=counter.work) if counter else _clock(session)
+                result = self._sample(compiled if way else plain, self.steps, clock, record, counter)
                 calls, left_out = clock.calls, left_out + clock.left_out
                 if clock.steps_ms:
                     samplings.append(Sampling(way, tuple(clock.steps_ms), tuple(clock.works)))
                     latents[way].append(result)
         return samplings, latents, calls, left_out
 
-    def _sample(self, model: Any, steps: int, clock: StepClock, record: Record) -> list[torch.Tensor]:
+    def _sample(
+        self, model: Any, steps: int, clock: StepClock, record: Record, counter: BlockCounter | None = None
+    ) -> list[torch.Tensor]:
         """One sampling of a clone, timed; its final latents."""
         timed = model.clone()
         attach(timed, clock)
-        if clock.counter is not None:
-            attach(timed, clock.counter)
+        if counter is not None:
+            attach(timed, counter)
         image = self.latent["samples"]
         ratios = ("downscale_ratio_spacial", "downscale_ratio_temporal")
         known = {name: self.latent[name] for name in ratios if self.latent.get(name) is not None}
@@ -200,10 +202,19 @@ def _pixels(model: Any, latents: list[torch.Tensor]) -> list[int] | None:
     return [width * ratio, height * ratio]
 
 
+def _clock(session: Session) -> StepClock:
+    """Times the steps that a session runs compiled."""
+    return StepClock(session.device, lambda: session.step_was_compiled, lambda: session.measuring.work)
+
+
+def _counter(session: Session) -> BlockCounter:
+    return BlockCounter(session.blocks, session.model.called_directly if session.model else ())
+
+
 def _cost(session: Session) -> CompileCost:
     compile_ = session.record["compile"]
     return CompileCost(
-        seconds=sum(graph.seconds for graph in session.compiling.baseline),
+        seconds=sum(graph.seconds for graph in session.compiler.baseline),
         fresh=compile_["seconds"] > 0,
         blocks=compile_["regions"],
         blocks_compiled=compile_["regions_compiled"],

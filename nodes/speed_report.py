@@ -61,7 +61,7 @@ class OneDiffSpeedReport(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **kwargs) -> int:
         """After the measurements were cleared the report is made anew."""
-        return CLEARED.measurements
+        return CLEARED.marks.measurements
 
     @classmethod
     def execute(cls, model, positive, negative, latent, steps, cfg) -> io.NodeOutput:

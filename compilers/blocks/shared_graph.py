@@ -6,10 +6,33 @@ import itertools
 import re
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 _numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a graph has cost, or several have: seconds of compiling, compiles after the first, those that the cache on
+    disk had and had not, and the seconds that it saved."""
+
+    seconds: float = 0.0
+    recompiles: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    seconds_saved: float = 0.0
+
+    @property
+    def compiles(self) -> int:
+        """Compiles that the cache was asked for."""
+        return self.cache_hits + self.cache_misses
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: Counts) -> Counts:
+        return Counts(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(eq=False)
@@ -42,10 +65,9 @@ class SharedGraph:
         #: Name of the compiled function, unique in this process.
         self.name = f"onediff_{re.sub(r'[^0-9A-Za-z]+', '_', self.label)}_{next(_numbers)}"
 
-    def counts(self) -> tuple[int, float, int, int, int, float]:
-        """Graphs, seconds, recompiles, cache hits, cache misses and seconds saved by the cache so far."""
-        recompiles = len(self.reasons)
-        return (self.graphs, self.seconds, recompiles, self.cache_hits, self.cache_misses, self.seconds_saved)
+    def counts(self) -> Counts:
+        """What it has cost so far."""
+        return Counts(self.seconds, len(self.reasons), self.cache_hits, self.cache_misses, self.seconds_saved)
 
 
 class GraphCache:

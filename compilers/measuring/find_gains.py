@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from .cleared import CLEARED
-
-if TYPE_CHECKING:
-    from ..session.block_runner import RegionRunner
+from .block import Block
 from .class_gain import KINDS_TIMED, ClassGain
+from .cleared import CLEARED
 
 _DEVICES = ("cpu", "cuda")
 
@@ -22,26 +20,26 @@ MIN_KINDS_SAVED = 6
 _known: dict[tuple[Hashable, ...], ClassGain] = {}
 
 
-def find_gains(runners: Iterable[RegionRunner], device: str, way: Hashable) -> None:
+def find_gains(blocks: Iterable[Block], device: str, way: Hashable) -> None:
     """Gives each block what is known of its class.
 
     Args:
-        runners: all blocks of a model.
+        blocks: all blocks of a model.
         device: the type of device that they run on.
         way: what the gain depends on besides, such as the backend.
     """
-    cleared = (CLEARED.measurements, CLEARED.graphs)
+    cleared = replace(CLEARED.marks, backends=0)
     for key in [key for key in _known if key[-1] != cleared]:
         del _known[key]
-    by_class: dict[type, list[RegionRunner]] = {}
-    for runner in runners:
-        runner.gain = ClassGain()
-        if runner.reason is None and device in _DEVICES:
-            by_class.setdefault(type(runner.block), []).append(runner)
+    by_class: dict[type, list[Block]] = {}
+    for block in blocks:
+        block.gain = ClassGain()
+        if block.reason is None and device in _DEVICES:
+            by_class.setdefault(type(block.module), []).append(block)
     for cls, members in by_class.items():
-        kinds = frozenset(runner.signature for runner in members)
+        kinds = frozenset(block.signature for block in members)
         if len(kinds) < KINDS_TIMED + MIN_KINDS_SAVED:
             continue
         gain = _known.setdefault((cls, kinds, device, way, cleared), ClassGain(cls.__name__, len(kinds)))
-        for runner in members:
-            runner.gain = gain
+        for block in members:
+            block.gain = gain

@@ -43,11 +43,11 @@ class ModelMemory:
 
     def forget_cleared(self) -> None:
         """Lets go of what the user cleared since the last call."""
-        (measurements, graphs, _), self._cleared = self._cleared, CLEARED.marks
+        before, self._cleared = self._cleared, CLEARED.marks
         for variant in self._variants.values():
-            if measurements != CLEARED.measurements:
+            if before.measurements != self._cleared.measurements:
                 variant.times = StepTimes()
-            if graphs != CLEARED.graphs:
+            if before.graphs != self._cleared.graphs:
                 variant.graphs.clear()
 
     def learn(self, cls: type[nn.Module], seen: Reads) -> None:

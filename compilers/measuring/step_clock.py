@@ -12,21 +12,20 @@ from ...measure.step_times import Work
 from ...measure.stopwatch import Stopwatch
 from ...patching.explicit_forward import forwards_given
 from ...patching.forwards import swapped_forwards
-from ..session.session import Session
+from .block import Block
 
 
 class BlockCounter:
-    """A wrapper of ``apply_model`` in a session's place that compiles nothing: ``work`` says how often the last call
-    ran each of the blocks that the session knows. Another node may let the model skip some."""
+    """A wrapper of ``apply_model`` in a session's place that compiles nothing: ``work()`` says how often the last call
+    ran each of the blocks. Another node may let the model skip some."""
 
     order = 1
 
-    def __init__(self, session: Session):
-        self._blocks = [runner.block for runner in session.runners]
-        self._called_directly: Sequence[nn.Module] = session.model.called_directly if session.model else ()
+    def __init__(self, blocks: Sequence[Block], called_directly: Sequence[nn.Module] = ()):
+        self._blocks = [block.module for block in blocks]
+        self._called_directly = called_directly
         self._calls: list[int] = []
 
-    @property
     def work(self) -> Work:
         return tuple(self._calls)
 
@@ -49,19 +48,23 @@ class StepClock:
     """A wrapper of ``apply_model``, outermost of the pack's own: milliseconds of the model calls of each step.
 
     A step may call the model several times (prompts of different lengths, samplers of higher order): they are added up.
-    With a session, only steps whose calls all ran compiled, and compiled nothing new, are kept. ``works`` says for each
-    step which blocks its calls ran, as far as a session or a ``counter`` tells.
+    Only steps are kept after each of whose calls ``counts()`` is true. ``works`` says for each step which blocks its
+    calls ran, as far as ``work()`` tells: it is that of the call that just ended.
     """
 
     order = -1
 
-    def __init__(self, device: torch.device, session: Session | None = None, counter: BlockCounter | None = None):
+    def __init__(
+        self,
+        device: torch.device,
+        counts: Callable[[], bool] = lambda: True,
+        work: Callable[[], Work | None] = lambda: None,
+    ):
         self.steps_ms: list[float] = []
         self.works: list[tuple[Work, ...]] = []
-        self.counter = counter
         self.calls = 0
         self.left_out = 0
-        self._session = session
+        self._call_counts, self._call_work = counts, work
         self._stopwatch = Stopwatch(device)
         self._milliseconds = 0.0
         self._counts = True
@@ -71,11 +74,10 @@ class StepClock:
         result, milliseconds = self._stopwatch.time(lambda: executor(*args, **kwargs))
         self.calls += 1
         self._milliseconds += milliseconds
-        self._counts &= self._session is None or self._session.step_was_compiled
-        if self._session is not None:
-            self._works.append(tuple(runner.calls for runner in self._session.runners))
-        elif self.counter is not None:
-            self._works.append(self.counter.work)
+        self._counts &= self._call_counts()
+        work = self._call_work()
+        if work is not None:
+            self._works.append(work)
         return result
 
     def step_ended(self) -> None:

@@ -12,15 +12,15 @@ from torch import nn
 
 from ..backends.protocol import Backend, Failure
 from ..blocks.parity import Parity
-from ..blocks.shared_graph import GRAPHS, GraphCache, SharedGraph
+from ..blocks.shared_graph import GRAPHS, Counts, GraphCache, SharedGraph
 from ..choice.choose import choose_backend
 from ..choice.prove import PROOFS, Proofs
+from ..measuring.block import Block
 from ..measuring.cleared import CLEARED
-from .block_runner import RegionRunner
 from .settings import COMPILE_SECONDS_VARIABLE, Settings
 
 
-class Compiling:
+class Compiler:
     """The backend of one session and the graphs that its blocks use.
 
     ``baseline`` holds what each graph had cost before. ``spent`` are seconds of compiling and timing blocks in this
@@ -30,7 +30,7 @@ class Compiling:
 
     def __init__(self, settings: Settings, device: torch.device, proofs: Proofs = PROOFS, graphs: GraphCache = GRAPHS):
         self.backend: Backend | None = None
-        self.baseline: dict[SharedGraph, tuple[int, float, int, int, int, float]] = {}
+        self.baseline: dict[SharedGraph, Counts] = {}
         self.why = ""
         self.spent = 0.0
         self.waiting = False
@@ -39,7 +39,7 @@ class Compiling:
         self._device = device
         self._proofs = proofs
         self._graphs = graphs
-        self._cleared = CLEARED.graphs
+        self._cleared = CLEARED.marks.graphs
         self._since: float | None = None
 
     def choose_backend(self) -> str:
@@ -55,7 +55,7 @@ class Compiling:
         """Lets go of all graphs; the next ones are other ones."""
         self.baseline.clear()
         self.imprecise.clear()
-        self._cleared = CLEARED.graphs
+        self._cleared = CLEARED.marks.graphs
 
     def begin_sampling(self) -> None:
         self._since = None
@@ -96,6 +96,11 @@ class Compiling:
         return True
 
     @property
+    def budget(self) -> float:
+        """Seconds of compiling in one sampling."""
+        return self._settings.budget
+
+    @property
     def notes(self) -> list[str]:
         """What people should know of how blocks were compiled."""
         about = self.backend.about(self._settings.effort, self._device.type) if self.backend else None
@@ -117,22 +122,22 @@ class Compiling:
         self.baseline.setdefault(graph, graph.counts())
         return graph
 
-    def compile(self, block: nn.Module, graph: SharedGraph) -> Callable:
+    def compile(self, module: nn.Module, graph: SharedGraph) -> Callable:
         """Asks OneDiff for the compiled module of a block."""
         assert self.backend is not None
-        return self.backend.compile(block, graph, self._settings.effort)
+        return self.backend.compile(module, graph, self._settings.effort)
 
     def explain(self, error: Exception) -> Failure:
         """A failure in words."""
         assert self.backend is not None
         return self.backend.explain(error)
 
-    def progress(self, runner: RegionRunner, runners: Sequence[RegionRunner]) -> dict[str, Any]:
+    def progress(self, block: Block, blocks: Sequence[Block]) -> dict[str, Any]:
         """The record's ``progress`` before a block is compiled."""
         self._since = self._since or time.monotonic()
         return {
-            "done": sum(not r.pending for r in runners),
-            "total": len(runners),
-            "path": runner.region.path,
+            "done": sum(not one.pending for one in blocks),
+            "total": len(blocks),
+            "path": block.path,
             "seconds": round(time.monotonic() - self._since, 1),
         }

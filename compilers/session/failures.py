@@ -8,7 +8,8 @@ from collections.abc import Callable, Hashable, Sequence
 from ..backends.errors_in_words import is_out_of_memory
 from ..backends.protocol import Failure
 from ..blocks.shared_graph import SharedGraph
-from .block_runner import RegionRunner
+from ..measuring.block import Block
+from ..measuring.step_measuring import Measuring
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ Explain = Callable[[Exception], Failure]
 
 class Failures:
     """Failures by what they concern: the whole model (``given_up`` says why), all blocks of a graph (``graphs``), one
-    block (``reason`` of its runner), or steps of one shape that ran out of memory (``too_large``)."""
+    block (its ``reason``), or steps of one shape that ran out of memory (``too_large``)."""
 
     def __init__(self) -> None:
         self.given_up: str | None = None
@@ -45,10 +46,10 @@ class Failures:
             self.breaks.append(failure.graph_break)
         return failure.reason
 
-    def drop_block(self, runner: RegionRunner, reason: str) -> None:
+    def drop_block(self, block: Block, reason: str) -> None:
         """A block runs uncompiled from now on."""
-        runner.reason = reason
-        log.warning("OneDiff: %s runs uncompiled: %s", runner.region.path, reason)
+        block.reason = reason
+        log.warning("OneDiff: %s runs uncompiled: %s", block.path, reason)
 
     def concerning(self, shape: Hashable) -> str | None:
         """Why steps of this shape run uncompiled as a whole, None when they do not."""
@@ -56,16 +57,16 @@ class Failures:
             return self.given_up
         return "compiled steps of this size ran out of memory." if shape in self.too_large else None
 
-    def first(self, runners: Sequence[RegionRunner]) -> str | None:
+    def first(self, blocks: Sequence[Block]) -> str | None:
         """The first reason why not everything is compiled, for a user who wants to stop then."""
-        broken = next((runner for runner in runners if runner.reason), None)
-        return self.given_up or (f"{broken.region.path} cannot be compiled: {broken.reason}" if broken else None)
+        broken = next((block for block in blocks if block.reason), None)
+        return self.given_up or (f"{broken.path} cannot be compiled: {broken.reason}" if broken else None)
 
 
-def common_reason(runners: Sequence[RegionRunner]) -> str | None:
+def common_reason(blocks: Sequence[Block]) -> str | None:
     """Why no block at all can be compiled, None when some can."""
-    reasons = [runner.reason for runner in runners if runner.reason]
-    if not reasons or len(reasons) < len(runners):
+    reasons = [block.reason for block in blocks if block.reason]
+    if not reasons or len(reasons) < len(blocks):
         return None
     return reasons[0] if len(set(reasons)) == 1 else f"no block could be compiled: {reasons[0]}"
 
@@ -79,3 +80,21 @@ class ModelUnfit(RuntimeError):
         )
         self.node = node
         self.reason = reason
+
+
+def why_uncompiled(failures: Failures, measuring: Measuring, blocks: Sequence[Block]) -> str | None:
+    """Why steps like the last one run uncompiled as a whole, None when they do not.
+
+    Args:
+        blocks: those that the model calls.
+    """
+    failed = failures.concerning(measuring.shape)
+    if failed is not None:
+        return failed
+    if measuring.is_slow:
+        return measuring.why_uncompiled
+    reasons = [block.uncompiled_because for block in blocks]
+    if not reasons or not all(reasons):
+        return None
+    others = [block.uncompiled_because for block in blocks if not block.left_for_no_gain]
+    return others[0] if others else reasons[0]

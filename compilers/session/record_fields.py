@@ -1,18 +1,22 @@
-"""A session as fields of the status record."""
+"""What a session knows, as fields of the status record."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from ...status.machine import machine, package_version
+from ..backends.protocol import Backend
 from ..blocks.parity import worst
-
-if TYPE_CHECKING:
-    from .block_runner import RegionRunner
-    from .session import Session
+from ..blocks.shared_graph import Counts
+from ..measuring.block import Block
+from ..measuring.step_measuring import Measuring
+from .compiler import Compiler
+from .sampling import Sampling
 
 
 def model_fields(diffusion_model: nn.Module, device: torch.device) -> dict[str, Any]:
@@ -28,126 +32,135 @@ def model_fields(diffusion_model: nn.Module, device: torch.device) -> dict[str, 
     }
 
 
-def backend_field(session: Session, reason: str) -> dict[str, Any]:
+def backend_field(requested: str, used: Backend | None, reason: str) -> dict[str, Any]:
     """The record's ``backend`` field. ``reason``: why this one, or why the model runs uncompiled."""
-    used = session.compiling.backend
     name, version = (used.name, package_version(used.package)) if used else (None, None)
-    return {"requested": session.settings.backend, "used": name, "version": version, "reason": reason}
+    return {"requested": requested, "used": name, "version": version, "reason": reason}
 
 
-def state_of(session: Session) -> str:
+@dataclass(frozen=True)
+class Known:
+    """The parts of a session that are published. ``uncompiled_because`` says why the model runs uncompiled as a whole,
+    ``replaced_by`` is the node whose session took this one's place. ``was_checked``: the check of the model ended."""
+
+    blocks: Sequence[Block]
+    compiler: Compiler
+    measuring: Measuring
+    breaks: Sequence[dict[str, str]]
+    patched: Sequence[dict[str, str]]
+    foreign: Sequence[dict[str, str]]
+    uncompiled_because: str | None
+    replaced_by: str | None
+    sampling: Sampling
+    was_checked: bool
+    keeps_faster: bool
+    device: torch.device
+    host_version: str | None
+
+
+def state_of(known: Known) -> str:
     """The record's ``state``."""
-    if session.replaced_by is not None:
+    if known.replaced_by is not None:
         return "idle"
-    if session.uncompiled_because is not None or session.unused is not None:
+    if known.uncompiled_because is not None or known.sampling.unused is not None:
         return "uncompiled"
-    if not any(_is_compiled(runner) for runner in session.called):
-        return "measuring" if session.sampling_now else "idle"
-    return "compiled" if all(_is_compiled(runner) for runner in session.called) else "partial"
+    called = [block for block in known.blocks if block.called]
+    if not any(block.compiled for block in called):
+        return "measuring" if known.sampling.now else "idle"
+    return "compiled" if all(block.compiled for block in called) else "partial"
 
 
-def _is_compiled(runner: RegionRunner) -> bool:
-    return runner.parity is not None and not runner.uncompiled_because and not runner.pending
-
-
-def _stopped(session: Session) -> dict[str, int] | None:
+def _stopped(known: Known) -> dict[str, int] | None:
     """How far compiling came when it stopped before it was done, and goes on in the next sampling; else None."""
-    left = [runner for runner in session.called if runner.pending]
-    ends = session.compiling.waiting or (not session.sampling_now and (session.broke_off or _began(session)))
-    nothing_left = not left and session.model is not None
-    if not ends or nothing_left or session.replaced_by is not None or session.uncompiled_because is not None:
+    called = [block for block in known.blocks if block.called]
+    left = sum(block.pending for block in called)
+    began = any(block.parity is not None for block in known.blocks)
+    ends = known.compiler.waiting or (not known.sampling.now and (known.sampling.broke_off or began))
+    nothing_left = not left and known.was_checked
+    if not ends or nothing_left or known.replaced_by is not None or known.uncompiled_because is not None:
         return None
-    return {"done": len(session.called) - len(left), "total": len(session.called)}
+    return {"done": len(called) - left, "total": len(called)}
 
 
-def _began(session: Session) -> bool:
-    return any(runner.parity is not None for runner in session.runners)
+def session_fields(known: Known, backend: dict[str, Any] | None) -> dict[str, Any]:
+    """Everything that a session knows now. What was not measured yet is None.
 
-
-def session_fields(session: Session) -> dict[str, Any]:
-    """Everything that a session knows now. What was not measured yet is None."""
-    compared = [runner.parity for runner in session.runners if runner.parity is not None]
-    backend = session.record["backend"]
+    Args:
+        backend: the record's ``backend`` field as it is.
+    """
+    compared = [block.parity for block in known.blocks if block.parity is not None]
     if backend is not None:
-        reason = session.uncompiled_because or " ".join([session.compiling.why, *session.compiling.notes])
-        backend = {**backend, "reason": reason, "replaced_by": session.replaced_by}
+        reason = known.uncompiled_because or " ".join([known.compiler.why, *known.compiler.notes])
+        backend = {**backend, "reason": reason, "replaced_by": known.replaced_by}
+    measuring = known.measuring
     return {
-        "state": state_of(session),
+        "state": state_of(known),
         "progress": None,
         "backend": backend,
-        "patches": {"sites": session.patched, "foreign": session.foreign},
-        "compile": _compile(session),
-        "unused": session.unused,
-        "speed": _speed(session) if session.measuring.last_steps and session.unused is None else None,
+        "patches": {"sites": list(known.patched), "foreign": list(known.foreign)},
+        "compile": _compile(known),
+        "unused": known.sampling.unused,
+        "speed": _speed(known) if measuring.last_steps and known.sampling.unused is None else None,
         "parity": worst(compared).as_dict() if compared else None,
-        "memory": session.measuring.peaks if any(session.measuring.peaks.values()) else None,
-        "machine": machine(session.device, session.host.version),
+        "memory": measuring.peaks if any(measuring.peaks.values()) else None,
+        "machine": machine(known.device, known.host_version),
     }
 
 
-def _compile(session: Session) -> dict[str, Any]:
+def _compile(known: Known) -> dict[str, Any]:
     """Graphs in use, and what this session spent on them: a graph that was there before costs it nothing."""
-    first_block = {graph: r.region.path for r in reversed(session.runners) for graph in r.graphs.values()}
-    spent = {
-        g: [now - before for now, before in zip(g.counts(), session.compiling.baseline[g], strict=True)]
-        for g in first_block
-    }
-    hits, misses = sum(s[3] for s in spent.values()), sum(s[4] for s in spent.values())
+    blocks, compiler = known.blocks, known.compiler
+    called = [block for block in blocks if block.called]
+    first_block = {graph: block.path for block in reversed(blocks) for graph in block.graphs.values()}
+    spent = {graph: graph.counts() - compiler.baseline[graph] for graph in first_block}
+    in_all = sum(spent.values(), Counts())
     return {
-        "regions": len(session.called),
-        "regions_compiled": sum(map(_is_compiled, session.called)),
+        "regions": len(called),
+        "regions_compiled": sum(block.compiled for block in called),
         "regions_uncompiled": [
-            {"path": runner.region.path, "reason": runner.uncompiled_because}
-            for runner in session.called
-            if runner.uncompiled_because
+            {"path": block.path, "reason": block.uncompiled_because} for block in called if block.uncompiled_because
         ],
-        "regions_not_called": [runner.region.path for runner in session.runners if not runner.called],
-        "regions_without_gain": sum(runner.left_for_no_gain for runner in session.called),
-        "stopped": _stopped(session),
+        "regions_not_called": [block.path for block in blocks if not block.called],
+        "regions_without_gain": sum(block.left_for_no_gain for block in called),
+        "stopped": _stopped(known),
         "graphs": sum(graph.graphs for graph in first_block),
         "runs": sum(graph.runs for graph in first_block) or None,
-        "graph_breaks": list(session.failures.breaks),
+        "graph_breaks": list(known.breaks),
         "recompiles": [
             {"region": f"{graph.label}, first at {path}", "reason": reason}
             for graph, path in first_block.items()
-            for reason in graph.reasons[session.compiling.baseline[graph][2] :]
+            for reason in graph.reasons[compiler.baseline[graph].recompiles :]
         ],
-        "seconds": round(sum(s[1] for s in spent.values()), 1),
-        "weights": _weights(session),
-        "cache": None if hits + misses == 0 else ("warm" if misses == 0 else "cold"),
-        "cache_hits": hits,
-        "cache_misses": misses,
-        "seconds_saved": round(sum(s[5] for s in spent.values()), 1),
-        "cache_notes": _cache_notes(session),
+        "seconds": round(in_all.seconds, 1),
+        "weights": _weights(blocks),
+        "cache": None if not in_all.compiles else ("cold" if in_all.cache_misses else "warm"),
+        "cache_hits": in_all.cache_hits,
+        "cache_misses": in_all.cache_misses,
+        "seconds_saved": round(in_all.seconds_saved, 1),
+        "cache_notes": compiler.backend.notes_on_kept() if compiler.backend else [],
     }
 
 
-def _cache_notes(session: Session) -> list[str]:
-    """What people should know of the cache, and of backends that have none."""
-    backend = session.compiling.backend
-    return backend.notes_on_kept() if backend is not None else []
-
-
-def _weights(session: Session) -> str | None:
+def _weights(blocks: Sequence[Block]) -> str | None:
     """What is done about weights that ComfyUI casts or patches while a model runs, None when there are none."""
-    cast = [runner for runner in session.runners if runner.casts_weights and not runner.uncompiled_because]
+    cast = [block for block in blocks if block.casts_weights and not block.uncompiled_because]
     if not cast:
         return None
-    where = "in dynamic VRAM" if any(runner.in_dynamic_vram for runner in cast) else "partly loaded"
+    where = "in dynamic VRAM" if any(block.in_dynamic_vram for block in cast) else "partly loaded"
     return f"{where}: the weights of {len(cast)} blocks are made ready block by block."
 
 
-def _speed(session: Session) -> dict[str, Any]:
+def _speed(known: Known) -> dict[str, Any]:
     """Times of steps like the last one. ``kept`` is None while it is not decided; ``clear`` says whether one way is
     faster by more than the spread of the ``pairs`` of steps that were compared (``spread``: the middle half). What the
     last steps contradict is left out."""
-    measuring, times, shape = session.measuring, session.measuring.times, session.shape
+    measuring, times, shape = known.measuring, known.measuring.times, known.measuring.shape
     eager, compiled = times.typical(shape)
     kept = None
     if measuring.is_slow:
         kept = "uncompiled"
-    elif (compiled is not None or times.pairs(shape)) and session.uncompiled_because is None:
-        kept = "compiled" if measuring.settled or not session.settings.keep_faster else None
+    elif (compiled is not None or times.pairs(shape)) and known.uncompiled_because is None:
+        kept = "compiled" if measuring.settled or not known.keeps_faster else None
     runs_compiled = kept != "uncompiled" and (compiled is not None or times.pairs(shape) > 0)
     current = times.now(shape, compiled=runs_compiled) or (compiled if runs_compiled else eager)
     spread = times.spread(shape) if times.stands(shape) else None
@@ -162,17 +175,17 @@ def _speed(session: Session) -> dict[str, Any]:
         "clear": measuring.kept is not None if spread else None,
         "pairs": times.pairs(shape),
         "spread": [round(value, 3) for value in spread] if spread else None,
-        "breakeven_images": None if kept == "uncompiled" else _breakeven(session, eager, compiled),
+        "breakeven_images": None if kept == "uncompiled" else _breakeven(known, eager, compiled),
     }
 
 
-def _breakeven(session: Session, eager: float | None, compiled: float | None) -> float | None:
+def _breakeven(known: Known, eager: float | None, compiled: float | None) -> float | None:
     """Pictures after which the compile seconds are earned back, at the steps of the last picture; None when compiling
     saves nothing."""
-    steps = session.measuring.steps_per_image
+    steps = known.measuring.steps_per_image
     if not eager or not compiled or compiled >= eager or not steps:
         return None
-    seconds = sum(graph.seconds for graph in session.compiling.baseline)
+    seconds = sum(graph.seconds for graph in known.compiler.baseline)
     return round(seconds / ((eager - compiled) / 1000 * steps), 1)
 
 

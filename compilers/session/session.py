@@ -1,9 +1,4 @@
-"""One compiled MODEL: how its steps run.
-
-What is looked at before the first step is in preparing.py; what blocks are compiled with, and how long that takes, in
-compiling.py; what is measured and decided in measuring.py; what failed, and what that concerns, in failures.py; what is
-published in session_record.py.
-"""
+"""One compiled MODEL: how its samplings and steps run."""
 
 from __future__ import annotations
 
@@ -27,16 +22,19 @@ from ...status import Record
 from ..backends.protocol import BackendUnavailable
 from ..blocks.shared_graph import GRAPHS, GraphCache, SharedGraph
 from ..choice.prove import PROOFS, Proofs
+from ..measuring.block import Block
 from ..measuring.cleared import CLEARED
 from ..measuring.find_gains import find_gains
 from ..measuring.model_memory import ModelMemory, Variant
 from ..measuring.step_measuring import Measuring
-from .block_runner import RegionRunner
-from .compiler import Compiling
-from .failures import Failures, ModelUnfit, common_reason
+from .block_runner import BlockRunner
+from .compiler import Compiler
+from .failures import Failures, ModelUnfit, common_reason, why_uncompiled
 from .prepared_model import PreparedModel, contents, shape_of
-from .record_fields import backend_field, model_fields, session_fields
+from .record_fields import Known, backend_field, model_fields, session_fields
+from .sampling import Sampling
 from .settings import Host, Settings
+from .step import Step
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ class Session:
     The first step runs uncompiled, ``watching`` what the blocks read. Then steps run compiled; the first run of each
     block is compared with an uncompiled one. Until it is clear which way is faster, compiled and uncompiled steps take
     turns. ``replaced_by`` is the id of a later OneDiff Compile node whose session took this one's place, until this one
-    samples (for another branch). With ``leaves_classes`` blocks whose class gains nothing are not compiled (gains.py).
+    samples (for another branch). With ``leaves_classes`` blocks whose class gains nothing are not compiled.
     """
 
     order = 1
@@ -69,29 +67,18 @@ class Session:
         self.device = device
         self.dtype = torch.float32  # what the model computes in
         self.model: PreparedModel | None = None
-        self.runners: list[RegionRunner] = []
+        self.blocks: list[Block] = []
         self.memory = ModelMemory()
-        self.variant = Variant()
         self.leaves_classes = settings.keep_faster
         self.measuring = Measuring(device, settings.keep_faster)
         self.failures = Failures()
-        self.compiling = Compiling(settings, device, proofs, graphs)
+        self.compiler = Compiler(settings, device, proofs, graphs)
         self.foreign: list[dict[str, str]] = []
         self.patched: list[dict[str, str]] = []
         self.replaced_by: str | None = None
-        self.sampling_now = False
-        # Of the current sampling, or the last one:
-        self.unused: dict[str, Any] | None = None  # why compiling had no effect, as the record has it
-        self.broke_off = False  # it ended before it was done
-        self.tried = False  # a step ran in which blocks could have been called
-        # Of the current step:
-        self.watching = False
-        self.compared = False  # it runs uncompiled, to be compared with a compiled one
-        self.bypassing = False  # the rest of the step runs uncompiled
-        self.dirty = False  # it compiled or compared something, so its time means nothing
-        self.ran_region = False
-        self.ran_compiled = False
-        self.running: tuple[RegionRunner, SharedGraph] | None = None
+        self.during = Sampling()  # the one that goes on, or went on last
+        self.step = Step(None, Variant())  # the one that runs, or ran last
+        self._runners: list[BlockRunner] = []
         self._cleared = CLEARED.marks
         self._findings = findings
         self._find_reach = find_reach
@@ -101,22 +88,21 @@ class Session:
 
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of one whole sampling (``outer_sample``): what it measured is published at its end."""
+        during = self.during = Sampling(now=True, broke_off=True)
         self.measuring.begin_sampling()
-        self.sampling_now = True
-        self.ran_compiled = self.tried = False
-        self.replaced_by = self.unused = None
-        self.broke_off = True
-        self.compiling.begin_sampling()
+        self.step = Step(None, Variant())
+        self.replaced_by = None
+        self.compiler.begin_sampling()
         try:
             result = executor(*args, **kwargs)
-            self.broke_off = False
+            during.broke_off = False
             self.measuring.end_sampling()
-            self.unused = self._unused(executor, args, kwargs)
+            during.unused = self._unused(executor, args, kwargs)
             self.record.sampled(self.host.sampler())
             return result
         finally:
-            self.sampling_now = False
-            self.compiling.end_sampling(self.memory.graphs)
+            during.now = False
+            self.compiler.end_sampling(self.memory.graphs)
             if self.record["state"] != "failed":
                 self.publish()
             log.info("OneDiff Compile (node %s): %s", self.record["node"], self.record["summary"])
@@ -129,7 +115,7 @@ class Session:
         guider = getattr(executor, "class_obj", None)
         if not self.measuring.steps_per_image:
             return {"why": "not called", **called_instead(guider, KEY)}
-        if self.tried and not any(runner.ran for runner in self.runners):
+        if self.during.tried and not any(block.ran for block in self.blocks):
             return {"why": "not reached", **called_instead(guider, KEY, inside=True)}
         return None
 
@@ -169,23 +155,23 @@ class Session:
         if self.failures.given_up is None:
             self.prepare(model, patches, dtype)
         self.memory.forget_cleared()
-        for runner in self.runners:
-            runner.begin()
+        for runner in self._runners:
+            runner.begin_sampling()
         self._stop_if_unfit()
 
     def _forget_cleared(self) -> None:
         """Lets go of what the user cleared since the last sampling."""
-        (measurements, graphs, backends), self._cleared = self._cleared, CLEARED.marks
-        if measurements != CLEARED.measurements:
+        before, self._cleared = self._cleared, CLEARED.marks
+        if before.measurements != self._cleared.measurements:
             self.measuring.forget()
             self._find_gains()
-            for runner in self.runners:
+            for runner in self._runners:
                 runner.forget_measurements()
-        if graphs != CLEARED.graphs:
-            self._contents, self.runners = [], []
-            self.compiling.forget()
+        if before.graphs != self._cleared.graphs:
+            self._contents, self.blocks, self._runners = [], [], []
+            self.compiler.forget()
             self.failures.forget()
-        if backends != CLEARED.backends and self.compiling.backend is None:
+        if before.backends != self._cleared.backends and self.compiler.backend is None:
             self._contents, self.failures.given_up = [], None
 
     def prepare(
@@ -194,7 +180,7 @@ class Session:
         patches: Sequence[AttentionPatch] = (),
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Checks the model and its processors, finds its regions and chooses the backend; again when another node
+        """Checks the model and its processors, finds its blocks and chooses the backend; again when another node
         changed its modules or patched attention.
 
         Args:
@@ -207,23 +193,24 @@ class Session:
         found = contents(diffusion_model, patches)
         if found == self._contents:
             return
-        self._contents = found
+        self._contents, self.dtype = found, dtype
         self.record.update(state="checking", progress=None)
-        scope = self.settings.scope
-        self.dtype = dtype
-        findings, cancel = self._findings, self.host.cancel
+        findings, scope, cancel = self._findings, self.settings.scope, self.host.cancel
         try:
             model = PreparedModel(
                 diffusion_model, patches, findings, self._find_reach, scope, dtype, self.device, cancel
             )
         except BaseException:  # Cancel among others: the next sampling checks again
-            self._contents, self.model, self.runners, self.broke_off = [], None, [], True
+            self._contents, self.model, self.blocks, self._runners = [], None, [], []
+            self.during.broke_off = True
             self.publish()
             raise
         self.model, self.memory = model, model.memory
         self.record.update(check=model.check, **model_fields(diffusion_model, self.device))
-        self.runners = [RegionRunner(self, r, model.unfit.get(r.path), model.sites[r.path]) for r in model.regions]
-        if not self.runners:
+        self.blocks = [Block(r, model.sites[r.path], model.unfit.get(r.path)) for r in model.regions]
+        parts = (self.compiler, self.failures, self.memory, self, self.host, self.device, dtype)
+        self._runners = [BlockRunner(block, *parts) for block in self.blocks]
+        if not self.blocks:
             self.give_up(f"this model has no part that scope “{scope}” could compile.")
         else:
             self._choose_backend()
@@ -232,82 +219,81 @@ class Session:
 
     def _choose_backend(self) -> None:
         try:
-            reason = self.compiling.choose_backend()
+            reason = self.compiler.choose_backend()
         except BackendUnavailable as error:
             self.give_up(error.reason)
             return
         self._find_gains()
-        self.record.update(backend=backend_field(self, reason))
+        self._note_backend(reason)
 
     def _find_gains(self) -> None:
         if self.leaves_classes:
-            find_gains(self.runners, self.device.type, (*self.compiling.way, self.dtype))
+            find_gains(self.blocks, self.device.type, (*self.compiler.way, self.dtype))
 
     # One step.
 
     def _run(self, call: Callable[[], Any]) -> Any:
-        swaps = [runner.bind() for runner in self.runners]
         measuring = self.measuring
+        functions = tuple(runner.look() for runner in self._runners)
+        variant = self.step.variant
         if measuring.begins or not measuring.is_slow:
-            self.variant = self.memory.variant((self.settings, tuple(runner.bound for runner in self.runners)))
-            measuring.times = self.variant.times
+            variant = self.memory.variant((self.settings, functions))
+            measuring.times = variant.times
         is_slow = self._found_slow()
         if is_slow and not measuring.looks:
             return call()
-        self.watching = not is_slow and measuring.times.warm_up_next(self.shape)
-        self.bypassing = self.compared = is_slow or self._compares_next
-        self.dirty = self.ran_region = self.ran_compiled = False
-        self.tried = True
-        self.running = None
-        if self.watching:
+        watching = not is_slow and variant.times.warm_up_next(self.shape)
+        compared = is_slow or self._compares_next
+        step = self.step = Step(self.shape, variant, watching, compared, bypassing=compared)
+        self.during.tried = True
+        if watching:
             self.record.update(live=True, state="measuring", progress=None)
         failure: Exception | None = None
         try:
-            with swapped_forwards(swaps):
+            with swapped_forwards([runner.bind(step) for runner in self._runners]):
                 result, milliseconds = measuring.time(call)
         except Exception as error:
-            if self.running is None:
+            if step.running is None:
                 raise
             failure = ordinary(error.with_traceback(None))  # the traceback would keep the failed step's memory
         if failure is not None:
-            return self._rerun(call, failure)
-        if self.ran_region:  # else a caching node skipped the model
-            measuring.ran(tuple(runner.calls for runner in self.runners))
-            self._after_step(milliseconds)
+            return self._rerun(step, call, failure)
+        if step.ran_block:  # else a caching node skipped the model
+            measuring.ran(tuple(block.calls for block in self.blocks))
+            self._after(step, milliseconds)
         return result
 
-    def _rerun(self, call: Callable[[], Any], error: Exception) -> Any:
+    def _rerun(self, step: Step, call: Callable[[], Any], error: Exception) -> Any:
         """Compiled code of a block that ran before failed. It may have overwritten its inputs, so the whole step runs
         again, without that graph."""
-        assert self.running is not None
-        runner, graph = self.running
-        self.block_failed(runner, graph, error)
+        assert step.running is not None
+        self.failed(*step.running, error)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.publish()
         return call()
 
-    def _after_step(self, milliseconds: float) -> None:
-        for runner in self.runners:
-            runner.called = runner.ran
-        self.measuring.note(milliseconds, self._step_kind)
-        if self.watching or self.compared:
+    def _after(self, step: Step, milliseconds: float) -> None:
+        for block in self.blocks:
+            block.called = block.ran
+        self.measuring.note(milliseconds, step.kind)
+        if step.watching or step.compared:
             self.measuring.count(milliseconds, compiled=False)
-            if self.watching:
+            if step.watching:
                 return
-        elif self.ran_compiled and not self.dirty and not self.compiling.waiting:
+        elif step.ran_compiled and not step.dirty and not self.compiler.waiting:
             self.measuring.count(milliseconds, compiled=True)
         reason = common_reason(self.called)
         if reason is not None:
             self.give_up(reason)
         else:
             self._found_slow()
-            self.publish(live=not self.dirty)
+            self.publish(live=not step.dirty)
 
     @property
     def _compares_next(self) -> bool:
         """Whether the next step runs uncompiled beside compiled ones: not before there are any, and all."""
-        is_compiled = any(runner.parity for runner in self.runners) and not self.compiling.waiting
+        is_compiled = any(block.parity for block in self.blocks) and not self.compiler.waiting
         return is_compiled and self.measuring.uncompiled_next
 
     def _found_slow(self) -> bool:
@@ -315,38 +301,24 @@ class Session:
             self.publish()
         return self.measuring.is_slow
 
-    @property
-    def _step_kind(self) -> str:
-        """How the step that just ended was run."""
-        if self.dirty and not self.watching:
-            return "compiling"
-        return "compiled" if self.ran_compiled else "uncompiled"
+    # What runners tell: see `Listener`.
 
-    # What region runners ask for.
-
-    def compile_block(self, block: nn.Module, graph: SharedGraph) -> Callable:
-        """The compiled module of a block. Nothing is compiled before its first call."""
-        return self.compiling.compile(block, graph)
-
-    def before_verify(self, runner: RegionRunner) -> None:
+    def compiling(self, block: Block) -> None:
         """Tells people which block is next, and lets Cancel through."""
         self.host.check_interrupt()
-        self.dirty = True
-        progress = self.compiling.progress(runner, self.called)
+        self.step.dirty = True
+        progress = self.compiler.progress(block, self.called)
         self.record.update(live=progress["done"] > 0, state="compiling", progress=progress)
 
-    def block_failed(self, runner: RegionRunner, graph: SharedGraph, error: Exception) -> None:
-        """A compiled block raised. It runs uncompiled from now on, and so does every block of its graph; after running
-        out of memory, only steps of this shape do."""
-        reason = self.failures.note(error, graph, self.shape, self.compiling.explain)
+    def failed(self, block: Block, graph: SharedGraph, error: Exception) -> None:
+        reason = self.failures.note(error, graph, self.shape, self.compiler.explain)
         if reason is None:
-            self.bypassing = True
+            self.step.bypassing = True
         else:
-            self.give_up_block(runner, reason)
+            self.gave_up(block, reason)
 
-    def give_up_block(self, runner: RegionRunner, reason: str) -> None:
-        """A block runs uncompiled from now on."""
-        self.failures.drop_block(runner, reason)
+    def gave_up(self, block: Block, reason: str) -> None:
+        self.failures.drop_block(block, reason)
         self._stop_if_unfit()
 
     # Outcomes.
@@ -359,42 +331,36 @@ class Session:
     def give_up(self, reason: str) -> None:
         """From now on the model runs uncompiled, at next to no cost."""
         self.failures.given_up = reason
-        self.watching = False
-        self.record.update(backend=backend_field(self, reason))
+        self.step.watching = False
+        self._note_backend(reason)
         self.publish()
         self._stop_if_unfit()
 
     def _stop_if_unfit(self) -> None:
-        reason = self.failures.first(self.runners) if self.settings.stop_if_unfit else None
+        reason = self.failures.first(self.blocks) if self.settings.stop_if_unfit else None
         if reason is not None:
-            self.record.update(backend=backend_field(self, reason), state="failed", progress=None)
+            self._note_backend(reason, state="failed", progress=None)
             raise ModelUnfit(str(self.record["node"]), reason)
 
+    def _note_backend(self, reason: str, **fields: Any) -> None:
+        """``reason``: why this one, or why the model runs uncompiled."""
+        self.record.update(backend=backend_field(self.settings.backend, self.compiler.backend, reason), **fields)
+
     @property
-    def called(self) -> list[RegionRunner]:
-        """The runners of blocks that the model calls, as far as the last step shows: an adapter's layers may wait on a
-        model that does without them now."""
-        return [runner for runner in self.runners if runner.called]
+    def called(self) -> list[Block]:
+        """The blocks that the model calls, as far as the last step shows: an adapter's layers may wait on a model that
+        does without them now."""
+        return [block for block in self.blocks if block.called]
 
     @property
     def uncompiled_because(self) -> str | None:
         """Why steps like the last one run uncompiled as a whole, None when they do not."""
-        failed = self.failures.concerning(self.shape)
-        if failed is not None:
-            return failed
-        if self.measuring.is_slow:
-            return self.measuring.why_uncompiled
-        reasons = [runner.uncompiled_because for runner in self.called]
-        if not reasons or not all(reasons):
-            return None
-        others = [runner.uncompiled_because for runner in self.called if not runner.left_for_no_gain]
-        return others[0] if others else reasons[0]
+        return why_uncompiled(self.failures, self.measuring, self.called)
 
     @property
     def step_was_compiled(self) -> bool:
         """Whether the last model call ran compiled, and neither compiled nor compared anything."""
-        whole = self.uncompiled_because is None and not self.watching
-        return whole and self.ran_compiled and not self.dirty and not self.bypassing
+        return self.uncompiled_because is None and self.step.was_compiled
 
     @property
     def settled(self) -> bool:
@@ -407,4 +373,19 @@ class Session:
             return
         if self.measuring.last_steps:
             self.record.stamp()
-        self.record.update(live=live, **session_fields(self))
+        known = Known(
+            blocks=self.blocks,
+            compiler=self.compiler,
+            measuring=self.measuring,
+            sampling=self.during,
+            breaks=self.failures.breaks,
+            patched=self.patched,
+            foreign=self.foreign,
+            uncompiled_because=self.uncompiled_because,
+            replaced_by=self.replaced_by,
+            was_checked=self.model is not None,
+            keeps_faster=self.settings.keep_faster,
+            device=self.device,
+            host_version=self.host.version,
+        )
+        self.record.update(live=live, **session_fields(known, self.record["backend"]))

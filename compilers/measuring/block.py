@@ -1,0 +1,92 @@
+"""What is known of one block of a model, whoever found it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..blocks.parity import Parity
+from ..blocks.regions import Region
+from ..blocks.shared_graph import SharedGraph
+from .class_gain import ClassGain
+
+
+class Block:
+    """One block, as it is known since the model was prepared.
+
+    Args:
+        sites: the modules in it that compute attention.
+        reason: why it is not compiled at all, None while nothing speaks against it.
+
+    ``skipped`` says why it ran uncompiled in this sampling although it could be compiled; ``postponed``, that it waits
+    for the next one. ``called`` says whether the model calls it, as far as is known, and ``calls`` how often in the
+    last step. ``functions`` is the code that ran in it then, ``compared`` all code of which a compiled run was
+    compared; ``parity`` is None until the first was. ``graphs`` are the compiled graphs of its variants.
+    ``casts_weights`` says that its weights are resolved before it runs compiled, because the model is only partly
+    loaded; ``in_dynamic_vram`` that ComfyUI's dynamic VRAM looks after them. ``gain`` is what compiling gains for its
+    class, which is known of the class's own code alone.
+    """
+
+    def __init__(self, region: Region, sites: Sequence[nn.Module] = (), reason: str | None = None):
+        self.path = region.path
+        self.module: nn.Module = region.module
+        self.signature = region.signature
+        self.sites = sites
+        self.reason = reason
+        self.skipped: str | None = None
+        self.postponed = False
+        self.ran = False
+        self.called = True
+        self.calls = 0
+        self.functions: tuple = ()
+        self.compared: set[tuple] = set()
+        self.parity: Parity | None = None
+        self.graphs: dict[tuple, SharedGraph] = {}
+        self.gain = ClassGain()
+        self.casts_weights = False
+        self.in_dynamic_vram = False
+
+    def begin_sampling(self) -> None:
+        self.ran = False
+        self.skipped = None
+        self.postponed = False
+        self.casts_weights = False
+
+    @property
+    def kind(self) -> str:
+        """The name of its class, for people."""
+        return type(self.module).__name__
+
+    @property
+    def uncompiled_because(self) -> str | None:
+        """Why the block ran uncompiled, None when it did not."""
+        return self.reason or self.skipped
+
+    @property
+    def runs_own_code(self) -> bool:
+        """Whether no forward in it was replaced in the last step. What such code gains is not known of its class, and
+        it may count its calls."""
+        return self.is_own(self.functions)
+
+    def is_own(self, functions: tuple) -> bool:
+        """Whether this is the code of its class and no other."""
+        return functions == (type(self.module).forward,)
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is still to be compiled and compared, with what sits on it in the last step."""
+        if self.postponed:
+            return True
+        is_left = self.gain.reason is not None and self.runs_own_code
+        return not (self.functions in self.compared or is_left or self.uncompiled_because)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it runs compiled, and the result was compared."""
+        return self.parity is not None and not self.uncompiled_because and not self.pending
+
+    @property
+    def left_for_no_gain(self) -> bool:
+        """Whether it ran uncompiled in this sampling because its class gains nothing, and for no other reason."""
+        return self.gain.reason is not None and self.uncompiled_because == self.gain.reason
