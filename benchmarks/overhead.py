@@ -31,10 +31,11 @@ if "onediff_pack" not in sys.modules:
     pack.__path__ = [str(ROOT)]
     sys.modules["onediff_pack"] = pack
 
-from onediff_pack.compilers import BACKENDS, Host, Session, Settings
+from onediff_pack.compilers import Host, Session, Settings
 from onediff_pack.compilers.backends.inductor.backend import InductorBackend
 from onediff_pack.compilers.backends.inductor.registered import compile_with_inductor
-from onediff_pack.compilers.choice import prove as backends
+from onediff_pack.compilers.choice.proof import Proof
+from onediff_pack.compilers.choice.prove import Proofs
 from onediff_pack.measure.pairs import MOST_PAIRS
 from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attention_patch import AttentionPatch
@@ -129,7 +130,7 @@ class Executor:
 class Case:
     """One way to have the pack on the model. ``step()`` is a model call as the sampler makes it."""
 
-    def __init__(self, name: str, blocks: int, hub: Hub) -> None:
+    def __init__(self, name: str, blocks: int, hub: Hub, proofs: Proofs) -> None:
         self.name = name
         self.executor = Executor(Nothing(blocks))
         self.options: dict[str, Any] = {"cond_or_uncond": [0, 1], "sample_sigmas": torch.ones(2)}
@@ -144,7 +145,7 @@ class Case:
             record = hub.record("workflow", name)
             settings = Settings(backend="nothing", keep_faster=name == "kept uncompiled")
             host = Host(lambda: None, resolve_weights=lambda layers, device, dtype: contextlib.nullcontext([]))
-            self.session = Session(settings, record, host, device)
+            self.session = Session(settings, record, host, device, proofs=proofs)
             self.wrapper = self.session
 
     def step(self) -> None:
@@ -165,12 +166,11 @@ class Case:
 def cases(blocks: int, hub: Hub) -> list[Case]:
     """All ways, warmed up: what is timed, compiled and compared has been."""
     backend = PassThrough()
-    backends.BACKENDS = {**BACKENDS, backend.name: backend}
-    backends._proofs[(backend.name, "cpu")] = backends.Proof(True, "does nothing.", 0.0)
+    proofs = Proofs({backend.name: backend}, known={(backend.name, "cpu"): Proof(True, "does nothing.", 0.0)})
     made = []
     for name in ("none", "patch", "kept uncompiled", "compiled"):
         backend.delay = 1e-3 if name == "kept uncompiled" else 0.0
-        case = Case(name, blocks, hub)
+        case = Case(name, blocks, hub, proofs)
         with torch.inference_mode():
             for _ in range(WARM_UP):
                 case.step()

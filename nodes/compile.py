@@ -89,7 +89,9 @@ class OneDiffCompile(io.ComfyNode):
         )
         compiled = model.clone()
         findings += check_options(asked(compiled, settings))
-        session = Session(settings, record, host(), compiled.load_device, tuple(findings), find_reach(compiled))
+        session = Session(
+            settings, record, host(), compiled.load_device, tuple(findings), find_reach(compiled), proofs=PROOFS
+        )
         PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
         session.prepare(
             compiled.get_model_object("diffusion_model"),

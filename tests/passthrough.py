@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from onediff_pack.compilers.blocks.shared_graph import GraphCache
-from onediff_pack.compilers.choice import prove as backends
-from onediff_pack.compilers.session import compiler as compiling
+from onediff_pack.compilers.choice.proof import Proof
+from sessions import known, using
 
 
 class Passthrough:
@@ -37,12 +36,11 @@ def without_inductor() -> Iterator[Passthrough]:
     from torch._inductor import compile_fx
 
     passthrough = Passthrough()
-    proofs = {("inductor", "cpu"): backends.Proof(True, "stands in.", 0.0)}
-    with pytest.MonkeyPatch.context() as patch, torch._dynamo.config.patch(run_gc_after_compile=False), one_thread():
+    proofs = known(inductor=Proof(True, "stands in.", 0.0))
+    dynamo = torch._dynamo.config.patch(run_gc_after_compile=False)
+    with pytest.MonkeyPatch.context() as patch, dynamo, one_thread(), using(proofs):
         patch.setattr(logging.getLogger("torch.__trace"), "handlers", [])  # pytest would keep every line of it
         patch.setattr(compile_fx, "compile_fx", passthrough.compile_fx)
-        patch.setattr(backends, "_proofs", proofs)
-        patch.setattr(compiling, "GRAPHS", GraphCache())
         yield passthrough
 
 

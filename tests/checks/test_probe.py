@@ -194,9 +194,9 @@ def test_a_block_with_a_wrong_processor_stays_uncompiled_and_the_others_do_not()
     record = Record("7", "OneDiffCompile")
     session = Session(Settings(), record, Host(lambda: None, "test"), torch.device("cpu"))
     session.prepare(model, [AttentionPatch(sites, adapt(Flat()), lambda options: None)])
-    refused = [runner.region.path for runner in session.runners if runner.reason]
+    refused = [block.path for block in session.blocks if block.reason]
     assert len(refused) == 1 and sites[0].path.startswith(refused[0])
-    assert len(session.runners) > 5
+    assert len(session.blocks) > 5
     assert record["check"]["errors"] == 1
 
 

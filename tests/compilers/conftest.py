@@ -6,7 +6,6 @@ import sys
 import textwrap
 
 import pytest
-from onediff_pack.compilers.choice import prove as backends
 
 
 @pytest.fixture
@@ -22,7 +21,5 @@ def installed(tmp_path, monkeypatch):
 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(backends, "_proofs", {})
-    monkeypatch.setattr(backends.PROOFS_ON_DISK, "folder", None)
     monkeypatch.delitem(sys.modules, "oneflow", raising=False)
     return install

@@ -15,8 +15,10 @@ from onediff_pack.compilers.backends.oneflow import libraries
 from onediff_pack.compilers.blocks.shared_graph import SharedGraph
 from onediff_pack.compilers.choice import child as proof_process
 from onediff_pack.compilers.choice import kept_proofs as proof_store
-from onediff_pack.compilers.choice import prove as backends
+from onediff_pack.compilers.choice import prove
+from onediff_pack.compilers.choice.choose import backend_rows, choose_backend
 from onediff_pack.compilers.choice.proof import Proof
+from sessions import known
 
 CPU = torch.device("cpu")
 
@@ -128,13 +130,13 @@ def test_a_nexfort_that_works_is_proven_through_onediff(installed):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
-def test_a_crashing_backend_gives_way_to_inductor_and_says_why(installed, monkeypatch):
+def test_a_crashing_backend_gives_way_to_inductor_and_says_why(installed):
     installed("oneflow", "import ctypes; ctypes.string_at(0)")
-    monkeypatch.setattr(backends, "_proofs", {("inductor", "cpu"): Proof(True, "stands in.", 0.0)})
-    backend, reason = backends.choose_backend("oneflow", CPU)
+    proofs = known(inductor=Proof(True, "stands in.", 0.0))
+    backend, reason = choose_backend("oneflow", CPU, proofs)
     assert backend.name == "inductor"
     assert reason.startswith("oneflow is not available: it ended its process while loading oneflow (SIGSEGV)")
-    row = next(row for row in backends.backend_rows(CPU) if row["name"] == "oneflow")
+    row = next(row for row in backend_rows(CPU, proofs) if row["name"] == "oneflow")
     assert not row["available"]
     assert "SIGSEGV" in row["reason"]
 
@@ -148,13 +150,14 @@ def test_a_backend_that_hangs_does_not_hold_up_the_others(installed, monkeypatch
         go_on.wait(30)
         return Proof(False, "hung.")
 
-    monkeypatch.setattr(backends, "prove_in_child", hang)
-    monkeypatch.setattr(backends, "try_out", lambda backend, device: Proof(True, "stands in.", 0.0))
-    thread = threading.Thread(target=backends.prove, args=(BACKENDS["oneflow"], CPU))
+    proofs = known()
+    monkeypatch.setattr(prove, "prove_in_child", hang)
+    monkeypatch.setattr(prove, "try_out", lambda backend, device: Proof(True, "stands in.", 0.0))
+    thread = threading.Thread(target=proofs.prove, args=(BACKENDS["oneflow"], CPU))
     thread.start()
     try:
         assert reached.wait(10)
-        assert backends.prove(BACKENDS["inductor"], CPU).available
+        assert proofs.prove(BACKENDS["inductor"], CPU).available
     finally:
         go_on.set()
         thread.join()

@@ -12,50 +12,53 @@ from pathlib import Path
 import pytest
 import torch
 from onediff_pack.compilers import BACKENDS
-from onediff_pack.compilers.choice import kept_proofs as proof_store
-from onediff_pack.compilers.choice import prove as backends
-from onediff_pack.compilers.choice import trial as proof_module
+from onediff_pack.compilers.backends.protocol import BackendUnavailable
+from onediff_pack.compilers.choice import prove, trial
+from onediff_pack.compilers.choice.choose import backend_rows, choose_backend
+from onediff_pack.compilers.choice.kept_proofs import ProofStore, proof_key
 from onediff_pack.compilers.choice.proof import Proof
+from onediff_pack.compilers.choice.prove import Proofs
+from onediff_pack.status.machine import device_name
+from sessions import FakeBackend, known
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def choose(monkeypatch, requested: str, **proofs: Proof):
-    monkeypatch.setattr(backends, "_proofs", {(name, "cpu"): proof for name, proof in proofs.items()})
-    return backends.choose_backend(requested, CPU)
+def choose(requested: str, **proofs: Proof):
+    return choose_backend(requested, CPU, known(**proofs))
 
 
-def test_auto_takes_the_first_that_works_and_is_not_slower(monkeypatch):
+def test_auto_takes_the_first_that_works_and_is_not_slower():
     works, slow = Proof(True, "works.", 1.0, speed=1.02), Proof(True, "works, 9 times slower.", 1.0, speed=0.11)
     missing = Proof(False, "nothing is there: install it.")
-    backend, reason = choose(monkeypatch, "auto", inductor=works, oneflow=works, nexfort=works)
+    backend, reason = choose("auto", inductor=works, oneflow=works, nexfort=works)
     assert (backend.name, reason) == ("inductor", "The first that works here and is not slower: it works.")
-    assert choose(monkeypatch, "auto", inductor=missing, oneflow=slow, nexfort=works)[0].name == "nexfort"
-    with pytest.raises(backends.BackendUnavailable, match="nothing is there: install it"):
-        choose(monkeypatch, "auto", inductor=missing, oneflow=slow, nexfort=missing)
-    backend, reason = choose(monkeypatch, "oneflow", inductor=works, oneflow=slow, nexfort=missing)
+    assert choose("auto", inductor=missing, oneflow=slow, nexfort=works)[0].name == "nexfort"
+    with pytest.raises(BackendUnavailable, match="nothing is there: install it"):
+        choose("auto", inductor=missing, oneflow=slow, nexfort=missing)
+    backend, reason = choose("oneflow", inductor=works, oneflow=slow, nexfort=missing)
     assert (backend.name, reason) == ("oneflow", "Asked for. It works, 9 times slower.")
 
 
-def test_inductor_is_used_where_it_was_slow_in_the_proof(monkeypatch):
+def test_inductor_is_used_where_it_was_slow_in_the_proof():
     """A machine that was busy then must not leave its user uncompiled: whole steps are timed anyway."""
     slow = Proof(True, "compiled and ran a small attention in 7.6 s, 3 times slower than uncompiled.", 7.6, speed=0.3)
     missing, works = Proof(False, "nothing is there: install it."), Proof(True, "works.", 1.0, speed=1.02)
-    backend, reason = choose(monkeypatch, "auto", inductor=slow, oneflow=slow, nexfort=missing)
+    backend, reason = choose("auto", inductor=slow, oneflow=slow, nexfort=missing)
     assert (backend.name, reason) == ("inductor", f"None that works here was fast in its trial: it {slow.reason}")
-    backend, reason = choose(monkeypatch, "nexfort", inductor=slow, oneflow=slow, nexfort=missing)
+    backend, reason = choose("nexfort", inductor=slow, oneflow=slow, nexfort=missing)
     assert backend.name == "inductor"
     assert reason.startswith(
         "nexfort is not available: nothing is there: install it. None that works here was fast in its trial: it"
     )
-    assert choose(monkeypatch, "auto", inductor=slow, oneflow=works, nexfort=missing)[0].name == "oneflow"
+    assert choose("auto", inductor=slow, oneflow=works, nexfort=missing)[0].name == "oneflow"
 
 
-class Slow:
+class Slow(FakeBackend):
     """A backend whose compiled code sleeps."""
 
-    name, native, packages, package = "slow", False, (), "torch"
+    name = "slow"
 
     def start_up(self, device):
         time.sleep(0.3)
@@ -69,7 +72,7 @@ class Slow:
 
 
 def test_a_proof_times_both_ways_and_tells_the_start_up_apart():
-    proof = backends.try_out(Slow(), CPU)
+    proof = trial.try_out(Slow(), CPU)
     assert proof.available
     assert proof.slower
     assert "times slower than uncompiled" in proof.reason
@@ -89,20 +92,18 @@ def test_a_proof_on_a_busy_machine_goes_on_timing(monkeypatch):
 
             return run
 
-    monkeypatch.setattr(proof_module, "_SECONDS", 60.0)
-    proof = backends.try_out(Busy(), CPU)
+    monkeypatch.setattr(trial, "_SECONDS", 60.0)
+    proof = trial.try_out(Busy(), CPU)
     assert not proof.slower
     assert "slower" not in proof.reason
 
 
-def test_no_backend_is_proven_on_the_event_loop(monkeypatch):
-    monkeypatch.setattr(backends, "_proofs", {})
-
-    async def prove():
-        backends.prove(BACKENDS["inductor"], CPU)
+def test_no_backend_is_proven_on_the_event_loop():
+    async def ask():
+        known().prove(BACKENDS["inductor"], CPU)
 
     with pytest.raises(RuntimeError, match="the server would answer nobody"):
-        asyncio.run(prove())
+        asyncio.run(ask())
 
 
 def test_importing_the_compilers_loads_no_backend(tmp_path):
@@ -116,9 +117,7 @@ def test_importing_the_compilers_loads_no_backend(tmp_path):
 
 
 def test_what_is_started_ahead_is_waited_for_and_proven_in_the_thread_that_asks(monkeypatch):
-    monkeypatch.setattr(backends, "_proofs", {})
-    monkeypatch.setattr(backends, "_ahead", {})
-    done = []
+    proofs, done = known(), []
 
     def start_up(device):
         time.sleep(0.2)
@@ -129,47 +128,44 @@ def test_what_is_started_ahead_is_waited_for_and_proven_in_the_thread_that_asks(
         return Proof(True, "works.", 0.2)
 
     monkeypatch.setattr(BACKENDS["inductor"], "start_up", start_up)
-    monkeypatch.setattr(backends, "try_out", try_out)
-    assert backends.start_ahead("inductor", CPU) is not threading.current_thread()
-    assert backends.start_ahead("inductor", CPU) is None
-    assert backends.choose_backend("inductor", CPU)[0].name == "inductor"
+    monkeypatch.setattr(prove, "try_out", try_out)
+    assert proofs.start_ahead("inductor", CPU) is not threading.current_thread()
+    assert proofs.start_ahead("inductor", CPU) is None
+    assert choose_backend("inductor", CPU, proofs)[0].name == "inductor"
     assert done == [("started", "OneDiff start-up"), ("proven", threading.current_thread().name)]
-    assert backends.start_ahead("inductor", CPU) is None
+    assert proofs.start_ahead("inductor", CPU) is None
 
 
 def test_a_model_is_traced_after_the_thread_that_started_inductor_ended(tmp_path):
     """In a process of its own: torch 2.11 built for CUDA crashes on a machine without a GPU if that thread traced."""
     code = (
         f"import sys, types; pack = types.ModuleType('pack'); pack.__path__ = [{str(ROOT)!r}]; "
-        "sys.modules['pack'] = pack; import torch, threading; from pack.compilers import backends; "
-        "cpu = torch.device('cpu'); backends.start_ahead('inductor', cpu).join(); "
+        "sys.modules['pack'] = pack; import torch, threading; from pack.compilers import BACKENDS, PROOFS; "
+        "cpu = torch.device('cpu'); PROOFS.start_ahead('inductor', cpu).join(); "
         "threads = [threading.Thread(target=bytearray, args=(4096,)) for _ in range(50)]; "
         "[(thread.start(), thread.join()) for thread in threads]; "
-        "print(backends.prove(backends.BACKENDS['inductor'], cpu))"
+        "print(PROOFS.prove(BACKENDS['inductor'], cpu))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert "Proof(available=True" in said.stdout, said.stderr[-1000:]
 
 
 def test_the_list_for_the_sidebar_traces_in_a_child_process(monkeypatch, tmp_path):
-    monkeypatch.setattr(backends, "_proofs", {})
-    monkeypatch.setattr(backends, "_ahead", {})
-    monkeypatch.setattr(backends.PROOFS_ON_DISK, "folder", tmp_path)
-    monkeypatch.setattr(backends, "try_out", lambda *_args: pytest.fail("traced beside a sampling"))
-    row = next(row for row in backends.backend_rows(CPU) if row["name"] == "inductor")
+    proofs = Proofs(BACKENDS, ProofStore(tmp_path))
+    monkeypatch.setattr(prove, "try_out", lambda *_args: pytest.fail("traced beside a sampling"))
+    row = next(row for row in backend_rows(CPU, proofs) if row["name"] == "inductor")
     assert row["available"], row["reason"]
     assert "compiled and ran a small attention" in row["reason"]
-    assert backends.prove(BACKENDS["inductor"], CPU).available, "known from now on"
+    assert proofs.prove(BACKENDS["inductor"], CPU).available, "known from now on"
 
 
 def test_a_child_that_cannot_be_started_is_a_sentence(monkeypatch):
     def prove_in_child(*_args, **_settings):
         raise FileNotFoundError(2, "No usable temporary directory found")
 
-    monkeypatch.setattr(backends, "_proofs", {})
-    monkeypatch.setattr(backends, "prove_in_child", prove_in_child)
+    monkeypatch.setattr(prove, "prove_in_child", prove_in_child)
     monkeypatch.setattr(BACKENDS["oneflow"], "absent", lambda device: None, raising=False)
-    proof = backends.prove(BACKENDS["oneflow"], CPU)
+    proof = known().prove(BACKENDS["oneflow"], CPU)
     assert not proof.available
     assert "No usable temporary directory found" in proof.reason
     assert "TMPDIR" in proof.reason
@@ -178,40 +174,46 @@ def test_a_child_that_cannot_be_started_is_a_sentence(monkeypatch):
 def test_a_proof_draws_no_random_numbers():
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    assert backends.try_out(BACKENDS["inductor"], CPU).available
+    assert trial.try_out(BACKENDS["inductor"], CPU).available
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.serial
-def test_what_is_kept_on_disk_answers_within_fifty_milliseconds(tmp_path, monkeypatch, installed):
+def test_what_is_kept_on_disk_answers_within_fifty_milliseconds(tmp_path, installed):
     installed("oneflow", "raise RuntimeError('must not be imported')")
-    monkeypatch.setattr(backends.PROOFS_ON_DISK, "folder", tmp_path / "kept")
-    backend = BACKENDS["oneflow"]
+    store, backend = ProofStore(tmp_path / "kept"), BACKENDS["oneflow"]
     backend.absent(torch.device("cpu"))  # imports onediff, once per process
-    key = proof_store.proof_key(backend.name, backend.packages, backends.device_name(CPU))
-    backends.PROOFS_ON_DISK.put(key, Proof(True, "works.", 1.0))
+    key = proof_key(backend.name, backend.packages, device_name(CPU))
+    store.put(key, Proof(True, "works.", 1.0))
     seconds = []
     for _ in range(5):  # the best of a few: the machine may be busy
-        monkeypatch.setattr(backends, "_proofs", {})
+        proofs = Proofs(BACKENDS, store)
         started = time.perf_counter()
-        assert backends.prove(backend, CPU).reason == "works."
+        assert proofs.prove(backend, CPU).reason == "works."
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 0.05
 
 
-def test_failures_are_forgotten_when_asked_and_successes_are_not(tmp_path, monkeypatch):
-    store = proof_store.ProofStore(tmp_path)
+def test_failures_are_forgotten_when_asked_and_successes_are_not(tmp_path):
+    store = ProofStore(tmp_path)
     store.put("good", Proof(True, "works.", 1.0))
     store.put("bad", Proof(False, "it hung."))
     store.put("slow", Proof(True, "works, 9 times slower.", 1.0, speed=0.11))
-    proofs = {
-        ("oneflow", "cpu"): Proof(False, "it hung."),
-        ("nexfort", "cpu"): Proof(True, "works, 9 times slower.", 1.0, speed=0.11),
-        ("inductor", "cpu"): Proof(True, "works."),
-    }
-    monkeypatch.setattr(backends, "_proofs", proofs)
-    monkeypatch.setattr(backends.PROOFS_ON_DISK, "folder", store.folder)
-    backends.forget_failures()
-    assert set(proofs) == {("inductor", "cpu")}
+    absent = [FakeBackend(), FakeBackend(), FakeBackend()]
+    for backend, name in zip(absent, ("hung", "slow", "fine"), strict=True):
+        backend.name = name
+        backend.absent = lambda device: "it is tried again."
+    backends = {backend.name: backend for backend in absent}
+    proofs = Proofs(
+        backends,
+        store,
+        {
+            ("hung", "cpu"): Proof(False, "it hung."),
+            ("slow", "cpu"): Proof(True, "works, 9 times slower.", 1.0, speed=0.11),
+            ("fine", "cpu"): Proof(True, "works."),
+        },
+    )
+    proofs.forget_failures()
+    assert {name for name in backends if proofs.prove(backends[name], CPU).reason == "works."} == {"fine"}
     assert store.get("good").available
     assert store.get("bad") is store.get("slow") is None

@@ -3,58 +3,20 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from onediff_pack.compilers import BACKENDS, CLEARED, WARM, Host, Place, Session, Settings
-from onediff_pack.compilers.choice import prove as backends
+from onediff_pack.compilers import CLEARED, WARM, Place, Session
 from onediff_pack.compilers.compile_cache.folder import prepare
 from onediff_pack.compilers.compile_cache.store import Entry, Store
 from onediff_pack.measure import stopwatch as timing
-from onediff_pack.patching.wrappers import attach
-from onediff_pack.status import Record
+from sessions import FakeBackend, compiled_clone, known, using
 
 pytestmark = pytest.mark.usefixtures("host")
 
 
-class Backend:
-    """Runs blocks as they are and notes what it was asked to compile; ``broken`` makes them raise."""
-
-    name = "counting"
-    package = "torch"
-
-    def __init__(self):
-        self.compiled: list[str] = []
-        self.broken = False
-
-    def absent(self, device):
-        return None
-
-    def emulates_casts(self, device):
-        return False
-
-    def compile(self, block, graph, effort):
-        self.compiled.append(type(block).__name__)
-        graph.graphs = 1
-
-        def run(*args, **kwargs):
-            if self.broken:
-                raise RuntimeError("a broken entry")
-            return graph.forward(block, *args, **kwargs)
-
-        return run
-
-    def explain(self, error):
-        return str(error), None
-
-    def about(self, effort, device):
-        return None
-
-
 @pytest.fixture
-def backend(monkeypatch):
-    counting = Backend()
-    monkeypatch.setattr(backends, "BACKENDS", {"counting": counting, **BACKENDS})
-    monkeypatch.setattr(backends, "_proofs", {("counting", "cpu"): backends.Proof(True, "counts.", 0.0)})
-    return counting
+def backend():
+    counting = FakeBackend()
+    with using(known(counting)):
+        yield counting
 
 
 @pytest.fixture
@@ -62,14 +24,6 @@ def patcher():
     import models
 
     return models.flux_patcher()
-
-
-def compiled_clone(patcher, keep_faster=False):
-    record, clone = Record("workflow", "7"), patcher.clone()
-    host = Host(lambda: None, "test")
-    session = Session(Settings("counting", keep_faster=keep_faster), record, host, torch.device("cpu"))
-    attach(clone, session)
-    return clone, session, record
 
 
 def sample(session, clone, steps):
@@ -80,12 +34,11 @@ def sample(session, clone, steps):
 
 @pytest.fixture(autouse=True)
 def nothing_cleared(monkeypatch):
-    for name in ("measurements", "graphs"):
-        monkeypatch.setattr(CLEARED, name, getattr(CLEARED, name))
+    monkeypatch.setattr(CLEARED, "marks", CLEARED.marks)
 
 
 def graphs_of(session: Session) -> set[str]:
-    return {graph.name for runner in session.runners for graph in runner.graphs.values()}
+    return {graph.name for block in session.blocks for graph in block.graphs.values()}
 
 
 def test_cleared_measurements_are_taken_anew_with_the_same_graphs(patcher, backend):
@@ -141,7 +94,7 @@ def test_cleared_graphs_are_compiled_anew_and_a_running_sampling_keeps_its_own(p
     sample(session, clone, steps=3)
     assert graphs_of(session).isdisjoint(before)
     assert len(backend.compiled) == 2 * compiled
-    assert session.memory.graphs == {graph for runner in session.runners for graph in runner.graphs.values()}
+    assert session.memory.graphs == {graph for block in session.blocks for graph in block.graphs.values()}
 
 
 def test_what_failed_is_tried_again_after_the_graphs_were_cleared(patcher, backend):

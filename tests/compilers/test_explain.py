@@ -7,7 +7,8 @@ import logging
 import pytest
 import torch
 from onediff_pack.checks.graph.breaks import break_of
-from onediff_pack.compilers.backends.errors_in_words import explain
+from onediff_pack.compilers.backends.errors_in_words import in_words
+from onediff_pack.compilers.backends.protocol import Failure
 
 
 def failure(function):
@@ -36,15 +37,16 @@ def line_of(function, offset):
 
 
 def test_a_graph_break_names_the_users_line():
-    text, found = explain(failure(logs))
-    assert found is not None and found["where"] == line_of(logs, 1)
-    assert text == f"it does not fit into one graph: {found['reason']} ({found['where']})."
+    found = in_words(failure(logs))
+    graph_break = found.graph_break
+    assert graph_break is not None and graph_break["where"] == line_of(logs, 1)
+    assert found.reason == f"it does not fit into one graph: {graph_break['reason']} ({graph_break['where']})."
 
 
 def test_the_hosts_attention_that_reads_memory_is_named_with_its_remedy():
-    text, found = explain(failure(attends))
-    assert found is not None and found["where"] == line_of(attention_sub_quad, 1)
-    assert "Patch this place with sdpa" in text
+    found = in_words(failure(attends))
+    assert found.graph_break is not None and found.graph_break["where"] == line_of(attention_sub_quad, 1)
+    assert "Patch this place with sdpa" in found.reason
 
 
 def test_the_file_that_a_reader_looks_for_goes_before_inner_ones():
@@ -55,11 +57,11 @@ def test_the_file_that_a_reader_looks_for_goes_before_inner_ones():
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("x"), RuntimeError("CUDA error: out of memory")])
 def test_memory(error):
-    assert explain(error) == ("it ran out of memory.", None)
+    assert in_words(error) == Failure("it ran out of memory.")
 
 
 def test_another_error_is_told_by_its_cause():
     error = RuntimeError("outside")
     error.__cause__ = ValueError("\nthe reason\nand more")
-    assert explain(error) == ("ValueError: the reason", None)
+    assert in_words(error) == Failure("ValueError: the reason")
     assert break_of(error).where is None

@@ -7,10 +7,9 @@ import importlib
 from dataclasses import replace
 
 import pytest
+import sessions
 import torch
-from onediff_pack.compilers import Host, Session, Settings
-from onediff_pack.patching.wrappers import APPLY_MODEL, KEY, attach
-from onediff_pack.status import Record
+from onediff_pack.patching.wrappers import APPLY_MODEL, KEY
 from passthrough import without_inductor
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
@@ -64,19 +63,16 @@ def checkpoint(family, seed):
     return patcher
 
 
-def compiled_clone(patcher):
-    clone, record = patcher.clone(), Record("workflow", "7")
-    settings = Settings(backend="inductor", keep_faster=False)
-    session = Session(settings, record, Host(lambda: None, "test"), torch.device("cpu"))
+def compiled_clone(patcher, **settings):
+    clone, session, record = sessions.compiled_clone(patcher, **settings)
     session.measuring.by_turns = False  # no step runs uncompiled to be timed
-    attach(clone, session)
     return clone, session, record
 
 
 def with_lora(clone, session, strength):
     """The model with a LoRA on every matrix of its blocks."""
     patched, generator = clone.clone(), torch.Generator().manual_seed(5)
-    blocks = tuple(f"diffusion_model.{runner.region.path}." for runner in session.runners)
+    blocks = tuple(f"diffusion_model.{block.path}." for block in session.blocks)
     weights = {n: w for n, w in patched.model_state_dict().items() if n.startswith(blocks) and w.ndim == 2}
     changes = {n: ("diff", (0.5 * torch.randn(w.shape, generator=generator),)) for n, w in weights.items()}
     assert len(patched.add_patches(changes, strength)) == len(changes) > 0
@@ -110,7 +106,7 @@ def test_each_kind_of_block_is_compiled_once(name, inductor):
     compiled = record["compile"]
     expected = EXPECTED_UNCOMPILED.get(name, {})
     uncompiled = compiled["regions_uncompiled"]
-    assert compiled["regions"] == len(session.runners) > 0
+    assert compiled["regions"] == len(session.blocks) > 0
     assert compiled["regions_compiled"] + len(uncompiled) == compiled["regions"]
     unexpected = [
         r
@@ -121,7 +117,7 @@ def test_each_kind_of_block_is_compiled_once(name, inductor):
     assert bool(uncompiled) == bool(expected)
     assert compiled["graph_breaks"] == []
     assert record["parity"]["passed"]
-    kinds = {runner.region.signature for runner in session.runners if runner.parity is not None}
+    kinds = {block.signature for block in session.blocks if block.parity is not None}
     assert (inductor.graphs, compiled["recompiles"]) == (len(kinds), [])
     assert compiled["graphs"] == len(kinds)
 
@@ -161,18 +157,14 @@ def test_batch_1_costs_each_kind_at_most_one_more_graph_and_once(name, inductor)
     """CFG off, on, four pictures at once, and back: PyTorch compiles a batch of 1 apart."""
     family = families.FAMILIES[name]()
     patcher = family.patcher()
-    clone, record = patcher.clone(), Record("workflow", "7")
-    settings = Settings(backend="inductor", keep_faster=False)
-    session = Session(settings, record, Host(lambda: None, "test"), torch.device("cpu"))
-    session.measuring.by_turns = False  # no step runs uncompiled to be timed
-    attach(clone, session)
+    clone, session, record = compiled_clone(patcher)
     counted, recompiles = [], []
     for call in (Call(batch=1), Call(batch=2), Call(batch=4), Call(batch=1), Call(batch=4, height=32), Call(batch=1)):
         results = session.sampling(lambda call=call: [family.step(clone, call) for _ in range(2 + (not counted))])
         assert max(relative(result, family.step(patcher, call)) for result in results) <= TOLERANCE
         counted.append(inductor.graphs)
         recompiles.append(len(record["compile"]["recompiles"]))
-    kinds = len({runner.region.signature for runner in session.runners if runner.parity is not None})
+    kinds = len({block.signature for block in session.blocks if block.parity is not None})
     assert kinds <= counted[0] <= counted[1] <= 2 * kinds
     assert counted[1:] == [counted[1]] * 5
     assert recompiles == [graphs - kinds for graphs in counted]
@@ -187,18 +179,14 @@ def test_batch_1_costs_each_kind_at_most_one_more_graph_and_once(name, inductor)
 def test_scope_model_compiles_the_parts_around_the_blocks_too(name, parts, inductor):
     family = families.FAMILIES[name]()
     patcher = family.patcher()
-    clone, record = patcher.clone(), Record("workflow", "7")
-    settings = Settings(backend="inductor", scope="model", keep_faster=False)
-    session = Session(settings, record, Host(lambda: None, "test"), torch.device("cpu"))
-    session.measuring.by_turns = False  # no step runs uncompiled to be timed
-    attach(clone, session)
+    clone, session, record = compiled_clone(patcher, scope="model")
     for call in (FIRST, *CHANGES.values()):
         results = session.sampling(lambda call=call: [family.step(clone, call) for _ in range(3)])
         assert max(relative(result, family.step(patcher, call)) for result in results) <= TOLERANCE
     compiled = record["compile"]
-    assert parts <= {runner.region.path for runner in session.runners if runner.parity}
+    assert parts <= {block.path for block in session.blocks if block.parity}
     assert (compiled["regions_uncompiled"], compiled["graph_breaks"], compiled["recompiles"]) == ([], [], [])
-    assert inductor.graphs == len({runner.region.signature for runner in session.runners})
+    assert inductor.graphs == len({block.signature for block in session.blocks})
 
 
 def test_every_reason_names_a_family():

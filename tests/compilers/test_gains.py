@@ -7,16 +7,14 @@ from types import MethodType, SimpleNamespace
 import pytest
 import torch
 from dynamic_vram import DynamicVram
-from onediff_pack.compilers import CLEARED, Host, Session, Settings
-from onediff_pack.compilers.blocks.shared_graph import GraphCache
+from onediff_pack.compilers import CLEARED
 from onediff_pack.compilers.measuring import class_gain as gains
+from onediff_pack.compilers.measuring import find_gains as find_gains_module
 from onediff_pack.compilers.measuring.class_gain import IN_A_ROW, KINDS_TIMED, ClassGain, time_pairs
 from onediff_pack.compilers.measuring.find_gains import MIN_KINDS_SAVED, find_gains
 from onediff_pack.compilers.session import block_runner as region_runner
-from onediff_pack.compilers.session import compiler as compiling
-from onediff_pack.patching.wrappers import attach
-from onediff_pack.status import Record
 from passthrough import without_inductor
+from sessions import compiled_clone
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -32,9 +30,8 @@ def inductor():
 @pytest.fixture
 def gain_of(inductor, monkeypatch):
     """Sets how many times as fast compiled blocks run as uncompiled ones, in place of the clock."""
-    monkeypatch.setattr(gains, "_known", {})
-    monkeypatch.setattr(compiling, "GRAPHS", GraphCache())
-    monkeypatch.setattr(CLEARED, "measurements", CLEARED.measurements)
+    monkeypatch.setattr(find_gains_module, "_known", {})
+    monkeypatch.setattr(CLEARED, "marks", CLEARED.marks)
 
     class FixedTimes:
         gain = 1.0
@@ -63,16 +60,13 @@ def sampled(patcher, steps=3, keep_faster=True, **call):
 
 
 def attached_session(patcher, resolve=None, keep_faster=True):
-    record, clone = Record("workflow", "7"), patcher.clone()
-    host = Host(lambda: None, "test", resolve)
-    session = Session(Settings("inductor", keep_faster=keep_faster), record, host, torch.device("cpu"))
-    attach(clone, session)
+    clone, session, record = compiled_clone(patcher, resolve_weights=resolve, keep_faster=keep_faster)
     return session, clone, record
 
 
-def runners_of(kinds):
+def blocks_of(kinds):
     """Blocks of one class, each of another width."""
-    return [SimpleNamespace(block=None, signature=kind, reason=None, gain=ClassGain()) for kind in range(kinds)]
+    return [SimpleNamespace(module=None, signature=kind, reason=None, gain=ClassGain()) for kind in range(kinds)]
 
 
 def uncompiled(record):
@@ -271,10 +265,10 @@ def test_a_left_block_whose_weights_cannot_be_brought_at_once_runs_comfyuis_way(
 
 @pytest.mark.parametrize(("device", "asks"), [("mps", False), ("cuda", True), ("cpu", True)])
 def test_classes_are_left_where_it_was_measured(monkeypatch, device, asks):
-    monkeypatch.setattr(gains, "_known", {})
-    runners = runners_of(KINDS)
-    find_gains(runners, device, "way")
-    assert [runner.gain.asks(runner.signature) for runner in runners] == [asks] * KINDS
+    monkeypatch.setattr(find_gains_module, "_known", {})
+    blocks = blocks_of(KINDS)
+    find_gains(blocks, device, "way")
+    assert [block.gain.asks(block.signature) for block in blocks] == [asks] * KINDS
 
 
 def test_on_a_gpu_blocks_are_timed_as_they_run_in_a_step(monkeypatch):
@@ -322,30 +316,30 @@ def test_a_block_with_another_nodes_code_in_it_is_called_no_more_often_than_need
 
 
 def test_a_class_of_few_kinds_is_not_timed(monkeypatch):
-    monkeypatch.setattr(gains, "_known", {})
+    monkeypatch.setattr(find_gains_module, "_known", {})
 
-    few, many = runners_of(KINDS - 1), runners_of(KINDS)
-    unfit = SimpleNamespace(block=None, signature=KINDS, reason="it has no forward", gain=ClassGain())
+    few, many = blocks_of(KINDS - 1), blocks_of(KINDS)
+    unfit = SimpleNamespace(module=None, signature=KINDS, reason="it has no forward", gain=ClassGain())
     find_gains([*few, unfit], "cpu", "way")
-    assert not any(runner.gain.asks(runner.signature) for runner in [*few, unfit])
+    assert not any(block.gain.asks(block.signature) for block in [*few, unfit])
     find_gains(many, "cpu", "way")
-    assert all(runner.gain.asks(runner.signature) for runner in many)
-    assert len({id(runner.gain) for runner in many}) == 1
+    assert all(block.gain.asks(block.signature) for block in many)
+    assert len({id(block.gain) for block in many}) == 1
 
 
 def test_what_was_decided_does_not_outlive_clearing_where_a_class_has_lost_a_kind(monkeypatch):
     """A block that failed meanwhile may leave too few kinds for deciding anew."""
-    monkeypatch.setattr(gains, "_known", {})
-    monkeypatch.setattr(CLEARED, "measurements", CLEARED.measurements)
-    runners = runners_of(KINDS)
-    find_gains(runners, "cpu", "way")
+    monkeypatch.setattr(find_gains_module, "_known", {})
+    monkeypatch.setattr(CLEARED, "marks", CLEARED.marks)
+    blocks = blocks_of(KINDS)
+    find_gains(blocks, "cpu", "way")
     for kind in range(KINDS_TIMED):
-        runners[kind].gain.note(kind, [(1.0, 1.0)] * 3)
-    assert runners[-1].gain.reason
-    runners[0].reason = "it differs"
+        blocks[kind].gain.note(kind, [(1.0, 1.0)] * 3)
+    assert blocks[-1].gain.reason
+    blocks[0].reason = "it differs"
     CLEARED.clear_measurements()
-    find_gains(runners, "cpu", "way")
-    assert [runner.gain.reason for runner in runners] == [None] * KINDS
+    find_gains(blocks, "cpu", "way")
+    assert [block.gain.reason for block in blocks] == [None] * KINDS
 
 
 def test_each_kind_is_asked_for_once_and_the_slow_one_counts_most():

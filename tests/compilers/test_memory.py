@@ -7,14 +7,13 @@ import weakref
 
 import pytest
 import torch
-from onediff_pack.compilers import Host, Session, Settings
 from onediff_pack.compilers.measuring.model_memory import MOST_VARIANTS, ModelMemory
 from onediff_pack.compilers.measuring.step_measuring import Measuring
 from onediff_pack.patching.wrappers import attach
 from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attention_patch import AttentionPatch
-from onediff_pack.status import Record
 from passthrough import without_inductor
+from sessions import compiled_clone
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
 pytestmark = pytest.mark.usefixtures("host")
@@ -24,14 +23,6 @@ pytestmark = pytest.mark.usefixtures("host")
 def inductor():
     with without_inductor() as passthrough:
         yield passthrough
-
-
-def compiled_clone(patcher):
-    record, clone = Record("workflow", "7"), patcher.clone()
-    host = Host(lambda: None, "test")
-    session = Session(Settings("inductor", keep_faster=False), record, host, torch.device("cpu"))
-    attach(clone, session)
-    return clone, session, record
 
 
 def sample(session, clone, steps=3, **call):

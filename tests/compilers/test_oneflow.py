@@ -11,15 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from onediff_pack.compilers import BACKENDS, BackendUnavailable, Host, Session, Settings
+from onediff_pack.compilers import BACKENDS, BackendUnavailable
 from onediff_pack.compilers.backends.oneflow import libraries
-from onediff_pack.compilers.blocks.shared_graph import GraphCache, SharedGraph
-from onediff_pack.compilers.choice import prove as backends
-from onediff_pack.compilers.session import compiler as compiling
+from onediff_pack.compilers.blocks.shared_graph import SharedGraph
+from onediff_pack.compilers.choice.proof import Proof
 from onediff_pack.patching.wrappers import attach
 from onediff_pack.processors import find_sites, get_processor, processor_names
 from onediff_pack.processors.attention_patch import AttentionPatch
-from onediff_pack.status import Record
+from sessions import known, using
 from torch import nn
 
 try:
@@ -48,9 +47,9 @@ FAMILIES = ("SD 1.5", "SDXL", "SD 3", "Flux", "Z-Image", "Qwen-Image", "Wan 2.1"
 
 
 @pytest.fixture
-def proven(monkeypatch):
-    monkeypatch.setattr(backends, "_proofs", {("oneflow", "cpu"): backends.Proof(True, "is tested.", 0.0)})
-    monkeypatch.setattr(compiling, "GRAPHS", GraphCache())  # runs are counted by graph
+def proven():
+    with using(known(oneflow=Proof(True, "is tested.", 0.0))):  # runs are counted by graph
+        yield
 
 
 @pytest.fixture
@@ -79,12 +78,7 @@ class Sampled:
     def __init__(self, patcher, step, **settings):
         self.step = step
         self.patcher = patcher
-        self.clone = patcher.clone()
-        self.record = Record("workflow", "7")
-        chosen = Settings(backend="oneflow", keep_faster=False, **settings)
-        host = Host(lambda: None, "test")
-        self.session = Session(chosen, self.record, host, torch.device("cpu"))
-        attach(self.clone, self.session)
+        self.clone, self.session, self.record = compiled_clone(patcher, backend="oneflow", **settings)
 
     @property
     def runs(self):
@@ -316,7 +310,7 @@ def test_tensors_share_their_memory():
 MANY_RUNS = """
 import conftest, torch
 from onediff_pack.compilers import BACKENDS
-from onediff_pack.compilers.graphs import SharedGraph
+from onediff_pack.compilers.blocks.shared_graph import SharedGraph
 
 class Doubles(torch.nn.Module):
     def forward(self, x):

@@ -4,11 +4,9 @@ graphs as fully loaded, with its LoRAs, and with nothing left on its layers."""
 from __future__ import annotations
 
 import pytest
+import sessions
 import torch
 from dynamic_vram import DynamicVram
-from onediff_pack.compilers import Host, Session, Settings
-from onediff_pack.patching.wrappers import attach
-from onediff_pack.status import Record
 from passthrough import without_inductor
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
@@ -37,11 +35,7 @@ def patcher(request):
 def compiled_clone(patcher, resolve=True):
     from onediff_pack.host.weights import resolve_weights
 
-    record, clone = Record("workflow", "7"), patcher.clone()
-    host = Host(lambda: None, "test", resolve_weights if resolve else None)
-    session = Session(Settings("inductor", keep_faster=False), record, host, CPU)
-    attach(clone, session)
-    return clone, session, record
+    return sessions.compiled_clone(patcher, resolve_weights=resolve_weights if resolve else None)
 
 
 def load(patcher, memory: float) -> None:
@@ -241,7 +235,7 @@ def test_weights_in_dynamic_vram_are_used_as_they_are_there(patcher, inductor, m
     assert not torch.allclose(expected, plain, rtol=1e-2)
     assert (vram.brought, vram.pinned, state_of(patcher)) == ([], [], before)
     assert (inductor.graphs, record["state"]) == (graphs, "compiled")
-    count = len(session.runners)
+    count = len(session.blocks)
     assert (
         record["compile"]["weights"] == f"in dynamic VRAM: the weights of {count} blocks are made ready block by block."
     )

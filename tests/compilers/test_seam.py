@@ -6,11 +6,9 @@ import pytest
 import torch
 from onediff.infer_compiler.backends import registry
 from onediff.infer_compiler.backends.deployable_module import DeployableModule
-from onediff_pack.compilers import BACKENDS, Host, Session, Settings
+from onediff_pack.compilers.backends.protocol import Failure
 from onediff_pack.compilers.backends.through_onediff import compile_through_onediff
-from onediff_pack.compilers.choice import prove as backends
-from onediff_pack.patching.wrappers import attach
-from onediff_pack.status import Record
+from sessions import FakeBackend, compiled_clone, known, using
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -28,31 +26,16 @@ class Eager(DeployableModule):
         return self.graph.forward(self.block, *args, **kwargs)
 
 
-class EagerBackend:
-    name, package, packages, native = "eager", "torch", (), False
+class EagerBackend(FakeBackend):
+    name = "eager"
     explained = 0
-
-    def absent(self, device):
-        return None
-
-    def emulates_casts(self, device):
-        return False
-
-    def load(self):
-        pass
-
-    def start_up(self, device):
-        pass
-
-    def about(self, effort, device):
-        return None
 
     def compile(self, block, graph, effort):
         return compile_through_onediff(block, self.name, {"graph": graph})
 
     def explain(self, error):
         self.explained += 1
-        return f"eager says: {error}", None
+        return Failure(f"eager says: {error}")
 
 
 @pytest.fixture
@@ -69,11 +52,10 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(registry, "_BACKENDS", dict(registry._BACKENDS))
     registry.register_backend("eager")(compile_eager)
-    monkeypatch.setattr(backends, "BACKENDS", {"eager": EagerBackend(), **BACKENDS})
-    monkeypatch.setattr(backends, "_proofs", {("eager", "cpu"): backends.Proof(True, "runs.", 0.0)})
     monkeypatch.setattr(torch, "compile", unreachable)
     monkeypatch.setattr(torch._dynamo, "optimize", unreachable)
-    return modules
+    with using(known(EagerBackend())):
+        yield modules
 
 
 @pytest.mark.parametrize("model", ["unet", "flux"])
@@ -81,19 +63,16 @@ def test_a_backend_of_its_own(model, asked):
     import models
 
     patcher = getattr(models, f"{model}_patcher")()
-    clone, record = patcher.clone(), Record("workflow", "7")
-    host = Host(lambda: None, "test")
-    session = Session(Settings("eager", keep_faster=False), record, host, torch.device("cpu"))
-    attach(clone, session)
+    clone, session, record = compiled_clone(patcher)
     results = session.sampling(lambda: [models.step(clone) for _ in range(4)])
     for result in results:
         torch.testing.assert_close(result, models.step(patcher))
     assert (record["state"], record["backend"]["used"]) == ("compiled", "eager")
-    assert len(asked) == len(session.runners) == record["compile"]["regions_compiled"]
-    kinds = {runner.region.signature for runner in session.runners}
-    graphs = {graph for runner in session.runners for graph in runner.graphs.values()}
+    assert len(asked) == len(session.blocks) == record["compile"]["regions_compiled"]
+    kinds = {block.signature for block in session.blocks}
+    graphs = {graph for block in session.blocks for graph in block.graphs.values()}
     assert record["compile"]["graphs"] == len(kinds) == len(graphs)
-    assert sum(graph.runs for graph in graphs) >= 2 * len(session.runners)
+    assert sum(graph.runs for graph in graphs) >= 2 * len(session.blocks)
 
 
 def test_its_failures_are_in_its_own_words(asked, monkeypatch):
@@ -101,10 +80,7 @@ def test_its_failures_are_in_its_own_words(asked, monkeypatch):
 
     monkeypatch.setattr(Eager, "forward", lambda self, *args, **kwargs: {}["no such operator"])
     patcher = models.flux_patcher()
-    clone, record = patcher.clone(), Record("workflow", "7")
-    host = Host(lambda: None, "test")
-    session = Session(Settings("eager", keep_faster=False), record, host, torch.device("cpu"))
-    attach(clone, session)
+    clone, session, record = compiled_clone(patcher)
     (result,) = session.sampling(lambda: [models.step(clone) for _ in range(3)])[-1:]
     torch.testing.assert_close(result, models.step(patcher))
     assert record["state"] == "uncompiled"

@@ -16,24 +16,21 @@ from onediff_pack.compilers import (
     BACKENDS,
     CLEARED,
     BlockCounter,
-    Host,
     ModelUnfit,
-    Session,
     Settings,
     StepClock,
     compile_seconds_asked,
 )
-from onediff_pack.compilers.blocks.shared_graph import GraphCache
-from onediff_pack.compilers.choice import prove as backends
+from onediff_pack.compilers.choice.proof import Proof
 from onediff_pack.compilers.session import block_runner as region_runner
-from onediff_pack.compilers.session import compiler as compiling
+from onediff_pack.compilers.session.compiler import Compiler
 from onediff_pack.measure import stopwatch as timing
 from onediff_pack.measure.pairs import MOST_PAIRS
 from onediff_pack.patching.wrappers import KEY, attach
 from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attention_patch import AttentionPatch
 from onediff_pack.speed_report.figures import Sampling, SpeedReport
-from onediff_pack.status import Record
+from sessions import FakeBackend, compiled_clone, known, using
 from torch.utils import _pytree as pytree
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -43,55 +40,11 @@ class Interrupt(BaseException):
     pass
 
 
-class CountingBackend:
-    """Runs a block as it is, and counts. ``change(name, result)`` may spoil a result or raise."""
-
-    name = "counting"
-    package = "torch"
-
-    def __init__(self):
-        self.compiled: list[str] = []
-        self.ran: list[str] = []
-        self.change = lambda name, result: result
-
-    def absent(self, device):
-        return None
-
-    def emulates_casts(self, device):
-        return False
-
-    def compile(self, block, graph, effort):
-        name = type(block).__name__
-        self.compiled.append(name)
-
-        def run(*args, **kwargs):
-            self.ran.append(name)
-            self.emulated = graph.emulates_casts
-            result = self.change(name, graph.forward(block, *args, **kwargs))
-            graph.graphs = graph.graphs or 1
-            return result
-
-        return run
-
-    def explain(self, error):
-        return f"{type(error).__name__}: {error}", None
-
-    def about(self, effort, device):
-        return None
-
-
 @pytest.fixture
-def backend(monkeypatch):
-    counting = CountingBackend()
-    monkeypatch.setattr(backends, "BACKENDS", {"counting": counting, **BACKENDS})
-    monkeypatch.setattr(compiling, "GRAPHS", GraphCache())
-    monkeypatch.setattr(backends, "_proofs", {("counting", "cpu"): backends.Proof(True, "counts.", 0.0)})
-    return counting
-
-
-@pytest.fixture
-def interrupted():
-    return []
+def backend():
+    counting = FakeBackend()
+    with using(known(counting)):
+        yield counting
 
 
 @pytest.fixture(params=["unet", "flux"])
@@ -99,19 +52,6 @@ def patcher(request):
     import models
 
     return getattr(models, f"{request.param}_patcher")()
-
-
-def compiled_clone(patcher, interrupted=None, **settings):
-    def check_interrupt():
-        if interrupted:
-            raise Interrupt
-
-    settings = {"backend": "counting", "keep_faster": False, **settings}
-    record = Record("workflow", "7")
-    clone = patcher.clone()
-    session = Session(Settings(**settings), record, Host(check_interrupt, "test"), torch.device("cpu"))
-    attach(clone, session)
-    return clone, session, record
 
 
 def sample(session, clone, steps=1, **options):
@@ -130,13 +70,13 @@ def test_the_steps_and_the_record(patcher, backend):
         torch.testing.assert_close(step(clone), plain)
         if number == 0:
             assert backend.ran == []  # the first step runs uncompiled
-    regions = len(session.runners)
+    regions = len(session.blocks)
     # Step 2 compiles; then four pairs of steps, two of them begun by each way.
     assert len(backend.ran) == 7 * regions
     session.publish()
     assert record["state"] == "compiled"
     assert record["compile"]["regions_compiled"] == regions
-    assert record["compile"]["graphs"] == len({runner.region.signature for runner in session.runners})
+    assert record["compile"]["graphs"] == len({block.signature for block in session.blocks})
     assert record["compile"]["recompiles"] == []
     assert record["parity"]["passed"]
     assert record["parity"]["relative"] == 0
@@ -159,8 +99,8 @@ def test_equal_blocks_share_a_graph_also_with_a_second_node(patcher, backend):
     second, other, other_record = compiled_clone(patcher)
     for _ in range(2):
         step(second)
-    graphs = {graph for runner in session.runners for graph in runner.graphs.values()}
-    assert graphs == {graph for runner in other.runners for graph in runner.graphs.values()}
+    graphs = {graph for block in session.blocks for graph in block.graphs.values()}
+    assert graphs == {graph for block in other.blocks for graph in block.graphs.values()}
     assert other_record["compile"]["seconds"] == 0
 
 
@@ -199,7 +139,7 @@ def test_a_foreign_override_runs_the_blocks_uncompiled_and_is_named(patcher, bac
     expected = step(patcher, optimized_attention_override=zero_attention)
     torch.testing.assert_close(step(clone, optimized_attention_override=zero_attention), expected)
     session.publish()
-    assert record["state"] == ("partial" if any(r.parity and not r.skipped for r in session.runners) else "uncompiled")
+    assert record["state"] == ("partial" if any(r.parity and not r.skipped for r in session.blocks) else "uncompiled")
     reasons = {region["reason"] for region in record["compile"]["regions_uncompiled"]}
     assert any("replaced attention" in reason and "zero_attention" in reason for reason in reasons)
     torch.testing.assert_close(step(clone), plain)
@@ -221,7 +161,7 @@ def test_an_override_whose_place_a_processor_takes_costs_nothing(patcher, backen
     plain = sample(session, clone, 12)  # all pairs of steps are timed
     ran = len(backend.ran)
     torch.testing.assert_close(sample(session, clone, 2, optimized_attention_override=earlier), plain)
-    assert len(backend.ran) == ran + 2 * len(session.runners)
+    assert len(backend.ran) == ran + 2 * len(session.blocks)
     assert (record["state"], record["compile"]["regions_uncompiled"]) == ("compiled", [])
     expected = step(patcher, optimized_attention_override=later)
     torch.testing.assert_close(sample(session, clone, 2, optimized_attention_override=later), expected)
@@ -259,7 +199,7 @@ def test_a_block_that_differs_stays_uncompiled(patcher, backend, name, factor):
     assert not record["parity"]["passed"]
     words = {"1 %": "differs from the uncompiled one by 1.0e-02", "NaN": "has NaN, Inf or another form"}
     assert all(words[name] in region["reason"] for region in record["compile"]["regions_uncompiled"])
-    assert {type(r.block).__name__ for r in session.runners if r.reason} == {guilty}
+    assert {type(r.module).__name__ for r in session.blocks if r.reason} == {guilty}
 
 
 def test_a_block_that_cannot_be_compiled_runs_uncompiled(patcher, backend):
@@ -318,14 +258,14 @@ def test_a_block_that_differs_also_with_casts_emulated_stays_uncompiled(backend,
     import models
 
     monkeypatch.setattr(type(backend), "emulates_casts", lambda self, device: True)
-    monkeypatch.setattr(compiling.Compiling, "retry", retry_in_any_dtype)
+    monkeypatch.setattr(Compiler, "retry", retry_in_any_dtype)
     patcher = models.flux_patcher()
     plain = models.step(patcher)
     clone, session, record = compiled_clone(patcher)
     backend.change = lambda kind, result: result * 1.1 if kind == "SingleStreamBlock" else result
     for _ in range(5):
         torch.testing.assert_close(models.step(clone), plain)
-    assert {type(r.block).__name__ for r in session.runners if r.reason} == {"SingleStreamBlock"}
+    assert {type(r.module).__name__ for r in session.blocks if r.reason} == {"SingleStreamBlock"}
     assert not record["parity"]["passed"]
 
 
@@ -389,14 +329,16 @@ def test_a_patch_that_was_there_first_does_not_keep_steps_from_being_timed(backe
     assert record["speed"]["steps_kind"].count("compiling") <= 2
 
 
-def test_a_backend_that_is_tried_again_reaches_the_session_that_gave_up(patcher, backend, monkeypatch):
-    monkeypatch.setattr(CLEARED, "backends", CLEARED.backends)
-    missing = backends.Proof(False, "no compiler: install one.")
-    monkeypatch.setattr(backends, "_proofs", {(name, "cpu"): missing for name in backends.BACKENDS})
-    clone, session, record = compiled_clone(patcher)
+def test_a_backend_that_is_tried_again_reaches_the_session_that_gave_up(patcher, monkeypatch):
+    monkeypatch.setattr(CLEARED, "marks", CLEARED.marks)
+    counting, missing = FakeBackend(), Proof(False, "no compiler: install one.")
+    proofs = known(**dict.fromkeys(("counting", *BACKENDS), missing))
+    proofs.backends = {"counting": counting, **BACKENDS}
+    with using(proofs):
+        clone, session, record = compiled_clone(patcher)
     sample(session, clone, 3)
     assert record["summary"].startswith("uncompiled: counting is not available: no compiler: install one. inductor: ")
-    backends._proofs["counting", "cpu"] = backends.Proof(True, "counts.", 0.0)
+    proofs.forget_failures()
     sample(session, clone, 3)
     assert record["state"] == "uncompiled"
     CLEARED.forget_failed_backends()
@@ -421,8 +363,8 @@ def test_after_its_seconds_compiling_goes_on_in_the_next_picture(patcher, backen
     torch.testing.assert_close(sample(session, clone, 6), plain)
     assert record["state"] == "partial"
     first = record["compile"]["regions_compiled"]
-    assert record["compile"]["stopped"] == {"done": first, "total": len(session.runners)}
-    assert record["summary"] == f"stopped at {first}/{len(session.runners)} · goes on in the next run"
+    assert record["compile"]["stopped"] == {"done": first, "total": len(session.blocks)}
+    assert record["summary"] == f"stopped at {first}/{len(session.blocks)} · goes on in the next run"
     reasons = {region["reason"] for region in record["compile"]["regions_uncompiled"]}
     assert reasons == {"0 s of compiling are enough for one picture: it is compiled in the next."}
     assert record["speed"]["pairs"] == 0, "a model that is half compiled is not judged"
@@ -515,13 +457,13 @@ def test_a_hook_of_another_node_takes_effect(patcher, backend):
 
     clone, session, record = compiled_clone(patcher)
     plain = sample(session, clone, 10)
-    block = session.runners[-1].block
+    block = session.blocks[-1].module
     inner = [module for module in block.modules() if isinstance(module, torch.nn.Linear)][-1]
     with inner.register_forward_hook(lambda module, args, output: output + 5):
         expected = step(patcher)
         torch.testing.assert_close(sample(session, clone), expected)
         (uncompiled,) = record["compile"]["regions_uncompiled"]
-        assert uncompiled["path"] == session.runners[-1].region.path
+        assert uncompiled["path"] == session.blocks[-1].path
         assert "another node put a hook on it" in uncompiled["reason"]
     assert not torch.allclose(expected, plain)
     torch.testing.assert_close(sample(session, clone), plain)
@@ -580,7 +522,7 @@ def test_a_setting_that_changes_every_step_does_not_compile_every_step(backend, 
     for gain in range(2, 9):
         expected = models.step(patcher, gain=float(gain))
         torch.testing.assert_close(sample(session, clone, 2, gain=float(gain)), expected, rtol=1e-4, atol=1e-5)
-    assert {len(runner.graphs) for runner in session.runners} == {1, 4}
+    assert {len(block.graphs) for block in session.blocks} == {1, 4}
     reasons = [r["reason"] for r in record["compile"]["regions_uncompiled"]]
     assert reasons == ["it was compiled for 4 combinations of settings already."] * 3
 
@@ -605,10 +547,16 @@ def test_a_block_that_writes_into_its_input_is_compared_on_a_copy(backend, monke
     assert record["parity"]["relative"] == 0
 
 
-def test_cancel_gets_through_between_blocks(patcher, backend, interrupted):
+def test_cancel_gets_through_between_blocks(patcher, backend):
     from models import step
 
-    clone, _, _ = compiled_clone(patcher, interrupted)
+    interrupted = []
+
+    def check_interrupt():
+        if interrupted:
+            raise Interrupt
+
+    clone, _, _ = compiled_clone(patcher, check_interrupt)
     step(clone)
     interrupted.append(True)
     with pytest.raises(Interrupt):
@@ -633,7 +581,7 @@ def test_cancelled_while_compiling_says_how_far_it_came_and_goes_on(patcher, bac
     stop_before(backend, interrupted, 1)
     with pytest.raises(Interrupt):
         sample(session, clone, 3)
-    total = len(session.runners)
+    total = len(session.blocks)
     assert record["state"] == "partial"
     assert record["compile"]["stopped"] == {"done": 1, "total": total}
     assert (record["compile"]["regions_compiled"], record["compile"]["regions_uncompiled"]) == (1, [])
@@ -685,7 +633,7 @@ def test_a_run_that_ends_otherwise_before_all_is_compiled_says_so_too(patcher, b
         sample(session, clone, 3)
     done = 0 if at == "measuring" else 1
     assert record["state"] == ("partial" if done else "idle")
-    assert record["compile"]["stopped"] == {"done": done, "total": len(session.runners)}
+    assert record["compile"]["stopped"] == {"done": done, "total": len(session.blocks)}
     assert record["summary"].startswith(f"stopped at {done}/")
 
 
@@ -719,7 +667,7 @@ def test_a_block_that_the_model_never_calls_is_not_called_uncompiled(backend):
     totals = []
     session.record.update = watch_totals(session.record.update, totals)
     sample(session, clone, 3)
-    assert len(session.runners) == 7
+    assert len(session.blocks) == 7
     assert set(totals) == {5}, "while it compiles, too"
     assert record["state"] == "compiled"
     assert (record["compile"]["regions"], record["compile"]["regions_compiled"]) == (5, 5)
@@ -809,7 +757,7 @@ def test_equal_times_keep_the_model_uncompiled_and_are_said_to_be_no_gain(patche
     )
     ran = len(backend.ran)
     sample(session, clone, 20)
-    assert len(backend.ran) == ran + len(session.runners), "one more pair in each of the next pictures"
+    assert len(backend.ran) == ran + len(session.blocks), "one more pair in each of the next pictures"
     assert record["speed"]["pairs"] == MOST_PAIRS + 1
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from onediff_pack.compilers import Host, Session, Settings
 from onediff_pack.patching.wrappers import KEY, OUTER_SAMPLE, attach
 from onediff_pack.processors import KernelProcessor, find_sites, get_processor
 from onediff_pack.processors.attention_patch import AttentionPatch
 from onediff_pack.status import Record
 from passthrough import Passthrough, without_inductor
+from sessions import compiled_clone
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
 pytestmark = pytest.mark.usefixtures("host")
@@ -465,10 +465,7 @@ def sitting(model: str, inductor: Passthrough) -> Sitting:
 
     patcher = getattr(models, f"{model}_patcher")()
     strengthen(patcher.model)
-    compiled, record = patcher.clone(), Record("workflow", "7")
-    settings = Settings(backend="inductor", keep_faster=False)
-    session = Session(settings, record, Host(lambda: None, "test"), torch.device("cpu"))
-    attach(compiled, session)
+    compiled, session, record = compiled_clone(patcher)
     compiled.add_wrapper_with_key(OUTER_SAMPLE, KEY, session.sampling)
     plain = sample(Setup(patcher, conditioning(1), conditioning(2)))
     return Sitting(patcher, compiled, record, plain, inductor)

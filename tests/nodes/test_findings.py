@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from onediff_pack.compilers.choice.proof import Proof
 from torch import nn
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
@@ -27,10 +28,10 @@ def execute(node, **inputs):
 
 @pytest.fixture
 def compile_node(monkeypatch):
-    from onediff_pack.compilers.choice import prove as backends
-    from onediff_pack.nodes.compile import OneDiffCompile
+    from onediff_pack.nodes import compile as node
+    from sessions import known
 
-    monkeypatch.setattr(backends, "_proofs", {("inductor", "cpu"): backends.Proof(True, "stands in.", 0.0)})
+    monkeypatch.setattr(node, "PROOFS", known(inductor=Proof(True, "stands in.", 0.0)))
     settings = {
         "backend": "auto",
         "scope": "blocks",
@@ -38,7 +39,7 @@ def compile_node(monkeypatch):
         "if_unfit": "run uncompiled",
         "keep_faster": True,
     }
-    return lambda model, **inputs: execute(OneDiffCompile, model=model, **{**settings, **inputs})[1]
+    return lambda model, **inputs: execute(node.OneDiffCompile, model=model, **{**settings, **inputs})[1]
 
 
 @pytest.fixture

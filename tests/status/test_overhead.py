@@ -12,13 +12,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "overhead.py"
 
 
 @pytest.fixture
-def overhead(monkeypatch):
-    from onediff_pack.compilers.choice import prove as backends
-
-    monkeypatch.setattr(backends, "BACKENDS", dict(backends.BACKENDS))
-    monkeypatch.setattr(backends, "_proofs", dict(backends._proofs))
-    # A browser test before this one leaves Playwright's loop running in this thread.
-    monkeypatch.setattr(backends, "_not_on_the_event_loop", lambda: None)
+def overhead():
     spec = importlib.util.spec_from_file_location("overhead", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
