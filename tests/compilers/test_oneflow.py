@@ -18,7 +18,7 @@ from onediff_pack.compilers.choice.proof import Proof
 from onediff_pack.patching.wrappers import attach
 from onediff_pack.processors import find_sites, get_processor, processor_names
 from onediff_pack.processors.attention_patch import AttentionPatch
-from sessions import known, using
+from sessions import compiled_clone, known, using
 from torch import nn
 
 try:
