@@ -19,6 +19,10 @@ def backend():
         yield counting
 
 
+def broken(name, result):
+    raise RuntimeError("a broken entry")
+
+
 @pytest.fixture
 def patcher():
     import models
@@ -98,11 +102,11 @@ def test_cleared_graphs_are_compiled_anew_and_a_running_sampling_keeps_its_own(p
 
 
 def test_what_failed_is_tried_again_after_the_graphs_were_cleared(patcher, backend):
-    backend.broken = True
+    backend.change = broken
     clone, session, record = compiled_clone(patcher)
     sample(session, clone, steps=3)
     assert record["state"] == "uncompiled"
-    backend.broken = False
+    backend.change = lambda name, result: result
     sample(session, clone, steps=3)
     assert record["state"] == "uncompiled"
     CLEARED.clear_graphs()
