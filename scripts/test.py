@@ -1,8 +1,7 @@
-"""All tests, `python3 scripts/test.py`: style, the canvas extension, the real host, then OneFlow in an environment of
-its own.
+"""The tests, `python3 scripts/test.py`: style, types, imports, the canvas extension, and everything on the real host.
 
-With `--oneflow` as the first argument only the last. Other arguments go to pytest; a run that has some leaves OneFlow
-out.
+`--quick`, under a minute: what needs neither ComfyUI nor a compiler. `--all`: OneFlow too, in an environment of its own
+(10 GB, Python 3.10); `--oneflow`: that alone. Other arguments go to pytest, after the environment is made.
 """
 
 import os
@@ -19,45 +18,82 @@ from scripts import browser, console
 from scripts.console import CannotContinue, duration, say
 from scripts.environment import ROOT, Environment, prepare
 from scripts.oneflow_environment import prepare_oneflow
+from scripts.server import link_folder
 
 OLDEST_NODE = 20
-ONEFLOW = "--oneflow"
+QUICK, ALL, ONEFLOW = "--quick", "--all", "--oneflow"
 #: Tests wait half of the time, for servers and pages. The tests of a file build on each other.
 SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial")
+QUICK_ONES = (
+    "-q",
+    "-m",
+    "not serial and not compiles",
+    "tests/checks",
+    "tests/benchmarks",
+    "tests/processors",
+    "tests/status",
+)
 ONEFLOW_TESTS = ("tests/compilers/test_oneflow.py", "tests/e2e/test_oneflow.py")
 
 
 def main() -> int:
     environment = prepare()
-    python = str(environment.python)
-    arguments, variables = sys.argv[1:], variables_for(environment)
-    if arguments[:1] == [ONEFLOW]:
-        return oneflow_tests(environment, variables, arguments[1:])
-    results = {
-        "ruff": step("Style (ruff)", [python, "-m", "ruff", "check", "."]),
-        "mypy": step("Types (mypy)", [python, "-m", "mypy"]),
-        "web": web_tests(),
-    }
-    say_compiler()
-    pytest = [python, "-m", "pytest"]
-    if arguments:
+    kind, arguments = (
+        (sys.argv[1], sys.argv[2:]) if sys.argv[1:2] in ([QUICK], [ALL], [ONEFLOW]) else ("", sys.argv[1:])
+    )
+    variables = variables_for(environment, browser_wanted=kind not in (QUICK, ONEFLOW))
+    if kind == ONEFLOW:
+        return oneflow_tests(environment, variables, arguments)
+    pytest = [str(environment.python), "-m", "pytest"]
+    results = style(environment, variables)
+    if kind == QUICK:
+        without_host = {**variables, "ONEDIFF_HOST": "none"}
+        results["pytest"] = step("Tests without ComfyUI (pytest)", [*pytest, *QUICK_ONES, *arguments], without_host)
+    elif arguments:
         results["pytest"] = step("Tests (pytest)", [*pytest, *arguments], variables)
     else:
+        say_compiler()
         results["pytest"] = step("Tests (pytest)", [*pytest, *SIDE_BY_SIDE], variables)
         results["serial"] = step("Tests that measure (pytest)", [*pytest, "-m", "serial"], variables)
+    if kind == ALL:
         results["OneFlow"] = oneflow_tests(environment, variables, [])
     failed = [name for name, code in results.items() if code]
     say(f"Failed: {', '.join(failed)}." if failed else "All passed, apart from what is named as skipped above.")
     return 1 if failed else 0
 
 
-def variables_for(environment: Environment) -> dict[str, str]:
+def style(environment: Environment, variables: dict[str, str]) -> dict[str, int]:
+    """What reads the code and runs none of it, and the tests of the canvas extension."""
+    python = str(environment.python)
+    return {
+        "ruff": step("Style (ruff)", [python, "-m", "ruff", "check", "."]),
+        "format": step("Format (ruff)", [python, "-m", "ruff", "format", "--check", "."]),
+        "mypy": step("Types (mypy)", [python, "-m", "mypy"]),
+        "imports": step("Imports (import-linter)", lint_imports(environment), imports_seen(environment, variables)),
+        "web": web_tests(),
+    }
+
+
+def lint_imports(environment: Environment) -> list[str]:
+    command = str(environment.python.with_name("lint-imports"))
+    return [command, "--no-logo", "--cache-dir", str(environment.cache / "import_linter")]
+
+
+def imports_seen(environment: Environment, variables: dict[str, str]) -> dict[str, str]:
+    """import-linter reads a package by its name: a link gives the repository the one that the tests give it."""
+    folder = environment.cache / "imports"
+    folder.mkdir(parents=True, exist_ok=True)
+    link_folder(ROOT, folder / "onediff_pack")
+    return {**variables, "PYTHONPATH": str(folder)}
+
+
+def variables_for(environment: Environment, browser_wanted: bool) -> dict[str, str]:
     """What the tests are told: where things are, and which browser to use."""
     return {
         **os.environ,
         "ONEDIFF_CACHE": str(environment.cache),
         "ONEDIFF_HOST": str(environment.host),
-        **browser.variables(environment),
+        **(browser.variables(environment) if browser_wanted else {}),
     }
 
 
