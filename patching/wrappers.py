@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..processors.attention_patch import _set_wrappers
-
 #: The one key of all wrappers of this pack (comfy.patcher_extension).
 KEY = "onediff"
 
@@ -28,6 +26,14 @@ def attach(model: Any, wrapper: Any, wrapper_type: str = APPLY_MODEL) -> None:
 def detach(model: Any, cls: type, wrapper_type: str = APPLY_MODEL) -> None:
     """Takes the wrappers of a class off a ModelPatcher; the others keep their order."""
     _set_wrappers(model, [w for w in model.get_wrappers(wrapper_type, KEY) if not isinstance(w, cls)], wrapper_type)
+
+
+def _set_wrappers(model: Any, wrappers: list[Any], wrapper_type: str) -> None:
+    samplings = [wrapper.sampling for wrapper in wrappers if hasattr(wrapper, "sampling")]
+    for kind, functions in ((wrapper_type, wrappers), (OUTER_SAMPLE, samplings)):
+        model.remove_wrappers_with_key(kind, KEY)
+        for function in functions:
+            model.add_wrapper_with_key(kind, KEY, function)
 
 
 def attached(model: Any, cls: type, wrapper_type: str = APPLY_MODEL) -> list[Any]:

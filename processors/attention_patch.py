@@ -17,7 +17,7 @@ from ..memo import shared
 from ..patching.calls import accepts_options, options_of, options_position, with_options
 from ..patching.foreign import OVERRIDE
 from ..patching.forwards import swapped_forwards
-from ..patching.wrappers import KEY, OUTER_SAMPLE
+from ..patching.wrappers import KEY
 from .contract import KernelProcessor, ModuleProcessor, Processor
 from .site_calls import SiteCalls
 from .sites.find import Site
@@ -168,11 +168,3 @@ def processors_of(patches: Iterable[AttentionPatch]) -> list[tuple[Site, Process
     """The patched sites with the processor that computes each: the last patch's, where several mean the same site."""
     last = {site.path: (site, patch.processor) for patch in patches for site in patch.sites}
     return list(last.values())
-
-
-def _set_wrappers(model: Any, wrappers: list[Any], wrapper_type: str) -> None:
-    samplings = [wrapper.sampling for wrapper in wrappers if hasattr(wrapper, "sampling")]
-    for kind, functions in ((wrapper_type, wrappers), (OUTER_SAMPLE, samplings)):
-        model.remove_wrappers_with_key(kind, KEY)
-        for function in functions:
-            model.add_wrapper_with_key(kind, KEY, function)

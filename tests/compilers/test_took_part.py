@@ -8,14 +8,10 @@ import weakref
 
 import pytest
 import torch
-from onediff_pack.compilers import BACKENDS, Host, Session, Settings
-from onediff_pack.compilers.blocks.shared_graph import GraphCache
-from onediff_pack.compilers.choice import prove as backends
-from onediff_pack.compilers.session import compiler as compiling
 from onediff_pack.patching.wrappers import attach
 from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attention_patch import AttentionPatch
-from onediff_pack.status import Record
+from sessions import FakeBackend, compiled_clone, known, using
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -39,36 +35,12 @@ def skip_blocks(executor, x, *args, **kwargs):
     return torch.zeros_like(x)
 
 
-class Plain:
-    """A backend that compiles nothing."""
-
-    name, package = "plain", "torch"
-
-    def absent(self, device):
-        return None
-
-    def emulates_casts(self, device):
-        return False
-
-    def compile(self, block, graph, effort):
-        def run(*args, **kwargs):
-            graph.graphs = 1
-            return graph.forward(block, *args, **kwargs)
-
-        return run
-
-    def about(self, effort, device):
-        return None
-
-
 @pytest.fixture
-def patcher(monkeypatch):
+def patcher():
     import models
 
-    monkeypatch.setattr(backends, "BACKENDS", {"plain": Plain(), **BACKENDS})
-    monkeypatch.setattr(compiling, "GRAPHS", GraphCache())
-    monkeypatch.setattr(backends, "_proofs", {("plain", "cpu"): backends.Proof(True, "stands in.", 0.0)})
-    return models.unet_patcher()
+    with using(known(FakeBackend())):
+        yield models.unet_patcher()
 
 
 def sample(patcher, sigmas=(1.0, 0.6, 0.3, 0.0)):
@@ -96,9 +68,7 @@ def patched(patcher, kind="sdpa", superseded=None):
 
 
 def compiled(patcher):
-    clone, record = patcher.clone(), Record("workflow", "7")
-    session = Session(Settings("plain", keep_faster=False), record, Host(lambda: None, "test"), torch.device("cpu"))
-    attach(clone, session)
+    clone, _, record = compiled_clone(patcher)
     return clone, record
 
 

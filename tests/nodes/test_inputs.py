@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from onediff_pack.compilers.choice.proof import Proof
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
 models = importlib.import_module("models")
@@ -78,9 +79,10 @@ CASES = [(node, name) for node, inputs in nodes().items() for name in inputs if 
 
 @pytest.fixture
 def no_backend(monkeypatch):
-    from onediff_pack.compilers.choice import prove as backends
+    from onediff_pack.nodes import compile as node
+    from sessions import known
 
-    monkeypatch.setattr(backends, "_proofs", {("inductor", "cpu"): backends.Proof(True, "stands in.", 0.0)})
+    monkeypatch.setattr(node, "PROOFS", known(inductor=Proof(True, "stands in.", 0.0)))
 
 
 @pytest.mark.parametrize(("node", "name"), CASES, ids=[f"{node.__name__}.{name}" for node, name in CASES])

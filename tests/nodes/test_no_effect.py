@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from onediff_pack.compilers.choice.proof import Proof
+from sessions import known
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -87,7 +89,6 @@ class Server:
         import execution
         import folder_paths
         import server
-        from onediff_pack.compilers.choice import prove as backends
         from onediff_pack.host import server as host
         from onediff_pack.host.prompt_ends import PromptEnds, class_of
         from onediff_pack.nodes import compile as compile_node
@@ -115,7 +116,7 @@ class Server:
         for name, cls in ours.items():
             monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, cls)
         monkeypatch.setitem(folder_paths.folder_names_and_paths, "attention_processors", ([], {".py"}))
-        monkeypatch.setattr(backends, "_proofs", {("inductor", "cpu"): backends.Proof(True, "stands in.", 0.0)})
+        monkeypatch.setattr(compile_node, "PROOFS", known(inductor=Proof(True, "stands in.", 0.0)))
         self.hub = Hub(lambda *_: None, host.running_workflow, class_of=class_of)
         self.hub.ended = PromptEnds(self, self.hub.settle, host._workflow_of).new
         monkeypatch.setattr(host, "HUB", self.hub)
