@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from onediff_pack.compilers.backends.errors_in_words import explain
+from onediff_pack.compilers.backends.inductor.failures import explain
 from onediff_pack.compilers.backends.inductor import vector_instructions
 from onediff_pack.compilers.backends.nexfort import NexfortBackend
 from onediff_pack.compilers.choice import child as proof_process
@@ -186,7 +186,7 @@ def test_without_a_private_folder_nothing_is_compiled_and_the_reason_has_no_path
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with pytest.raises(NoWorkspace, match="TMPDIR") as caught, WarmStart().compiling("1" * 64):
         pytest.fail("compiled where others may have put something")
-    assert explain(caught.value)[0] == str(caught.value)
+    assert explain(caught.value).reason == str(caught.value)
     assert str(tmp_path) not in str(caught.value)
 
 
