@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..status.machine import device_name, package_version
+from .cache.folder import told
 from .effort import effort_note, inductor_config
 from .exceptions import BackendUnavailable
 from .explain import explain
@@ -177,7 +178,7 @@ def _in_child(backend: Backend, device: torch.device) -> Proof:
     except OSError as error:
         return Proof(
             False,
-            f"its trial process cannot be started ({error.strerror or error}): use inductor, or name a folder that can "
+            f"its trial process cannot be started ({told(error)}): use inductor, or name a folder that can "
             "be written to with the environment variable TMPDIR.",
             passing=True,
         )

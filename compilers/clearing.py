@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .cache import WARM
+from .cache import WARM, Deleted
 
 
 @dataclass
@@ -24,8 +24,8 @@ class Cleared:
     def clear_measurements(self) -> None:
         self.measurements += 1
 
-    def clear_graphs(self) -> int:
-        """How many graphs were kept on disk."""
+    def clear_graphs(self) -> Deleted:
+        """What was deleted on disk."""
         self.graphs += 1
         return WARM.clear()
 

@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from ..status.machine import package_version
+from .cache.folder import open_file
 from .proof import Proof
 
 log = logging.getLogger(__name__)
 
 #: Seconds after which a backend that did not work, or was slow, is tried again.
 FAILURES_LAST = 3600.0
+
+#: Bytes of the file that is read; a proof has about 300.
+_MOST = 2**20
 
 _SECONDS = (int, float, type(None))
 _FIELDS: dict[str, Any] = {
@@ -69,7 +73,7 @@ class ProofStore:
         if self.folder is None:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self.folder, prefix="proofs-", suffix=".tmp")
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -85,8 +89,9 @@ class ProofStore:
         if self.folder is None:
             return {}
         try:
-            entries = json.loads((self.folder / "proofs.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            with os.fdopen(open_file(self.folder / "proofs.json", _MOST), encoding="utf-8") as file:
+                entries = json.load(file)
+        except (OSError, ValueError, RecursionError):
             return {}
         return entries if isinstance(entries, dict) else {}
 

@@ -6,13 +6,13 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import sysconfig
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..status.machine import package_version
+from .cache.folder import told
 
 #: Bytes that the temporary folder must have free: what a graph leaves there, and the compiler's own files.
 ROOM = 64 * 2**20
@@ -34,7 +34,7 @@ def no_headers() -> str:
     """The sentence for missing Python headers."""
     version = sysconfig.get_python_version()
     how = {
-        "Windows": f"copy the folders “include” and “libs” of an installed Python {version} into {sys.base_prefix}",
+        "Windows": f"copy the folders “include” and “libs” of a full Python {version} into that of ComfyUI's Python",
         "Darwin": f"install Python with them, for example with “brew install python@{version}”, and use it for ComfyUI",
     }.get(platform.system(), f"install them, for example with “sudo apt install python{version}-dev”,")
     return f"Python's header files are missing: {how} and restart ComfyUI."
@@ -104,9 +104,9 @@ def _no_room() -> str | None:
         folder = tempfile.gettempdir()  # the first that can be written to
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        return f"there is no temporary folder that can be written to ({error.strerror or error}): {mend}"
+        return f"there is no temporary folder that can be written to ({told(error)}): {mend}"
     if free < ROOM:
-        return f"the disk of the temporary folder {folder} has only {free // 2**20} MB free: make room, or {mend}"
+        return f"the disk of the temporary folder has only {free // 2**20} MB free: make room, or {mend}"
     if not os.access(folder, os.W_OK):
-        return f"the temporary folder {folder} is not writable: {mend}"
+        return f"the temporary folder is not writable: {mend}"
     return None

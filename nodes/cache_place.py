@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +19,80 @@ log = logging.getLogger(__name__)
 FOLDER, LIMIT = "ONEDIFF_COMPILE_CACHE", "ONEDIFF_COMPILE_CACHE_MB"
 _FOLDER_SETTING, _LIMIT_SETTING = "OneDiff.CompileCache.Folder", "OneDiff.CompileCache.Limit"
 
+#: The pack's own folder inside the one that is named: what else lies there is not touched.
+SUBFOLDER = "onediff_compile_cache"
+
+#: Where version 0.4.0 kept it, in the pack's folder.
+_OLD = "compile_cache"
+
 
 def cache_place() -> Place:
     """The folder and its limit. ``ONEDIFF_COMPILE_CACHE=off`` keeps nothing.
 
-    A setting comes from the page: one that names a folder where pages upload files, or which ComfyUI serves, is not
-    followed.
+    A folder of ComfyUI's, or one that holds such a folder, is not followed, whoever names it: pages put files there,
+    or it is served, or what lies there is run.
     """
     settings = _settings()
     limit = _bytes(os.environ.get(LIMIT)) or _bytes(settings.get(_LIMIT_SETTING)) or Place().limit
-    named = os.environ.get(FOLDER, "").strip()
-    if named:
-        return Place(None if named.lower() == "off" else Path(os.path.expanduser(named)), limit)
     chosen = settings.get(_FOLDER_SETTING)
-    if isinstance(chosen, str) and chosen.strip():
-        if chosen.strip().lower() == "off":
-            return Place(None, limit)
-        folder = Path(os.path.expanduser(chosen.strip()))
-        if folder.is_absolute() and not _is_open(folder):
-            return Place(folder, limit)
-        log.warning("OneDiff: the setting for the compile cache names %s, which is not used: %s.", folder, _RULE)
-    return Place(own_folder() / "compile_cache", limit)
+    named, who = os.environ.get(FOLDER, "").strip(), FOLDER
+    if not named and isinstance(chosen, str):
+        named, who = chosen.strip(), "the setting “Folder of the compile cache”"
+    own, old = own_folder() / SUBFOLDER, own_folder() / _OLD
+    if not named:
+        return Place(own, limit, old=old)
+    if named.lower() == "off":
+        return Place(None, limit, others=(own,), old=old)
+    folder = Path(os.path.expanduser(named))
+    refusal = _refusal(folder)
+    if refusal is None:
+        return Place(folder / SUBFOLDER, limit, others=(own,), old=old, among=folder)
+    log.debug("%s names %s", who, folder)
+    instead = "Compiled code is kept in ComfyUI's user folder instead."
+    return Place(own, limit, old=old, note=f"The folder that {who} names is not used: {refusal}. {instead}")
 
 
-_RULE = "it must be an absolute path outside of ComfyUI's input, output, temp and models folders"
+def _refusal(folder: Path) -> str | None:
+    """Why a folder is not used, None when it may be."""
+    if not folder.is_absolute():
+        return "it is not an absolute path"
+    try:
+        own = own_folder().resolve()
+        for place in (folder.resolve(), (folder / SUBFOLDER).resolve()):
+            if _is_within(place, own):
+                continue
+            for name, other in _comfyui():
+                if _is_within(place, other):
+                    return f"it is ComfyUI's {name} folder or lies in it"
+                if _is_within(other, place):
+                    return f"ComfyUI's {name} folder lies in it"
+    except (OSError, RuntimeError, ValueError) as error:  # a link to itself, perhaps
+        return f"it cannot be found ({type(error).__name__})"
+    return None
 
 
-def _is_open(folder: Path) -> bool:
-    """Whether a page can put files there."""
-    kinds = (folder_paths.get_input_directory(), folder_paths.get_output_directory(), folder_paths.get_temp_directory())
-    return any(folder.resolve().is_relative_to(Path(kind).resolve()) for kind in (*kinds, folder_paths.models_dir))
+def _comfyui() -> Iterator[tuple[str, Path]]:
+    """ComfyUI's folders by their real paths."""
+    yield "user", Path(folder_paths.get_user_directory()).resolve()
+    yield "input", Path(folder_paths.get_input_directory()).resolve()
+    yield "output", Path(folder_paths.get_output_directory()).resolve()
+    yield "temp", Path(folder_paths.get_temp_directory()).resolve()
+    yield "models", Path(folder_paths.models_dir).resolve()
+    for folder in folder_paths.get_folder_paths("custom_nodes"):
+        yield "custom_nodes", Path(folder).resolve()
+
+
+def _is_within(inner: Path, outer: Path) -> bool:
+    """Whether a folder is another one or lies in it, by name or by what the file system says: a disk may ignore case,
+    or be there twice."""
+    if inner.is_relative_to(outer):
+        return True
+    if not outer.exists():
+        return False
+    found = outer.stat()
+    return found.st_ino != 0 and any(
+        os.path.samestat(found, one.stat()) for one in (inner, *inner.parents) if one.exists()
+    )
 
 
 def _settings() -> dict[str, Any]:
@@ -55,7 +100,7 @@ def _settings() -> dict[str, Any]:
     file = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

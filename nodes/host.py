@@ -53,9 +53,12 @@ def clear_measurements() -> str:
 
 def clear_compile_cache() -> str:
     """Forgets compiled graphs. The sentence is for a person."""
-    kept = CLEARED.clear_graphs()
-    on_disk = f", and the {kept} kept on disk are deleted" if kept > 1 else ", and the one kept on disk is deleted"
-    return f"Compiled graphs are let go of{on_disk if kept else ''}. {_from('compiles anew')}"
+    deleted = CLEARED.clear_graphs()
+    on_disk = f", and the {deleted.count} files kept on disk are deleted" if deleted.count > 1 else ""
+    if deleted.count == 1:
+        on_disk = ", and the one file kept on disk is deleted"
+    left = f" On disk {deleted.left} could not be deleted ({deleted.why}): the console names them." * bool(deleted.left)
+    return f"Compiled graphs are let go of{on_disk}.{left} {_from('compiles anew')}"
 
 
 def clear_backends() -> str:

@@ -33,7 +33,7 @@ def start(
     """
     base = environment.cache / "e2e" / name
     if cold:
-        shutil.rmtree(base / "user" / "__onediff" / "compile_cache", ignore_errors=True)
+        shutil.rmtree(base / "user" / "__onediff" / "onediff_compile_cache", ignore_errors=True)
     variables = {"ONEDIFF_COMPILE_CACHE": "" if cold else str(compiled_in_this_run(environment.cache))} | (
         variables or {}
     )

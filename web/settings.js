@@ -7,7 +7,8 @@ const cacheSettings = [
     id: "OneDiff.CompileCache.Folder",
     category: ["OneDiff", "Compile cache", "Folder"],
     name: "Folder of the compile cache",
-    tooltip: "A full path on the server. Empty: in ComfyUI's user folder. “off”: keep nothing between starts.",
+    tooltip:
+      "A full path on the server; “onediff_compile_cache” is made in it. Empty: in ComfyUI's user folder. “off”: none.",
     type: "text",
     defaultValue: "",
   },

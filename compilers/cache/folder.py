@@ -2,73 +2,108 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
+from . import windows
+
+#: Whether files have an owner and mode bits.
+POSIX = os.name == "posix"
+
 #: Bits of a folder's mode that let others write.
 _OTHERS_WRITE, _GROUP_WRITES = stat.S_IWOTH, stat.S_IWGRP
 
+#: What opening a link, a socket or a pipe without a writer says where it is not followed and not waited for.
+_NOT_A_FILE = {errno.ELOOP, errno.EMLINK, errno.ENXIO}
+
+_ANOTHER = "or name another with ONEDIFF_COMPILE_CACHE"
+
 
 class CacheUnusable(Exception):
-    """The cache folder cannot be used; the text is a sentence with the remedy."""
+    """The cache folder cannot be used; the text is a sentence with the remedy. It goes into records and pictures, which
+    people share, so it names no path; ``path`` is for the console."""
+
+    def __init__(self, reason: str, path: Path | None = None):
+        super().__init__(reason)
+        self.path = path
+
+
+def told(error: BaseException) -> str:
+    """What an error says without its path: "No space left on device"."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if isinstance(number, int) else type(error).__name__
 
 
 def prepare(folder: Path) -> Path:
-    """The folder by its real path, made for this user alone if it is not there.
+    """The folder by its real path, made for this user alone if it is not there; and the one that holds it, but no
+    other.
 
     Raises:
         CacheUnusable: when somebody else could write into it, or it cannot be written.
     """
     if not folder.is_absolute():
-        raise CacheUnusable(
-            f"the compile cache folder “{folder}” is not an absolute path: name one with ONEDIFF_COMPILE_CACHE."
-        )
+        raise CacheUnusable("the folder for the compile cache is not an absolute path: name one that is.", folder)
+    named = folder.parent
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        if not named.is_dir() and not named.parent.is_dir():
+            raise CacheUnusable(
+                "neither the folder for the compile cache nor the one that should hold it exists: make it, "
+                f"{_ANOTHER}.",
+                named,
+            )
+        named.mkdir(mode=0o755, exist_ok=True)
+        _make(folder)
         folder = folder.resolve(strict=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise CacheUnusable(
-            f"the compile cache folder {folder} cannot be made ({error.strerror or error}): make it writable, or name "
-            "another with ONEDIFF_COMPILE_CACHE."
+            f"the compile cache folder cannot be made ({told(error)}): make it writable, {_ANOTHER}.", folder
         ) from error
-    reason = untrusted(folder)
-    if reason:
-        raise CacheUnusable(reason)
+    refused = untrusted(folder)
+    if refused is not None:
+        raise refused
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise CacheUnusable(f"the compile cache folder {folder} is not writable: run “chmod u+rwx {folder}”.")
+        raise CacheUnusable("the compile cache folder is not writable: run “chmod u+rwx” on it.", folder)
     return folder
 
 
-def untrusted(folder: Path) -> str | None:
-    """Why a folder is not this user's alone, None when it is.
+def _make(folder: Path) -> None:
+    """Makes a folder for this user alone, if there is none."""
+    if folder.is_dir():
+        return
+    if POSIX:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    else:
+        windows.make_private(folder)
 
-    Windows has no such bits, and access lists are not read there: a new folder inherits its parent's, and what is in
-    it is taken only with the signature of a key that lies beside it.
-    """
-    if os.name != "posix":
-        return None
+
+def untrusted(folder: Path) -> CacheUnusable | None:
+    """Why a folder is not this user's alone, None when it is."""
+    if not POSIX:
+        if windows.is_own(folder):
+            return None
+        reason = "Windows does not say that the compile cache folder is yours alone: delete it, and it is made anew,"
+        return CacheUnusable(f"{reason} {_ANOTHER}.", folder)
     own = folder.stat()
     if own.st_uid != os.geteuid():
-        return (
-            f"the compile cache folder {folder} belongs to another user: name a folder of your own with "
-            "ONEDIFF_COMPILE_CACHE."
+        return CacheUnusable(
+            "the compile cache folder belongs to another user: name a folder of your own with ONEDIFF_COMPILE_CACHE.",
+            folder,
         )
     if own.st_mode & 0o077:
-        return f"the compile cache folder {folder} is open to other users: run “chmod 700 {folder}”."
+        return CacheUnusable("the compile cache folder is open to other users: run “chmod 700” on it.", folder)
     for parent in folder.parents:
-        found = parent.stat()
+        found, holds = parent.stat(), "a folder that holds the compile cache"
         if found.st_uid not in trusted_owners():
-            return f"{parent}, which holds the compile cache, belongs to another user: name another folder with " + (
-                "ONEDIFF_COMPILE_CACHE."
-            )
+            reason = f"{holds} belongs to another user: name another with ONEDIFF_COMPILE_CACHE."
+            return CacheUnusable(reason, parent)
         if found.st_mode & stat.S_ISVTX:  # others can add to it, but not replace what is there
             continue
         if found.st_mode & _OTHERS_WRITE:
-            return f"{parent}, which holds the compile cache, can be written by everybody: run “chmod o-w {parent}”."
+            return CacheUnusable(f"{holds} can be written by everybody: run “chmod o-w” on it.", parent)
         if found.st_mode & _GROUP_WRITES and not _private_group(found.st_gid):
-            return f"{parent}, which holds the compile cache, can be written by a group: run “chmod g-w {parent}”."
+            return CacheUnusable(f"{holds} can be written by a group: run “chmod g-w” on it.", parent)
     return None
 
 
@@ -89,18 +124,43 @@ def _private_group(gid: int) -> bool:
     return (gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}) or gid == 0
 
 
-def open_own(path: Path) -> int:
-    """Opens a file for reading, without following a link, if it is a regular file of this user that nobody else can
-    write: asked of the open file, so that it cannot be exchanged between the question and the reading.
+def open_file(path: Path, most: int) -> int:
+    """Opens a regular file of at most so many bytes for reading, without following a link and without waiting for a
+    writer: asked of the open file, so that it cannot be exchanged between the question and the reading.
+
+    Raises:
+        PermissionError: when it is something else.
+        OSError: when it cannot be opened.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
+        raise PermissionError(f"{path.name} is a link")
+    try:
+        handle = os.open(path, flags)
+    except OSError as error:
+        if error.errno in _NOT_A_FILE:
+            raise PermissionError(f"{path.name} is not a regular file") from error
+        raise
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+        os.close(handle)
+        raise PermissionError(f"{path.name} is not a regular file of at most {most} bytes")
+    return handle
+
+
+def open_own(path: Path, most: int) -> int:
+    """Opens a file as `open_file` does, if it is this user's and nobody else can write it.
 
     Raises:
         PermissionError: when it is not.
         OSError: when it cannot be opened.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+    handle = open_file(path, most)
     found = os.fstat(handle)
-    is_own = os.name != "posix" or (found.st_uid == os.geteuid() and not found.st_mode & 0o077)
-    if not stat.S_ISREG(found.st_mode) or not is_own:
+    own = found.st_uid == os.geteuid() and not found.st_mode & 0o077 if POSIX else windows.is_own(handle)
+    if not own:
         os.close(handle)
         raise PermissionError(f"{path.name} is not a file of this user alone")
     return handle

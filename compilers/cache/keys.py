@@ -42,6 +42,12 @@ def graph_key(backend: str, gm: torch.fx.GraphModule, inputs: Sequence[Any], con
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
+def tool_key(what: str) -> str:
+    """The key of what Inductor builds for itself, once for each machine and versions. Its own file names tell apart
+    whatever else that depends on."""
+    return hashlib.sha256("\0".join((what, _pack_version(), *_versions(), _device("cpu"))).encode()).hexdigest()
+
+
 def _input(one: Any) -> str:
     if isinstance(one, torch.Tensor):
         return f"{one.dtype} {one.device} {tuple(one.shape)} {tuple(one.stride())} {one.requires_grad}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import hmac
 import io
@@ -15,17 +16,26 @@ import tempfile
 import time
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .folder import open_own
+from .folder import open_file, open_own, told
 
 log = logging.getLogger(__name__)
 
 _MAGIC = b"onediff compile cache 1\n"
-_SUFFIX = ".graph"
 _ABOUT = "about.json"
+
+# Nothing but files of these names is written or deleted.
+_SUFFIX, KEY = ".graph", "onediff.key"
+_ENTRY = re.compile(r"[0-9a-f]{64}\.graph")
+_UNFINISHED = re.compile(r"onediff-[a-z0-9_]{8}\.tmp")
+
+#: Bytes of an entry that is read, and of the key file, which has 32.
+MOST, _KEY_MOST = 2**29, 64
+
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_.+=\-]+(/[A-Za-z0-9_.+=\-]+)*")
 
 #: Seconds after which an unfinished file is a leftover of a process that was killed.
@@ -37,6 +47,18 @@ class NotOurs(Exception):
 
 
 @dataclass(frozen=True)
+class Deleted:
+    """How many entries were deleted, how many are still there, and why."""
+
+    count: int = 0
+    left: int = 0
+    why: str = ""
+
+    def __add__(self, other: Deleted) -> Deleted:
+        return Deleted(self.count + other.count, self.left + other.left, self.why or other.why)
+
+
+@dataclass(frozen=True)
 class Entry:
     """What one compile left: its files by path below Inductor's folder, and the seconds that it took."""
 
@@ -45,7 +67,7 @@ class Entry:
 
 
 class Store:
-    """A folder of entries by key, and the key file that signs them.
+    """A folder of entries by key (64 hex digits), and the key file that signs them.
 
     The signature covers the entry's name and, through the key file's number in its file system, this very folder: a
     copy of the folder from elsewhere holds nothing that would be taken. Several processes may share it: every file is
@@ -65,16 +87,17 @@ class Store:
         """
         path = self._path(key)
         try:
-            with os.fdopen(open_own(path), "rb") as file:
-                content = file.read()
+            with os.fdopen(open_own(path, MOST), "rb") as file:
+                content = file.read(MOST)
         except FileNotFoundError:
             return None
         except PermissionError as error:
-            raise NotOurs(f"{path.name} was not used: it is not a file of this user alone.") from error
+            raise NotOurs(f"entry {key[:12]} was not used: it is not a file of this user alone.") from error
         signature = content[len(_MAGIC) : len(_MAGIC) + 32]
         packed = content[len(_MAGIC) + 32 :]
-        if not content.startswith(_MAGIC) or not hmac.compare_digest(signature, self._sign(key, packed)):
-            raise NotOurs(f"{path.name} was not used: it is damaged or was written elsewhere.")
+        signed = hmac.compare_digest(signature, _sign(self._secret(), key, packed))
+        if not content.startswith(_MAGIC) or not signed:
+            raise NotOurs(f"entry {key[:12]} was not used: it is damaged or was written elsewhere.")
         with contextlib.suppress(OSError):
             os.utime(path)  # in use: the last to be dropped
         return _unpack(packed)
@@ -85,10 +108,12 @@ class Store:
         Raises:
             OSError: when it cannot be written; nothing is left behind then.
         """
-        packed = _pack(entry)
-        if len(packed) > self.limit:
+        packed, secret = _pack(entry), self._secret()
+        if len(packed) > min(self.limit, MOST - 64):
             return
-        _write_whole(self._path(key), _MAGIC + self._sign(key, packed) + packed)
+        _write_whole(self._path(key), _MAGIC + _sign(secret, key, packed) + packed)
+        if read_secret(self.folder / KEY) != secret:  # everything was deleted meanwhile
+            self.drop(key)
         self.trim()
 
     def drop(self, key: str) -> None:
@@ -96,23 +121,15 @@ class Store:
         with contextlib.suppress(OSError):
             self._path(key).unlink()
 
-    def clear(self) -> int:
-        """Removes every entry; how many there were."""
-        paths = list(self.folder.glob(f"*{_SUFFIX}"))
-        for path in paths:
-            with contextlib.suppress(OSError):
-                path.unlink()
-        return len(paths)
-
     def trim(self) -> None:
         """Drops the entries that were not used for longest until the rest is within the limit, and leftovers."""
         found = []
         for path in self.folder.iterdir():
             with contextlib.suppress(OSError):  # another process may drop it too
-                facts = path.stat()
-                if path.suffix == _SUFFIX:
+                facts = path.lstat()
+                if _ENTRY.fullmatch(path.name):
                     found.append((facts.st_mtime, facts.st_size, path))
-                elif path.suffix == ".tmp" and time.time() - facts.st_mtime > _LEFTOVER:
+                elif _UNFINISHED.fullmatch(path.name) and time.time() - facts.st_mtime > _LEFTOVER:
                     path.unlink()
         size = sum(one[1] for one in found)
         for _, bytes_, path in sorted(found, key=lambda one: one[0]):
@@ -123,32 +140,88 @@ class Store:
             size -= bytes_
 
     def _path(self, key: str) -> Path:
-        return self.folder / f"{key}{_SUFFIX}"
-
-    def _sign(self, key: str, packed: bytes) -> bytes:
-        return hmac.digest(self._secret(), key.encode() + b"\n" + packed, "sha256")
+        path = self.folder / f"{key}{_SUFFIX}"
+        if not _ENTRY.fullmatch(path.name):
+            raise ValueError(f"{key} is not 64 hex digits")
+        return path
 
     def _secret(self) -> bytes:
         """From the key file, which is made when there is none. Several processes may make it at once: one wins."""
-        path = self.folder / "key"
+        path = self.folder / KEY
         for _ in range(3):
-            try:
-                with os.fdopen(open_own(path), "rb") as file:
-                    secret, number = file.read(64), os.fstat(file.fileno()).st_ino
-                if len(secret) == 32:
-                    return hashlib.sha256(secret + str(number).encode()).digest()
-                path.unlink(missing_ok=True)
-            except FileNotFoundError:
-                pass
-            except PermissionError:  # not this user's own: a new one takes its place
-                path.unlink(missing_ok=True)
+            secret = read_secret(path)
+            if secret is not None:
+                return secret
+            path.unlink(missing_ok=True)  # cut off, or not this user's own: a new one takes its place
             _write_whole(path, secrets.token_bytes(32), keep=True)
-        raise OSError(f"the key file {path} cannot be made")
+        raise OSError(errno.EIO, "the key file cannot be made")
+
+
+def read_secret(path: Path) -> bytes | None:
+    """What a key file signs with: only this very file, so that a copy of it signs nothing. None when there is none, or
+    none of this user alone.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    try:
+        with os.fdopen(open_own(path, _KEY_MOST), "rb") as file:
+            secret, number = file.read(_KEY_MOST), os.fstat(file.fileno()).st_ino
+    except (FileNotFoundError, PermissionError):
+        return None
+    return hashlib.sha256(secret + str(number).encode()).digest() if len(secret) == 32 else None
+
+
+def delete_all(folder: Path, key: str = KEY) -> Deleted:
+    """Deletes every entry of a folder of this pack, after the key file that signs them: what another process has signed
+    by then and not yet written is dropped by it, see `Store.write`."""
+    try:
+        deleted = delete([folder / key]) if folder.is_dir() else Deleted()
+        names = [name for name in os.listdir(folder) if _ENTRY.fullmatch(name) or _UNFINISHED.fullmatch(name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return Deleted()
+    except OSError as error:
+        log.warning("OneDiff: what is kept in %s could not be deleted: %s", folder, error)
+        return Deleted(0, 1, told(error))
+    return deleted + delete([folder / name for name in names])
+
+
+def delete(paths: Iterable[Path]) -> Deleted:
+    """Deletes files, and counts the entries among them. What is gone already was deleted by another process."""
+    deleted = Deleted()
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+            deleted += Deleted(int(path.suffix == _SUFFIX))
+        except OSError as error:
+            log.warning("OneDiff: %s could not be deleted: %s", path, error)
+            deleted += Deleted(0, 1, told(error))
+    return deleted
+
+
+def is_entry(path: Path, secret: bytes | None = None) -> bool:
+    """Whether a file is an entry by its name and first bytes; with a secret, whether that signed it.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    if not _ENTRY.fullmatch(path.name):
+        return False
+    with os.fdopen(open_file(path, MOST), "rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            return False
+        if secret is None:
+            return True
+        return hmac.compare_digest(file.read(32), _sign(secret, path.stem, file.read(MOST)))
+
+
+def _sign(secret: bytes, key: str, packed: bytes) -> bytes:
+    return hmac.digest(secret, key.encode() + b"\n" + packed, "sha256")
 
 
 def _write_whole(path: Path, content: bytes, keep: bool = False) -> None:
     """Writes a file that others see whole or not at all; ``keep`` leaves one that is there."""
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")  # for this user alone
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix="onediff-", suffix=".tmp")  # for this user alone
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
-from .folder import CacheUnusable, prepare
-from .store import Entry, NotOurs, Store
-from .workspace import Workspace
+from . import earlier
+from .folder import CacheUnusable, prepare, told
+from .keys import tool_key
+from .store import Deleted, Entry, NotOurs, Store, delete_all
+from .workspace import NoWorkspace, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +24,18 @@ DEFAULT_LIMIT = 2 * 2**30
 
 @dataclass(frozen=True)
 class Place:
-    """Where compiled code is kept, None for nowhere, and how many bytes it may take."""
+    """Where compiled code is kept, None for nowhere, and how many bytes it may take.
+
+    ``others`` are this pack's folders that are not in use now. ``old`` is the one of version 0.4.0, and ``among`` a
+    folder of the user's own in which that version kept entries. ``note`` is what people should know of the choice.
+    """
 
     folder: Path | None = None
     limit: int = DEFAULT_LIMIT
+    others: tuple[Path, ...] = ()
+    old: Path | None = None
+    among: Path | None = None
+    note: str | None = None
 
 
 @dataclass
@@ -59,23 +68,63 @@ class WarmStart:
         self._workspace_of = 0
         self._lock = threading.RLock()
         self._workspace: Workspace | None = None
+        self._without_old: set[Path | None] = set()
 
     @contextlib.contextmanager
     def compiling(self, key: str) -> Iterator[Compile]:
-        """Around one compile by Inductor. Only one runs at a time, because its folder belongs to the process."""
+        """Around one compile by Inductor. Only one runs at a time, because its folder belongs to the process.
+
+        Raises:
+            NoWorkspace: when there is no private folder to compile in.
+        """
         with self._lock:
             compile_ = Compile(key, self.generation)
             workspace = compile_.workspace = self._room()
-            if workspace is None:
-                with without_caches():
-                    yield compile_
-                return
             compile_.store = self._store()
             compile_.found = self._read(compile_.store, key, workspace)
             compile_.before = workspace.snapshot()
-            with workspace.in_use(), _no_header(compile_.found is not None):
+            is_warm = compile_.found is not None
+            with (
+                contextlib.nullcontext() if is_warm else self._tool("headers", workspace, headers=True),
+                workspace.in_use(),
+                _nothing_remote(),
+                _no_header(is_warm),
+            ):
                 yield compile_
             compile_.files = workspace.added(compile_.before)
+
+    @contextlib.contextmanager
+    def in_private(self, what: str = "") -> Iterator[None]:
+        """Around whatever else may load what Inductor or Triton built: they look for it in our private folder, not in
+        one where other users of this machine may have put something. With ``what`` as its name, what they build is kept
+        for the next start.
+
+        Raises:
+            NoWorkspace: when there is no private folder.
+        """
+        with self._lock:
+            workspace = self._room()
+            with self._tool(what, workspace) if what else contextlib.nullcontext(), workspace.in_use():
+                yield
+
+    @contextlib.contextmanager
+    def _tool(self, what: str, workspace: Workspace, headers: bool = False) -> Iterator[None]:
+        """What Inductor builds for itself meanwhile comes from the store, and is kept there."""
+        key, generation = tool_key(what), self.generation
+        store = None if headers and workspace.snapshot(headers) else self._store()
+        found = self._read(store, key, workspace)
+        before = workspace.snapshot(headers)
+        yield
+        names = workspace.added(before, headers)
+        if store is None or not names or generation != self.generation:
+            return
+        try:
+            files = {**(found.files if found else {}), **workspace.read(names)}
+            store.write(key, Entry(files, 0.0))
+            if generation != self.generation:  # cleared meanwhile
+                store.drop(key)
+        except OSError as error:
+            self.note(f"Compiled code could not be kept in the compile cache ({told(error)}).", store.folder)
 
     def keep(self, compile_: Compile, seconds: float) -> None:
         """After the graph ran for the first time: keeps what it left, unless it was taken from the store whole.
@@ -101,45 +150,69 @@ class WarmStart:
                 if compile_.generation != self.generation:  # cleared meanwhile
                     store.drop(compile_.key)
         except OSError as error:
-            self.note(f"Compiled code could not be kept in {store.folder} ({error.strerror or error}).")
+            self.note(f"Compiled code could not be kept in the compile cache ({told(error)}).", store.folder)
 
-    def clear(self) -> int:
-        """Forgets everything, in this process from the next compile on; how many graphs were kept. Waits for nothing:
-        a graph that is being compiled meanwhile is not kept."""
+    def clear(self) -> Deleted:
+        """Forgets everything, in this process from the next compile on, and deletes what is on disk, wherever it was
+        kept. Waits for nothing: a graph that is being compiled meanwhile is not kept."""
         self.generation += 1
         self.notes = []
-        store = self._store()
-        return store.clear() if store is not None else 0
+        try:
+            place = self.place()
+        except (OSError, RuntimeError, ValueError) as error:
+            return Deleted(0, 1, told(error))
+        deleted = _delete_old(place)
+        for folder in {one for one in (place.folder, *place.others) if one is not None}:
+            deleted += delete_all(folder)
+        if self._lock.acquire(blocking=False):  # else a graph compiles in it; the next one deletes it
+            try:
+                if self._workspace is not None:
+                    self._workspace.delete()
+            finally:
+                self._lock.release()
+        return deleted
 
-    def note(self, text: str) -> None:
-        """Something that people should know of; said once."""
+    def note(self, text: str, path: Path | None = None) -> None:
+        """Something that people should know of; said once. Records and pictures carry it, so only the console is told
+        the path."""
         if text not in self.notes:
             self.notes.append(text)
-            log.warning("OneDiff: %s", text)
+            log.warning("OneDiff: %s%s", text, f" It is about {path}." if path else "")
 
     def _store(self) -> Store | None:
         try:
             place = self.place()
+            if place.note:
+                self.note(place.note)
+            if place.among not in self._without_old:
+                self._without_old.add(place.among)
+                _delete_old(place)
             return None if place.folder is None else Store(prepare(place.folder), place.limit)
-        except (CacheUnusable, OSError, RuntimeError, ValueError) as error:
-            self.note(f"Nothing compiled is kept for the next start: {error}")
-            return None
+        except CacheUnusable as error:
+            self.note(f"Nothing compiled is kept for the next start: {error}", error.path)
+        except (OSError, RuntimeError, ValueError) as error:
+            self.note(f"Nothing compiled is kept for the next start: the folder cannot be used ({told(error)}).")
+        return None
 
-    def _room(self) -> Workspace | None:
+    def _room(self) -> Workspace:
         if self._workspace_of != self.generation:
             self._forget_workspace()
         if self._workspace is None or not self._workspace.folder.is_dir():
             try:
                 self._workspace = Workspace()
             except OSError as error:
-                self.note(f"There is no room to keep compiled code in the temporary folder ({error}).")
-                return None
+                raise NoWorkspace(
+                    f"no private folder can be made in the temporary folder ({told(error)}): make room there, or name "
+                    "another with the environment variable TMPDIR (on Windows TEMP) and restart ComfyUI."
+                ) from error
         return self._workspace
 
     def _forget_workspace(self) -> None:
         """After everything was cleared: Inductor remembers paths in the folder."""
         from torch._inductor import utils
 
+        if self._workspace is not None:
+            self._workspace.delete()
         self._workspace, self._workspace_of = None, self.generation
         clear_caches = getattr(utils, "clear_caches", None) or utils.clear_inductor_caches  # its name before torch 2.7
         clear_caches()
@@ -156,7 +229,7 @@ class WarmStart:
             self.note(f"In the compile cache, {error}")
             store.drop(key)
         except OSError as error:
-            self.note(f"The compile cache {store.folder} cannot be read ({error.strerror or error}).")
+            self.note(f"The compile cache cannot be read ({told(error)}).", store.folder)
         return None
 
 
@@ -167,19 +240,36 @@ def _kernels(files: dict[str, bytes], all_: bool) -> dict[str, bytes]:
     }
 
 
-def without_caches() -> contextlib.AbstractContextManager[Any]:
-    """Inductor neither reads nor writes its caches: what they hold elsewhere is not ours to trust."""
+def _delete_old(place: Place) -> Deleted:
+    """What version 0.4.0 kept."""
+    deleted = Deleted()
+    if place.old is not None:
+        deleted += delete_all(place.old, earlier.KEY)
+        with contextlib.suppress(OSError):
+            place.old.rmdir()
+    if place.among is not None:
+        deleted += earlier.delete_among_others(place.among)
+    return deleted
+
+
+@contextlib.contextmanager
+def _nothing_remote() -> Iterator[None]:
+    """What a server keeps for Inductor, where somebody has set one up, is not signed here: it is not asked."""
     import torch._functorch.config
     import torch._inductor.config
 
-    stack = contextlib.ExitStack()
-    for config, name in (
-        (torch._inductor.config, "fx_graph_cache"),
-        (torch._functorch.config, "enable_autograd_cache"),
-    ):
-        if hasattr(config, name):
-            stack.enter_context(config.patch({name: False}))
-    return stack
+    with contextlib.ExitStack() as stack:
+        for config, names in (
+            (torch._inductor.config, _REMOTE),
+            (torch._functorch.config, ("enable_remote_autograd_cache",)),
+        ):
+            for name in names:
+                if getattr(config, name, False):
+                    stack.enter_context(config.patch({name: False}))
+        yield
+
+
+_REMOTE = ("fx_graph_remote_cache", "autotune_remote_cache", "bundled_autotune_remote_cache")
 
 
 @contextlib.contextmanager

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 _PREFIX = "onediff-compile-"
 _PID = "pid"
@@ -23,8 +26,15 @@ _FOLDERS = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 #: What Inductor leaves that nobody needs again.
 _PASSING = (".lock", ".tmp", ".pyc")
 
+#: Headers that all of Inductor's C++ includes, compiled before: large, and of use in this process alone.
+_HEADERS = "precompiled_headers"
+
 #: Seconds after which a folder may be one of a process that was killed.
 _LEFTOVER = 24 * 3600.0
+
+
+class NoWorkspace(Exception):
+    """There is no private folder to compile in; the text is a sentence with the remedy."""
 
 
 class Workspace:
@@ -39,7 +49,12 @@ class Workspace:
         _remove_leftovers(place)
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
         (self.folder / _PID).write_text(str(os.getpid()))
-        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+        self._precompile: Any = None
+        atexit.register(self.delete)
+
+    def delete(self) -> None:
+        """What was loaded from it stays in memory, and where a system does not delete what is loaded, the file too."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -52,7 +67,8 @@ class Workspace:
         with contextlib.suppress(OSError):
             os.utime(self.folder)
         try:
-            yield
+            with self._own_headers():
+                yield
         finally:
             for variable, value in before.items():
                 if value is None:
@@ -60,6 +76,23 @@ class Workspace:
                 else:
                     os.environ[variable] = value
             _forget_folder()
+
+    @contextlib.contextmanager
+    def _own_headers(self) -> Iterator[None]:
+        """Inductor precompiles headers in a folder of the temporary folder that no variable moves (torch 2.11), where
+        another user may have put some, and remembers where they are."""
+        codecache = _codecache()
+        folder = self.folder / _HEADERS
+        ours: dict[str, Any] = {"_HEADER_DIR": str(folder), "_HEADER_LOCK_DIR": str(folder / "locks")}
+        precompile: Any = getattr(codecache, "_precompile_header", None)
+        if hasattr(precompile, "__wrapped__"):
+            self._precompile = self._precompile or functools.cache(precompile.__wrapped__)
+            ours["_precompile_header"] = self._precompile
+        with contextlib.ExitStack() as stack:
+            for name, value in ours.items():
+                if hasattr(codecache, name):
+                    stack.enter_context(mock.patch.object(codecache, name, value))
+            yield
 
     def put(self, files: dict[str, bytes]) -> None:
         """Adds files that are not there.
@@ -83,21 +116,25 @@ class Workspace:
                 path.unlink(missing_ok=True)
             raise
 
-    def snapshot(self) -> dict[str, tuple[int, int]]:
-        """Every file that is worth keeping, with its time and size."""
+    def snapshot(self, headers: bool = False) -> dict[str, tuple[int, int]]:
+        """Every file that is worth keeping, with its time and size: what graphs left, or GCC's precompiled headers.
+        Those of other compilers hold where they were made only."""
         found = {}
         for path in self.folder.rglob("*"):
             name = path.relative_to(self.folder).as_posix()
             if path.suffix in _PASSING or name == _PID or path.name.startswith(".") or not path.is_file():
+                continue
+            is_header = name.startswith(f"{_HEADERS}/")
+            if is_header != headers or (headers and path.suffix not in (".h", ".gch")):
                 continue
             with contextlib.suppress(OSError):  # a temporary file may be gone by now
                 facts = path.stat()
                 found[name] = (facts.st_mtime_ns, facts.st_size)
         return found
 
-    def added(self, before: dict[str, tuple[int, int]]) -> list[str]:
+    def added(self, before: dict[str, tuple[int, int]], headers: bool = False) -> list[str]:
         """Files that are new or changed since a snapshot."""
-        return [name for name, facts in self.snapshot().items() if before.get(name) != facts]
+        return [name for name, facts in self.snapshot(headers).items() if before.get(name) != facts]
 
     def read(self, names: list[str]) -> dict[str, bytes]:
         """The contents of files."""
@@ -106,11 +143,13 @@ class Workspace:
 
 def _forget_folder() -> None:
     """The one path below its folder that Inductor remembers."""
-    with contextlib.suppress(ImportError, AttributeError):
-        from torch._inductor.codecache import CacheBase
+    with contextlib.suppress(AttributeError):
+        _codecache().CacheBase.get_local_cache_path.cache_clear()
 
-        remembered: Any = CacheBase.get_local_cache_path
-        remembered.cache_clear()
+
+def _codecache() -> Any:
+    """Inductor's module of caches, None while nobody has imported it: that takes seconds."""
+    return sys.modules.get("torch._inductor.codecache")
 
 
 def _remove_leftovers(place: Path) -> None:

@@ -149,7 +149,7 @@ def test_what_failed_is_tried_again_after_the_graphs_were_cleared(patcher, backe
 
 def test_what_is_kept_on_disk_is_deleted_with_the_graphs(tmp_path, monkeypatch):
     monkeypatch.setattr(WARM, "place", lambda: Place(tmp_path / "cache"))
-    Store(prepare(tmp_path / "cache"), 10**6).write("one", Entry({"a": b"b"}, 1.0))
+    Store(prepare(tmp_path / "cache"), 10**6).write("1" * 64, Entry({"a": b"b"}, 1.0))
     CLEARED.clear_measurements()
     assert list((tmp_path / "cache").glob("*.graph"))
     CLEARED.clear_graphs()

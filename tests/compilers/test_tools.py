@@ -65,15 +65,17 @@ def test_a_full_temporary_folder_comes_with_the_variable_that_moves_it(system, c
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(2**40, 2**40, 5 * 2**20))
     said = missing_tools("cpu")
     assert "only 5 MB free" in said
+    assert tempfile.gettempdir() not in said, "records and pictures carry it"
     assert ("TEMP " if system == "Windows" else "TMPDIR") in said
 
 
 def test_no_temporary_folder_at_all_is_a_sentence(complete, monkeypatch):
     def none_usable():
-        raise FileNotFoundError(2, "No usable temporary directory found")
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/home/somebody/ComfyUI']")
 
     monkeypatch.setattr(tempfile, "gettempdir", none_usable)
     assert "TMPDIR" in missing_tools("cpu")
+    assert "somebody" not in missing_tools("cpu")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="runs a Unix program")

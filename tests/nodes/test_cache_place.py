@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
+import os
+import re
+from pathlib import Path
 
 import pytest
+
+SUBFOLDER = "onediff_compile_cache"
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -15,18 +22,22 @@ def place(tmp_path, monkeypatch):
     import folder_paths
     from onediff_pack.nodes.cache_place import cache_place
 
-    for name in ("user", "input", "output", "temp"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path / "user"))
+    comfyui = tmp_path / "ComfyUI"
+    nodes = [comfyui / "custom_nodes", tmp_path / "more_nodes"]  # the second as extra_model_paths.yaml names it
+    for folder in (*(comfyui / name for name in ("user", "input", "output", "temp", "models")), *nodes):
+        folder.mkdir(parents=True)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "custom_nodes", ([str(folder) for folder in nodes], set()))
+    monkeypatch.setattr(folder_paths, "models_dir", str(comfyui / "models"))
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(comfyui / "user"))
     for name in ("input", "output", "temp"):
-        monkeypatch.setattr(folder_paths, f"get_{name}_directory", lambda name=name: str(tmp_path / name))
+        monkeypatch.setattr(folder_paths, f"get_{name}_directory", lambda name=name: str(comfyui / name))
 
     def ask(environment=None, **settings):
         for name in ("", "_MB"):
             monkeypatch.delenv(f"ONEDIFF_COMPILE_CACHE{name}", raising=False)
         for name, value in (environment or {}).items():
             monkeypatch.setenv(name, value)
-        file = tmp_path / "user" / "default" / "comfy.settings.json"
+        file = comfyui / "user" / "default" / "comfy.settings.json"
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps({f"OneDiff.CompileCache.{name}": value for name, value in settings.items()}))
         return cache_place()
@@ -36,11 +47,11 @@ def place(tmp_path, monkeypatch):
 
 def test_environment_then_setting_then_the_packs_own_folder(place, tmp_path):
     named = {"ONEDIFF_COMPILE_CACHE": str(tmp_path / "env"), "ONEDIFF_COMPILE_CACHE_MB": "5"}
-    assert place(named, Folder=str(tmp_path / "chosen")).folder == tmp_path / "env"
+    assert place(named, Folder=str(tmp_path / "chosen")).folder == tmp_path / "env" / SUBFOLDER
     assert place(named, Limit=99).limit == 5 * 2**20
-    assert place(Folder=str(tmp_path / "chosen"), Limit=99).folder == tmp_path / "chosen"
+    assert place(Folder=str(tmp_path / "chosen"), Limit=99).folder == tmp_path / "chosen" / SUBFOLDER
     assert place(Limit=99).limit == 99 * 2**20
-    assert place().folder.name == "compile_cache"
+    assert place().folder == tmp_path / "ComfyUI" / "user" / "__onediff" / SUBFOLDER
     assert place().limit == 2 * 2**30
 
 
@@ -49,11 +60,187 @@ def test_off_keeps_nothing(place):
     assert place(Folder="off").folder is None
 
 
-@pytest.mark.parametrize("inside", ["input", "output", "temp", "input/a/../b"])
-def test_a_page_cannot_move_the_cache_to_where_pages_put_files(place, tmp_path, inside):
-    assert place(Folder=str(tmp_path / inside / "cache")).folder == place().folder
+REFUSED = {
+    "ComfyUI/user": "user",
+    "ComfyUI/user/default/workflows": "user",
+    "ComfyUI/custom_nodes": "custom_nodes",
+    "ComfyUI/custom_nodes/some_pack/new": "custom_nodes",
+    "more_nodes/x": "custom_nodes",
+    "ComfyUI/input/a/../b": "input",
+    "ComfyUI/output": "output",
+    "ComfyUI/temp/x": "temp",
+    "ComfyUI/models/loras": "models",
+    "ComfyUI": "user",  # holds it
+    "link_to_nodes": "custom_nodes",
+    "holds_a_link": "output",
+}
+
+
+@pytest.mark.parametrize("by", ["environment", "setting"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_comfyuis_own_folders_are_refused_whoever_names_them(place, tmp_path, name, by):
+    if os.name == "posix":
+        (tmp_path / "link_to_nodes").symlink_to(tmp_path / "ComfyUI" / "custom_nodes")
+        (tmp_path / "holds_a_link").mkdir()
+        (tmp_path / "holds_a_link" / SUBFOLDER).symlink_to(tmp_path / "ComfyUI" / "output")
+    elif "link" in name:
+        pytest.skip("links need special rights on Windows")
+    named = str(tmp_path / name)
+    found = place({"ONEDIFF_COMPILE_CACHE": named}) if by == "environment" else place(Folder=named)
+    assert found.folder == place().folder
+    assert found.among is None, "nothing is deleted there"
+    assert f"ComfyUI's {REFUSED[name]} folder" in found.note
+    assert ("ONEDIFF_COMPILE_CACHE" in found.note) == (by == "environment")
+    assert str(tmp_path) not in found.note, "records and pictures carry it"
+
+
+def test_a_disk_that_ignores_case_does_not_get_around_it(place, tmp_path, monkeypatch):
+    """As on macOS and Windows, where the same folder has many names."""
+    (tmp_path / "ComfyUI" / "CUSTOM_NODES").symlink_to(tmp_path / "ComfyUI" / "custom_nodes")
+    monkeypatch.setattr(Path, "resolve", Path.absolute)
+    assert "custom_nodes" in place({"ONEDIFF_COMPILE_CACHE": str(tmp_path / "ComfyUI" / "CUSTOM_NODES" / "x")}).note
+
+
+def test_the_packs_own_folder_is_not_refused_though_it_is_in_comfyuis(place, tmp_path):
+    own = tmp_path / "ComfyUI" / "user" / "__onediff"
+    found = place({"ONEDIFF_COMPILE_CACHE": str(own / "mine")})
+    assert (found.folder, found.note) == (own / "mine" / SUBFOLDER, None)
+
+
+def test_a_folder_beside_comfyuis_is_as_good_as_any(place, tmp_path):
+    assert place(Folder=str(tmp_path / "ComfyUI" / "users")).note is None
 
 
 @pytest.mark.parametrize("value", [7, None, "relative/path", [], {"a": 1}])
 def test_other_values_of_a_setting_are_as_if_it_were_empty(place, value):
     assert place(Folder=value, Limit=value if value != 7 else "many").folder == place().folder
+
+
+# What lies in a folder that the user names.
+
+
+@pytest.fixture
+def warm(place, tmp_path, monkeypatch):
+    """A start of this pack with a folder of the user's own named."""
+    from onediff_pack.compilers.cache import WarmStart
+
+    (tmp_path / "own").mkdir(mode=0o700)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+
+    def start():
+        started = WarmStart()
+        started.place = lambda: place({"ONEDIFF_COMPILE_CACHE": str(tmp_path / "own"), "ONEDIFF_COMPILE_CACHE_MB": "1"})
+        return started
+
+    return start
+
+
+def compile_in(warm, key: str = "1" * 64, size: int = 1000):
+    with warm.compiling(key) as compiling:
+        (Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / f"made {key[:4]}").write_bytes(os.urandom(size))
+    warm.keep(compiling, 1.0)
+    return compiling
+
+
+def entries(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*.graph") if re.fullmatch("[0-9a-f]{64}", path.stem)]
+
+
+def as_version_0_4_0_kept(folder: Path, key: str) -> None:
+    """An entry as that version wrote it, and the key that it signed with."""
+    secret = folder / "key"
+    if not secret.exists():
+        secret.write_bytes(os.urandom(32))
+        secret.chmod(0o600)
+    signing = hashlib.sha256(secret.read_bytes() + str(secret.stat().st_ino).encode()).digest()
+    signature = hmac.digest(signing, key.encode() + b"\npacked", "sha256")
+    (folder / f"{key}.graph").write_bytes(b"onediff compile cache 1\n" + signature + b"packed")
+    (folder / f"{key}.graph").chmod(0o600)
+
+
+def test_files_that_others_keep_there_stay_whatever_is_compiled_trimmed_and_cleared(warm, tmp_path):
+    own = tmp_path / "own"
+    hashed = hashlib.sha256(b"a graph of somebody's").hexdigest()
+    files = {
+        name: os.urandom(32)
+        for name in ("key", "download.tmp", "tmpab12cd_x.tmp", "model.graph", f"{hashed}.graph", f"{hashed}.tmp")
+    }
+    for name, content in files.items():
+        (own / name).write_bytes(content)
+        os.utime(own / name, (1e9, 1e9))
+    warming = warm()
+    for digit in "123":  # more than the limit
+        compile_in(warming, digit * 64, 500_000)
+    kept = len(entries(own / SUBFOLDER))
+    warming.clear()
+    assert {path.name: path.read_bytes() for path in own.iterdir() if path.is_file()} == files
+    assert 0 < kept < 3
+    assert entries(own / SUBFOLDER) == []
+
+
+def test_entries_of_version_0_4_0_go_with_their_key_and_nothing_else(warm, tmp_path):
+    own, before = tmp_path / "own", tmp_path / "ComfyUI" / "user" / "__onediff" / "compile_cache"
+    before.mkdir(parents=True)
+    for folder in (own, before):
+        as_version_0_4_0_kept(folder, "a" * 64)
+        as_version_0_4_0_kept(folder, "b" * 64)
+    (own / "model.graph").write_text("somebody's")
+    compile_in(warm())
+    assert sorted(path.name for path in own.iterdir()) == ["model.graph", SUBFOLDER]
+    assert not before.exists()
+
+
+def test_a_key_of_the_users_own_stays_beside_entries_that_it_did_not_sign(warm, tmp_path):
+    own = tmp_path / "own"
+    as_version_0_4_0_kept(own, "a" * 64)
+    (own / "key").write_bytes(b"k" * 32)
+    compile_in(warm())
+    assert sorted(path.name for path in own.iterdir()) == ["key", SUBFOLDER]
+
+
+def test_clearing_deletes_what_is_kept_in_every_place_that_was_ever_named(place, warm, tmp_path):
+    from onediff_pack.compilers.cache import WarmStart
+
+    default = WarmStart()
+    default.place = place
+    compile_in(default)
+    assert len(entries(tmp_path)) == 1
+    named = warm()
+    compile_in(named)
+    assert len(entries(tmp_path)) == 2
+    as_version_0_4_0_kept(tmp_path / "own", "a" * 64)
+    assert named.clear().count == 3
+    assert entries(tmp_path) == []
+    compile_in(default)
+    off = WarmStart()
+    off.place = lambda: place({"ONEDIFF_COMPILE_CACHE": "off"})
+    assert off.clear().count == 1
+    assert entries(tmp_path) == []
+
+
+def test_what_cannot_be_deleted_is_said(warm, monkeypatch, tmp_path):
+    from onediff_pack.nodes import host
+
+    warming = warm()
+    compile_in(warming)
+    blocked = tmp_path / "own" / SUBFOLDER / f"{'c' * 64}.graph"
+    (blocked / "inside").mkdir(parents=True)  # not even root can unlink a folder
+    monkeypatch.setattr(host.CLEARED, "clear_graphs", warming.clear)
+    monkeypatch.setattr(host, "_from", lambda what: "The next sampling compiles anew.")
+    said = host.clear_compile_cache()
+    assert "the one file kept on disk is deleted" in said
+    assert "On disk 1 could not be deleted (" in said
+    assert str(tmp_path) not in said
+
+
+def test_no_folder_is_made_that_nobody_asked_for(place, tmp_path):
+    from onediff_pack.compilers.cache import WarmStart
+
+    warming = WarmStart()
+    warming.place = lambda: place({"ONEDIFF_COMPILE_CACHE": str(tmp_path / "mistyped" / "cache")})
+    compile_in(warming)
+    assert not (tmp_path / "mistyped").exists()
+    assert "make it, or name another with ONEDIFF_COMPILE_CACHE" in warming.notes[0]
+    (tmp_path / "mistyped").mkdir()
+    compile_in(warming)
+    assert len(entries(tmp_path / "mistyped" / "cache" / SUBFOLDER)) == 1, "the last one is made"

@@ -1,0 +1,43 @@
+"""What version 0.4.0 kept directly in the folder that was named, among the user's own files."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+from .folder import told
+from .store import Deleted, delete, is_entry, read_secret
+
+log = logging.getLogger(__name__)
+
+#: Its key file. Others may have a file of that name too: it is 0.4.0's if it signed an entry that lies there.
+KEY = "key"
+
+
+def delete_among_others(folder: Path) -> Deleted:
+    """Deletes 0.4.0's entries and the key that signed them, and nothing else. This version would not read them: they
+    were compiled by another one."""
+    try:
+        names = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return Deleted()
+    except OSError as error:
+        return Deleted(0, 1, told(error))
+    entries = [folder / name for name in names if _is(folder / name)]
+    if not entries:
+        return Deleted()
+    signed = False
+    with contextlib.suppress(OSError):
+        secret = read_secret(folder / KEY)
+        signed = secret is not None and any(is_entry(entry, secret) for entry in entries)
+    return delete([*entries, folder / KEY] if signed else entries)
+
+
+def _is(path: Path) -> bool:
+    try:
+        return is_entry(path)
+    except OSError as error:
+        log.debug("%s is left as it is: %s", path, error)
+        return False
