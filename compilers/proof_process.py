@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from .cache import WARM, Place
 from .proof import Proof, try_out
 
 #: Seconds to start, torch's own start included: large libraries may come from a slow disk.
@@ -28,10 +29,12 @@ _AT_WORK = "compiling and running a small attention"
 
 _ROOT = Path(__file__).resolve().parents[1]
 
-#: What the child runs: the pack, under a name of its own and without ComfyUI. The current folder is not searched.
+#: What the child runs: the pack, under a name of its own and without ComfyUI. Nothing is imported before the current
+#: folder is no longer searched.
 _CHILD = """
-import importlib, sys, types
-sys.path[:] = [folder for folder in sys.path if folder]
+import sys
+sys.path[:] = [folder for folder in sys.path if folder not in ("", ".")]
+import importlib, types
 pack = types.ModuleType("onediff_proof")
 pack.__path__ = [sys.argv[1]]
 sys.modules["onediff_proof"] = pack
@@ -45,13 +48,15 @@ def prove_in_child(name: str, device: torch.device, starting: float = STARTING, 
     working = round(working * _busy())
     with tempfile.TemporaryDirectory(prefix="onediff-proof-", ignore_cleanup_errors=True) as folder:
         answer = Path(folder) / "answer.jsonl"
-        command = [sys.executable, "-c", _CHILD, str(_ROOT), name, str(device), str(answer), str(starting + working)]
+        kept, limit = _place()
+        arguments = [str(_ROOT), name, str(device), str(answer), str(starting + working), kept, limit]
         process = subprocess.Popen(
-            command,
+            [sys.executable, *_flags(), "-c", _CHILD, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONFAULTHANDLER": "0"},
+            env={**os.environ, "PYTHONFAULTHANDLER": "0", **_private(folder)},
+            cwd=folder,  # an empty part of PYTHONPATH means the current folder, which may be anybody's
             start_new_session=os.name == "posix",
         )
         try:
@@ -72,10 +77,35 @@ def prove_in_child(name: str, device: torch.device, starting: float = STARTING, 
     return Proof(False, f"{what}: reinstall it or use inductor.", startup_seconds=seconds)
 
 
-def child(name: str, device: str, answer: str, limit: str) -> None:
+def _flags() -> list[str]:
+    """Those of this Python that decide where it imports from."""
+    flags = sys.flags
+    asked = {"-I": flags.isolated, "-E": flags.ignore_environment, "-s": flags.no_user_site}
+    return [flag for flag, is_set in asked.items() if is_set]
+
+
+def _private(folder: str) -> dict[str, str]:
+    """Everything that the child and its compilers write, and look for, is in a folder that goes with it."""
+    names = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+    places = {variable: os.path.join(folder, name) for variable, name in names.items()}
+    return {**places, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder)}
+
+
+def _place() -> tuple[str, str]:
+    """Where compiled code is kept, and how many bytes of it, for the child, which has no ComfyUI to ask."""
+    try:
+        place = WARM.place()
+    except (OSError, RuntimeError, ValueError):
+        place = Place()
+    return "" if place.folder is None else str(place.folder), str(place.limit)
+
+
+def child(name: str, device: str, answer: str, limit: str, kept: str = "", kept_limit: str = "0") -> None:
     """The child's part: writes what it does, line by line, and the proof at the end."""
     if hasattr(signal, "alarm"):
         signal.alarm(math.ceil(float(limit)) + 1)  # ends it even if the parent is gone
+    if kept:
+        WARM.place = lambda: Place(Path(kept), int(kept_limit))
 
     def say(**line: Any) -> None:
         with open(answer, "a", encoding="utf-8") as file:
