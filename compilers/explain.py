@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..checks.graph.breaks import break_of, causes, first_line
+from .cache import NoWorkspace
 from .tools import no_compiler, no_headers, no_triton
 
 
@@ -36,6 +37,8 @@ def explain(error: Exception) -> tuple[str, dict[str, str] | None]:
     if tool:
         return tool, None
     for cause in causes(error):
+        if isinstance(cause, NoWorkspace):
+            return str(cause), None
         if isinstance(cause, torch._dynamo.exc.FailOnRecompileLimitHit):
             return "it would have to be compiled again and again; Dynamo's limit is reached.", None
         if isinstance(cause, torch._dynamo.exc.Unsupported):

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..checks.graph.breaks import first_line
 from ..status.machine import package_version
+from .cache import WARM
 from .exceptions import BackendUnavailable
 from .explain import causes, explain
 from .graphs import SharedGraph
@@ -58,7 +59,10 @@ class NexfortBackend:
 
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
         self.load()
-        return standin(block, graph, lambda module: compile_through_onediff(module, self.name, None))
+        # Its Inductor keeps libraries where torch's does.
+        return standin(
+            block, graph, lambda module: compile_through_onediff(module, self.name, None), around=WARM.in_private
+        )
 
     def about(self, effort: str, device: str) -> str | None:
         return None

@@ -13,17 +13,26 @@ import os
 import platform
 from typing import Any
 
+from .cache import WARM
+
 
 def find_vector_instructions() -> None:
     """Has Inductor try one kind after the other, its best first, until one works. It keeps what it found for the life
-    of the process: who sets ``cpp.simdlen`` to the width of another kind only after that gets none."""
+    of the process: who sets ``cpp.simdlen`` to the width of another kind only after that gets none.
+
+    Inductor loads a library that it finds in its folder instead of building it, so that is our private one meanwhile.
+
+    Raises:
+        NoWorkspace: when there is no private folder.
+    """
     from torch._inductor import config
 
     isa: Any = importlib.import_module("torch._inductor.cpu_vec_isa")
     wants_another = os.environ.get("ATEN_CPU_CAPABILITY") or config.cpp.simdlen is not None
-    if platform.machine() in ("x86_64", "AMD64") and not wants_another:
-        _keep_the_first(isa)
-    isa.pick_vec_isa()
+    with WARM.in_private("vector instructions"):
+        if platform.machine() in ("x86_64", "AMD64") and not wants_another:
+            _keep_the_first(isa)
+        isa.pick_vec_isa()
 
 
 def _keep_the_first(isa: Any) -> None:

@@ -1,0 +1,225 @@
+"""What Inductor and Triton build and load lies where nobody else can put anything."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from onediff_pack.compilers import proof_process, vector_instructions
+from onediff_pack.compilers.cache import WarmStart
+from onediff_pack.compilers.explain import explain
+from onediff_pack.compilers.nexfort import NexfortBackend
+
+codecache = pytest.importorskip("torch._inductor.codecache")
+cpu_vec_isa = pytest.importorskip("torch._inductor.cpu_vec_isa")
+
+CPU = torch.device("cpu")
+PLANTED = """
+#include <stdio.h>
+__attribute__((constructor)) static void run() { FILE *trap = fopen("%s", "w"); if (trap) fclose(trap); }
+"""
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    """The folder that Inductor uses when nobody names another, which any user of a machine can make first."""
+    folder = tmp_path / "torchinductor_user"
+    folder.mkdir()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="builds a library with the compiler's Linux flags")
+def test_a_library_that_somebody_left_where_vector_instructions_are_tried_is_not_loaded(shared, tmp_path, monkeypatch):
+    """The compiler is stood in for by one that copies a harmless library, and the process that loads it by this one."""
+    harmless, harmful, trap = tmp_path / "harmless.so", tmp_path / "harmful.so", tmp_path / "sprung"
+    for file, code in ((harmless, "int nothing;"), (harmful, PLANTED % trap)):
+        command = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(file)]
+        subprocess.run(command, input=code, text=True, check=True)
+    loaded = []
+
+    def load(command, **_options):
+        loaded.append(Path(re.search(r'LoadLibrary\("(.+)"\)', command[-1])[1]))
+        ctypes.CDLL(str(loaded[-1]))
+
+    def build(builder):
+        target = Path(builder.get_target_file_path())
+        target.write_bytes(source.read_bytes())
+        if source is harmful:
+            planted.append(target)
+
+    monkeypatch.setattr(cpu_vec_isa.subprocess, "check_call", lambda *_args, **_options: None)
+    monkeypatch.setattr("torch._inductor.cpp_builder.CppBuilder.build", build)
+    kind, planted, source = cpu_vec_isa.VecAVX2(), [], harmful
+    assert kind.check_build(kind._avx_code), "planted, under the name that Inductor will look for"
+    assert planted[0].is_relative_to(shared)
+    source = harmless
+    monkeypatch.setattr(cpu_vec_isa.subprocess, "check_call", load)
+    monkeypatch.setattr(cpu_vec_isa, "supported_vec_isa_list", [Kind(kind)])
+    monkeypatch.setattr(vector_instructions, "WARM", WarmStart(), raising=False)
+    cpu_vec_isa.valid_vec_isa_list.cache_clear()
+    try:
+        vector_instructions.find_vector_instructions()
+    finally:
+        cpu_vec_isa.valid_vec_isa_list.cache_clear()
+    assert loaded
+    assert not trap.exists()
+    assert not any(path.is_relative_to(shared) for path in loaded)
+
+
+class Kind:
+    """A kind of vector instructions that is always built and loaded, whatever this machine's processor has."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __str__(self):
+        return ""
+
+    def __bool__(self):
+        return self.kind.check_build(self.kind._avx_code)
+
+    def bit_width(self):
+        return 256
+
+
+def test_what_is_built_for_the_trial_is_kept_signed_for_the_next_start(tmp_path):
+    from onediff_pack.compilers import Place
+
+    built = []
+    for _start in range(2):
+        warm = WarmStart()
+        warm.place = lambda: Place(tmp_path / "kept", 10**6)
+        with warm.in_private("vector instructions"):
+            library = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "ab" / "c.so"
+            if not library.exists():
+                library.parent.mkdir(parents=True)
+                library.write_bytes(b"built")
+                built.append(library)
+    assert len(built) == 1
+    assert warm.clear().count == 1
+
+
+@pytest.mark.skipif(not hasattr(codecache, "_HEADER_DIR"), reason="this torch precompiles no headers")
+def test_headers_are_precompiled_in_the_private_folder_and_not_remembered_from_another(tmp_path, monkeypatch):
+    """The planted header would be included by everything that is compiled."""
+    monkeypatch.setattr(codecache, "_HEADER_DIR", str(tmp_path / "torchinductor_user" / "precompiled_headers"))
+    monkeypatch.setattr(
+        codecache, "_precompile_header", functools.cache(lambda name: os.path.join(codecache._HEADER_DIR, name))
+    )
+    shared = Path(codecache._precompile_header("header.h"))
+    with WarmStart().compiling("1" * 64) as compiling:
+        assert Path(codecache._precompile_header("header.h")).is_relative_to(compiling.workspace.folder)
+    assert Path(codecache._precompile_header("header.h")) == shared
+
+
+def test_a_precompiled_header_is_kept_signed_for_the_next_start_and_not_with_a_graph(tmp_path):
+    from onediff_pack.compilers import Place
+
+    names = ("header.h", "header.h.gch", "of_clang.pch")  # Clang's holds only where it was made
+    found = []
+    for digit in "12":
+        warm = WarmStart()
+        warm.place = lambda: Place(tmp_path / "kept", 10**6)
+        with warm.compiling(digit * 64) as compiling:
+            folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+            headers = folder / "precompiled_headers"
+            headers.mkdir(exist_ok=True)
+            found.append({path.name for path in headers.iterdir()})
+            for name in names:
+                (headers / name).write_text("compiled")
+            (folder / "graph").write_text(digit)
+        warm.keep(compiling, 1.0)
+        assert set(compiling.store.read(digit * 64).files) == {"graph"}
+    assert found == [set(), {"header.h", "header.h.gch"}]
+
+
+def test_a_graph_for_a_gpu_runs_for_the_first_time_in_the_private_folder(shared):
+    """Triton loads what launches kernels then. No GPU: the graph only notes where Triton would look."""
+    from onediff_pack.compilers.inductor import first_in_private
+
+    seen = []
+    graph = first_in_private(lambda x: seen.append(os.environ["TRITON_CACHE_DIR"]) or x)
+    assert [graph(1), graph(2)] == [1, 2]
+    assert [Path(folder).is_relative_to(shared) for folder in seen] == [False, True]
+
+
+def test_nexfort_compiles_in_the_private_folder(shared, monkeypatch):
+    from onediff_pack.compilers import nexfort
+    from onediff_pack.compilers.graphs import SharedGraph
+
+    seen = []
+
+    def compile_module(module, _name, _options):
+        return lambda x: seen.append(os.environ["TORCHINDUCTOR_CACHE_DIR"]) or x
+
+    monkeypatch.setattr(nexfort, "compile_through_onediff", compile_module)
+    monkeypatch.setattr(NexfortBackend, "load", lambda self: None)
+    compiled = NexfortBackend().compile(torch.nn.Identity(), SharedGraph(torch.nn.Identity.forward, "x"), "fast start")
+    compiled(1)
+    assert seen
+    assert not Path(seen[0]).is_relative_to(shared)
+
+
+def test_a_server_that_keeps_compiled_code_for_many_is_not_asked(monkeypatch):
+    from torch._inductor import config
+
+    with config.patch({"fx_graph_remote_cache": True}):
+        with WarmStart().compiling("1" * 64):
+            assert not config.fx_graph_remote_cache
+        assert config.fx_graph_remote_cache
+
+
+def test_without_a_private_folder_nothing_is_compiled_and_the_reason_has_no_path(tmp_path, monkeypatch):
+    from onediff_pack.compilers.cache import NoWorkspace
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(NoWorkspace, match="TMPDIR") as caught, WarmStart().compiling("1" * 64):
+        pytest.fail("compiled where others may have put something")
+    assert explain(caught.value)[0] == str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_clearing_deletes_what_this_process_took_from_the_store_too():
+    warm = WarmStart()
+    with warm.in_private():
+        folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folder.is_dir()
+    warm.clear()
+    assert not folder.exists()
+
+
+def test_the_trial_process_runs_nothing_of_the_working_folder_and_keeps_to_a_folder_that_goes_with_it(
+    installed, shared, tmp_path, monkeypatch
+):
+    """An empty part of PYTHONPATH, which many a start script leaves there, means the working folder."""
+    said, sprung = tmp_path / "said", tmp_path / "sprung"
+    code = f"""
+        import os, tempfile
+        from pathlib import Path
+        seen = [os.environ["TORCHINDUCTOR_CACHE_DIR"], os.environ["TRITON_CACHE_DIR"], tempfile.gettempdir()]
+        Path({str(said)!r}).write_text("\\n".join(seen))
+        os._exit(3)
+    """
+    installed("oneflow", code)
+    working = tmp_path / "working"
+    working.mkdir()
+    for name in ("types", "importlib", "json", "torch", "sitecustomize", "oneflow"):
+        (working / f"{name}.py").write_text(f"open({str(sprung)!r}, 'a').write('{name} ')")
+    monkeypatch.chdir(working)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", ".", str(tmp_path)]))
+    proof = proof_process.prove_in_child("oneflow", CPU)
+    assert not sprung.exists(), sprung.read_text()
+    assert "while loading oneflow (exit code 3)" in proof.reason
+    folders = [Path(line) for line in said.read_text().splitlines()]
+    assert len(folders) == 3
+    assert not any(folder.is_relative_to(shared) or folder.exists() for folder in folders)
