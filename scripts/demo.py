@@ -130,6 +130,7 @@ def compare(server: Server, workflow: Workflow, picture: Path, what: str) -> Non
     runs.without.append(seconds_of(run(server, without, f"{WORKFLOW.name} with our nodes bypassed")))
     first = run(server, workflow, f"{WORKFLOW.name} with our nodes, the first time")
     runs.first = seconds_of(first)
+    compiling = (one_record(server, workflow).get("compile") or {}).get("seconds")
     images = server.images(first)
     if not images:
         raise CannotContinue(f"the workflow ended without a picture (log: {server.log}).", console.tail(server.log, 8))
@@ -140,21 +141,27 @@ def compare(server: Server, workflow: Workflow, picture: Path, what: str) -> Non
     if runs.round_seconds < SECOND_ROUND_SECONDS:
         for times, way in ((runs.without, without), (runs.patched, patched), (runs.together, workflow)):
             times.append(seconds_of(run(server, way, "Once more by turns")))
-    records = records_of(server, workflow)
+    record = one_record(server, workflow)
+    if record.get("compile"):
+        record["compile"]["seconds"] = compiling  # the runs after the first had nothing left to compile
     say()
-    for line in table(records) or ["The pack sent no record of this run."]:
+    for line in table([record] if record else []) or ["The pack sent no record of this run."]:
         say("  " + line)
     say()
     rounds = len(runs.without)
     of = "once each" if rounds == 1 else f"mean of {rounds} by turns"
     say(f"Whole runs, {what}, the same seed, model loaded before, {of}:")
-    for line in gain_lines(runs, (merged(records) or [{}])[0]):
+    for line in gain_lines(runs, record):
         say("  " + line if line else "")
     say()
 
 
 def records_of(server: Server, workflow: Workflow) -> list[dict[str, Any]]:
     return [r for r in server.status().values() if r.get("workflow") in (workflow["id"], None)]
+
+
+def one_record(server: Server, workflow: Workflow) -> dict[str, Any]:
+    return (merged(records_of(server, workflow)) or [{}])[0]
 
 
 def run(server: Server, workflow: Workflow, what: str) -> dict[str, Any]:
