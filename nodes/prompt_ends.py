@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 from ..status.prompts import EndedPrompt, NodeClass
@@ -52,7 +53,7 @@ class PromptEnds:
         queue = self._server.prompt_queue
         with queue.mutex:
             history = list(queue.history.items())
-        fresh = []
+        fresh: list[tuple[str, dict[str, Any]]] = []
         for prompt_id, entry in reversed(history):
             if prompt_id in self._seen or len(fresh) == MOST:
                 break
@@ -98,8 +99,7 @@ class PromptEnds:
 
 def class_of(name: str) -> NodeClass:
     """What is known of a class of nodes. One that is gone may be anything."""
-    import nodes as host_nodes
-
+    host_nodes = import_module("nodes")  # ComfyUI's; an import statement looks like one of this pack's own
     cls = host_nodes.NODE_CLASS_MAPPINGS.get(name)
     if cls is None:
         return NodeClass(("*",))
