@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from onediff_pack.compilers.backends.inductor.failures import explain
 from onediff_pack.compilers.backends.inductor import vector_instructions
+from onediff_pack.compilers.backends.inductor.failures import explain
 from onediff_pack.compilers.backends.nexfort import NexfortBackend
 from onediff_pack.compilers.choice import child as proof_process
 from onediff_pack.compilers.compile_cache import WarmStart
