@@ -140,20 +140,18 @@ class BlockRunner:
         """Runs the block uncompiled and learns what its own code reads: nothing while another node's code runs in it,
         which may read anything."""
         seen, cls = Reads(), type(self.block.module)
+        foreign = None
         if options is None:
-            self._learn(step, cls, seen)
-            return self._run_uncompiled(inputs)
-        result = self._run_uncompiled(with_options(inputs, self._position, watched(options, seen)))
-        foreign = acting(self._unsuperseded(options), seen)
+            result = self._run_uncompiled(inputs)
+        else:
+            result = self._run_uncompiled(with_options(inputs, self._position, watched(options, seen)))
+            foreign = acting(self._unsuperseded(options), seen)
         if foreign is None:
-            self._learn(step, cls, seen)
+            self._memory.learn(cls, seen)
+            step.dirty = True  # the next step runs it compiled
         elif not step.watching:
             self.block.skipped = str(foreign)
         return result
-
-    def _learn(self, step: Step, cls: type[nn.Module], seen: Reads) -> None:
-        self._memory.learn(cls, seen)
-        step.dirty = True  # the next step runs it compiled
 
     def _hindrance(self) -> str | None:
         """Why this run cannot be compiled, for what is on the block and on its weights now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from ...checks.reaching.reach import FindReach
 from ...patching.explicit_forward import forwards_given
 from ...patching.foreign import foreign_patches
 from ...patching.forwards import swapped_forwards
-from ...patching.instead import called_instead, calls_expected
+from ...patching.instead import calls_expected
 from ...patching.user_errors import ordinary
 from ...patching.wrappers import APPLY_MODEL, KEY
 from ...processors.attention_patch import AttentionPatch
@@ -25,27 +25,25 @@ from ..choice.prove import PROOFS, Proofs
 from ..measuring.block import Block
 from ..measuring.cleared import CLEARED
 from ..measuring.find_gains import find_gains
-from ..measuring.model_memory import ModelMemory, Variant
-from ..measuring.step_measuring import Measuring
+from ..measuring.model_memory import Variant
 from .block_runner import BlockRunner
-from .compiler import Compiler
-from .failures import Failures, ModelUnfit, common_reason, why_uncompiled
+from .failures import ModelUnfit, common_reason
 from .prepared_model import PreparedModel, contents, shape_of
-from .record_fields import Known, backend_field, model_fields, session_fields
+from .record_fields import model_fields
 from .sampling import Sampling
 from .settings import Host, Settings
+from .state import SessionState
 from .step import Step
 
 log = logging.getLogger(__name__)
 
 
-class Session:
+class Session(SessionState):
     """The state behind one OneDiff Compile node, as a wrapper of ``apply_model``.
 
     The first step runs uncompiled, ``watching`` what the blocks read. Then steps run compiled; the first run of each
     block is compared with an uncompiled one. Until it is clear which way is faster, compiled and uncompiled steps take
-    turns. ``replaced_by`` is the id of a later OneDiff Compile node whose session took this one's place, until this one
-    samples (for another branch). With ``leaves_classes`` blocks whose class gains nothing are not compiled.
+    turns.
     """
 
     order = 1
@@ -61,23 +59,7 @@ class Session:
         proofs: Proofs = PROOFS,
         graphs: GraphCache = GRAPHS,
     ):
-        self.settings = settings
-        self.record = record
-        self.host = host
-        self.device = device
-        self.dtype = torch.float32  # what the model computes in
-        self.model: PreparedModel | None = None
-        self.blocks: list[Block] = []
-        self.memory = ModelMemory()
-        self.leaves_classes = settings.keep_faster
-        self.measuring = Measuring(device, settings.keep_faster)
-        self.failures = Failures()
-        self.compiler = Compiler(settings, device, proofs, graphs)
-        self.foreign: list[dict[str, str]] = []
-        self.patched: list[dict[str, str]] = []
-        self.replaced_by: str | None = None
-        self.during = Sampling()  # the one that goes on, or went on last
-        self.step = Step(None, Variant())  # the one that runs, or ran last
+        super().__init__(settings, record, host, device, proofs, graphs)
         self._runners: list[BlockRunner] = []
         self._cleared = CLEARED.marks
         self._findings = findings
@@ -97,7 +79,8 @@ class Session:
             result = executor(*args, **kwargs)
             during.broke_off = False
             self.measuring.end_sampling()
-            during.unused = self._unused(executor, args, kwargs)
+            if self.failures.given_up is None and calls_expected(args, kwargs):
+                during.note_use(executor, self.measuring.steps_per_image, self.blocks)
             self.record.sampled(self.host.sampler())
             return result
         finally:
@@ -106,18 +89,6 @@ class Session:
             if self.record["state"] != "failed":
                 self.publish()
             log.info("OneDiff Compile (node %s): %s", self.record["node"], self.record["summary"])
-
-    def _unused(self, executor: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | None:
-        """Why nothing of this session took part in the sampling that just ended, None when something did or could not
-        have."""
-        if self.failures.given_up is not None or not calls_expected(args, kwargs):
-            return None
-        guider = getattr(executor, "class_obj", None)
-        if not self.measuring.steps_per_image:
-            return {"why": "not called", **called_instead(guider, KEY)}
-        if self.during.tried and not any(block.ran for block in self.blocks):
-            return {"why": "not reached", **called_instead(guider, KEY, inside=True)}
-        return None
 
     def __call__(
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
@@ -134,11 +105,6 @@ class Session:
             return call()
         with forwards_given(self.model.called_directly if self.model else []):
             return self._run(call)
-
-    @property
-    def shape(self) -> Hashable:
-        """Of the step that runs, or ran last."""
-        return self.measuring.shape
 
     def _begin(self, base_model: Any, options: dict[str, Any]) -> None:
         """Looks once a sampling at the model, and at what other nodes have put on it."""
@@ -181,11 +147,7 @@ class Session:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         """Checks the model and its processors, finds its blocks and chooses the backend; again when another node
-        changed its modules or patched attention.
-
-        Args:
-            patches: what is on the model's attention, the outermost first.
-            dtype: what the model computes in.
+        changed its modules or patched attention. ``patches`` are those on its attention, the outermost first.
 
         Raises:
             ModelUnfit: when something cannot be compiled and the user asked to stop then.
@@ -341,51 +303,3 @@ class Session:
         if reason is not None:
             self._note_backend(reason, state="failed", progress=None)
             raise ModelUnfit(str(self.record["node"]), reason)
-
-    def _note_backend(self, reason: str, **fields: Any) -> None:
-        """``reason``: why this one, or why the model runs uncompiled."""
-        self.record.update(backend=backend_field(self.settings.backend, self.compiler.backend, reason), **fields)
-
-    @property
-    def called(self) -> list[Block]:
-        """The blocks that the model calls, as far as the last step shows: an adapter's layers may wait on a model that
-        does without them now."""
-        return [block for block in self.blocks if block.called]
-
-    @property
-    def uncompiled_because(self) -> str | None:
-        """Why steps like the last one run uncompiled as a whole, None when they do not."""
-        return why_uncompiled(self.failures, self.measuring, self.called)
-
-    @property
-    def step_was_compiled(self) -> bool:
-        """Whether the last model call ran compiled, and neither compiled nor compared anything."""
-        return self.uncompiled_because is None and self.step.was_compiled
-
-    @property
-    def settled(self) -> bool:
-        """Whether steps like the last one were timed both ways, or run uncompiled for good."""
-        return self.uncompiled_because is not None or self.measuring.settled
-
-    def publish(self, live: bool = False) -> None:
-        """Writes what is known now into the record; ``live`` ones only as often as pages are told."""
-        if live and not self.record.due:
-            return
-        if self.measuring.last_steps:
-            self.record.stamp()
-        known = Known(
-            blocks=self.blocks,
-            compiler=self.compiler,
-            measuring=self.measuring,
-            sampling=self.during,
-            breaks=self.failures.breaks,
-            patched=self.patched,
-            foreign=self.foreign,
-            uncompiled_because=self.uncompiled_because,
-            replaced_by=self.replaced_by,
-            was_checked=self.model is not None,
-            keeps_faster=self.settings.keep_faster,
-            device=self.device,
-            host_version=self.host.version,
-        )
-        self.record.update(live=live, **session_fields(known, self.record["backend"]))

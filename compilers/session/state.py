@@ -1,0 +1,109 @@
+"""What is known of a session, and how it reaches the record."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+
+from ...status import Record
+from ..blocks.shared_graph import GRAPHS, GraphCache
+from ..choice.prove import PROOFS, Proofs
+from ..measuring.block import Block
+from ..measuring.model_memory import ModelMemory, Variant
+from ..measuring.step_measuring import Measuring
+from .compiler import Compiler
+from .failures import Failures, why_uncompiled
+from .prepared_model import PreparedModel
+from .record_fields import Known, backend_field, session_fields
+from .sampling import Sampling
+from .settings import Host, Settings
+from .step import Step
+
+
+class SessionState:
+    """``replaced_by`` is the id of a later OneDiff Compile node whose session took this one's place, until this one
+    samples (for another branch). With ``leaves_classes`` blocks whose class gains nothing are not compiled. ``foreign``
+    and ``patched`` are what other nodes, and this pack's, have put on the model's attention.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        record: Record,
+        host: Host,
+        device: torch.device,
+        proofs: Proofs = PROOFS,
+        graphs: GraphCache = GRAPHS,
+    ):
+        self.settings = settings
+        self.record = record
+        self.host = host
+        self.device = device
+        self.dtype = torch.float32  # what the model computes in
+        self.model: PreparedModel | None = None
+        self.blocks: list[Block] = []
+        self.memory = ModelMemory()
+        self.leaves_classes = settings.keep_faster
+        self.measuring = Measuring(device, settings.keep_faster)
+        self.failures = Failures()
+        self.compiler = Compiler(settings, device, proofs, graphs)
+        self.foreign: list[dict[str, str]] = []
+        self.patched: list[dict[str, str]] = []
+        self.replaced_by: str | None = None
+        self.during = Sampling()  # the one that goes on, or went on last
+        self.step = Step(None, Variant())  # the one that runs, or ran last
+
+    @property
+    def shape(self) -> Hashable:
+        """Of the step that runs, or ran last."""
+        return self.measuring.shape
+
+    @property
+    def called(self) -> list[Block]:
+        """The blocks that the model calls, as far as the last step shows: an adapter's layers may wait on a model that
+        does without them now."""
+        return [block for block in self.blocks if block.called]
+
+    @property
+    def uncompiled_because(self) -> str | None:
+        """Why steps like the last one run uncompiled as a whole, None when they do not."""
+        return why_uncompiled(self.failures, self.measuring, self.called)
+
+    @property
+    def step_was_compiled(self) -> bool:
+        """Whether the last model call ran compiled, and neither compiled nor compared anything."""
+        return self.uncompiled_because is None and self.step.was_compiled
+
+    @property
+    def settled(self) -> bool:
+        """Whether steps like the last one were timed both ways, or run uncompiled for good."""
+        return self.uncompiled_because is not None or self.measuring.settled
+
+    def publish(self, live: bool = False) -> None:
+        """Writes what is known now into the record; ``live`` ones only as often as pages are told."""
+        if live and not self.record.due:
+            return
+        if self.measuring.last_steps:
+            self.record.stamp()
+        known = Known(
+            blocks=self.blocks,
+            compiler=self.compiler,
+            measuring=self.measuring,
+            sampling=self.during,
+            breaks=self.failures.breaks,
+            patched=self.patched,
+            foreign=self.foreign,
+            uncompiled_because=self.uncompiled_because,
+            replaced_by=self.replaced_by,
+            was_checked=self.model is not None,
+            keeps_faster=self.settings.keep_faster,
+            device=self.device,
+            host_version=self.host.version,
+        )
+        self.record.update(live=live, **session_fields(known, self.record["backend"]))
+
+    def _note_backend(self, reason: str, **fields: Any) -> None:
+        """``reason``: why this one, or why the model runs uncompiled."""
+        self.record.update(backend=backend_field(self.settings.backend, self.compiler.backend, reason), **fields)
