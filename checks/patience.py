@@ -13,6 +13,10 @@ NOT_RETURNED, SLOW, UNFINISHED, RAISES = "never-returns", "too-slow-to-check", "
 #: After one of these a processor is not tried at other places.
 FINAL = frozenset({NOT_RETURNED, SLOW, UNFINISHED})
 
+#: With one of these it is used all the same. An error keeps its blocks from being compiled: nobody knows how long that
+#: would take, and Cancel would not reach it.
+USED_UNCOMPILED = frozenset({SLOW, UNFINISHED})
+
 
 def not_returned(path: str, module: nn.Module, over: Overdue) -> Finding:
     """A call that was left."""
@@ -26,8 +30,8 @@ def not_returned(path: str, module: nn.Module, over: Overdue) -> Finding:
 def slow(path: str, module: nn.Module, seconds: float) -> Finding:
     """Calls that take long and end."""
     return _finding(
-        "warning", SLOW, path, module, f"takes {seconds:.1f} s for a call with a few tokens, so it was not checked",
-        "A check makes about a hundred such calls, and a picture many more, with more tokens.",
+        "error", SLOW, path, module, f"takes {seconds:.1f} s for a call with a few tokens, so it was not checked",
+        "A check makes about a hundred such calls, and a picture many more. It is used, and its blocks run uncompiled.",
         "Take out of forward what takes so long, such as waiting, loading or compiling; do it in __init__.",
     )  # fmt: skip
 
@@ -35,8 +39,8 @@ def slow(path: str, module: nn.Module, seconds: float) -> Finding:
 def unfinished(path: str, module: nn.Module, over: Overdue) -> Finding:
     """A check that was given up between two calls, or while Dynamo traced one."""
     return _finding(
-        "warning", UNFINISHED, path, module, f"could not be checked to the end within {over.seconds:g} s",
-        "Its calls are many and slow, or a graph of it is large, as of a long loop.",
+        "error", UNFINISHED, path, module, f"could not be checked to the end within {over.seconds:g} s",
+        "Its calls are slow, or a graph of it is large, as of a long loop. It is used, and its blocks run uncompiled.",
         "Take long loops and slow calls out of forward.",
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..checks import Finding, rules
 from ..checks.attached import check_attached
+from ..checks.patience import USED_UNCOMPILED
 from ..checks.source import short_path
 from ..patching.user_errors import error_words, files_of, lines_in, ordinary
 from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names, written
@@ -143,8 +144,8 @@ def _finding(error: CannotLoad) -> Finding:
 
 def _unusable(found: list[Finding]) -> Finding | None:
     """The finding for which a processor is not used. What only a graph cannot hold still runs uncompiled."""
-    layers = {rule.name: rule.layer for rule in rules()}
-    return next((f for f in found if f.severity == "error" and layers.get(f.rule) != "hazards"), None)
+    uncompiled = USED_UNCOMPILED.union(rule.name for rule in rules("hazards"))
+    return next((f for f in found if f.severity == "error" and f.rule not in uncompiled), None)
 
 
 def _not_used(name: str, reason: Finding | None) -> Finding:

@@ -216,20 +216,20 @@ class StepTimes:
         return self._trial(shape).kept
 
     def stands(self, shape: Hashable) -> bool:
-        """Whether the last steps agree with the pairs."""
-        return not any(trial.contradicted(way) for _, trial in self._compared(shape) for way in (False, True))
+        """Whether the last steps agree with the pairs, all that ran lately with their share."""
+        compared = self._compared(shape)
+        for way in (False, True):
+            if any(trial.contradicted(way) for _, trial in compared):
+                then = sum(count * typical(trial.pairs)[way] for count, trial in compared)
+                now = sum(count * (trial.now(way) or 0) for count, trial in compared)
+                if not then / DOUBTFUL <= now <= then * DOUBTFUL:
+                    return False
+        return True
 
     def typical(self, shape: Hashable) -> tuple[float | None, float | None]:
         """Milliseconds of a step uncompiled and compiled, from all pairs; before the first one, what is there. Where
-        the last steps ran different blocks, the mean, each with its share. Where they contradict the pairs, only what
-        they take themselves."""
+        the last steps ran different blocks, the mean, each with its share."""
         trial, compared = self._trial(shape), self._compared(shape)
-        if not self.stands(shape):
-            wrong = [any(trial.contradicted(way) for _, trial in compared) for way in (False, True)]
-            return (
-                self.now(shape, compiled=False) if wrong[False] else None,
-                self.now(shape, compiled=True) if wrong[True] else None,
-            )
         if compared:
             steps = sum(count for count, _ in compared)
             found = [(count, typical(trial.pairs)) for count, trial in compared]

@@ -216,11 +216,11 @@ def _end_later(thread: threading.Thread, label: str) -> None:
 
 def _raise_in(ident: int | None, base: FrameType | None = None) -> None:
     """Raises Stopped in a thread. Not while it imports a package: that would be left half made for everybody. Above a
-    ``base`` also not while it puts something back."""
+    ``base`` also not while it sets something for a time or puts it back."""
     frame = sys._current_frames().get(ident or 0)
     while frame is not None and frame is not base:
         name = frame.f_code.co_name
-        if frame.f_code.co_filename.startswith("<frozen importlib") or (base is not None and name == "__exit__"):
+        if frame.f_code.co_filename.startswith("<frozen importlib") or (base and name in ("__enter__", "__exit__")):
             return
         frame = frame.f_back
     _set(ident or 0)

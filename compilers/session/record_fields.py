@@ -159,11 +159,13 @@ def _speed(known: Known) -> dict[str, Any]:
     kept = None
     if measuring.is_slow:
         kept = "uncompiled"
-    elif (compiled is not None or times.pairs(shape)) and known.uncompiled_because is None:
+    elif compiled is not None and known.uncompiled_because is None:
         kept = "compiled" if measuring.settled or not known.keeps_faster else None
-    runs_compiled = kept != "uncompiled" and (compiled is not None or times.pairs(shape) > 0)
+    runs_compiled = kept != "uncompiled" and compiled is not None
     current = times.now(shape, compiled=runs_compiled) or (compiled if runs_compiled else eager)
-    spread = times.spread(shape) if times.stands(shape) else None
+    spread = times.spread(shape)
+    if not times.stands(shape):
+        eager, compiled, spread = (None, current, None) if runs_compiled else (current, None, None)
     return {
         "eager_ms": _round(eager, 2),
         "compiled_ms": _round(compiled, 2),

@@ -9,11 +9,14 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from editor import MINUTES, QUEUE, ROOT, SCREENS, example_workflow, load, open_editor, use_renderer
 from PIL import Image
+
+from scripts.prompt import MUTED
 
 DOCS = ROOT / "web" / "docs"
 NODES = ("OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile", "OneDiffSpeedReport")
@@ -38,12 +41,14 @@ ADD_REPORT = """() => {
     });
 }"""
 
-# The size and the steps that the example comes with.
+SET_MODE = "([type, mode]) => void (app.graph.nodes.find(node => node.type === type).mode = mode)"
+
+# The size that the example comes with, and the steps of the demo.
 FULL_SIZE = """() => {
     const set = (type, names, values) => app.graph.nodes.find(node => node.type === type).widgets
         .forEach(widget => names.includes(widget.name) && (widget.value = values[names.indexOf(widget.name)]));
     set("EmptyLatentImage", ["width", "height"], [512, 512]);
-    set("KSampler", ["steps"], [20]);
+    set("KSampler", ["steps"], [6]);
 }"""
 
 # Brings nodes that stand in a row to a place where nothing lies over them, and says what they cover.
@@ -97,9 +102,17 @@ def page(browser: Any, server: Any) -> Iterator[Any]:
 def take_pictures(page: Any) -> None:
     page.set_default_timeout(15 * MINUTES)
     page.evaluate(FULL_SIZE)
+    *three, report = NODES
+    page.evaluate(SET_MODE, [report, MUTED])
     page.evaluate(QUEUE)
+    shoot(page, {DOCS / f"{node}.png": [node] for node in three} | {ROOT / "docs" / "nodes.png": three})
+    page.evaluate(SET_MODE, [report, 0])
+    page.evaluate(QUEUE)
+    shoot(page, {DOCS / f"{report}.png": [report]})
+
+
+def shoot(page: Any, files: dict[Path, list[str]]) -> None:
     page.wait_for_timeout(2000)
-    files = {DOCS / f"{node}.png": [node] for node in NODES} | {ROOT / "docs" / "nodes.png": list(NODES[:3])}
     for file, nodes in files.items():
         page.evaluate(FRAME, nodes)
         page.wait_for_timeout(1500)

@@ -143,6 +143,22 @@ def test_an_exit_while_dynamo_captures_is_a_finding(choose):
     assert "error" in dict(found)
 
 
+def test_a_slow_one_is_used_and_its_block_runs_uncompiled(choose):
+    import models
+    from onediff_pack.compilers.preparing import PreparedModel
+    from onediff_pack.processors import find_sites
+    from onediff_pack.processors.attach import AttentionPatch
+
+    used, found, _, processor, _ = choose("custom/mine:Mine", written(line="__import__('time').sleep(0.55)"))
+    assert (used, found) == ("custom/mine:Mine", [("error", "too-slow-to-check")])
+    model = models.unet_patcher().model.diffusion_model
+    sites = find_sites(model)[:1]
+    patch = AttentionPatch(sites, processor, lambda options: None)
+    prepared = PreparedModel(model, [patch], (), None, "blocks", torch.float32, torch.device("cpu"))
+    (path,) = prepared.unfit
+    assert sites[0].path.startswith(path)
+
+
 def test_cancel_reaches_a_slow_forward_within_a_moment(choose):
     from comfy import model_management
 
