@@ -16,7 +16,7 @@ from torch import nn
 from .latest import Latest
 from .listing import Unlisted
 from .making import CannotLoad, failed, make
-from .unet_fit import judged
+from .unet_fit import fitting, judged
 from .user_code import Attendance, Cancel
 from .user_errors import Overdue
 
@@ -46,7 +46,7 @@ def source_file() -> Path | None:
 def names() -> list[str]:
     """The processors that can be mounted on a UNet's attention, as ``diffusers/<Class>``."""
     path = source_file()
-    return [f"{PREFIX}{name}" for name, reasons in judged(path).items() if not reasons] if path else []
+    return [f"{PREFIX}{name}" for name in fitting(path)] if path else []
 
 
 def listed() -> list[str]:
