@@ -925,6 +925,10 @@ def test_steps_in_which_another_node_skips_blocks_are_no_gain(flux, backend, mon
     assert record["speed"]["pairs"] > 0
     assert record["speed"]["speedup"] == pytest.approx(1, abs=0.05)
     assert 1000 / record["speed"]["per_second"] == pytest.approx((400 + (period - 1) * 90) / period, rel=0.2)
+    again, other, record = compiled_clone(flux, keep_faster=True)
+    Caching(monkeypatch, backend, other, again).sample(12)
+    assert 1000 / record["speed"]["per_second"] == pytest.approx(400, rel=0.03), "another workflow, without that node"
+    assert record["speed"]["eager_ms"] == pytest.approx(400, rel=0.03)
 
 
 def test_a_gain_beside_skipped_blocks_is_kept(flux, backend, monkeypatch):
