@@ -142,9 +142,15 @@ class ShapeTimes:
         else:
             self.work = max(Counter(self._recent).items(), key=lambda ran: ran[1] * max(1, sum(ran[0])))[0]
 
+    def begin(self) -> None:
+        """Another sampling begins: what the last one ran tells nothing of this one but for its first step."""
+        self._recent.clear()
+
     @property
     def recent(self) -> list[tuple[int, Trial]]:
         """The trials of what the last steps ran, and how many of the steps; without steps that were not timed."""
+        if not self._recent:
+            return [(1, trial) for work, trial in self.trials.items() if work == self.work]
         return [(count, self.trials[work]) for work, count in Counter(self._recent).items() if work in self.trials]
 
     def new_trial(self, work: Work, head_start: int) -> Trial:
@@ -165,6 +171,11 @@ class StepTimes:
     def saw(self, shape: Hashable, work: Work) -> None:
         """Notes which blocks a step ran, timed or not."""
         self._of(shape).saw(work)
+
+    def begin(self) -> None:
+        """The first step of a sampling was run: which blocks the sampling before ran counts no more."""
+        for times in self.shapes.values():
+            times.begin()
 
     def begin_sampling(self) -> set[Hashable]:
         """Allows one more pair of each shape that is not clear yet; the ``key`` of those shapes."""

@@ -89,6 +89,8 @@ class Measuring:
     def ran(self, work: Work) -> None:
         """Notes which blocks the step ran."""
         self.work = work
+        if self.begins:
+            self.times.begin()
         self.times.saw(self.shape, work)
 
     def note(self, milliseconds: float, kind: str) -> None:

@@ -18,7 +18,7 @@ from ...patching.user_errors import Overdue
 from ..authored.make import CannotLoad, failed, make
 from .latest import Latest
 from .listing import Unlisted
-from .unet_fit import judged
+from .unet_fit import fitting, judged
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def source_file() -> Path | None:
 def names() -> list[str]:
     """The processors that can be mounted on a UNet's attention, as ``diffusers/<Class>``."""
     path = source_file()
-    return [f"{PREFIX}{name}" for name, reasons in judged(path).items() if not reasons] if path else []
+    return [f"{PREFIX}{name}" for name in fitting(path)] if path else []
 
 
 def listed() -> list[str]:

@@ -28,14 +28,23 @@ _OFFERED = {name for name in vars(AttnView) if name not in _PARTS and not name.s
 def judged(path: Path) -> dict[str, tuple[str, ...]]:
     """Every class in a file that is called as ``(attn, hidden_states, …)``, with each reason why it cannot take the
     place of a UNet's attention; none means that it can."""
+    classes, packages = _called_with_attn(path)
+    return {name: tuple(_reasons(node, entry, packages)) for name, node, entry in classes}
+
+
+@cached
+def fitting(path: Path) -> tuple[str, ...]:
+    """Names of the classes for which ``judged`` gives no reason. The first reason is enough, which saves most of the
+    time: ComfyUI waits for this when it starts."""
+    classes, packages = _called_with_attn(path)
+    return tuple(name for name, node, entry in classes if not any(_reasons(node, entry, packages)))
+
+
+def _called_with_attn(path: Path) -> tuple[list[tuple[str, ast.ClassDef, ast.FunctionDef]], dict[str, str]]:
+    """The classes of a file that are called as ``(attn, hidden_states, …)``, and the packages that its names are of."""
     tree = ast.parse(read_source(path, LARGEST))
-    packages = dict(_imports(tree))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    return {
-        name: tuple(_reasons(node, entry, packages))
-        for name, node in classes.items()
-        if (entry := _entry(node)) is not None
-    }
+    found = {node.name: (node, _entry(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
+    return [(name, node, entry) for name, (node, entry) in found.items() if entry is not None], dict(_imports(tree))
 
 
 def _entry(node: ast.ClassDef) -> ast.FunctionDef | None:

@@ -67,7 +67,7 @@ def test_a_shape_that_was_slower_gets_another_chance(patcher, backend, monkeypat
 
     def time(self, call, wait):
         result = call()
-        return result, slower[session.ran_compiled]
+        return result, slower[session.step.ran_compiled]
 
     monkeypatch.setattr(timing.Stopwatch, "time", time)
     sample(session, clone, steps=10)

@@ -161,11 +161,11 @@ def test_what_another_node_put_on_the_other_blocks_is_named_first(inductor, gain
 
 def test_the_progress_counts_blocks_that_are_left(inductor, gain_of, monkeypatch):
     import models
-    from onediff_pack.compilers.session.compiler import Compiling
+    from onediff_pack.compilers.session.compiler import Compiler
 
     seen = []
-    progress = Compiling.progress
-    monkeypatch.setattr(Compiling, "progress", lambda self, *args: seen.append(progress(self, *args)) or seen[-1])
+    progress = Compiler.progress
+    monkeypatch.setattr(Compiler, "progress", lambda self, *args: seen.append(progress(self, *args)) or seen[-1])
     gain_of(0.99)
     sampled(models.deep_unet_patcher())
     done = [at["done"] for at in seen]

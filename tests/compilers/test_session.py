@@ -47,6 +47,21 @@ def backend():
         yield counting
 
 
+@pytest.fixture
+def interrupted():
+    return []
+
+
+def interrupting(interrupted):
+    """ComfyUI's check, which raises while anything is in the list."""
+
+    def check_interrupt():
+        if interrupted:
+            raise Interrupt
+
+    return check_interrupt
+
+
 @pytest.fixture(params=["unet", "flux"])
 def patcher(request):
     import models
@@ -547,16 +562,10 @@ def test_a_block_that_writes_into_its_input_is_compared_on_a_copy(backend, monke
     assert record["parity"]["relative"] == 0
 
 
-def test_cancel_gets_through_between_blocks(patcher, backend):
+def test_cancel_gets_through_between_blocks(patcher, backend, interrupted):
     from models import step
 
-    interrupted = []
-
-    def check_interrupt():
-        if interrupted:
-            raise Interrupt
-
-    clone, _, _ = compiled_clone(patcher, check_interrupt)
+    clone, _, _ = compiled_clone(patcher, interrupting(interrupted))
     step(clone)
     interrupted.append(True)
     with pytest.raises(Interrupt):
@@ -577,7 +586,7 @@ def stop_before(backend, interrupted, runs):
 
 
 def test_cancelled_while_compiling_says_how_far_it_came_and_goes_on(patcher, backend, interrupted):
-    clone, session, record = compiled_clone(patcher, interrupted)
+    clone, session, record = compiled_clone(patcher, interrupting(interrupted))
     stop_before(backend, interrupted, 1)
     with pytest.raises(Interrupt):
         sample(session, clone, 3)
@@ -604,7 +613,7 @@ def test_cancelled_while_another_combination_compiles_is_not_called_compiled(bac
     import models
 
     patcher = models.flux_patcher()
-    clone, session, record = compiled_clone(patcher, interrupted)
+    clone, session, record = compiled_clone(patcher, interrupting(interrupted))
     sample(session, clone, 3)
     patched = clone.clone()
     sites = find_sites(patcher.model.diffusion_model)
@@ -875,6 +884,10 @@ def test_steps_in_which_another_node_skips_blocks_are_no_gain(flux, backend, mon
     assert record["speed"]["pairs"] > 0
     assert record["speed"]["speedup"] == pytest.approx(1, abs=0.05)
     assert 1000 / record["speed"]["per_second"] == pytest.approx((400 + (period - 1) * 90) / period, rel=0.2)
+    again, other, record = compiled_clone(flux, keep_faster=True)
+    Caching(monkeypatch, backend, other, again).sample(12)
+    assert 1000 / record["speed"]["per_second"] == pytest.approx(400, rel=0.03), "another workflow, without that node"
+    assert record["speed"]["eager_ms"] == pytest.approx(400, rel=0.03)
 
 
 def test_a_gain_beside_skipped_blocks_is_kept(flux, backend, monkeypatch):
@@ -936,12 +949,13 @@ def test_the_speed_report_compares_steps_that_ran_the_same_blocks(flux, backend,
     clone, session, _record = compiled_clone(flux)
     session.measuring.by_turns = False
     caching = Caching(monkeypatch, backend, session, clone)
-    compiled = StepClock(session.device, session)
+    compiled = StepClock(session.device, lambda: session.step_was_compiled, lambda: session.measuring.work)
     attach(clone, compiled)
     caching.sample(8, period=2, clock=compiled)
     plain = flux.clone()
-    uncompiled = StepClock(session.device, counter=BlockCounter(session))
-    for wrapper in (uncompiled, uncompiled.counter):
+    counter = BlockCounter(session.blocks)
+    uncompiled = StepClock(session.device, work=counter.work)
+    for wrapper in (uncompiled, counter):
         attach(plain, wrapper)
     caching.clone = plain
     caching.sample(8, period=2, clock=uncompiled)
