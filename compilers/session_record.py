@@ -53,6 +53,8 @@ def _is_compiled(runner: RegionRunner) -> bool:
 
 def _stopped(session: Session) -> dict[str, int] | None:
     """How far compiling came when it stopped before it was done, and goes on in the next sampling; else None."""
+    if session.unused is not None:
+        return None
     left = [runner for runner in session.called if runner.pending]
     ends = session.compiling.waiting or (not session.sampling_now and (session.broke_off or _began(session)))
     nothing_left = not left and session.model is not None
