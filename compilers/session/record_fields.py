@@ -72,6 +72,8 @@ def state_of(known: Known) -> str:
 
 def _stopped(known: Known) -> dict[str, int] | None:
     """How far compiling came when it stopped before it was done, and goes on in the next sampling; else None."""
+    if known.sampling.unused is not None:
+        return None
     called = [block for block in known.blocks if block.called]
     left = sum(block.pending for block in called)
     began = any(block.parity is not None for block in known.blocks)
