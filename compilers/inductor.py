@@ -132,7 +132,7 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..
 
         hits, misses = counted()
         with WARM.compiling(graph_key("inductor", gm, example_inputs, config)) as compiling:
-            compiled = compile_fx(gm, example_inputs, config_patches=dict(config))
+            compiled: Any = compile_fx(gm, example_inputs, config_patches=dict(config))
             compiling.hit = counted()[0] > hits and counted()[1] <= misses
         graph.graphs += 1
         graph.cache_hits += compiling.hit
