@@ -118,8 +118,9 @@ BACKENDS: dict[str, Backend] = {b.name: b for b in (InductorBackend(), OneFlowBa
 PROOFS_ON_DISK = ProofStore()
 
 _proofs: dict[tuple[str, str], Proof] = {}
-#: Seconds for the proof of a compiler in a child process. It calls other programs, which a busy machine delays.
-COMPILER_WORKING = 60.0
+#: Seconds for a compiler in a child process to start, and for its proof. It calls other programs, which a busy machine
+#: delays, and the libraries that its start tries may have to be built.
+COMPILER_STARTING, COMPILER_WORKING = 120.0, 60.0
 
 _importing = threading.Lock()
 _ahead: dict[tuple[str, str], threading.Thread] = {}
@@ -173,8 +174,9 @@ def _prove(backend: Backend, device: torch.device, apart: bool) -> Proof:
 
 
 def _in_child(backend: Backend, device: torch.device) -> Proof:
+    limits = {} if backend.native else {"starting": COMPILER_STARTING, "working": COMPILER_WORKING}
     try:
-        return prove_in_child(backend.name, device, **({} if backend.native else {"working": COMPILER_WORKING}))
+        return prove_in_child(backend.name, device, **limits)
     except OSError as error:
         return Proof(
             False,
