@@ -49,8 +49,8 @@ def prove_in_child(name: str, device: torch.device, starting: float = STARTING, 
     working = round(working * _busy())
     with tempfile.TemporaryDirectory(prefix="onediff-proof-", ignore_cleanup_errors=True) as folder:
         answer = Path(folder) / "answer.jsonl"
-        kept, limit = _place()
-        arguments = [str(_ROOT), name, str(device), str(answer), str(starting + working), kept, limit]
+        kept, most = _place()
+        arguments = [str(_ROOT), name, str(device), str(answer), str(starting + working), kept, most]
         process = subprocess.Popen(
             [sys.executable, *_flags(), "-c", _CHILD, *arguments],
             stdin=subprocess.DEVNULL,

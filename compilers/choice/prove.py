@@ -23,8 +23,9 @@ from .trial import try_out
 
 log = logging.getLogger(__name__)
 
-#: Seconds for the proof of a compiler in a child process. It calls other programs, which a busy machine delays.
-COMPILER_WORKING = 60.0
+#: Seconds for a compiler in a child process to start, and for its proof. It calls other programs, which a busy machine
+#: delays, and the libraries that its start tries may have to be built.
+COMPILER_STARTING, COMPILER_WORKING = 120.0, 60.0
 
 #: A backend and a type of device.
 _Key = tuple[str, str]
@@ -143,8 +144,9 @@ PROOFS = Proofs(BACKENDS)
 
 
 def _in_child(backend: Backend, device: torch.device) -> Proof:
+    limits = {} if backend.native else {"starting": COMPILER_STARTING, "working": COMPILER_WORKING}
     try:
-        return prove_in_child(backend.name, device, **({} if backend.native else {"working": COMPILER_WORKING}))
+        return prove_in_child(backend.name, device, **limits)
     except OSError as error:
         return Proof(
             False,

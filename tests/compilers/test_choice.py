@@ -161,14 +161,15 @@ def test_the_list_for_the_sidebar_traces_in_a_child_process(monkeypatch, tmp_pat
 
 def test_a_child_that_cannot_be_started_is_a_sentence(monkeypatch):
     def prove_in_child(*_args, **_settings):
-        raise FileNotFoundError(2, "No usable temporary directory found")
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/home/somebody/ComfyUI']")
 
     monkeypatch.setattr(prove, "prove_in_child", prove_in_child)
     monkeypatch.setattr(BACKENDS["oneflow"], "absent", lambda device: None, raising=False)
     proof = known().prove(BACKENDS["oneflow"], CPU)
     assert not proof.available
-    assert "its trial process cannot be started" in proof.reason
+    assert "cannot be started (No such file or directory)" in proof.reason
     assert "TMPDIR" in proof.reason
+    assert "somebody" not in proof.reason, "records and pictures carry it"
 
 
 def test_a_proof_draws_no_random_numbers():
