@@ -2,8 +2,8 @@
 
 ``python3 benchmarks/effort.py [--only BLOCK] [--setting SETTING] [--rounds 9]`` compiles a few of ComfyUI's own blocks
 with each setting and prints how many times as fast as uncompiled they run, both by turns, and the seconds that
-compiling took. What came of it is in ``compilers/effort.py``. ``--host FOLDER`` uses this Python and that ComfyUI as
-they are, without network.
+compiling took. What came of it is in ``compilers/backends/inductor/effort.py``. ``--host FOLDER`` uses this Python and
+that ComfyUI as they are, without network.
 """
 
 from __future__ import annotations

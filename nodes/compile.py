@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..checks import Finding
@@ -69,13 +71,15 @@ class OneDiffCompile(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, backend=None, **kwargs) -> bool:
+    def validate_inputs(cls, backend: Any = None, **kwargs: Any) -> bool:
         """A backend or setting that this machine lacks gives way to one that it has; the record says so."""
         begin_start(backend if isinstance(backend, str) else "auto")
         return True
 
     @classmethod
-    def execute(cls, model, backend, scope, effort, if_unfit, keep_faster) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, backend: Any, scope: Any, effort: Any, if_unfit: Any, keep_faster: Any
+    ) -> io.NodeOutput:
         record = new_record(cls.hidden)
         model_given("OneDiff Compile", NODE, model, record)
         findings: list[Finding] = []

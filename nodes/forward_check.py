@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -55,12 +56,12 @@ class OneDiffForwardCheck(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, **kwargs) -> bool:
+    def validate_inputs(cls, **kwargs: Any) -> bool:
         """A value that this version does not know means "report"."""
         return True
 
     @classmethod
-    def execute(cls, model, on_problem) -> io.NodeOutput:
+    def execute(cls, model: Any, on_problem: Any) -> io.NodeOutput:
         record = new_record(cls.hidden)
         model_given("Forward Check", NODE, model, record)
         findings: list[Finding] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -79,17 +80,17 @@ class OneDiffPatchAttention(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, **kwargs) -> bool:
+    def validate_inputs(cls, **kwargs: Any) -> bool:
         """Values that this version does not know become findings, never a refused prompt."""
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, processor=None, **kwargs) -> str:
+    def fingerprint_inputs(cls, processor: Any = None, **kwargs: Any) -> str:
         """A processor of the user's own is read again when its file has changed."""
         return fingerprint(processor)
 
     @classmethod
-    def execute(cls, model, processor, sites, blocks, custom=None) -> io.NodeOutput:
+    def execute(cls, model: Any, processor: Any, sites: Any, blocks: Any, custom: Any = None) -> io.NodeOutput:
         record = new_record(cls.hidden)
         model_given("Patch Attention Processors", NODE, model, record)
         PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
@@ -199,7 +200,7 @@ def _no_processor(custom: Any) -> Finding:
     )
 
 
-def _observer(record: Record, superseded: Any):
+def _observer(record: Record, superseded: Any) -> Callable[[dict[str, Any]], None]:
     """Notes in the record what other nodes put on attention by the time that the model samples."""
 
     def observe(options: dict[str, Any]) -> None:
@@ -211,7 +212,7 @@ def _observer(record: Record, superseded: Any):
     return observe
 
 
-def _ended(record: Record):
+def _ended(record: Record) -> Callable[[dict[str, Any] | None, int | None], None]:
     """Notes in the record whether the processor took part in a sampling that ended."""
 
     def ended(unused: dict[str, Any] | None, reached: int | None) -> None:

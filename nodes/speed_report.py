@@ -59,12 +59,12 @@ class OneDiffSpeedReport(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **kwargs) -> int:
+    def fingerprint_inputs(cls, **kwargs: Any) -> int:
         """After the measurements were cleared the report is made anew."""
         return CLEARED.marks.measurements
 
     @classmethod
-    def execute(cls, model, positive, negative, latent, steps, cfg) -> io.NodeOutput:
+    def execute(cls, model: Any, positive: Any, negative: Any, latent: Any, steps: Any, cfg: Any) -> io.NodeOutput:
         record = new_record(cls.hidden)
         model_given(TITLE, NODE, model, record)
         _check_samples(latent, positive, negative, record)

@@ -33,7 +33,7 @@ def needs_repair(cls: type[nn.Module]) -> bool:
 
 
 @cached
-def only_raises(function) -> bool:
+def only_raises(function: Callable) -> bool:
     """Whether all that a function does, docstring and passes aside, is to raise NotImplementedError."""
     if getattr(function, "__isabstractmethod__", False):
         return True

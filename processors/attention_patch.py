@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..memo import shared
@@ -28,8 +29,17 @@ def kernel_override(processor: KernelProcessor) -> Callable:
     """The processor as an ``optimized_attention_override``; one function a processor, so compiled graphs are shared."""
 
     def override(
-        func, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False, **kwargs
-    ):
+        func: Callable,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        heads: int,
+        mask: torch.Tensor | None = None,
+        attn_precision: torch.dtype | None = None,
+        skip_reshape: bool = False,
+        skip_output_reshape: bool = False,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         scale, enable_gqa = kwargs.get("scale"), kwargs.get("enable_gqa", False)
         return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
 
@@ -44,7 +54,7 @@ def kernel_forward(forward: Callable, override: Callable, superseded: Callable |
     """
     position = options_position(forward)
 
-    def forward_with_override(self, *args, **kwargs):
+    def forward_with_override(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         options = options_of((args, kwargs), position)
         options = {} if options is None else options
         if options.get(OVERRIDE, superseded) is superseded:
@@ -62,7 +72,14 @@ def module_forward(forward: Callable, processor: ModuleProcessor, superseded: Ca
     """A ``forward`` for ComfyUI's CrossAttention that asks the processor, unless another node has replaced attention
     later: then ``forward``, the class's own, runs."""
 
-    def forward_of_processor(self, x, context=None, value=None, mask=None, transformer_options=None):
+    def forward_of_processor(
+        self: nn.Module,
+        x: torch.Tensor,
+        context: torch.Tensor | None = None,
+        value: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        transformer_options: dict[str, Any] | None = None,
+    ) -> torch.Tensor:
         options = transformer_options or {}
         if options.get(OVERRIDE, superseded) is not superseded:
             return forward(self, x, context, value, mask, options)
@@ -147,8 +164,16 @@ class AttentionPatch:
         return result
 
     def __call__(
-        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
-    ):
+        self,
+        executor: Any,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        c_concat: torch.Tensor | None = None,
+        c_crossattn: torch.Tensor | None = None,
+        control: dict[str, Any] | None = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
         options = transformer_options if transformer_options is not None else {}
         sampling = options.get("sample_sigmas")
         if sampling is None or sampling is not self.seen:

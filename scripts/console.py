@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 class CannotContinue(Exception):
@@ -66,7 +67,7 @@ def tail(path: Path, lines: int = 15) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(command: list[str], **options) -> Iterator[subprocess.Popen]:
+def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen]:
     """A child process that does not outlive the block, whatever ends it."""
     process = subprocess.Popen(command, **options)
     try:

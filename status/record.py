@@ -47,7 +47,7 @@ FIELDS = (
     "measured_at",
 )
 
-#: Seconds between two events of one record; interface.md allows two a second.
+#: Seconds between two events of one record: pages are told twice a second at most.
 MIN_INTERVAL = 0.5
 
 

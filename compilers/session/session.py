@@ -91,8 +91,16 @@ class Session(SessionState):
             log.info("OneDiff Compile (node %s): %s", self.record["node"], self.record["summary"])
 
     def __call__(
-        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
-    ):
+        self,
+        executor: Any,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        c_concat: torch.Tensor | None = None,
+        c_crossattn: torch.Tensor | None = None,
+        control: dict[str, Any] | None = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
         options = transformer_options if transformer_options is not None else {}
 
         def call() -> Any:

@@ -25,7 +25,7 @@ test("each backend says whether it works and why not, with what to do", () => {
 });
 
 test("slow is what the server passes over too", () => {
-  const source = readFileSync(new URL("../../compilers/proof.py", import.meta.url), "utf8");
+  const source = readFileSync(new URL("../../compilers/choice/proof.py", import.meta.url), "utf8");
   const limit = Number(source.match(/^SLOWER = ([\d.]+)/m)[1]);
   assert.equal(backendLine({ ...rows.works, speed: limit }, english).symbol, "✓");
   assert.equal(backendLine({ ...rows.works, speed: limit - 0.01 }, english).symbol, "▼");

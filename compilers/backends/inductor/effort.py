@@ -17,8 +17,9 @@ only where it helps; the whole is held against uncompiled steps as ever. On a GP
 
 Measured on an H200 (bfloat16, torch 2.11), with Inductor's own settings: transformer blocks of Flux ran 1.12 and 1.16
 times as fast, the whole model 1.13 times. Of its 137 ms a step, 73 are matrix products and 42 are flash attention,
-which compiling leaves as they are. Residual blocks of SDXL ran 0.79 and 0.98 times as fast (see gains.py); a third of
-the time of one with 1280 channels at 32×32 is cuDNN's reordering of weights and activations to channels-last.
+which compiling leaves as they are. Residual blocks of SDXL ran 0.79 and 0.98 times as fast (see
+compilers/measuring/class_gain.py); a third of the time of one with 1280 channels at 32×32 is cuDNN's reordering of
+weights and activations to channels-last.
 
 Measured on 2 cores (AMD EPYC, float32, torch 2.11), times as fast as uncompiled, by ``benchmarks/effort.py`` and, where
 a whole model is named, by its steps taking turns:

@@ -51,7 +51,15 @@ def _rotary() -> dict[Any, Callable]:
         return lambda x, freqs: rotate(x, freqs, half)
 
     def two_normed(half: bool) -> Callable:
-        def rms_rope(q, k, freqs_cis, q_scale, k_scale=None, epsilon=1e-6, rot_dim=0):
+        def rms_rope(
+            q: Tensor,
+            k: Tensor,
+            freqs_cis: Tensor,
+            q_scale: Tensor,
+            k_scale: Tensor | None = None,
+            epsilon: float = 1e-6,
+            rot_dim: int = 0,
+        ) -> tuple[Tensor, ...]:
             scales = (q_scale, q_scale if k_scale is None else k_scale)
             pairs = zip((q, k), scales, strict=True)
             return tuple(rotate_normed(x, freqs_cis, scale, epsilon, half, rot_dim) for x, scale in pairs)

@@ -13,7 +13,13 @@ from .table import Tensor, lowers
 
 
 @lowers("full")
-def full(shape: Sequence[int], value: float, dtype=torch.float32, device="cpu", **_layout: Any) -> Tensor:
+def full(
+    shape: Sequence[int],
+    value: float,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    **_layout: Any,
+) -> Tensor:
     return flow._C.constant(tuple(shape), value, dtype=DTYPES[dtype], device=flow.device(str(device)))
 
 

@@ -52,15 +52,41 @@ def attention(
 
 
 @lowers("_scaled_dot_product_flash_attention_for_cpu")
-def cpu_attention(q, k, v, _dropout=0.0, causal=False, attn_mask=None, scale=None) -> tuple:
+def cpu_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    _dropout: float = 0.0,
+    causal: bool = False,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple:
     return attention(q, k, v, attn_mask, causal, scale)
 
 
 @lowers("_scaled_dot_product_flash_attention")
-def flash_attention(q, k, v, _dropout=0.0, causal=False, _debug=False, scale=None) -> tuple:
+def flash_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    _dropout: float = 0.0,
+    causal: bool = False,
+    _debug: bool = False,
+    scale: float | None = None,
+) -> tuple:
     return attention(q, k, v, None, causal, scale)
 
 
 @lowers("_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention")
-def efficient_attention(q, k, v, mask, _sums, _dropout=0.0, causal=False, _debug=False, scale=None) -> tuple:
+def efficient_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    _sums: bool,
+    _dropout: float = 0.0,
+    causal: bool = False,
+    _debug: bool = False,
+    scale: float | None = None,
+) -> tuple:
     return attention(q, k, v, mask, causal, scale)
