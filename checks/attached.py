@@ -13,8 +13,8 @@ from torch import nn
 from ..patching.user_code import Attendance, Cancel
 from ..processors import Site, written
 from .finding import Finding
-from .patience import FINAL, cannot_be_looked_at
 from .probing.bench import geometry
+from .probing.patience import FINAL, cannot_be_looked_at
 from .processor import check_processor
 
 _Known = dict[Hashable, tuple[Finding, ...]]

@@ -11,8 +11,8 @@ from ..patching.user_errors import Overdue
 from ..processors import NotCallable, Processor, Site, adapt, level_of, written
 from .finding import Finding, worst_first
 from .mounted import mount
-from .patience import cannot_be_looked_at, not_returned, slow, unfinished
 from .probing.pace import SLOW, pace
+from .probing.patience import cannot_be_looked_at, not_returned, slow, unfinished
 from .rule import Layer, Subject, apply
 from .signature import Called
 

@@ -13,7 +13,7 @@ from ..patching.user_code import Cancel
 from ..processors import Site
 from .attached import check_attached
 from .finding import Finding, Report, worst_first
-from .patience import cannot_be_looked_at
+from .probing.patience import cannot_be_looked_at
 from .reaching.reach import FindReach, Reach
 from .rule import Subject, apply
 from .signature import Replacement

@@ -12,7 +12,6 @@ from typing import Any
 import folder_paths
 
 from ..compilers import Place
-from .own_folder import own_folder
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +23,13 @@ SUBFOLDER = "onediff_compile_cache"
 
 #: Where version 0.4.0 kept it, in the pack's folder.
 _OLD = "compile_cache"
+
+
+def own_folder() -> Path:
+    """Where the pack keeps files: a folder of ComfyUI's user directory that no HTTP request reaches."""
+    if hasattr(folder_paths, "get_system_user_directory"):
+        return Path(folder_paths.get_system_user_directory("onediff"))
+    return Path(folder_paths.get_user_directory()) / "__onediff"
 
 
 def cache_place() -> Place:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..checks import Finding, rules
 from ..checks.attached import check_attached
-from ..checks.patience import USED_UNCOMPILED
+from ..checks.probing.patience import USED_UNCOMPILED
 from ..checks.source import short_path
 from ..patching.user_errors import error_words, files_of, lines_in, ordinary
 from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names, written

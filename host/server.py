@@ -20,9 +20,8 @@ from ..status.machine import machine
 from ..status.plain import short_id
 from ..status.routes import add_routes
 from .cancelling import CANCEL
-from .compile_cache_folder import cache_place
+from .compile_cache_folder import cache_place, own_folder
 from .offered_processors import register_folder
-from .own_folder import own_folder
 from .prompt_ends import PromptEnds, class_of
 from .weights import resolve_weights
 

@@ -27,7 +27,7 @@ SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m",
 QUICK_ONES = (
     "-q",
     "-m",
-    "not serial and not compiles",
+    "not serial",
     "tests/checks",
     "tests/benchmarks",
     "tests/processors",

@@ -42,8 +42,7 @@ class BlockRunner:
     """Stands in for a block's ``forward`` while a session samples.
 
     Args:
-        compiler, failures, memory: the session's; what the block is compiled with, what failed, what its model reads.
-        listener: is told what becomes of the block.
+        compiler, failures, memory: what the block is compiled with, what failed, what its model reads.
         host: its part in weights that are cast, moved or patched while a block runs, and in Cancel.
         device, dtype: where, and in what, the model computes.
     """
@@ -61,9 +60,8 @@ class BlockRunner:
     ):
         self.block = block
         self._compiler, self._failures, self._memory = compiler, failures, memory
-        self._listener = listener
         self._resolve_weights, self._stops = host.resolve_weights, host.cancel.stops
-        self._device, self._dtype = device, dtype
+        self._listener, self._device, self._dtype = listener, device, dtype
         self._compiled: dict[tuple, Callable] = {}
         self._verified: set[tuple] = set()
         self._step: Step | None = None

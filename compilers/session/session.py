@@ -27,7 +27,7 @@ from ..measuring.cleared import CLEARED
 from ..measuring.find_gains import find_gains
 from ..measuring.model_memory import Variant
 from .block_runner import BlockRunner
-from .failures import ModelUnfit, common_reason
+from .failures import common_reason
 from .prepared_model import PreparedModel, contents, shape_of
 from .record_fields import model_fields
 from .sampling import Sampling
@@ -290,24 +290,3 @@ class Session(SessionState):
     def gave_up(self, block: Block, reason: str) -> None:
         self.failures.drop_block(block, reason)
         self._stop_if_unfit()
-
-    # Outcomes.
-
-    def give_way(self, node: str) -> None:
-        """Another OneDiff Compile node took over the model that this one's node handed on."""
-        self.replaced_by = node
-        self.publish()
-
-    def give_up(self, reason: str) -> None:
-        """From now on the model runs uncompiled, at next to no cost."""
-        self.failures.given_up = reason
-        self.step.watching = False
-        self._note_backend(reason)
-        self.publish()
-        self._stop_if_unfit()
-
-    def _stop_if_unfit(self) -> None:
-        reason = self.failures.first(self.blocks) if self.settings.stop_if_unfit else None
-        if reason is not None:
-            self._note_backend(reason, state="failed", progress=None)
-            raise ModelUnfit(str(self.record["node"]), reason)

@@ -14,7 +14,7 @@ from ..measuring.block import Block
 from ..measuring.model_memory import ModelMemory, Variant
 from ..measuring.step_measuring import Measuring
 from .compiler import Compiler
-from .failures import Failures, why_uncompiled
+from .failures import Failures, ModelUnfit, why_uncompiled
 from .prepared_model import PreparedModel
 from .record_fields import Known, backend_field, session_fields
 from .sampling import Sampling
@@ -107,3 +107,22 @@ class SessionState:
     def _note_backend(self, reason: str, **fields: Any) -> None:
         """``reason``: why this one, or why the model runs uncompiled."""
         self.record.update(backend=backend_field(self.settings.backend, self.compiler.backend, reason), **fields)
+
+    def give_way(self, node: str) -> None:
+        """Another OneDiff Compile node took over the model that this one's node handed on."""
+        self.replaced_by = node
+        self.publish()
+
+    def give_up(self, reason: str) -> None:
+        """From now on the model runs uncompiled, at next to no cost."""
+        self.failures.given_up = reason
+        self.step.watching = False
+        self._note_backend(reason)
+        self.publish()
+        self._stop_if_unfit()
+
+    def _stop_if_unfit(self) -> None:
+        reason = self.failures.first(self.blocks) if self.settings.stop_if_unfit else None
+        if reason is not None:
+            self._note_backend(reason, state="failed", progress=None)
+            raise ModelUnfit(str(self.record["node"]), reason)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..patching.user_errors import Overdue, Stopped, class_name, error_words, files_of, lines_in
-from .finding import Finding, Severity
-from .source import class_location, function_location, short_path
+from ...patching.user_errors import Overdue, Stopped, class_name, error_words, files_of, lines_in
+from ..finding import Finding, Severity
+from ..source import class_location, function_location, short_path
 
 NOT_RETURNED, SLOW, UNFINISHED, RAISES = "never-returns", "too-slow-to-check", "check-unfinished", "raises-in-check"
 
