@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from onediff_pack.patching.user_code import Cancel
 from onediff_pack.processors.authored.make import CannotLoad
 from onediff_pack.processors.sources import diffusers_classes as from_diffusers
 from onediff_pack.processors.sources import listing, user_files
@@ -194,7 +195,7 @@ def test_a_disk_that_does_not_answer_holds_up_nobody_for_long(custom, folder, mo
             raise InterruptedError
 
         with pytest.raises(InterruptedError):
-            custom.load("custom/right:Mine", check_interrupt=cancel)
+            custom.load("custom/right:Mine", cancel=Cancel(cancel, InterruptedError))
     finally:
         answers.set()
     while custom.unlisted() and time.monotonic() < start + 20:
