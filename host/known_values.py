@@ -80,7 +80,8 @@ def number_given(
     """The value where it is a number from ``least`` to ``most``; a finding, and ``used`` for what is no number, the
     nearer end for one that is beyond."""
     fix = f"Give it a number from {least:g} to {most:g}."
-    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or (isinstance(value, float) and math.isnan(value)):
         findings.append(_no_use(node, name, value, used, fix))
         return used
     if least <= value <= most:

@@ -14,7 +14,7 @@ from ..checks import Finding, rules
 from ..checks.attached import check_attached
 from ..checks.probing.patience import USED_UNCOMPILED
 from ..checks.source import short_path
-from ..patching.user_errors import error_words, files_of, lines_in, ordinary
+from ..patching.user_errors import error_words, files_of, is_harmless, lines_in
 from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names, written
 from ..processors.attention_patch import not_patchable_reason
 from ..processors.authored.make import CannotLoad
@@ -116,8 +116,9 @@ def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding
 
 def processor_error(node: str, name: str, processor: Processor, error: BaseException) -> BaseException:
     """What is raised in the middle of a sampling for what a processor raised: the error itself where ComfyUI can show
-    it. With others, as SystemExit or one whose text cannot be read, its thread would end and the queue stand still."""
-    if isinstance(error, CANCEL.error) or ordinary(error) is error:
+    it. With others, as SystemExit or one that raises when it is shown, its thread would end and the queue stand
+    still."""
+    if issubclass(type(error), CANCEL.error) or (issubclass(type(error), Exception) and is_harmless(error)):
         return error
     lines = lines_in(error, files_of(written(processor)))
     if not lines:  # another node's, which is not known here

@@ -204,6 +204,7 @@ def _observer(record: Record, superseded: Any) -> Callable[[dict[str, Any]], Non
     """Notes in the record what other nodes put on attention by the time that the model samples."""
 
     def observe(options: dict[str, Any]) -> None:
+        record.sampled(executing_class())  # also by a node with a loop of its own, which ends no sampling
         options = {key: value for key, value in options.items() if key != OVERRIDE or value is not superseded}
         foreign = plain(foreign_patches(options))  # as the record has it
         if foreign != record["patches"]["foreign"]:

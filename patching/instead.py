@@ -10,7 +10,7 @@ from .foreign import origin
 FUNCTIONS = ("model_function_wrapper", "sampler_calc_cond_batch_function")
 
 #: Kinds of the host's wrappers around a model call, and of those inside it, the nearest to the model first.
-AROUND = ("apply_model", "calc_cond_batch", "predict_noise", "sampler_sample")
+AROUND = ("apply_model", "calc_cond_batch", "predict_noise", "sampler_sample", "outer_sample")
 INSIDE = ("diffusion_model",)
 
 #: Position of ``sigmas`` among the arguments of ``outer_sample``.
@@ -25,7 +25,7 @@ def calls_expected(args: tuple, kwargs: dict[str, Any]) -> bool:
 
 def called_instead(guider: Any, own: str, inside: bool = False) -> dict[str, str | None]:
     """``{"by": "DeepCache", "where": "ComfyUI-deepcache.DeepCache:DeepCache.apply.<locals>.apply_model"}``, or both
-    None where nobody is known who could have.
+    None where nobody is known who could have, or several are.
 
     Args:
         guider: what ``outer_sample`` was called on.
@@ -37,7 +37,8 @@ def called_instead(guider: Any, own: str, inside: bool = False) -> dict[str, str
     found = [] if inside else [options[name] for name in FUNCTIONS if options.get(name) is not None]
     for kind in INSIDE if inside else AROUND:
         found += [f for key, functions in (wrappers.get(kind) or {}).items() if key != own for f in functions]
-    return named(found[0]) if found else {"by": None, "where": None}
+    # Of several nobody knows which one kept the call to itself.
+    return named(found[0]) if len(found) == 1 else {"by": None, "where": None}
 
 
 def named(function: Any) -> dict[str, str | None]:

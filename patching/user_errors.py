@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import traceback
 from collections.abc import Collection
 
 from torch import nn
+
+#: Packages whose exceptions are passed on as they are, besides Python's own. The host asks for torch's by their class.
+_KNOWN = frozenset({"torch", "comfy", "comfy_execution", "builtins", "safetensors", "numpy"})
+
+#: Py_TPFLAGS_HEAPTYPE: what Python code made, and not Python itself.
+_HEAP_TYPE = 1 << 9
 
 #: The longest message of an exception that is passed on.
 LONGEST = 2000
@@ -59,6 +66,42 @@ def ordinary(error: BaseException) -> Exception:
     if isinstance(error, Exception) and _read(error) is not None:
         return error
     return RuntimeError(error_words(error))
+
+
+def is_harmless(error: BaseException) -> bool:
+    """Whether whoever shows an exception runs nobody's code: it, its notes and those that it came of are made of
+    Python's and of packages' own classes, and of plain values. One that a person wrote may raise SystemExit when it is
+    formatted a second time."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        own = {
+            name: vars(BaseException)[name].__get__(one) for name in ("args", "__cause__", "__context__", "__dict__")
+        }
+        if not (_is_known(type(one)) and _is_plain(own["args"]) and _is_plain(own["__dict__"].get("__notes__"))):
+            return False
+        waiting += [own["__cause__"], own["__context__"]]
+    return True
+
+
+def _is_known(cls: type) -> bool:
+    """Whether a class is Python's, or that of a module which is installed: a user's file only gives a name for it."""
+    flags = type.__dict__["__flags__"].__get__(cls)
+    if not flags & _HEAP_TYPE:
+        return True
+    module = sys.modules.get(str(type.__dict__["__dict__"].__get__(cls).get("__module__")))
+    root = str(module.__name__ if module else "").partition(".")[0]
+    return type(cls) is type and root in _KNOWN and getattr(module, class_name(cls), None) is cls
+
+
+def _is_plain(value: object) -> bool:
+    if type(value) in (tuple, list):
+        return all(map(_is_plain, value))  # type: ignore[call-overload]
+    return value is None or type(value) in (str, int, float, bool, bytes)
 
 
 def files_of(module: nn.Module) -> set[str]:

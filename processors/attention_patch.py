@@ -186,7 +186,7 @@ class AttentionPatch:
                 instead = self.failed(error)
                 if instead is error:
                     raise
-                raise instead from error
+        raise instead  # with no word of the other, which may raise when it is shown
 
 
 def processors_of(patches: Iterable[AttentionPatch]) -> list[tuple[Site, Processor]]:

@@ -27,8 +27,10 @@ def short_id(name: str) -> str:
 def plain(value: Any, levels: int = DEEPEST) -> Any:
     """A copy of nested dicts, lists and values that JSON can hold: numbers that it has not are null, long texts and
     lists are cut."""
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):  # Python writes no number of more than some 4,300 digits
+        return value if abs(value) < 2**63 else cut(f"a number of {value.bit_length()} bits")
     if isinstance(value, str):
         return cut(value)
     if isinstance(value, float):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from .record import Record
@@ -55,9 +57,20 @@ class EndedPrompt:
 
     def links(self, node: str) -> Iterator[tuple[str, int]]:
         """Nodes that a node gets its inputs from, and the number of the output."""
-        for value in (self.graph[node].get("inputs") or {}).values():
+        inputs = self.graph[node].get("inputs")
+        for value in inputs.values() if isinstance(inputs, dict) else ():
             if isinstance(value, list) and [type(part) for part in value] == [str, int] and value[0] in self.graph:
                 yield value[0], value[1]
+
+    @cached_property
+    def takers(self) -> dict[str, list[tuple[str, int]]]:
+        """Of each node those that get an input from it, and the number of the output: looked up once, for prompts of
+        hundreds of nodes."""
+        found: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for node in self.graph:
+            for source, slot in self.links(node):
+                found[source].append((node, slot))
+        return dict(found)
 
     def executed(self) -> set[str]:
         """The nodes that ran: what was wanted needs them, and they were not cached."""
@@ -100,9 +113,8 @@ def _takers(prompt: EndedPrompt, node: str, class_of: Callable[[str], NodeClass]
     while waiting:
         source = waiting.pop()
         outputs = class_of(prompt.class_of(source)).outputs
-        for other in prompt.graph:
-            carries = any(s == source and _type(outputs, slot) not in DATA for s, slot in prompt.links(other))
-            if carries and other not in found and other != node:
+        for other, slot in prompt.takers.get(source, ()):
+            if _type(outputs, slot) not in DATA and other not in found and other != node:
                 found.add(other)
                 waiting.append(other)
     return found
@@ -112,7 +124,7 @@ def _was_expected(prompt: EndedPrompt, taker: str, takers: set[str], class_of: C
     kind = class_of(prompt.class_of(taker))
     if kind.is_ours:
         return False
-    hands_on = any(source == taker for other in takers for source, _ in prompt.links(other))
+    hands_on = any(other in takers for other, _ in prompt.takers.get(taker, ()))
     return not SAMPLED.isdisjoint(kind.outputs) or (kind.is_hosts and not hands_on)
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
 
 from .hub import Hub
 
@@ -57,11 +57,13 @@ def add_routes(
 async def _body(request: web.Request) -> Any:
     """The JSON of a small request; None for anything else."""
     read = b""
-    async for chunk in request.content.iter_chunked(LONGEST_BODY):
-        read += chunk
-        if len(read) > LONGEST_BODY:
-            return None
     try:
+        async for chunk in request.content.iter_chunked(LONGEST_BODY):
+            read += chunk
+            if len(read) > LONGEST_BODY:
+                return None
         return json.loads(read.decode(request.charset or "utf-8"))
     except (ValueError, LookupError, RecursionError):  # no JSON, a charset that is none, nested too deep
+        return None
+    except (web.RequestPayloadError, ClientPayloadError):  # not packed as its header says
         return None

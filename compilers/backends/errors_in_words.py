@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from ...checks.graph.breaks import break_of, causes, first_line
 from ...patching.user_errors import said
 from .protocol import Failure
 
+#: The folders of an absolute path, on Windows too.
+_FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\s\\/:'\"]+[\\/])+")
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device ran out of memory, in torch or in Triton."""
     return any(isinstance(c, torch.OutOfMemoryError) or "out of memory" in said(c).lower() for c in causes(error))
+
+
+def without_folders(text: str) -> str:
+    """Paths by their last part: records and pictures carry the text. "cannot open /home/anna/x/lib.so" is "cannot open
+    lib.so"."""
+    return _FOLDERS.sub("", text)
 
 
 def in_words(error: Exception) -> Failure:
@@ -26,4 +37,4 @@ def in_words(error: Exception) -> Failure:
             where, reason = found.where or "unknown place", found.reason
             return Failure(f"it does not fit into one graph: {reason} ({where}).", {"where": where, "reason": reason})
     cause = causes(error)[-1]
-    return Failure(f"{type(cause).__name__}: {first_line(cause)}")
+    return Failure(f"{type(cause).__name__}: {without_folders(first_line(cause))}")

@@ -56,7 +56,7 @@ def prove_in_child(name: str, device: torch.device, starting: float = STARTING, 
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONFAULTHANDLER": "0", **_private(folder)},
+            env={**_import_path(), "PYTHONFAULTHANDLER": "0", **_private(folder)},
             cwd=folder,  # an empty part of PYTHONPATH means the current folder, which may be anybody's
             start_new_session=os.name == "posix",
         )
@@ -75,7 +75,8 @@ def prove_in_child(name: str, device: torch.device, starting: float = STARTING, 
         what = f"it hung while {doing} and was ended after {seconds_given:g} s"
     else:
         what = f"it ended its process while {doing} ({_cause(code)})"
-    return Proof(False, f"{what}: reinstall it or use inductor.", startup_seconds=seconds)
+    remedy = "reinstall it or use inductor" if BACKENDS[name].native else "try again when the machine is less busy"
+    return Proof(False, f"{what}: {remedy}.", startup_seconds=seconds)
 
 
 def _flags() -> list[str]:
@@ -83,6 +84,12 @@ def _flags() -> list[str]:
     flags = sys.flags
     asked = {"-I": flags.isolated, "-E": flags.ignore_environment, "-s": flags.no_user_site}
     return [flag for flag, is_set in asked.items() if is_set]
+
+
+def _import_path() -> dict[str, str]:
+    """The environment, with only those folders to import from that mean the same in any working folder."""
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folder for folder in folders if os.path.isabs(folder))}
 
 
 def _private(folder: str) -> dict[str, str]:

@@ -60,7 +60,8 @@ def try_out(backend: Backend, device: torch.device) -> Proof:
         return Proof(False, backend.explain(error).reason, passing=is_out_of_memory(error))
     startup = round(start - begun, 1)
     if speed is None:
-        reason = f"it computes wrong numbers here ({parity.relative:.1e} relative difference): use inductor."
+        remedy = "use inductor" if backend.native else "update PyTorch"
+        reason = f"it computes wrong numbers here ({parity.relative:.1e} relative difference): {remedy}."
         return Proof(False, reason, seconds, startup_seconds=startup)
     slowly = f", {1 / max(speed, 0.01):.0f} times slower than uncompiled" if speed < SLOWER else ""
     reason = f"compiled and ran a small attention in {seconds} s{slowly}."

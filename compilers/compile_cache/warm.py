@@ -244,7 +244,7 @@ def _delete_old(place: Place) -> Deleted:
     """What version 0.4.0 kept."""
     deleted = Deleted()
     if place.old is not None:
-        deleted += delete_all(place.old, earlier.KEY)
+        deleted += earlier.delete_among_others(place.old)  # it may be a link to a folder of the user's
         with contextlib.suppress(OSError):
             place.old.rmdir()
     if place.among is not None:

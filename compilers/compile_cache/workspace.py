@@ -48,7 +48,11 @@ class Workspace:
         place = Path(tempfile.gettempdir())
         _remove_leftovers(place)
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-        (self.folder / _PID).write_text(str(os.getpid()))
+        try:
+            (self.folder / _PID).write_text(str(os.getpid()))
+        except OSError:  # a full disk, at every try
+            self.delete()
+            raise
         self._precompile: Any = None
         atexit.register(self.delete)
 

@@ -130,7 +130,10 @@ class Compiler:
     def explain(self, error: Exception) -> Failure:
         """A failure in words."""
         assert self.backend is not None
-        return self.backend.explain(error)
+        try:
+            return self.backend.explain(error)
+        except BaseException:  # a person's exception may raise when it is looked at
+            return Failure("it raised an error that cannot be read.")
 
     def progress(self, block: Block, blocks: Sequence[Block]) -> dict[str, Any]:
         """The record's ``progress`` before a block is compiled."""

@@ -106,6 +106,8 @@ class Session(SessionState):
         def call() -> Any:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
+        if not self.during.now:  # a node with a loop of its own
+            self.record.sampled(self.host.sampler())
         if self.measuring.begin_step(shape_of((x, c_concat, c_crossattn, kwargs), control, options)):
             self._begin(executor.class_obj, options)
         is_slow = self.measuring.is_slow and not self.measuring.looks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 import torch
@@ -65,3 +66,14 @@ def test_another_error_is_told_by_its_cause():
     error.__cause__ = ValueError("\nthe reason\nand more")
     assert in_words(error) == Failure("ValueError: the reason")
     assert break_of(error).where is None
+
+
+def test_no_folder_of_the_machine_is_told():
+    for error in (
+        OSError(28, "No space left on device", "/home/anna/secret/ab/cd.cpp"),
+        ImportError("/home/anna/.local/lib/libfoo.so: cannot open shared object file"),
+        RuntimeError(r"cannot write C:\Users\Anna\x.cpp"),
+    ):
+        said = in_words(error).reason
+        assert not re.search(r"anna|Anna|home|Users", said), said
+        assert re.search(r"cd\.cpp|libfoo\.so: cannot open|x\.cpp", said), said

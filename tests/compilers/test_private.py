@@ -18,6 +18,7 @@ from onediff_pack.compilers.backends.inductor.failures import explain
 from onediff_pack.compilers.backends.nexfort import NexfortBackend
 from onediff_pack.compilers.choice import child as proof_process
 from onediff_pack.compilers.compile_cache import WarmStart
+from onediff_pack.compilers.compile_cache.workspace import Workspace
 
 codecache = pytest.importorskip("torch._inductor.codecache")
 cpu_vec_isa = pytest.importorskip("torch._inductor.cpu_vec_isa")
@@ -214,13 +215,28 @@ def test_the_trial_process_runs_nothing_of_the_working_folder_and_keeps_to_a_fol
     installed("oneflow", code)
     working = tmp_path / "working"
     working.mkdir()
+    temporary = tmp_path / "temporary"  # what “..” is for a child in a folder of its own there
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     for name in ("types", "importlib", "json", "torch", "sitecustomize", "oneflow"):
-        (working / f"{name}.py").write_text(f"open({str(sprung)!r}, 'a').write('{name} ')")
+        for folder in (working, temporary):
+            (folder / f"{name}.py").write_text(f"open({str(sprung)!r}, 'a').write('{folder.name}/{name} ')")
     monkeypatch.chdir(working)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", ".", str(tmp_path)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", ".", "..", str(tmp_path)]))
     proof = proof_process.prove_in_child("oneflow", CPU)
     assert not sprung.exists(), sprung.read_text()
     assert "while loading oneflow (exit code 3)" in proof.reason
     folders = [Path(line) for line in said.read_text().splitlines()]
     assert len(folders) == 3
     assert not any(folder.is_relative_to(shared) or folder.exists() for folder in folders)
+
+
+def test_a_full_temporary_folder_is_left_as_it_was(tmp_path, monkeypatch):
+    def no_room(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Path, "write_text", no_room)
+    with pytest.raises(OSError):
+        Workspace()
+    assert list(tmp_path.iterdir()) == []

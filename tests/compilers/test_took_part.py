@@ -158,3 +158,22 @@ def test_replaced_attention_of_single_blocks_shows_in_the_count(patcher):
     clone.set_model_attn1_replace(lambda q, k, v, options: q, "middle", 0)
     sample(clone)
     assert said == [(None, len(sites) - 1)]
+
+
+def test_a_sampler_with_a_loop_of_its_own_samples_too(patcher):
+    """It calls the model, and ends no sampling of ComfyUI's."""
+    from models import step
+
+    clone, _, record = compiled_clone(patcher)
+    for _ in range(3):
+        step(clone)
+    assert record.sampled_at > 0
+
+
+def test_of_several_wrappers_none_is_blamed(patcher):
+    clone, said, _ = patched(patcher)
+    clone.add_wrapper_with_key("apply_model", "innocent", lambda executor, *args, **kwargs: executor(*args, **kwargs))
+    clone.add_wrapper_with_key("predict_noise", "guilty", lambda executor, x, *args: torch.zeros_like(x))
+    sample(clone)
+    ((unused, _),) = said
+    assert (unused["why"], unused["by"]) == ("not called", None)

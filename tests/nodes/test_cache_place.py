@@ -244,3 +244,17 @@ def test_no_folder_is_made_that_nobody_asked_for(place, tmp_path):
     (tmp_path / "mistyped").mkdir()
     compile_in(warming)
     assert len(entries(tmp_path / "mistyped" / "cache" / SUBFOLDER)) == 1, "the last one is made"
+
+
+def test_a_folder_of_the_users_own_behind_a_link_keeps_what_0_4_0_did_not_write(warm, tmp_path):
+    """As somebody makes one who moves the cache of 0.4.0 to another disk."""
+    mine, before = tmp_path / "mine", tmp_path / "ComfyUI" / "user" / "__onediff"
+    mine.mkdir()
+    before.mkdir(parents=True)
+    (before / "compile_cache").symlink_to(mine)
+    for name in ("key", f"{'9' * 64}.graph"):
+        (mine / name).write_bytes(b"somebody's")
+    warming = warm()
+    compile_in(warming)
+    warming.clear()
+    assert sorted(path.name for path in mine.iterdir()) == [f"{'9' * 64}.graph", "key"]

@@ -234,3 +234,13 @@ def test_a_speed_reports_figures_are_json_whatever_cfg_is(patcher, tmp_path, mon
     assert any(note.startswith("cfg ") for note in figures["notes"])
     (finding,) = strict(output.ui["onediff"][0])["check"]["findings"]
     assert finding["path"] == "cfg"
+
+
+def test_numbers_beyond_what_json_and_floats_hold_are_said_in_words():
+    from onediff_pack.host.known_values import number_given
+    from onediff_pack.status.plain import plain
+
+    findings = []
+    assert number_given("OneDiffSpeedReport", "cfg", 10**400, 8.0, 0.0, 100.0, findings) == 100.0
+    assert len(findings) == 1
+    assert json.dumps(plain({"seed": 10**5000, "small": 2**60}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from functools import partial
 
 import pytest
@@ -206,6 +207,30 @@ def test_what_would_end_the_hosts_thread_in_a_sampling_is_an_ordinary_error(choo
         with pytest.raises(type(error)) as passed:
             sampled(name, processor, site, lambda error=error: own(error))
         assert passed.value is error
+
+
+SHOWN = {
+    "formatted": "def __format__(self, spec):\n        raise SystemExit",
+    "read a second time": "read = 0\n    def __str__(self):\n        self.read += 1\n        if self.read > 1:\n"
+    "            raise SystemExit\n        return 'once'",
+    "asked for notes": "__notes__ = property(exit)",
+    "asked for its module": "pass\nclass M(type):\n    def __getattribute__(cls, name):\n"
+    "        if name == '__module__':\n            raise SystemExit\n        return super().__getattribute__(name)\n"
+    "class Odd(Exception, metaclass=M):\n    pass",
+}
+
+
+@pytest.mark.parametrize("odd", SHOWN.values(), ids=SHOWN)
+def test_an_error_that_exits_when_it_is_shown_is_an_ordinary_one(choose, tmp_path, odd):
+    """ComfyUI formats what a node raised, and what that came of, several times, in the thread of its queue."""
+    line = f"if __import__('os').path.exists({str(tmp_path / 'now')!r}): raise Odd('no')"
+    text = f"{written(line=line)}\n\nclass Odd(Exception):\n    {odd}\n"
+    name, _, _, processor, site = choose("custom/mine:Mine", text)
+    (tmp_path / "now").touch()
+    with pytest.raises(RuntimeError) as caught:
+        sampled(name, processor, site, lambda: site.module(torch.ones(1, 64, site.module.to_q.in_features)))
+    shown = f"{caught.value}" + "".join(traceback.format_exception(caught.value))
+    assert "custom/mine:Mine raised Odd" in shown and "mine.py:11" in shown
 
 
 def sampled(name, processor, site, step):

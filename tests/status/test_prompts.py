@@ -207,3 +207,23 @@ def test_asking_for_the_records_is_enough(server):
     graph |= {"sample": {"class_type": "KSampler", "inputs": {"m": ["compile", 0]}}}
     server.ended.append(EndedPrompt("a", time.time(), graph, ("sample",), frozenset(), {}))
     assert {data["summary"] for data in server.hub.snapshot().values()} == {NOT_USED}
+
+
+def test_a_chain_of_hundreds_of_nodes_is_settled_at_once(server):
+    """On the server's event loop, which answers nobody meanwhile."""
+    chain = {"load": "CheckpointLoaderSimple"} | {
+        f"patch{i}": ("OneDiffPatchAttention", f"patch{i - 1}" if i else "load") for i in range(300)
+    }
+    server.execute(**dict.fromkeys((name for name in chain if name != "load"), "patched"))
+    start = time.monotonic()
+    server.end({**chain, "sample": ("KSampler", "patch299")}, wanted=("sample",), sampled=("patch299",))
+    assert time.monotonic() - start < 3
+
+
+def test_a_node_with_inputs_that_are_none_hides_nothing(server):
+    graph = {"odd": {"class_type": "KSampler", "inputs": [1]}}
+    kinds = {"load": ("CheckpointLoaderSimple", {}), "patch": ("OneDiffPatchAttention", {"model": ["load", 0]})}
+    kinds["sample"] = ("KSampler", {"model": ["load", 0], "other": ["patch", 0]})
+    graph |= {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in kinds.items()}
+    server.ended.append(EndedPrompt("a", time.time(), graph, ("sample",), frozenset(), {}))
+    assert server.hub.snapshot()["a:patch"]["summary"] == NOT_USED

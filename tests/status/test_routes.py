@@ -111,3 +111,12 @@ def test_forgotten_speed_leaves_the_rest_of_a_record():
     assert [record["state"] for record in (kept, slower, patched)] == ["compiled", "idle", "patched"]
     assert kept["parity"] == {"passed": True}
     assert kept["measured_at"] is None
+
+
+def test_a_body_that_is_not_packed_as_it_says_is_no_fault_of_the_server():
+    async def post(client):
+        headers = {"Content-Type": JSON, "Content-Encoding": "gzip"}
+        response = await client.post("/onediff/clear", data=b"zzzz", headers=headers)
+        return response.status
+
+    assert ask(post, clear={"a": lambda: pytest.fail("cleared")}) == 400

@@ -7,7 +7,7 @@ import torch
 from ....checks.graph.breaks import causes, first_line
 from ....patching.user_errors import said
 from ...compile_cache import NoWorkspace
-from ..errors_in_words import in_words, is_out_of_memory
+from ..errors_in_words import in_words, is_out_of_memory, without_folders
 from ..protocol import Failure
 from .tools import no_compiler, no_headers, no_triton
 
@@ -29,7 +29,7 @@ def _missing_tool(error: Exception, gpu: bool) -> str | None:
     if "InvalidCxxCompiler" in names:
         return no_compiler()
     if "CppCompileError" in names:
-        return f"the C++ compiler failed: {first_line(causes(error)[-1])}"
+        return f"the C++ compiler failed: {without_folders(first_line(causes(error)[-1]))}"
     if gpu and ("TritonMissing" in names or "No module named 'triton'" in text):
         return no_triton()
     return None
