@@ -214,9 +214,6 @@ SHOWN = {
     "read a second time": "read = 0\n    def __str__(self):\n        self.read += 1\n        if self.read > 1:\n"
     "            raise SystemExit\n        return 'once'",
     "asked for notes": "__notes__ = property(exit)",
-    "asked for its module": "pass\nclass M(type):\n    def __getattribute__(cls, name):\n"
-    "        if name == '__module__':\n            raise SystemExit\n        return super().__getattribute__(name)\n"
-    "class Odd(Exception, metaclass=M):\n    pass",
 }
 
 
@@ -231,6 +228,26 @@ def test_an_error_that_exits_when_it_is_shown_is_an_ordinary_one(choose, tmp_pat
         sampled(name, processor, site, lambda: site.module(torch.ones(1, 64, site.module.to_q.in_features)))
     shown = f"{caught.value}" + "".join(traceback.format_exception(caught.value))
     assert "custom/mine:Mine raised Odd" in shown and "mine.py:11" in shown
+
+
+def test_only_what_runs_nobodys_code_when_it_is_shown_counts_as_harmless():
+    from onediff_pack.patching.user_errors import is_harmless
+
+    class Named(type):
+        __module__ = property(exit)
+
+    class Odd(Exception, metaclass=Named):
+        pass
+
+    class Text:
+        __str__ = exit
+
+    noted, chained = ValueError("noted"), ValueError("chained")
+    noted.__notes__, chained.__cause__ = [Text()], Odd("its cause")
+    for error in (Odd("no"), ValueError(Text()), noted, chained, type("ValueError", (ValueError,), {})("not Python's")):
+        assert not is_harmless(error), type(error)
+    for error in (ValueError("a", 1), OSError(2, "no file", "x"), torch.OutOfMemoryError("out of memory")):
+        assert is_harmless(error), type(error)
 
 
 def sampled(name, processor, site, step):
