@@ -139,7 +139,7 @@ def test_the_list_imports_nothing_of_diffusers():
     """In a process of its own; importing diffusers takes seconds on a cold disk."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import conftest\n"
-        "from onediff_pack.processors import from_diffusers\n"
+        "from onediff_pack.processors.sources import diffusers_classes as from_diffusers\n"
         "assert 'diffusers/AttnProcessor2_0' in from_diffusers.names()\n"
         "assert not [name for name in sys.modules if name.startswith('diffusers')]\n"
     )
