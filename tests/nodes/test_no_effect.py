@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -137,7 +138,8 @@ class Server:
         prompt = json.loads(json.dumps(prompt))
         self.prompt_queue.put((self.number, name, prompt, extra, ["show"], {}))
         (_, _, prompt, extra, wanted, _), item = self.prompt_queue.get(timeout=1)
-        self.executor.execute(prompt, name, extra, wanted)
+        with ThreadPoolExecutor(1) as worker:  # as the host's; the browser tests leave a running event loop in this one
+            worker.submit(self.executor.execute, prompt, name, extra, wanted).result()
         done = self.executor
         status = PromptQueue.ExecutionStatus("success", done.success, done.status_messages)
         self.prompt_queue.task_done(item, done.history_result, status, lambda item: item[:5])

@@ -146,9 +146,9 @@ def test_an_exit_while_dynamo_captures_is_a_finding(choose):
 
 def test_a_slow_one_is_used_and_its_block_runs_uncompiled(choose):
     import models
-    from onediff_pack.compilers.preparing import PreparedModel
+    from onediff_pack.compilers.session.prepared_model import PreparedModel
     from onediff_pack.processors import find_sites
-    from onediff_pack.processors.attach import AttentionPatch
+    from onediff_pack.processors.attention_patch import AttentionPatch
 
     used, found, _, processor, _ = choose("custom/mine:Mine", written(line="__import__('time').sleep(0.55)"))
     assert (used, found) == ("custom/mine:Mine", [("error", "too-slow-to-check")])
