@@ -1,7 +1,7 @@
 """The one JSON object that says what is active, what it gained, and why not.
 
-Field names and units are those of the published interface: times in milliseconds unless the name says seconds, a field
-that does not apply yet is ``None``.
+``docs/record.md`` says what each field holds. Times are in milliseconds unless the name says seconds; a field that does
+not apply yet is ``None``.
 """
 
 from __future__ import annotations

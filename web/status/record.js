@@ -1,5 +1,5 @@
 // @ts-check
-// The shape of a status record, as the server sends it, and how to read the parts that may be missing.
+// The shape of a status record, as the server sends it (docs/record.md), and how to read the parts that may be missing.
 
 /**
  * @typedef {Object} Finding
