@@ -24,7 +24,9 @@ from ..processors import (
     Processor,
     Site,
     UnknownSites,
+    Unsupported,
     find_sites,
+    remedy,
     select_sites,
 )
 from ..processors.attention_patch import AttentionPatch, not_patchable_reason
@@ -134,18 +136,21 @@ class OneDiffPatchAttention(io.ComfyNode):
 
 
 def _fitting(sites: list[Site], name: str, processor: Processor, model: Any, findings: list[Finding]) -> list[Site]:
-    """The sites where this processor can be used; each reason why it cannot becomes one finding."""
+    """The sites where this processor can be used; sites that it does not fit for the same reasons become one
+    finding."""
     dtype = model.model_dtype()
-    unfit: dict[str, list[Site]] = {}
+    unfit: dict[tuple[Unsupported, ...], list[Site]] = {}
     fitting = []
     for site in sites:
-        limits = processor.limits.not_supported_reasons(model.load_device, dtype, site.head_dim)
-        reason = not_patchable_reason(site, processor) or "; ".join(limits)
-        if reason:
-            unfit.setdefault(reason, []).append(site)
+        reasons = processor.limits.not_supported_reasons(model.load_device, dtype, site.head_dim)
+        not_patchable = not_patchable_reason(site, processor)
+        if not_patchable is not None:
+            reasons.insert(0, Unsupported(not_patchable))
+        if reasons:
+            unfit.setdefault(tuple(reasons), []).append(site)
         else:
             fitting.append(site)
-    for reason, places in unfit.items():
+    for reasons_here, places in unfit.items():
         findings.append(
             Finding(
                 severity="warning",
@@ -153,8 +158,8 @@ def _fitting(sites: list[Site], name: str, processor: Processor, model: Any, fin
                 cls=type(places[0].module).__name__,
                 where="blocks",
                 what=f"{len(places)} of {len(sites)} chosen places keep their own attention",
-                why=f"{reason}.",
-                fix="Nothing is wrong with the picture." if name == DEFAULT_PROCESSOR else "Use sdpa for this model.",
+                why=f"{'; '.join(reason.why for reason in reasons_here)}.",
+                fix="Nothing is wrong with the picture." if name == DEFAULT_PROCESSOR else remedy(reasons_here),
             )
         )
     return fitting

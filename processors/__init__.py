@@ -3,7 +3,7 @@
 from .authored.adapt import NotCallable, adapt, written
 from .authored.call_plan import CONTRACTS, Plan, level_of, plan_call
 from .built_in import reference, sdpa
-from .contract import KernelProcessor, Level, Limits, ModuleProcessor, Processor
+from .contract import KernelProcessor, Level, Limits, ModuleProcessor, Processor, Unsupported, remedy
 from .registry import DEFAULT_PROCESSOR, UnknownProcessor, get_processor, processor_names, register_processor
 from .sites.find import Site, find_sites
 from .sites.select import SITE_KINDS, BlocksTooLong, UnknownSites, select_sites
@@ -23,6 +23,7 @@ __all__ = [
     "Site",
     "UnknownProcessor",
     "UnknownSites",
+    "Unsupported",
     "adapt",
     "find_sites",
     "get_processor",
@@ -31,6 +32,7 @@ __all__ = [
     "processor_names",
     "reference",
     "register_processor",
+    "remedy",
     "sdpa",
     "select_sites",
     "written",

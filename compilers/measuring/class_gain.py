@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -22,10 +22,6 @@ from ...measure.pairs import Pair, compiled_first, typical
 from ...measure.stopwatch import Stopwatch
 from ...patching.calls import Inputs
 from ..blocks.parity import clone_inputs
-
-if TYPE_CHECKING:
-    pass
-
 
 #: Kinds of a class that are timed before its other kinds are compiled.
 KINDS_TIMED = 2
@@ -50,7 +46,7 @@ class ClassGain:
 
     Args:
         label: name of the class.
-        kinds: number of its kinds; with 0 nobody wants to know.
+        kinds: number of its kinds; 0 if the class is not to be timed.
 
     ``reason`` says why its blocks run uncompiled; None while they are compiled.
     """
@@ -79,8 +75,8 @@ class ClassGain:
                 f" {gain:.2f}× as fast as uncompiled."
             )
 
-    def ask_no_more(self) -> None:
-        """A block could not be timed, and others would not be either."""
+    def give_up_timing(self) -> None:
+        """A block could not be timed, so others could not either."""
         self._kinds = 0
 
 

@@ -199,7 +199,7 @@ class Session(SessionState):
         self._note_backend(reason)
 
     def _find_gains(self) -> None:
-        if self.leaves_classes:
+        if self.skips_classes_without_gain:
             find_gains(self.blocks, self.device.type, (*self.compiler.way, self.dtype))
 
     # One step.

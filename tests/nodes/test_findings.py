@@ -104,3 +104,21 @@ def test_a_module_that_the_model_calls_is_found_by_calling(check_node):
     assert (finding["path"], finding["rule"]) == ("double_blocks.1.img_attn.proj", "no-forward")
     assert "read in" not in finding["why"]
     assert record["check"]["errors"] == 1
+
+
+def test_a_processor_that_fits_nowhere_names_all_reasons_and_what_to_do():
+    """A module processor for GPUs alone, in a model on the CPU whose attention has no projections of its own."""
+    from onediff_pack.nodes.patch_attention import OneDiffPatchAttention
+    from onediff_pack.processors import Limits, ModuleProcessor
+
+    class ForGpus(ModuleProcessor):
+        limits = Limits(devices=frozenset({"cuda"}))
+
+    inputs = {"processor": "sdpa", "sites": "all", "blocks": "", "custom": ForGpus()}
+    _, record = execute(OneDiffPatchAttention, model=models.flux_patcher(), **inputs)
+    found = [finding for finding in record["check"]["findings"] if "keep their own attention" in finding["what"]]
+    assert {finding["path"].partition(".")[0] for finding in found} == {"double_blocks", "single_blocks"}
+    for finding in found:
+        assert "does not compute attention from to_q" in finding["why"]
+        assert "device cpu is not among cuda" in finding["why"]
+        assert finding["fix"] == "Use sdpa at these places."
