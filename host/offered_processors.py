@@ -65,7 +65,11 @@ def not_listed(said: set[str]) -> list[Finding]:
     more = len(problems) - len(notes)
     if more:
         what = f"{more:,} more files cannot be listed"
-        notes.append(Finding("note", "processor", "", f"models/{USER_FOLDER}", what, "As those above.", "Mend those."))
+        notes.append(
+            Finding(
+                "note", "processor", "", f"models/{USER_FOLDER}", what, "See those above.", "Fix those above first."
+            )
+        )
     return notes
 
 
@@ -91,8 +95,8 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
         raise
     except BaseException as error:  # a person's code ends neither the prompt nor the thread that runs it
         words = error_words(error)
-        fix = "Take out of its file what raises when the class is looked at."
-        findings.append(_finding(CannotLoad(name, "input", "cannot be looked at", f"It raises {words}.", fix)))
+        fix = "Remove from its file what raises when the class is inspected."
+        findings.append(_finding(CannotLoad(name, "input", "cannot be inspected", f"It raises {words}.", fix)))
         return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
     findings.append(_not_used(name, reason))
     return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
@@ -157,6 +161,6 @@ def _not_used(name: str, reason: Finding | None) -> Finding:
         where=reason.where if reason else "input",
         what=f"{name} is not used; {DEFAULT_PROCESSOR} is, so that the picture is finished",
         why=f"It {reason.what}." if reason else "It cannot be called as a processor.",
-        fix="Mend what the error says and queue again.",
+        fix="Fix what the error says and queue again.",
         rule="processor-not-used",
     )

@@ -55,7 +55,7 @@ def clear_measurements() -> str:
     """Forgets step times. The sentence is for a person."""
     CLEARED.clear_measurements()
     HUB.forget_speed()
-    return "Step times are forgotten. " + _from("is timed anew")
+    return "Step times are forgotten. " + _from("is timed again")
 
 
 def clear_compile_cache() -> str:
@@ -65,7 +65,7 @@ def clear_compile_cache() -> str:
     if deleted.count == 1:
         on_disk = ", and the one file kept on disk is deleted"
     left = f" On disk {deleted.left} could not be deleted ({deleted.why}): the console names them." * bool(deleted.left)
-    return f"Compiled graphs are let go of{on_disk}.{left} {_from('compiles anew')}"
+    return f"Compiled graphs are dropped{on_disk}.{left} {_from('compiles again')}"
 
 
 def clear_backends() -> str:

@@ -54,7 +54,7 @@ def plain_check(check: Any) -> Any:
         "where": "",
         "what": f"{len(findings) - MOST_FINDINGS:,} more findings are not shown",
         "why": f"These are the {MOST_FINDINGS} worst.",
-        "fix": "Mend them first.",
+        "fix": "Fix those first.",
         "rule": "more-findings",
     }
     return plain({**check, "findings": [*findings[:MOST_FINDINGS], more]})

@@ -20,7 +20,7 @@ USED_UNCOMPILED = frozenset({SLOW, UNFINISHED})
 
 def not_returned(path: str, module: nn.Module, over: Overdue) -> Finding:
     """A call that was left."""
-    why = "Called with a few tokens it came to no end, and " + ("was ended." if over.ended else "goes on in C code.")
+    why = "It did not finish a call with a few tokens, and " + ("was ended." if over.ended else "goes on in C code.")
     return _finding(
         "error", NOT_RETURNED, path, module, f"did not return within {over.seconds:g} s", why,
         "Look for a loop without an end, or for something that forward waits for.",
@@ -39,8 +39,8 @@ def slow(path: str, module: nn.Module, seconds: float) -> Finding:
 def unfinished(path: str, module: nn.Module, over: Overdue) -> Finding:
     """A check that was given up between two calls, or while Dynamo traced one."""
     return _finding(
-        "error", UNFINISHED, path, module, f"could not be checked to the end within {over.seconds:g} s",
-        "Its calls are slow, or a graph of it is large, as of a long loop. It is used, and its blocks run uncompiled.",
+        "error", UNFINISHED, path, module, f"could not be fully checked within {over.seconds:g} s",
+        "Its calls are slow, or its graph is large, as from a long loop. It is used, and its blocks run uncompiled.",
         "Take long loops and slow calls out of forward.",
     )  # fmt: skip
 
@@ -50,8 +50,8 @@ def cannot_be_looked_at(path: str, module: nn.Module, error: BaseException) -> F
     lines = lines_in(error, files_of(module))
     where = f"{short_path(lines[-1][0])}:{lines[-1][1]}" if lines else None
     return _finding(
-        "error", RAISES, path, module, f"raises {error_words(error)} when it is looked at",
-        "The check could not go on behind that.",
+        "error", RAISES, path, module, f"raises {error_words(error)} when it is inspected",
+        "The check could not go on after that.",
         "Correct that line: a metaclass, a property or a __signature__ must not raise.", where,
     )  # fmt: skip
 

@@ -120,11 +120,11 @@ def failed(name: str, path: str, shown: str, what: str, error: BaseException) ->
     if type(error) in (SyntaxError, IndentationError, TabError) and isinstance(error, SyntaxError):
         message = error.msg
         line = error.lineno if error.filename == path else line
-    fix = "Correct that line and queue again; the file is read anew."
+    fix = "Correct that line and queue again; the file is read again."
     if type(error) is ModuleNotFoundError:
         fix = f"Install {error.name} in ComfyUI's Python, or do without it: a file can import installed packages only."
     elif issubclass(type(error), SystemExit):
-        fix = "Take out what ends the program there (sys.exit, argparse), and queue again; the file is read anew."
+        fix = "Take out what ends the program there (sys.exit, argparse), and queue again; the file is read again."
     text = f"{class_name(type(error))}: {message}".rstrip(": .")
     return CannotLoad(name, f"{shown}:{line or 1}", what, f"{text}.", fix)
 

@@ -107,7 +107,7 @@ class CustomProcessors:
         file, cls_name = found
         if self._listing.late:
             why = f"{_SHOWN} has not answered for {FINDING_PATIENCE:g} s."
-            raise CannotLoad(name, file.shown, "cannot be read", why, "Look at the disk or the network that it is on.")
+            raise CannotLoad(name, file.shown, "cannot be read", why, "Check the disk or the network that it is on.")
         loaded = self._load(name, file, Attendance(cancel, patience))
         cls = vars(loaded.module).get(cls_name)
         if not issubclass(type(cls), type):
@@ -126,7 +126,9 @@ class CustomProcessors:
         for one in new[:MOST_TOLD]:
             log.warning("OneDiff: processors in %s cannot be listed. %s %s", one.shown, one.why, one.fix)
         if len(new) > MOST_TOLD:
-            log.warning("OneDiff: nor can those in %d more files of %s.", len(new) - MOST_TOLD, _SHOWN)
+            log.warning(
+                "OneDiff: processors in %d more files of %s cannot be listed either.", len(new) - MOST_TOLD, _SHOWN
+            )
         self._told.update(new)
         return listed
 

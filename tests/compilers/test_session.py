@@ -381,7 +381,7 @@ def test_after_its_seconds_compiling_goes_on_in_the_next_picture(patcher, backen
     assert record["compile"]["stopped"] == {"done": first, "total": len(session.blocks)}
     assert record["summary"] == f"stopped at {first}/{len(session.blocks)} · goes on in the next run"
     reasons = {region["reason"] for region in record["compile"]["regions_uncompiled"]}
-    assert reasons == {"0 s of compiling are enough for one picture: it is compiled in the next."}
+    assert reasons == {"0 s of compiling is the limit for one picture: it is compiled in the next."}
     assert record["speed"]["pairs"] == 0, "a model that is half compiled is not judged"
     for _ in range(8):
         torch.testing.assert_close(sample(session, clone, 6), plain)

@@ -226,7 +226,7 @@ def test_what_cannot_be_deleted_is_said(warm, monkeypatch, tmp_path):
     blocked = tmp_path / "own" / SUBFOLDER / f"{'c' * 64}.graph"
     (blocked / "inside").mkdir(parents=True)  # not even root can unlink a folder
     monkeypatch.setattr(host.CLEARED, "clear_graphs", warming.clear)
-    monkeypatch.setattr(host, "_from", lambda what: "The next sampling compiles anew.")
+    monkeypatch.setattr(host, "_from", lambda what: "The next sampling compiles again.")
     said = host.clear_compile_cache()
     assert "the one file kept on disk is deleted" in said
     assert "On disk 1 could not be deleted (" in said
