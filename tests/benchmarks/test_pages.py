@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from onediff_pack.status.record import FIELDS, STATES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -61,3 +62,8 @@ def test_architecture_names_every_room_and_no_file_that_is_gone():
     assert set(re.findall(r"\b\w+\.py\b", text)) <= names
     folders = {file.parent for file in files if file.name != "__init__.py"}
     assert [folder for folder in folders if f"{folder.name}/" not in text] == []
+
+
+def test_the_page_on_the_record_describes_every_field_and_state():
+    text = (ROOT / "docs" / "record.md").read_text(encoding="utf-8")
+    assert [name for name in (*FIELDS, *STATES) if f"`{name}`" not in text] == []
