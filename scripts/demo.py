@@ -11,6 +11,7 @@ from typing import Any
 # The repository, instead of its scripts folder.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from measure.verdict import verdict
 from node_ids import COMPILE, FORWARD_CHECK, PATCH_ATTENTION
 from scripts import checkpoints, console
 from scripts.console import CannotContinue, duration, live, say
@@ -151,7 +152,7 @@ def compare(server: Server, workflow: Workflow, picture: Path, what: str) -> Non
     rounds = len(runs.without)
     of = "once each" if rounds == 1 else f"mean of {rounds} by turns"
     say(f"Whole runs, {what}, the same seed, model loaded before, {of}:")
-    for line in gain_lines(runs, record):
+    for line in gain_lines(runs, record, verdict):
         say("  " + line if line else "")
     say()
 

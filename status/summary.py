@@ -72,8 +72,11 @@ def _checked(record: dict[str, Any]) -> str:
 
 def _compiled(record: dict[str, Any]) -> str:
     compile_, speed = record["compile"] or {}, record["speed"] or {}
-    gained = {"slower": ", but slower", "same": ", no gain"}.get(speed.get("verdict"), "")
-    parts = [record["state"] + gained, (record["backend"] or {}).get("used") or "no backend"]
+    gained = {"slower": ", but slower", "same": ", no gain"}
+    parts = [
+        record["state"] + gained.get(str(speed.get("verdict")), ""),
+        (record["backend"] or {}).get("used") or "no backend",
+    ]
     if speed.get("speedup"):
         parts.append(f"{speed['speedup']:.2f}×")
     blocks = count(compile_.get("regions_compiled") or 0, "block")
