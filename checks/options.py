@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from ..node_ids import COMPILE
 from .finding import Finding
 from .rule import Hit, Layer, Rule, Subject, apply, rule
 
@@ -90,7 +91,7 @@ class Option(Rule):
 
     def findings(self, subject: Subject) -> Iterator[Finding]:
         for finding in super().findings(subject):
-            yield Finding(**{**vars(finding), "path": self.input, "cls": "OneDiffCompile"})
+            yield Finding(**{**vars(finding), "path": self.input, "cls": COMPILE})
 
 
 @rule

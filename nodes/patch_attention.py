@@ -15,6 +15,7 @@ from ..compilers import PROOFS
 from ..host.known_values import known, model_given, name_given, shown, text_given
 from ..host.offered_processors import choices, choose, fingerprint, not_listed, processor_error
 from ..host.server import executing_class, new_record, schema, seen_now, ui
+from ..node_ids import PATCH_ATTENTION
 from ..patching.foreign import OVERRIDE, foreign_patches
 from ..patching.wrappers import attach
 from ..processors import (
@@ -35,7 +36,6 @@ from ..status.plain import plain
 
 log = logging.getLogger(__name__)
 
-NODE = "OneDiffPatchAttention"
 ProcessorType = io.Custom("ONEDIFF_PROCESSOR")
 
 
@@ -45,7 +45,7 @@ class OneDiffPatchAttention(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="OneDiffPatchAttention",
+            node_id=PATCH_ATTENTION,
             display_name="Patch Attention Processors",
             category="OneDiff",
             description="Computes attention with another processor at the chosen places of the model.",
@@ -94,13 +94,13 @@ class OneDiffPatchAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, processor: Any, sites: Any, blocks: Any, custom: Any = None) -> io.NodeOutput:
         record = new_record(cls.hidden)
-        model_given("Patch Attention Processors", NODE, model, record)
+        model_given("Patch Attention Processors", PATCH_ATTENTION, model, record)
         PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
         patched = model.clone()
         all_sites = find_sites(patched.get_model_object("diffusion_model"))
         findings: list[Finding] = []
-        kind = known(NODE, "sites", sites, SITE_KINDS, findings)
-        blocks = text_given(NODE, "blocks", blocks, "", findings)
+        kind = known(PATCH_ATTENTION, "sites", sites, SITE_KINDS, findings)
+        blocks = text_given(PATCH_ATTENTION, "blocks", blocks, "", findings)
         check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
         try:
             chosen = select_sites(all_sites, kind, blocks, check_interrupt)
@@ -113,8 +113,8 @@ class OneDiffPatchAttention(io.ComfyNode):
         else:
             if custom is not None:
                 findings.append(_no_processor(custom))
-            named = name_given(NODE, "processor", processor, DEFAULT_PROCESSOR, findings)
-            name, instance = choose(NODE, named, chosen, patched, findings)
+            named = name_given(PATCH_ATTENTION, "processor", processor, DEFAULT_PROCESSOR, findings)
+            name, instance = choose(PATCH_ATTENTION, named, chosen, patched, findings)
         fitting = _fitting(chosen, name, instance, patched, findings)
         if not chosen:
             findings.append(_nothing_chosen(kind))
@@ -169,7 +169,7 @@ def _nothing_chosen(kind: str) -> Finding:
     return Finding(
         severity="warning",
         path="sites",
-        cls=NODE,
+        cls=PATCH_ATTENTION,
         where="input",
         what=f"this model has no {kind} attention site among the chosen blocks",
         why="Flux and its like attend to picture and prompt at once, which counts as self.",
@@ -185,7 +185,7 @@ def _no_such_site(error: UnknownSites | BlocksTooLong) -> Finding:
     return Finding(
         severity="error",
         path="blocks",
-        cls=NODE,
+        cls=PATCH_ATTENTION,
         where="input",
         what=what,
         why="The run stops, because a patch that silently reaches nothing would look as if it worked.",
@@ -197,7 +197,7 @@ def _no_processor(custom: Any) -> Finding:
     return Finding(
         severity="warning",
         path="custom",
-        cls=NODE,
+        cls=PATCH_ATTENTION,
         where="input",
         what=f"custom is {shown(custom)}, not a loaded processor; the one that “processor” names is used",
         why="A script, or a node that is connected to it, gave a value of another kind.",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 #: The one key of all wrappers of this pack (comfy.patcher_extension).
 KEY = "onediff"
@@ -12,6 +15,45 @@ APPLY_MODEL = "apply_model"
 
 
 OUTER_SAMPLE = "outer_sample"
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """One call of ``apply_model``, as its wrappers are handed it. ``options`` are the ``transformer_options``, empty
+    where the caller gave none. Calling it goes on to the next wrapper, or to the model."""
+
+    executor: Any
+    x: torch.Tensor
+    t: torch.Tensor
+    c_concat: torch.Tensor | None
+    c_crossattn: torch.Tensor | None
+    control: dict[str, Any] | None
+    options: dict[str, Any]
+    more: dict[str, Any]
+
+    def __call__(self) -> Any:
+        return self.executor(self.x, self.t, self.c_concat, self.c_crossattn, self.control, self.options, **self.more)
+
+
+class ModelWrapper:
+    """A wrapper of ``apply_model``: ``around`` is what it does."""
+
+    def __call__(
+        self,
+        executor: Any,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        c_concat: torch.Tensor | None = None,
+        c_crossattn: torch.Tensor | None = None,
+        control: dict[str, Any] | None = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        options = {} if transformer_options is None else transformer_options
+        return self.around(ModelCall(executor, x, t, c_concat, c_crossattn, control, options, kwargs))
+
+    def around(self, call: ModelCall) -> Any:
+        raise NotImplementedError
 
 
 def attach(model: Any, wrapper: Any, wrapper_type: str = APPLY_MODEL) -> None:

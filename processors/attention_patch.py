@@ -18,7 +18,7 @@ from ..memo import shared
 from ..patching.calls import accepts_options, options_of, options_position, with_options
 from ..patching.foreign import OVERRIDE
 from ..patching.forwards import swapped_forwards
-from ..patching.wrappers import KEY
+from ..patching.wrappers import KEY, ModelCall, ModelWrapper
 from .contract import KernelProcessor, ModuleProcessor, Processor
 from .site_calls import SiteCalls
 from .sites.find import Site
@@ -122,7 +122,7 @@ def site_forward(site: Site, processor: Processor, superseded: Callable | None =
     return types.MethodType(kernel_forward(forward, kernel_override(processor), superseded), site.module)
 
 
-class AttentionPatch:
+class AttentionPatch(ModelWrapper):
     """The sites that one node patched, as a wrapper of ``apply_model``.
 
     ``observe(options)`` is called once a sampling with the ``transformer_options``, for the record; ``ended(unused,
@@ -163,25 +163,14 @@ class AttentionPatch:
         self.ended(self.calls.unused(executor, args, kwargs), self.calls.reached)
         return result
 
-    def __call__(
-        self,
-        executor: Any,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        c_concat: torch.Tensor | None = None,
-        c_crossattn: torch.Tensor | None = None,
-        control: dict[str, Any] | None = None,
-        transformer_options: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        options = transformer_options if transformer_options is not None else {}
-        sampling = options.get("sample_sigmas")
+    def around(self, call: ModelCall) -> Any:
+        sampling = call.options.get("sample_sigmas")
         if sampling is None or sampling is not self.seen:
             self.seen = sampling
-            self.observe(options)
-        with self.calls.counted(executor, options) as forwards, swapped_forwards(forwards):
+            self.observe(call.options)
+        with self.calls.counted(call.executor, call.options) as forwards, swapped_forwards(forwards):
             try:
-                return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+                return call()
             except BaseException as error:
                 instead = self.failed(error)
                 if instead is error:

@@ -19,6 +19,7 @@ from scripts.console import CannotContinue, duration, say
 from scripts.environment import ROOT, Environment, prepare
 from scripts.oneflow_environment import prepare_oneflow
 from scripts.server import link_folder
+from scripts.typescript import prepare_tsc
 
 OLDEST_NODE = 20
 QUICK, ALL, ONEFLOW = "--quick", "--all", "--oneflow"
@@ -70,6 +71,7 @@ def style(environment: Environment, variables: dict[str, str]) -> dict[str, int]
         "format": step("Format (ruff)", [python, "-m", "ruff", "format", "--check", "."]),
         "mypy": step("Types (mypy)", [python, "-m", "mypy"]),
         "imports": step("Imports (import-linter)", lint_imports(environment), imports_seen(environment, variables)),
+        "tsc": web_types(environment),
         "web": web_tests(),
     }
 
@@ -119,6 +121,14 @@ def oneflow_tests(environment: Environment, variables: dict[str, str], arguments
     command = [str(other.python), "-m", "pytest", "-p", "no:cacheprovider", *ONEFLOW_TESTS, *arguments]
     # On a CPU OneFlow takes all threads for itself, and torch's would wait for them.
     return step("Tests of OneFlow (pytest, Python 3.10)", command, {**variables, "OMP_NUM_THREADS": "1"})
+
+
+def web_types(environment: Environment) -> int:
+    tsc = why_no_node() or prepare_tsc(environment)
+    if isinstance(tsc, str):
+        say(f"Types of the canvas extension (tsc) skipped: {tsc}")
+        return 0
+    return step("Types of the canvas extension (tsc)", ["node", str(tsc), "--project", str(ROOT)])
 
 
 def web_tests() -> int:

@@ -16,6 +16,7 @@ FINAL = frozenset({NOT_RETURNED, SLOW, UNFINISHED})
 #: With one of these it is used all the same. An error keeps its blocks from being compiled: nobody knows how long that
 #: would take, and Cancel would not reach it.
 USED_UNCOMPILED = frozenset({SLOW, UNFINISHED})
+_USED = "It is used, and its blocks run uncompiled."
 
 
 def not_returned(path: str, module: nn.Module, over: Overdue) -> Finding:
@@ -31,7 +32,7 @@ def slow(path: str, module: nn.Module, seconds: float) -> Finding:
     """Calls that take long and end."""
     return _finding(
         "error", SLOW, path, module, f"takes {seconds:.1f} s for a call with a few tokens, so it was not checked",
-        "A check makes about a hundred such calls, and a picture many more. It is used, and its blocks run uncompiled.",
+        f"A check makes about a hundred such calls, and a picture many more. {_USED}",
         "Take out of forward what takes so long, such as waiting, loading or compiling; do it in __init__.",
     )  # fmt: skip
 
@@ -40,7 +41,7 @@ def unfinished(path: str, module: nn.Module, over: Overdue) -> Finding:
     """A check that was given up between two calls, or while Dynamo traced one."""
     return _finding(
         "error", UNFINISHED, path, module, f"could not be fully checked within {over.seconds:g} s",
-        "Its calls are slow, or its graph is large, as from a long loop. It is used, and its blocks run uncompiled.",
+        f"Its calls are slow, or its graph is large, as from a long loop. {_USED}",
         "Take long loops and slow calls out of forward.",
     )  # fmt: skip
 

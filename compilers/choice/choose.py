@@ -63,6 +63,7 @@ def backend_rows(device: torch.device, proofs: Proofs = PROOFS) -> list[dict[str
                 "seconds": proof.seconds,
                 "startup_seconds": proof.startup_seconds,
                 "speed": proof.speed,
+                "slower": proof.slower,
             }
         )
     return rows

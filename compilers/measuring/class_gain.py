@@ -20,16 +20,12 @@ import torch
 
 from ...measure.pairs import Pair, compiled_first, typical
 from ...measure.stopwatch import Stopwatch
+from ...measure.verdict import verdict
 from ...patching.calls import Inputs
 from ..blocks.parity import clone_inputs
 
 #: Kinds of a class that are timed before its other kinds are compiled.
 KINDS_TIMED = 2
-
-
-#: Below this the class is not worth its compiling: at a second a step, half of it in these blocks, a gain of 1.03 needs
-#: over 60 steps for each second of compiling.
-MIN_GAIN = 1.03
 
 
 #: Compiled and uncompiled runs of a block that are timed; after so many seconds no more than the fewest.
@@ -69,7 +65,9 @@ class ClassGain:
             return
         uncompiled, compiled = (sum(way) for way in zip(*self._times.values(), strict=True))
         gain = uncompiled / compiled
-        if gain < MIN_GAIN:
+        # Less is not worth its compiling either: at a second a step, half of it in these blocks, a gain of 1.03 needs
+        # over 60 steps for each second of compiling.
+        if verdict(gain) != "faster":
             self.reason = (
                 f"{self._label} gains too little: {len(self._times)} of its {self._kinds} widths were compiled and ran"
                 f" {gain:.2f}× as fast as uncompiled."

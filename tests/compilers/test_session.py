@@ -731,6 +731,7 @@ def test_the_slower_way_is_given_up(patcher, backend, monkeypatch):
         "eager_ms": 20.0,
         "compiled_ms": 30.0,
         "speedup": 0.667,
+        "verdict": "slower",
         "per_second": 50.0,
         "steps_ms": None,
         "steps_kind": None,
@@ -759,7 +760,7 @@ def test_equal_times_keep_the_model_uncompiled_and_are_said_to_be_no_gain(patche
     sample(session, clone, 40)
     assert (record["state"], record["speed"]["kept"], record["speed"]["clear"]) == ("uncompiled", "uncompiled", False)
     assert record["speed"]["pairs"] == MOST_PAIRS
-    assert record["speed"]["breakeven_images"] is None
+    assert (record["speed"]["verdict"], record["speed"]["breakeven_images"]) == ("same", None)
     assert re.fullmatch(
         r"uncompiled: no clear gain: compiled steps ran \S+× to \S+× as fast \(the middle half of 16 comparisons\)\.",
         record["summary"],
@@ -895,6 +896,16 @@ def test_a_gain_beside_skipped_blocks_is_kept(flux, backend, monkeypatch):
     Caching(monkeypatch, backend, session, clone, gain=1.2).sample(60, period=3)
     assert (record["state"], record["speed"]["kept"]) == ("compiled", "compiled")
     assert record["speed"]["speedup"] == pytest.approx(1.2, abs=0.03)
+    assert record["speed"]["verdict"] == "faster"
+    assert record["speed"]["breakeven_images"] is not None
+
+
+def test_a_gain_within_noise_is_none_and_never_earned_back(flux, backend, monkeypatch):
+    clone, session, record = compiled_clone(flux)
+    Caching(monkeypatch, backend, session, clone, gain=1.01).sample(40, period=1)
+    assert record["speed"]["kept"] == "compiled"
+    assert (record["speed"]["verdict"], record["speed"]["breakeven_images"]) == ("same", None)
+    assert record["summary"].startswith("compiled, no gain · ")
 
 
 def test_what_was_decided_beside_skipped_blocks_is_decided_anew_without_them(flux, backend, monkeypatch):
@@ -940,7 +951,7 @@ def test_figures_that_the_last_steps_contradict_leave_the_line(flux, backend, mo
     way, other = ("compiled_ms", "eager_ms") if gain > 1 else ("eager_ms", "compiled_ms")
     now = 400 / 4.5 * (1 if gain > 1 else gain)
     assert (speed[way], 1000 / speed["per_second"]) == (pytest.approx(now, rel=0.03),) * 2
-    assert (speed[other], speed["speedup"], speed["spread"], speed["breakeven_images"]) == (None,) * 4
+    assert [speed[name] for name in (other, "speedup", "verdict", "spread", "breakeven_images")] == [None] * 5
     assert speed["kept"] == ("compiled" if gain > 1 else "uncompiled")
 
 

@@ -95,6 +95,7 @@ def test_the_record_says_what_the_report_says(entry):
     assert record["node"] == "100"
     assert record["speed"]["eager_ms"] == figures["uncompiled"]["median_ms"]
     assert record["speed"]["speedup"] == figures["speedup"]
+    assert record["speed"]["verdict"] == figures["outcome"]
     assert set(record["speed"]["steps_kind"]) == {"compiled", "uncompiled"}
     slower = figures["outcome"] == "slower"
     assert record["state"] == ("uncompiled" if slower else "compiled")

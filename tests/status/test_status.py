@@ -130,7 +130,7 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
             "partial · inductor · 1.40× · 36 blocks, 2 would gain nothing",
         ),
         (
-            {"state": "uncompiled", "speed": {"kept": "uncompiled", "speedup": 0.9}},
+            {"state": "uncompiled", "speed": {"kept": "uncompiled", "speedup": 0.9, "verdict": "slower"}},
             "uncompiled: compiled steps took 11 % longer",
         ),
         ({"state": "uncompiled", "backend": {"used": None, "reason": "no compiler."}}, "uncompiled: no compiler."),
