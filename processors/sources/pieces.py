@@ -1,4 +1,5 @@
-"""The classes and imports in a Python text, parsed piece by piece: Python's parser lets no other thread run while it is at work."""
+"""The classes and imports in a Python text, parsed piece by piece: while Python's parser is at work on one, no other
+thread runs."""
 
 from __future__ import annotations
 
