@@ -11,6 +11,7 @@ import {
   plain,
   problems,
   stoppedAt,
+  tookPart,
   unusedBecause,
 } from "./record.js";
 
@@ -90,6 +91,18 @@ function drafted(record, words, age) {
   if (isLive(record)) return live(record, words, age);
   if (unusedBecause(record)) return unused(record, words);
   if (stoppedAt(record)) return stopped(record, words);
+  const part = tookPart(record);
+  if (part) return inSomeSteps(outcome(record, words), part, words);
+  return outcome(record, words);
+}
+
+/** What is said of a node that took part in some of the steps: that first. @param {Draft} draft @param {{steps: number, of: number}} part @param {Words} words @returns {Draft} */
+function inSomeSteps(draft, part, words) {
+  return { symbol: "◐", tone: draft.tone === "bad" ? "bad" : "warn", parts: [words("status.took_part", part), ...draft.parts] };
+}
+
+/** @param {StatusRecord} record @param {Words} words @returns {Draft} */
+function outcome(record, words) {
   switch (record.state) {
     case "patched":
       return patched(record, words);
