@@ -60,8 +60,8 @@ class Compile:
 
 
 class WarmStart:
-    """The one of this process. ``place`` is asked at every compile, ``used`` told the folder; the nodes set both. No failure of the disk is an
-    error here: the graph is compiled without what is kept, and ``notes`` says so."""
+    """The one of this process. ``place`` is asked at every compile, ``used`` told the folder; the nodes set both. No
+    failure of the disk is an error here: the graph is compiled without what is kept, and ``notes`` says so."""
 
     def __init__(self) -> None:
         self.place: Callable[[], Place] = Place

@@ -16,7 +16,8 @@ class Sampling:
     """What concerns one sampling, made anew for each; the last one's stays until the next.
 
     ``now``: it goes on. ``broke_off``: it has not come to its end, or never will. ``tried``: a step ran in which blocks
-    could have been called. ``steps`` counts those in which the model was called as the host calls it. ``unused`` says why compiling took no part in it, as the record has it.
+    could have been called. ``steps`` counts those in which the model was called as the host calls it. ``unused`` says
+    why compiling took no part in it, or in how many of its steps, as the record has it.
     """
 
     now: bool = False

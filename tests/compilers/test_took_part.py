@@ -121,7 +121,7 @@ class EverySecondStep(DeepCache):
         return clone
 
 
-SIGMAS = tuple(1.0 - n / 12 for n in range(12)) + (0.0,)
+SIGMAS = (*(1.0 - n / 12 for n in range(12)), 0.0)
 
 
 def test_a_wrapper_that_takes_over_most_steps_is_said_on_both_nodes(patcher):

@@ -224,7 +224,7 @@ UNCLEAR = {
     "ValueError(' \\n')": "ValueError",
     "AssertionError": "AssertionError",
     "Odd": "Odd: its message cannot be read",
-    "ExceptionGroup('2', [ValueError('a'), KeyError('b')])": "ExceptionGroup: 2 (2 sub-exceptions), first ValueError: a",
+    "ExceptionGroup('', [ValueError('a'), KeyError(1)])": "ExceptionGroup: (2 sub-exceptions), first ValueError: a",
     "SyntaxError": "SyntaxError: None",
     "ModuleNotFoundError('no such')": "ModuleNotFoundError: no such",
 }

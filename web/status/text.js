@@ -91,14 +91,8 @@ function drafted(record, words, age) {
   if (isLive(record)) return live(record, words, age);
   if (unusedBecause(record)) return unused(record, words);
   if (stoppedAt(record)) return stopped(record, words);
-  const part = tookPart(record);
-  if (part) return inSomeSteps(outcome(record, words), part, words);
-  return outcome(record, words);
-}
-
-/** What is said of a node that took part in some of the steps: that first. @param {Draft} draft @param {{steps: number, of: number}} part @param {Words} words @returns {Draft} */
-function inSomeSteps(draft, part, words) {
-  return { symbol: "◐", tone: draft.tone === "bad" ? "bad" : "warn", parts: [words("status.took_part", part), ...draft.parts] };
+  const [part, draft] = [tookPart(record), outcome(record, words)];
+  return part ? { symbol: "◐", tone: "warn", parts: [words("status.took_part", part), ...draft.parts] } : draft;
 }
 
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
