@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import folder_paths
+import torch
 from torch import nn
 
 from ..checks import Finding, rules
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 #: Files that a record names because they cannot be listed.
 MOST_NOT_LISTED = 5
+
+#: What ComfyUI acts on by its class: it frees memory then.
+_HOSTS = (torch.OutOfMemoryError, MemoryError)
 
 CUSTOM = user.CustomProcessors(lambda: folder_paths.get_folder_paths(USER_FOLDER))
 
@@ -119,10 +123,13 @@ def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding
 
 
 def processor_error(node: str, name: str, processor: Processor, error: BaseException) -> BaseException:
-    """What is raised in the middle of a sampling for what a processor raised: the error itself where ComfyUI can show
-    it. With others, as SystemExit or one that raises when it is shown, its thread would end and the queue stand
-    still."""
-    if issubclass(type(error), CANCEL.error) or (issubclass(type(error), Exception) and is_harmless(error)):
+    """What is raised in the middle of a sampling for what a processor raised: an error with its node, class, file and
+    line. What a person wrote is not passed on as it is: ``KeyError: 'x'`` says little, StopIteration becomes another
+    error in ComfyUI's coroutines, and with SystemExit, or one that raises when it is shown, its thread would end and
+    the queue stand still. ComfyUI knows its own interrupt, and what ends for want of memory, by their classes."""
+    if issubclass(type(error), (CANCEL.error, *_HOSTS)):
+        return error
+    if name in processor_names() and issubclass(type(error), Exception) and is_harmless(error):
         return error
     lines = lines_in(error, files_of(written(processor)))
     if not lines:  # another node's, which is not known here

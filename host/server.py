@@ -20,7 +20,7 @@ from ..status.machine import machine
 from ..status.plain import short_id
 from ..status.routes import add_routes
 from .cancelling import CANCEL
-from .compile_cache_folder import cache_place, own_folder
+from .compile_cache_folder import cache_place, own_folder, remember_folder
 from .offered_processors import register_folder
 from .prompt_ends import PromptEnds, class_of
 from .weights import resolve_weights
@@ -35,7 +35,7 @@ def start() -> None:
     server = PromptServer.instance
     HUB.transport = server.send_sync
     PROOFS.on_disk.folder = own_folder()
-    WARM.place = cache_place
+    WARM.place, WARM.used = cache_place, remember_folder
     HUB.running = running_workflow
     HUB.runs = ended_runs
     ends = PromptEnds(server, HUB.settle, _workflow_of)

@@ -18,7 +18,7 @@ from ..node_ids import FORWARD_CHECK
 from ..patching.wrappers import attached
 from ..processors import find_sites
 from ..processors.attention_patch import AttentionPatch, processors_of
-from ..status.plain import plain
+from ..status.plain import plain_check
 
 log = logging.getLogger(__name__)
 
@@ -84,4 +84,6 @@ class OneDiffForwardCheck(io.ComfyNode):
         log.info("Forward Check (node %s): %s", record["node"], record["summary"])
         if stop and not report.ok:
             raise ValueError(f"Forward Check (node {record['node']}) found {report.findings[0]}")
-        return io.NodeOutput(model, json.dumps(plain(report.as_dict()), ensure_ascii=False), report.ok, ui=ui(record))
+        return io.NodeOutput(
+            model, json.dumps(plain_check(report.as_dict()), ensure_ascii=False), report.ok, ui=ui(record)
+        )

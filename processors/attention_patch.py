@@ -158,10 +158,15 @@ class AttentionPatch(ModelWrapper):
 
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of one whole sampling (``outer_sample``): looks whether the processor took part in it."""
-        self.calls = SiteCalls(self, KEY)
+        self.calls = SiteCalls(self, KEY, args, kwargs)
         result = executor(*args, **kwargs)
         self.ended(self.calls.unused(executor, args, kwargs), self.calls.reached)
         return result
+
+    def predicting(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Wrapper of what a sampler asks for in a step (``predict_noise``)."""
+        self.calls.steps.asked()
+        return executor(*args, **kwargs)
 
     def around(self, call: ModelCall) -> Any:
         sampling = call.options.get("sample_sigmas")

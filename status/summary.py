@@ -17,13 +17,24 @@ def longer(speedup: float) -> str:
 
 def summarize(record: dict[str, Any]) -> str:
     """The summary line of a record, for example "compiled · inductor · 1.62× · 38 blocks"."""
-    return not_used(record) or stopped(record) or _SENTENCES.get(record["state"], _plain)(record)
+    line = not_used(record) or stopped(record) or _SENTENCES.get(record["state"], _plain)(record)
+    part = in_some_steps(record)
+    return f"{line} · {part}" if part else line
+
+
+def in_some_steps(record: dict[str, Any]) -> str | None:
+    """In how many steps the node took part, None where in all, in none, or nobody knows."""
+    unused = record["unused"] or {}
+    if unused.get("why") != "some steps" or record["state"] not in ("patched", "compiled", "partial"):
+        return None
+    by = f" (the others: “{unused['by']}”)" if unused["by"] else ""
+    return f"took part in {unused['steps']} of {count(unused['of'], 'step')}{by}"
 
 
 def not_used(record: dict[str, Any]) -> str | None:
     """Why what the node did to the model has no effect, None when it has, or nobody knows yet."""
     unused = record["unused"]
-    if unused is None or record["state"] not in ("patched", "uncompiled"):
+    if unused is None or unused["why"] == "some steps" or record["state"] not in ("patched", "uncompiled"):
         return None
     if unused["why"] == "not sampled":
         return "not used: nothing sampled this model"

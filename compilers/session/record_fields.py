@@ -63,7 +63,7 @@ def state_of(known: Known) -> str:
     """The record's ``state``."""
     if known.replaced_by is not None:
         return "idle"
-    if known.uncompiled_because is not None or known.sampling.unused is not None:
+    if known.uncompiled_because is not None or known.sampling.in_none:
         return "uncompiled"
     called = [block for block in known.blocks if block.called]
     if not any(block.compiled for block in called):
@@ -73,7 +73,7 @@ def state_of(known: Known) -> str:
 
 def _stopped(known: Known) -> dict[str, int] | None:
     """How far compiling came when it stopped before it was done, and goes on in the next sampling; else None."""
-    if known.sampling.unused is not None:
+    if known.sampling.in_none:
         return None
     called = [block for block in known.blocks if block.called]
     left = sum(block.pending for block in called)
@@ -103,7 +103,7 @@ def session_fields(known: Known, backend: dict[str, Any] | None) -> dict[str, An
         "patches": {"sites": list(known.patched), "foreign": list(known.foreign)},
         "compile": _compile(known),
         "unused": known.sampling.unused,
-        "speed": _speed(known) if measuring.last_steps and known.sampling.unused is None else None,
+        "speed": _speed(known) if measuring.last_steps and not known.sampling.in_none else None,
         "parity": worst(compared).as_dict() if compared else None,
         "memory": measuring.peaks if any(measuring.peaks.values()) else None,
         "machine": machine(known.device, known.host_version),

@@ -14,7 +14,7 @@ from ...checks.reaching.reach import FindReach
 from ...patching.explicit_forward import forwards_given
 from ...patching.foreign import foreign_patches
 from ...patching.forwards import swapped_forwards
-from ...patching.instead import calls_expected
+from ...patching.instead import StepCount, calls_expected
 from ...patching.user_errors import ordinary
 from ...patching.wrappers import APPLY_MODEL, KEY, ModelCall, ModelWrapper
 from ...processors.attention_patch import AttentionPatch
@@ -70,7 +70,7 @@ class Session(SessionState, ModelWrapper):
 
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of one whole sampling (``outer_sample``): what it measured is published at its end."""
-        during = self.during = Sampling(now=True, broke_off=True)
+        during = self.during = Sampling(now=True, broke_off=True, steps=StepCount(args, kwargs))
         self.measuring.begin_sampling()
         self.step = Step(None, Variant())
         self.replaced_by = None
@@ -80,7 +80,7 @@ class Session(SessionState, ModelWrapper):
             during.broke_off = False
             self.measuring.end_sampling()
             if self.failures.given_up is None and calls_expected(args, kwargs):
-                during.note_use(executor, self.measuring.steps_per_image, self.blocks)
+                during.note_use(executor, self.blocks)
             self.record.sampled(self.host.sampler())
             return result
         finally:
@@ -90,7 +90,13 @@ class Session(SessionState, ModelWrapper):
                 self.publish()
             log.info("OneDiff Compile (node %s): %s", self.record["node"], self.record["summary"])
 
+    def predicting(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Wrapper of what a sampler asks for in a step (``predict_noise``)."""
+        self.during.steps.asked()
+        return executor(*args, **kwargs)
+
     def around(self, call: ModelCall) -> Any:
+        self.during.steps.called()
         if not self.during.now:  # a node with a loop of its own
             self.record.sampled(self.host.sampler())
         inputs = (call.x, call.c_concat, call.c_crossattn, call.more)

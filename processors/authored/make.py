@@ -13,7 +13,7 @@ from torch import nn
 
 from ...patching.explicit_forward import with_forward
 from ...patching.user_code import Attendance
-from ...patching.user_errors import Overdue, class_name, said
+from ...patching.user_errors import Overdue, class_name, error_words, said
 from ..contract import Limits
 from .adapt import NotCallable, adapt
 
@@ -118,14 +118,14 @@ def failed(name: str, path: str, shown: str, what: str, error: BaseException) ->
     line = frames[-1].lineno if frames else None
     message = said(error)
     if type(error) in (SyntaxError, IndentationError, TabError) and isinstance(error, SyntaxError):
-        message = error.msg
+        message = error.msg if isinstance(error.msg, str) else message
         line = error.lineno if error.filename == path else line
     fix = "Correct that line and queue again; the file is read again."
-    if type(error) is ModuleNotFoundError:
+    if type(error) is ModuleNotFoundError and type(error.name) is str:
         fix = f"Install {error.name} in ComfyUI's Python, or do without it: a file can import installed packages only."
     elif issubclass(type(error), SystemExit):
         fix = "Take out what ends the program there (sys.exit, argparse), and queue again; the file is read again."
-    text = f"{class_name(type(error))}: {message}".rstrip(": .")
+    text = f"{class_name(type(error))}: {message}".rstrip(": .") if message != said(error) else error_words(error)
     return CannotLoad(name, f"{shown}:{line or 1}", what, f"{text}.", fix)
 
 

@@ -59,7 +59,7 @@ class CustomProcessors:
     def __init__(self, folders: Callable[[], Iterable[str | Path]]):
         self._folders = folders
         self._loaded: dict[str, _Loaded] = {}
-        self._listing = Latest(self._list, Listed())
+        self._listing: Latest[Listed] = Latest(self._list, Listed())
         self._told: set[Unlisted] = set()
         self._digests: dict[Path, Latest[str]] = {}
 
@@ -121,7 +121,7 @@ class CustomProcessors:
         return _instance(loaded, name, file, cast(type, cls), device, dtype, Attendance(cancel, patience))
 
     def _list(self) -> Listed:
-        listed = list_files(self._folders())
+        listed = list_files(self._folders(), tell=self._listing.offer)
         new = [one for one in listed.unlisted if one not in self._told]
         for one in new[:MOST_TOLD]:
             log.warning("OneDiff: processors in %s cannot be listed. %s %s", one.shown, one.why, one.fix)

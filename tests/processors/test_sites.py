@@ -89,6 +89,21 @@ def test_no_glob_takes_long(glob):
     assert time.process_time() - start < 2
 
 
+@pytest.mark.parametrize("glob", ["*a" * 999 + "*b", "?" * 1_999 + "b", "[a-y]" * 399 + "*z"])
+def test_no_glob_over_many_long_paths_takes_long_and_cancel_ends_it_within_one(glob):
+    sites = [Site(f"{'a' * 2_000}{'.x' * 50}.{n}", nn.Identity(), "self", False) for n in range(300)]
+    asked = [0]
+
+    def count():
+        asked[0] += 1
+
+    start = time.process_time()
+    with pytest.raises(UnknownSites):
+        select_sites(sites, "all", glob, count)
+    assert time.process_time() - start < 2
+    assert asked[0] > 100
+
+
 def test_more_letters_than_anybody_types_are_refused_and_many_globs_can_be_cancelled(unet):
     start = time.process_time()
     with pytest.raises(BlocksTooLong, match=r"blocks has 100,000 letters; 2,000 are the most") as refused:

@@ -4,6 +4,7 @@ import { test } from "node:test";
 
 import * as nodeIds from "../../web/node_ids.js";
 import { advice } from "../../web/panel/advice.js";
+import { details } from "../../web/status/details.js";
 import { describe } from "../../web/status/text.js";
 import { chinese, english, record, states } from "./records.mjs";
 
@@ -275,4 +276,17 @@ test("what to do about a node without effect names the one that took its place",
   assert.equal(describe({ ...states.patched, unused: { why: "of a newer server" } }, english).symbol, "▽");
   assert.equal(describe({ ...states.compiling, unused: states.notUsed.unused }, english).symbol, "…", "a new run");
   assert.equal(describe({ ...states.failed, unused: states.notUsed.unused }, english).symbol, "✗");
+});
+
+test("a node that took part in some of the steps says in how many, before what it gained", () => {
+  const unused = { why: "some steps", steps: 1, of: 12, by: "DeepCache", where: "deepcache:DeepCache.apply" };
+  for (const state of [states.compiled, states.patched]) {
+    const line = describe({ ...state, unused }, english);
+    assert.equal(line.symbol, "◐");
+    assert.equal(line.tone, "warn");
+    assert.equal(line.parts[0].text, "took part in 1 of 12 steps");
+  }
+  assert.equal(describe({ ...states.compiling, unused }, english).symbol, "…");
+  assert.match(describe({ ...states.compiled, unused }, chinese).text, /^参与了 12 步中的 1 步/);
+  assert.equal(details({ ...states.compiled, unused }, english)[0], "it took part in 1 of 12 steps; “DeepCache” did the others.");
 });

@@ -11,6 +11,7 @@ import {
   plain,
   problems,
   stoppedAt,
+  tookPart,
   unusedBecause,
 } from "./record.js";
 
@@ -96,6 +97,12 @@ function drafted(record, words, age) {
   if (isLive(record)) return live(record, words, age);
   if (unusedBecause(record)) return unused(record, words);
   if (stoppedAt(record)) return stopped(record, words);
+  const [part, draft] = [tookPart(record), outcome(record, words)];
+  return part ? { symbol: "◐", tone: "warn", parts: [words("status.took_part", part), ...draft.parts] } : draft;
+}
+
+/** @param {StatusRecord} record @param {Words} words @returns {Draft} */
+function outcome(record, words) {
   switch (record.state) {
     case "patched":
       return patched(record, words);
