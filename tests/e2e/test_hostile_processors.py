@@ -11,7 +11,7 @@ from examples import bypass, example, run, start
 
 from scripts.environment import Environment
 from scripts.prompt import to_prompt
-from scripts.server import PromptRefused, Server, error_of
+from scripts.server import Server, error_of
 
 HEAD = """
 import itertools
@@ -40,8 +40,6 @@ EXITS = "torch.compiler.is_compiling() or q.shape[1] != 64 or next(_calls) < 6 o
 #: Seconds for a prompt. Where the host's thread has ended, one would be waited for for ever.
 TIMEOUT = 240
 
-SAMPLING = ("KSampler", "VAEDecode", "SaveImage")
-
 
 def text(line: str = "pass", init: str = "pass") -> str:
     return HEAD.format(line=line, init=init)
@@ -52,8 +50,6 @@ FILES = {
     "arguments": text(init="import argparse; argparse.ArgumentParser().parse_args(['--none'])"),
     "exits": text(line=EXITS),
     "endless": "while True:\n    pass\n" + text(),
-    "ends": text(line="torch.compiler.is_compiling() or q.shape[1] != 64 or next(_calls) < 6 or next(iter(()))"),
-    "slow": text(line="import time; q.device.type == 'meta' or q.shape[1] != 64 or next(_calls) < 6 or time.sleep(4)"),
     "sleeps": text(line="import time; time.sleep(5)"),
 }
 
@@ -107,58 +103,4 @@ def test_cancel_ends_what_would_not_end(own_server, name, waits_for):
     own_server.post_json("/interrupt", {})
     assert error_of(own_server.wait(prompt_id, timeout=60)) == "the run was interrupted"
     assert time.monotonic() - pressed < 2.5, "a moment, on a busy machine"
-    assert_the_queue_lives(own_server)
-
-
-def speed_report(server: Server, name: str, **inputs):
-    """The prompt with a Speed Report on the patched model in place of the sampler, without a Compile node."""
-    prompt = to_prompt(workflow_with(server, name), server.object_info())
-    sampler = next(node for node in prompt.values() if node["class_type"] == "KSampler")["inputs"]
-    wanted = {"model", "positive", "negative", "latent_image"}
-    taken = {key.removesuffix("_image"): value for key, value in sampler.items() if key in wanted}
-    kept = {
-        key: node for key, node in prompt.items() if node["class_type"] not in ("KSampler", "VAEDecode", "SaveImage")
-    }
-    report = {"class_type": "OneDiffSpeedReport", "inputs": {**taken, "steps": 2, "cfg": 7.0, **inputs}}
-    return {**kept, "report": report}
-
-
-def test_an_error_under_a_speed_report_names_node_and_line_and_stays_in_its_record(own_server):
-    entry = own_server.run(speed_report(own_server, "ends"), timeout=TIMEOUT)
-    assert "custom/ends:Mine raised StopIteration (models/attention_processors/ends.py:" in error_of(entry)
-    assert_the_queue_lives(own_server)
-
-
-@pytest.mark.parametrize("inputs", [{"latent": ["report", 0]}, {"positive": 7}, {"steps": "many", "cfg": "nan"}])
-def test_odd_inputs_of_a_speed_report_end_no_more_than_its_prompt(own_server, inputs):
-    try:
-        entry = own_server.run(speed_report(own_server, "right", **inputs), timeout=TIMEOUT)
-    except PromptRefused as refused:
-        assert "OneDiffSpeedReport" in str(refused)
-    else:
-        assert error_of(entry) is None or "Speed Report" in error_of(entry)
-    assert_the_queue_lives(own_server)
-
-
-def test_cancel_ends_a_speed_report_over_a_slow_processor(own_server):
-    prompt_id = own_server.queue(speed_report(own_server, "slow"))
-    time.sleep(25)
-    pressed = time.monotonic()
-    own_server.post_json("/interrupt", {})
-    assert error_of(own_server.wait(prompt_id, timeout=60)) == "the run was interrupted"
-    assert time.monotonic() - pressed < 4 + 2.5, "one call that waits in C code, and a moment"
-    assert_the_queue_lives(own_server)
-
-
-@pytest.mark.parametrize("name", ["arguments", "ends", "exits"])
-def test_forward_check_alone_with_hostile_processors_goes_on(own_server, name):
-    workflow = bypass(workflow_with(own_server, name), "KSampler", "VAEDecode", "SaveImage")
-    prompt = to_prompt(workflow_with(own_server, name), own_server.object_info())
-    check = next(key for key, node in prompt.items() if node["class_type"] == "OneDiffForwardCheck")
-    kept = {
-        key: node for key, node in prompt.items() if node["class_type"] not in ("KSampler", "VAEDecode", "SaveImage")
-    }
-    kept["shown"] = {"class_type": "PreviewAny", "inputs": {"source": [check, 1]}}
-    entry = own_server.run(kept, workflow, TIMEOUT)
-    assert error_of(entry) is None
     assert_the_queue_lives(own_server)
