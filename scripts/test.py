@@ -1,7 +1,8 @@
 """The tests, `python3 scripts/test.py`: style, types, imports, the canvas extension, and everything on the real host.
 
-`--quick`, under a minute: what needs neither ComfyUI nor a compiler. `--all`: OneFlow too, in an environment of its own
-(10 GB, Python 3.10); `--oneflow`: that alone. Other arguments go to pytest, after the environment is made.
+`--quick`, under a minute: what needs neither ComfyUI nor a compiler. `--coverage`: the same, and which lines none ran.
+`--all`: OneFlow too, in an environment of its own (10 GB, Python 3.10); `--oneflow`: that alone. Other arguments go to
+pytest, after the environment is made.
 """
 
 import os
@@ -22,7 +23,7 @@ from scripts.server import link_folder
 from scripts.typescript import prepare_tsc
 
 OLDEST_NODE = 20
-QUICK, ALL, ONEFLOW = "--quick", "--all", "--oneflow"
+QUICK, COVERAGE, ALL, ONEFLOW = "--quick", "--coverage", "--all", "--oneflow"
 #: Tests wait half of the time, for servers and pages. The tests of a file build on each other.
 SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial")
 QUICK_ONES = (
@@ -40,16 +41,19 @@ ONEFLOW_TESTS = ("tests/compilers/test_oneflow.py", "tests/e2e/test_oneflow.py")
 def main() -> int:
     environment = prepare()
     kind, arguments = (
-        (sys.argv[1], sys.argv[2:]) if sys.argv[1:2] in ([QUICK], [ALL], [ONEFLOW]) else ("", sys.argv[1:])
+        (sys.argv[1], sys.argv[2:]) if sys.argv[1:2] in ([QUICK], [COVERAGE], [ALL], [ONEFLOW]) else ("", sys.argv[1:])
     )
-    variables = variables_for(environment, browser_wanted=kind not in (QUICK, ONEFLOW))
+    variables = variables_for(environment, browser_wanted=kind not in (QUICK, COVERAGE, ONEFLOW))
     if kind == ONEFLOW:
         return oneflow_tests(environment, variables, arguments)
     pytest = [str(environment.python), "-m", "pytest"]
     results = style(environment, variables)
-    if kind == QUICK:
+    if kind in (QUICK, COVERAGE):
         without_host = {**variables, "ONEDIFF_HOST": "none"}
-        results["pytest"] = step("Tests without ComfyUI (pytest)", [*pytest, *QUICK_ONES, *arguments], without_host)
+        # Not always: on Python 3.11 these tests take more than twice as long with it.
+        covered = ("--cov",) if kind == COVERAGE else ()
+        command = [*pytest, *QUICK_ONES, *covered, *arguments]
+        results["pytest"] = step("Tests without ComfyUI (pytest)", command, without_host)
     elif arguments:
         results["pytest"] = step("Tests (pytest)", [*pytest, *arguments], variables)
     else:
