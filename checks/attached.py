@@ -12,6 +12,7 @@ from torch import nn
 
 from ..patching.user_code import Attendance, Cancel
 from ..processors import Site, written
+from ..processors.authored.state import Kept, outside
 from .finding import Finding
 from .probing.bench import geometry
 from .probing.patience import FINAL, cannot_be_looked_at
@@ -62,7 +63,15 @@ def _findings(
         return [cannot_be_looked_at(f"{site.path}.processor", module, error)]
     if found is None:
         place, attendance = replace(site, path=_PLACE), Attendance(cancel)
-        found = check_processor(processor, place, dtype, device, thorough=False, attendance=attendance)
+        try:
+            before = Kept(outside(type(module)))  # a sampling may go on, and its instances share this
+        except Exception:  # a class may raise when it is looked at, and the check says so
+            before = None
+        try:
+            found = check_processor(processor, place, dtype, device, thorough=False, attendance=attendance)
+        finally:
+            if before is not None:
+                before.put_back()
         known[key] = found
         if any(finding.rule in FINAL for finding in found):
             known[state] = found

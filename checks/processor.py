@@ -8,11 +8,15 @@ from torch import nn
 from ..patching.explicit_forward import repaired
 from ..patching.user_code import Attendance
 from ..patching.user_errors import Overdue
-from ..processors import NotCallable, Processor, Site, adapt, level_of, written
+from ..processors import NotCallable, Processor, Site, Way, adapt, way_of, written
+from ..processors.authored.adapt import way_in
+from ..processors.authored.recipe import foreign_to
 from .finding import Finding, worst_first
 from .mounted import mount
+from .probing.keeping import keeping
 from .probing.pace import SLOW, pace
 from .probing.patience import cannot_be_looked_at, not_returned, slow, unfinished
+from .probing.standin import stand_in
 from .rule import Layer, Subject, apply
 from .signature import Called
 
@@ -70,23 +74,29 @@ def _look(
     ]
     if _errors(findings):
         return
-    findings += apply("signature", Called(path, module, level_of(type(module))))
+    way = way_in(processor) or way_of(module, site, lambda work: attendance.apart(work, "a call"))
+    findings += apply("signature", Called(path, module, way))
     if _errors(findings):
         return
-    mounted = mount(_adapted(processor), site, dtype, device or torch.device("cpu"), thorough, attendance)
+    if foreign_to(processor, site):  # the model's own layers stay out of it
+        processor = stand_in(
+            processor, lambda tensor: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
+        )
+    mounted = mount(_adapted(processor, way), site, dtype, device or torch.device("cpu"), thorough, attendance)
     seconds = mounted.evidence(pace)
     if seconds > SLOW:
         findings.append(slow(path, module, seconds))
         return
+    mounted.evidence(keeping)
     for layer in MOUNTED_LAYERS:
         findings += apply(layer, mounted)
         if _errors(findings):
             break
 
 
-def _adapted(processor: nn.Module) -> Processor:
+def _adapted(processor: nn.Module, way: Way | None) -> Processor:
     try:
-        return adapt(processor)
+        return adapt(processor, way=way)
     except NotCallable as error:
         raise AssertionError(f"the signature rules let {error} pass") from error
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..graph.kept import numbers_kept
+from ...patching.random_numbers import numbers_kept
 from ..mounted import Mounted
 from .bench import Inputs, Raised, call, cases_of, dtypes_of, geometry, make_inputs, original, raised, site_stand_in
 from .cases import MASKS, Case, Mask
