@@ -13,7 +13,7 @@ from torch import nn
 
 from ...patching.explicit_forward import repaired
 from ..built_in.sdpa import SDPAProcessor
-from ..built_in.shapes import merge_heads, project, split_heads
+from ..built_in.shapes import attend, merge_heads, split_heads
 from ..contract import KernelProcessor, Limits, ModuleProcessor, Processor
 from .attn_view import AttnView
 from .call_plan import Plan, level_of, plan_call
@@ -83,6 +83,7 @@ class AdaptedKernel(_Adapted, KernelProcessor):
     ) -> torch.Tensor:
         dropped = self.plan.dropped
         if mask is not None and "mask" in dropped:
+            self.note_given_up()
             return self.fallback(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
         if enable_gqa and "enable_gqa" in dropped:
             head_dim = q.shape[-1] if skip_reshape else q.shape[-1] // heads
@@ -129,7 +130,7 @@ class AdaptedModule(_Adapted, ModuleProcessor):
             "value": value,
         }
         if any(given[name] is not None for name in self.plan.dropped):
-            q, k, v = project(attn, hidden_states, encoder_hidden_states, value)
-            return attn.to_out(self.fallback(q, k, v, attn.heads, attention_mask))  # ComfyUI's CrossAttention
+            self.note_given_up()
+            return attend(self.fallback, attn, hidden_states, encoder_hidden_states, attention_mask, value)
         view = AttnView(attn, hidden_states.dtype)
         return self.plan.call(self.inner, {"attn": view, "hidden_states": hidden_states, **given})
