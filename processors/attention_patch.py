@@ -21,9 +21,14 @@ from ..patching.forwards import swapped_attributes, swapped_forwards
 from ..patching.user_code import Attendance
 from ..patching.wrappers import KEY
 from .authored.instances import AT_SITE, Computes, Instances, Seat
+from .built_in.sdpa import SDPAProcessor
+from .built_in.shapes import attend
 from .contract import KernelProcessor, ModuleProcessor, Processor
+from .elsewhere import is_one_of
 from .site_calls import SiteCalls
 from .sites.find import Site
+
+_SDPA = SDPAProcessor().eval()
 
 
 @shared
@@ -43,6 +48,9 @@ def kernel_override(processor: Computes) -> Callable:
         **kwargs: Any,
     ) -> torch.Tensor:
         scale, enable_gqa = kwargs.get("scale"), kwargs.get("enable_gqa", False)
+        if processor.left and is_one_of(processor.left, q, mask, skip_reshape, skip_output_reshape):
+            processor.note_given_up()
+            return _SDPA(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
         return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
 
     override.__dict__["keeps_state"] = isinstance(processor, Seat)
@@ -89,6 +97,9 @@ def module_forward(forward: Callable, processor: Computes, superseded: Callable 
         options = transformer_options or {}
         if options.get(OVERRIDE, superseded) is not superseded:
             return forward(self, x, context, value, mask, options)
+        if processor.left and is_one_of(processor.left, x, mask):
+            processor.note_given_up()
+            return attend(_SDPA, self, x, context, mask, value)
         if takes_options:
             return processor(self, x, context, mask, value, options)
         return processor(self, x, context, mask, value)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ...patching.explicit_forward import repaired
 from ..built_in.sdpa import SDPAProcessor
-from ..built_in.shapes import merge_heads, project, split_heads
+from ..built_in.shapes import attend, merge_heads, split_heads
 from ..contract import KernelCall, KernelProcessor, Limits, ModuleProcessor, Processor
 from ..sites.find import Site
 from .attn_view import AttnView
@@ -81,6 +81,7 @@ class AdaptedKernel(_Adapted, KernelProcessor):
     def attend(self, call: KernelCall) -> torch.Tensor:
         given, dropped = call._asdict(), self.plan.dropped
         if call.mask is not None and "mask" in dropped:
+            self.note_given_up()
             return self.fallback(**given)
         if call.enable_gqa and "enable_gqa" in dropped:
             if not call.skip_reshape:
@@ -114,7 +115,8 @@ class AdaptedModule(_Adapted, ModuleProcessor):
             "value": value,
         }
         if any(given[name] is not None for name in self.plan.dropped):
-            return _served(self.fallback, attn, hidden_states, encoder_hidden_states, attention_mask, value)
+            self.note_given_up()
+            return attend(self.fallback, attn, hidden_states, encoder_hidden_states, attention_mask, value)
         view = AttnView(attn, hidden_states.dtype)
         return self.plan.call(self.inner, {"attn": view, "hidden_states": hidden_states, **given})
 
@@ -136,22 +138,10 @@ class AdaptedStandIn(_Adapted, ModuleProcessor):
     ) -> torch.Tensor:
         given = {"context": encoder_hidden_states, "value": value, "mask": attention_mask}
         if any(given.get(name) is not None for name in self.plan.dropped):
-            return _served(self.fallback, attn, hidden_states, encoder_hidden_states, attention_mask, value)
+            self.note_given_up()
+            return attend(self.fallback, attn, hidden_states, encoder_hidden_states, attention_mask, value)
         options = {} if transformer_options is None else transformer_options
         return self.plan.call(self.inner, {"x": hidden_states, **given, "transformer_options": options})
-
-
-def _served(
-    fallback: SDPAProcessor,
-    attn: Any,
-    hidden_states: torch.Tensor,
-    context: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    value: torch.Tensor | None,
-) -> torch.Tensor:
-    """What ComfyUI's CrossAttention computes, with PyTorch's attention."""
-    q, k, v = project(attn, hidden_states, context, value)
-    return attn.to_out(fallback(q, k, v, attn.heads, mask))
 
 
 _ADAPTED: dict[Form, type[_Adapted]] = {

@@ -32,12 +32,27 @@ def at_site(processor: nn.Module, site: Site, cancel: Cancel | None = None) -> n
     return Attendance(cancel).apart(lambda: recipe.instance(site), f"{class_name(recipe.cls)} to be made")
 
 
-class Seat:
-    """Stands for the instance of a sampling in the forwards that are set on sites, which stay the same ones: what was
-    measured with them is found again. What computes through it is never compiled."""
+class Stands:
+    """Stands for an instance in the forwards that are set on sites. It holds none for longer than a sampling: they may
+    hold layers of a model that must go when nobody uses it."""
 
-    def __init__(self, processor: Processor):
-        self.takes_options = getattr(processor, "takes_options", False)
+    def __init__(self, checked: Processor):
+        self.takes_options = getattr(checked, "takes_options", False)
+        self.left = checked.left
+        self.given_up = 0
+
+    def note_given_up(self) -> None:
+        """As the processor's."""
+        if not torch.compiler.is_compiling():
+            self.given_up += 1
+
+
+class Seat(Stands):
+    """For that of a sampling. The forwards stay the same ones: what was measured with them is found again. What
+    computes through it is never compiled."""
+
+    def __init__(self, checked: Processor):
+        super().__init__(checked)
         self.processor: Processor | None = None
 
     def __call__(self, *args: Any) -> torch.Tensor:
@@ -45,11 +60,8 @@ class Seat:
         return self.processor(*args)
 
 
-class OwnInstance:
-    """Stands for the instance of the site that computes, so that equal sites share a compiled graph."""
-
-    def __init__(self, processor: Processor):
-        self.takes_options = getattr(processor, "takes_options", False)
+class OwnInstance(Stands):
+    """For that of the site that computes, so that equal sites share a compiled graph."""
 
     def __call__(self, attn: Any, *args: Any) -> torch.Tensor:
         return attn.onediff_processor(attn, *args)
