@@ -96,9 +96,9 @@ def _look(
     if seconds > TOO_SLOW:
         findings += [slow(path, module, seconds), *apply("weights", Held(path, module))]
         return
-    mounted.evidence(keeping)
     for layer in MOUNTED_LAYERS:
         findings += apply(layer, mounted)
+    mounted.evidence(keeping)
     findings[:] = each_cause_once(findings)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +15,7 @@ from ...processors import written
 from ...processors.authored.recipe import Recipe, recipe_of
 from ...processors.authored.site_values import ids_in
 from ...processors.authored.state import differing, places_of, prints
-from ..graph.calls import Calls
+from ..graph.calls import Calls, calls_at
 from ..mounted import Mounted
 from .bench import site_stand_in
 from .standin import stand_in
@@ -26,11 +29,14 @@ def keeping(mounted: Mounted) -> None:
     that it was called with; what every instance makes alike at its first call is harmless. A call that fails says
     nothing."""
     recipe = recipe_of(mounted.processor)
-    if recipe is None or recipe.keeps or (mounted.level == "module" and not mounted.site.has_projections):
+    if recipe is None or recipe.keeps:
+        return
+    calls = calls_at(mounted)
+    if calls is None:
         return
     with torch.inference_mode():
         try:
-            runs = [mounted.apart(lambda seed=seed: _run(mounted, recipe, seed)) for seed in (1, 2)]
+            runs = [mounted.apart(partial(_run, calls, recipe, seed)) for seed in (1, 2)]
         except mounted.attendance.stops:
             raise
         except BaseException:  # whatever forward raises is told elsewhere
@@ -44,27 +50,25 @@ def keeping(mounted: Mounted) -> None:
     recipe.harmless |= first - recipe.keeps
 
 
-def _run(mounted: Mounted, recipe: Recipe, seed: int) -> list[dict]:
+def _run(calls: Calls, recipe: Recipe, seed: int) -> list[dict[str, Any]]:
     """What a new instance keeps before its first call and after each."""
     recipe.pristine.put_back()
-    own = next((t for t in (*mounted.module.parameters(), *mounted.module.buffers())), None)
-    device = mounted.device if own is None else own.device
+    mounted, device = calls.mounted, calls.device
     with numbers_kept(device, seed):
 
         def weight(tensor: torch.Tensor) -> torch.Tensor:
             return torch.randn(tensor.shape).mul(tensor.shape[-1] ** -0.5).to(device, mounted.dtype)
 
-        attn = site_stand_in(mounted.site, weight)
+        attn = None if calls.attn is None else site_stand_in(mounted.site, weight)
         processor = recipe.instance(mounted.site)
         if attn is not None and recipe.per_site:
             processor = stand_in(processor, torch.clone, _instead(mounted.site.module, attn))
-        calls = Calls(mounted, attn if mounted.level == "module" else None, device)
-        places = places_of(
-            written(processor), ids_in(mounted.site) | frozenset(map(id, attn.modules() if attn else ()))
-        )
+        foreign: frozenset[int] = frozenset() if attn is None else frozenset(map(id, attn.modules()))
+        places = places_of(written(processor), foreign | ids_in(mounted.site))
+        given = replace(calls, attn=attn)
         found = [prints(places, by_value=True)]
         for _ in range(CALLS):
-            processor(*calls.arguments())
+            processor(*given.arguments())
             found.append(prints(places, by_value=True))
     return found
 
