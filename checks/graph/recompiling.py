@@ -41,8 +41,8 @@ class StateInForward(Hazard):
     captured = "warning"
     what = "sets {name} in forward"
     why = (
-        "The processor is shared by its blocks, and a compiled block is also run uncompiled to compare them, so one "
-        "call sees what another one left."
+        "Where later calls depend on it, each picture begins with a new instance of the class, and its blocks run "
+        "uncompiled, once a step."
     )
     fix = "Make it in __init__, keep it in a local variable, or put it under “if not torch.compiler.is_compiling():”."
 
