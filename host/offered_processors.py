@@ -22,6 +22,7 @@ from ..processors.sources import custom as user
 from ..processors.sources import diffusers_classes as diffusers
 from ..processors.sources.user_files import USER_FOLDER
 from .cancelling import CANCEL
+from .example_inputs import find_reach
 from .known_values import unknown_value
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def _load(name: str, model: Any, sites: Sequence[Site]) -> nn.Module:
     if name.startswith(diffusers.PREFIX):
         return diffusers.load(name, CANCEL)
     site = next((site for site in sites if site.has_projections), sites[0] if sites else None)
-    return CUSTOM.load(name, model.load_device, model.model_dtype(), CANCEL, site=site)
+    return CUSTOM.load(name, model.load_device, model.model.get_dtype_inference(), CANCEL, site=site)
 
 
 def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding]:
@@ -113,7 +114,7 @@ def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding
         if not issubclass(type(module), Processor) or not_patchable_reason(site, cast(Processor, module)) is None:
             first.setdefault(site.kind, site)
     places = [(site, at_site(module, site, CANCEL)) for site in first.values()]
-    return check_attached(places, model.model_dtype(), model.load_device, CANCEL)
+    return check_attached(places, model.model.get_dtype_inference(), model.load_device, CANCEL, find_reach(model))
 
 
 def processor_error(node: str, name: str, processor: Processor, error: BaseException) -> BaseException:
