@@ -11,18 +11,19 @@ import folder_paths
 import torch
 from torch import nn
 
-from ..checks import Finding, rules
+from ..checks import Finding
 from ..checks.attached import check_attached
-from ..checks.probing.patience import USED_UNCOMPILED
 from ..checks.source import short_path
 from ..patching.user_errors import error_words, files_of, is_harmless, lines_in
 from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names, written
 from ..processors.attention_patch import not_patchable_reason
+from ..processors.authored.instances import at_site
 from ..processors.authored.make import CannotLoad
 from ..processors.sources import custom as user
 from ..processors.sources import diffusers_classes as diffusers
 from ..processors.sources.user_files import USER_FOLDER
 from .cancelling import CANCEL
+from .example_inputs import find_reach
 from .known_values import unknown_value
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
         return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
     reason = None
     try:
-        module = _load(name, model)
+        module = _load(name, model, sites)
         found = _check(module, sites, model)
         findings += found
         reason = _unusable(found)
@@ -106,10 +107,11 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
     return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
 
 
-def _load(name: str, model: Any) -> nn.Module:
+def _load(name: str, model: Any, sites: Sequence[Site]) -> nn.Module:
     if name.startswith(diffusers.PREFIX):
         return diffusers.load(name, CANCEL)
-    return CUSTOM.load(name, model.load_device, model.model_dtype(), CANCEL)
+    site = next((site for site in sites if site.has_projections), sites[0] if sites else None)
+    return CUSTOM.load(name, model.load_device, model.model.get_dtype_inference(), CANCEL, site=site)
 
 
 def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding]:
@@ -119,7 +121,8 @@ def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding
     for site in sites:
         if not issubclass(type(module), Processor) or not_patchable_reason(site, cast(Processor, module)) is None:
             first.setdefault(site.kind, site)
-    return check_attached([(site, module) for site in first.values()], model.model_dtype(), model.load_device, CANCEL)
+    places = [(site, at_site(module, site, CANCEL)) for site in first.values()]
+    return check_attached(places, model.model.get_dtype_inference(), model.load_device, CANCEL, find_reach(model))
 
 
 def processor_error(node: str, name: str, processor: Processor, error: BaseException) -> BaseException:
@@ -156,8 +159,7 @@ def _finding(error: CannotLoad) -> Finding:
 
 def _unusable(found: list[Finding]) -> Finding | None:
     """The finding for which a processor is not used. What only a graph cannot hold still runs uncompiled."""
-    uncompiled = USED_UNCOMPILED.union(rule.name for rule in rules("hazards"))
-    return next((f for f in found if f.severity == "error" and f.rule not in uncompiled), None)
+    return next((f for f in found if f.severity == "error"), None)
 
 
 def _not_used(name: str, reason: Finding | None) -> Finding:

@@ -12,11 +12,13 @@ from comfy_api.latest import io
 
 from ..checks import Finding, Report
 from ..compilers import PROOFS
+from ..host.cancelling import CANCEL
 from ..host.known_values import known, model_given, name_given, shown, text_given
 from ..host.offered_processors import choices, choose, fingerprint, not_listed, processor_error
 from ..host.server import executing_class, new_record, schema, seen_now, ui
 from ..node_ids import PATCH_ATTENTION
 from ..patching.foreign import OVERRIDE, foreign_patches
+from ..patching.user_code import Attendance
 from ..patching.wrappers import attach
 from ..processors import (
     DEFAULT_PROCESSOR,
@@ -123,7 +125,9 @@ class OneDiffPatchAttention(io.ComfyNode):
         superseded = patched.model_options["transformer_options"].get(OVERRIDE)
         node = f"Patch Attention Processors (node {cls.hidden.unique_id})"
         observe, failed = _observer(record, superseded), partial(processor_error, node, name, instance)
-        patch = AttentionPatch(fitting, instance, observe, superseded, name, ended=_ended(record), failed=failed)
+        patch = AttentionPatch(
+            fitting, instance, observe, superseded, name, _ended(record), failed, lambda: Attendance(CANCEL)
+        )
         attach(patched, patch)
         record.update(
             state="patched",
@@ -138,7 +142,7 @@ class OneDiffPatchAttention(io.ComfyNode):
 def _fitting(sites: list[Site], name: str, processor: Processor, model: Any, findings: list[Finding]) -> list[Site]:
     """The sites where this processor can be used; sites that it does not fit for the same reasons become one
     finding."""
-    dtype = model.model_dtype()
+    dtype = model.model.get_dtype_inference()
     unfit: dict[tuple[Unsupported, ...], list[Site]] = {}
     fitting = []
     for site in sites:

@@ -1,7 +1,8 @@
 """What a processor is, and the limits it states.
 
 A *kernel* processor takes the place of ComfyUI's attention function: it is given q, k and v. A *module* processor takes
-the place of a whole attention module: it is given the module and its hidden states, as diffusers' processors are.
+the place of a whole attention module: it is given the module and its hidden states, as diffusers' processors are. A
+*stand-in*, which is called as the attention module itself, is made a module processor (authored/adapt.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import nn
+
+from .elsewhere import CallKind
 
 Level = Literal["kernel", "module"]
 
@@ -62,10 +65,21 @@ class Limits:
 
 
 class Processor(nn.Module):
-    """Base of all processors. ``level`` and ``limits`` are declared on the class."""
+    """Base of all processors. ``level`` and ``limits`` are declared on the class.
+
+    ``left`` are kinds of calls that the check saw it fail in: they go to PyTorch's attention. ``given_up`` counts the
+    calls that did, those in graphs aside.
+    """
 
     level: ClassVar[Level]
     limits: ClassVar[Limits] = Limits()
+    left: tuple[CallKind, ...] = ()
+    given_up: int = 0
+
+    def note_given_up(self) -> None:
+        """Counts a call that goes to PyTorch's attention. A graph would be compiled anew for each count."""
+        if not torch.compiler.is_compiling():
+            self.given_up += 1
 
 
 class KernelCall(NamedTuple):
@@ -121,6 +135,9 @@ class ModuleProcessor(Processor):
     """Takes the place of an attention module's computation, with diffusers' call contract."""
 
     level = "module"
+
+    #: Whether ``forward`` takes the host's ``transformer_options`` as one more argument.
+    takes_options: ClassVar[bool] = False
 
     def forward(
         self,

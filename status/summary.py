@@ -112,6 +112,7 @@ def _failed(record: dict[str, Any]) -> str:
 
 
 _SENTENCES = {
+    "starting": lambda record: "starting the compiler",
     "idle": _idle,
     "patched": _patched,
     "checked": _checked,

@@ -49,7 +49,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
 
-for name, folder in ((PACK, ROOT), ("scripts", ROOT / "scripts"), ("benchmarks", ROOT / "benchmarks")):
+PACKAGES = {
+    PACK: ROOT,
+    "scripts": ROOT / "scripts",
+    "benchmarks": ROOT / "benchmarks",
+    "corpus": ROOT / "tests" / "checks" / "corpus",
+}
+for name, folder in PACKAGES.items():
     package = types.ModuleType(name)
     package.__path__ = [str(folder)]
     sys.modules[name] = package

@@ -20,10 +20,12 @@ from .spots import Code, Spot
 class StepState(Hazard):
     """A counter, or another value that each step changes and the graph is built on."""
 
-    severity = "error"
     what = "changes {name} at every step, and computes with it"
     why = "A graph is built on one value, so each step would be compiled again; soon the compiler gives up."
-    fix = "Take it out of forward; what depends on the step has to come in as a tensor."
+    fix = (
+        "Add transformer_options=None to forward: transformer_options[“sigmas”] is a tensor that tells where in the "
+        "sampling a step is. To act on some layers only, choose them with “blocks” in the node."
+    )
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:
         rehearsed = mounted.evidence(rehearsal)
@@ -32,7 +34,7 @@ class StepState(Hazard):
         return [spot for spot in _writes(mounted) if spot.name in rehearsed.changing]
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
-        yield from (Hit({"name": spot.text}, spot.where) for spot in self.ran(subject))
+        yield from (Hit({"name": spot.text}, spot.where, uncompiled=True) for spot in self.ran(subject))
 
 
 @rule
@@ -41,11 +43,11 @@ class StateInForward(Hazard):
 
     captured = "warning"
     what = "sets {name} in forward"
-    why = (
-        "The processor is shared by its blocks, and a compiled block is also run uncompiled to compare them, so one "
-        "call sees what another one left."
+    why = "What one call leaves there, the next one finds, of another block too; it begins anew with each sampling."
+    fix = (
+        "Make it in __init__, keep it in a local variable, or put it under “if not torch.compiler.is_compiling():”."
+        "{instead}"
     )
-    fix = "Make it in __init__, keep it in a local variable, or put it under “if not torch.compiler.is_compiling():”."
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:
         changed = mounted.evidence(rehearsal).changed
@@ -53,7 +55,12 @@ class StateInForward(Hazard):
         return [spot for spot in _writes(mounted) if spot.name in changed and spot.where not in counters]
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
-        yield from (Hit({"name": spot.text}, spot.where, "warning") for spot in self.ran(subject))
+        shared = {(spot.where, spot.name) for spot in subject.evidence(code).global_writes}
+        for spot in self.ran(subject):
+            is_global = (spot.where, spot.name) in shared
+            instead = f" Keep it as an attribute, self.{spot.name}, instead of a global." if is_global else ""
+            name = f"{spot.text}, a global," if is_global else spot.text
+            yield Hit({"name": name, "instead": instead}, spot.where)
 
 
 @rule
@@ -81,7 +88,7 @@ class ChangingGlobal(Hazard):
     captured = "warning"
     what = "reads {name}, a global that its file changes while running"
     why = "The graph is built on its current value; each new value needs another graph."
-    fix = "Keep it as an attribute that is set in __init__, or pass it as a tensor."
+    fix = "Keep it as an attribute that is set in __init__, self.{name}, or pass it as a tensor."
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:
         source = mounted.evidence(code)
@@ -95,6 +102,7 @@ class GraphBreak(Rule):
 
     layer = "hazards"
     subject = Mounted
+    severity = "warning"
     what = "does not fit into one graph"
     why = "The compiler stops here: {reason}. The block runs uncompiled."
     fix = "Compute it in __init__, or express it with torch functions."
@@ -110,7 +118,7 @@ class GraphBreak(Rule):
             if not any(explained):
                 own = stop.file in subject.evidence(code).files
                 reason = stop.reason.rstrip(".") + (f" ({stop.where})" if stop.where and not own else "")
-                yield Hit({"reason": reason}, stop.where if own else _forward(subject))
+                yield Hit({"reason": reason}, stop.where if own else _forward(subject), uncompiled=True)
 
 
 class Recompiles(Rule):
@@ -120,11 +128,12 @@ class Recompiles(Rule):
     subject: ClassVar[type[Mounted]] = Mounted
     severity: ClassVar[Severity] = "warning"
     occasion: ClassVar[Occasion]
+    uncompiled: ClassVar[bool] = False
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
         found = _recompile(subject, self.occasion)
         if found is not None and not self.explained(subject):
-            yield Hit({"reason": found.reason}, _line(subject, found))
+            yield Hit({"reason": found.reason}, _line(subject, found), uncompiled=self.uncompiled)
 
     def explained(self, mounted: Mounted) -> bool:
         return False
@@ -134,8 +143,8 @@ class Recompiles(Rule):
 class RecompilesPerStep(Recompiles):
     """Each step needs another graph, and no state was seen to change."""
 
-    severity = "error"
     occasion = "step"
+    uncompiled = True
     what = "needs a new graph at every step"
     why = "The compiler built it on something that each step changes ({reason}), and soon gives up."
     fix = "Take that out of forward, or make it a tensor."

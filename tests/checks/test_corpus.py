@@ -1,0 +1,173 @@
+"""The corpus: processors as people write them. What the check says of each, what its remedy gives, and its picture."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+from contextlib import redirect_stdout
+
+import pytest
+import torch
+from corpus import pictures, running
+from corpus.expected import EVERYDAY, PUBLIC
+from corpus.running import BY_NAME, MODELS, Source
+
+FOUND = [name for name, entry in BY_NAME.items() if entry.verdict != "fine"]
+
+xformers_is_here = importlib.util.find_spec("xformers") is not None
+NAMES = [name for name in BY_NAME if not (name == "needs_xformers:XFormersOnly" and xformers_is_here)]
+
+on_the_host = pytest.mark.usefixtures("host")
+
+
+# The table, for itself.
+
+
+def test_the_corpus_is_large_and_its_classes_are_small():
+    assert len(BY_NAME) == len(PUBLIC) + len(EVERYDAY) >= 30
+    for entry in BY_NAME.values():
+        sources = [Source(entry)] + ([Source(entry, "mended")] if entry.verdict != "fine" else [])
+        assert all(len(source.lines) < 40 for source in sources), entry.cls
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_is_wrong_has_a_line_and_a_remedy(name):
+    entry = BY_NAME[name]
+    assert entry.line in Source(entry).text
+    assert entry.remedy
+    assert Source(entry, "mended").text != Source(entry).text
+
+
+# On the real host.
+
+
+@functools.cache
+def model(kind: str = "sd15"):
+    return MODELS[kind]()
+
+
+@functools.cache
+def patched(name: str, state: str = "written", kind: str = "sd15"):
+    """A clone with the processor on it, and the verdict with its findings."""
+    clone, record = running.patch(model(kind), name, state)
+    return (clone, *running.worst(record))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _let_go():
+    yield
+    patched.cache_clear()
+    model.cache_clear()
+
+
+@on_the_host
+@pytest.mark.parametrize("name", NAMES)
+def test_the_verdict_is_a_maintainers(name):
+    entry = BY_NAME[name]
+    for kind, verdict in {"sd15": entry.verdict, **entry.on}.items():
+        _, said, findings = patched(name, kind=kind)
+        assert said == verdict, (kind, findings)
+
+
+@on_the_host
+@pytest.mark.parametrize("name", [name for name in NAMES if name in FOUND])
+def test_the_finding_names_the_line_and_the_remedy(name):
+    entry = BY_NAME[name]
+    _, _, findings = patched(name)
+    where = f"{entry.file}.py:{Source(entry).line}"
+    there = [finding for finding in findings if finding["where"].endswith(where)]
+    assert there, (where, findings)
+    lacking = {
+        (finding["what"], finding["why"], finding["fix"]): [
+            *(word for word in entry.says if word not in f"{finding['what']}. {finding['why']}"),
+            *(word for word in entry.remedy if word not in finding["fix"]),
+        ]
+        for finding in there
+    }
+    assert [] in lacking.values(), lacking
+    assert all(finding["class"] == entry.cls for finding in there)
+
+
+@on_the_host
+@pytest.mark.parametrize("name", [name for name in NAMES if name in FOUND])
+def test_after_the_remedy_there_is_nothing_to_find(name):
+    _, said, findings = patched(name, "mended")
+    assert said == "fine", findings
+
+
+def picture_of(name: str, state: str) -> pictures.Picture:
+    entry = BY_NAME[name]
+    if state == "mended":
+        return entry.mended or entry.picture
+    return pictures.sdpa if entry.verdict == "error" else entry.picture
+
+
+def assert_pictures(name: str, state: str, calls, served=lambda call: False) -> None:
+    expected = picture_of(name, state)([call for call, _ in calls])
+    assert calls
+    within = BY_NAME[name].within
+    for number, ((call, result), formula) in enumerate(zip(calls, expected, strict=True)):
+        right = pictures.attention(call) if served(call) else formula
+        torch.testing.assert_close(result, right, atol=within, rtol=1e-3, msg=lambda m, n=number: f"call {n}: {m}")
+
+
+STATES = [(name, state) for name in NAMES for state in ("written", *(["mended"] if name in FOUND else []))]
+
+
+@on_the_host
+@pytest.mark.parametrize(("name", "state"), STATES)
+def test_it_computes_its_formula_at_every_site_and_the_same_in_the_next_sampling(name, state):
+    clone, *_ = patched(name, state)
+    latents = []
+    with redirect_stdout(io.StringIO()):
+        for size, cfg in (((8, 8), 4.0), ((6, 8), 1.0), ((8, 8), 4.0)):
+            with running.recorded(clone) as calls:
+                latents.append(running.sample(clone, size=size, cfg=cfg))
+            assert_pictures(name, state, calls)
+    assert torch.equal(latents[0], latents[2])
+
+
+def boolean(shape):
+    """(queries, keys); the first key takes part."""
+    allowed = torch.rand(shape[2:], generator=torch.Generator().manual_seed(1)) > 0.3
+    allowed[:, 0] = True
+    return allowed
+
+
+def additive(shape):
+    """(batch, queries, keys)"""
+    return torch.randn(shape[0], *shape[2:], generator=torch.Generator().manual_seed(2))
+
+
+@on_the_host
+@pytest.mark.parametrize(("name", "state"), STATES)
+@pytest.mark.parametrize("mask", [boolean, additive])
+def test_masks_are_used_or_sdpa_uses_them(name, state, mask):
+    clone, *_ = patched(name, state)
+    with redirect_stdout(io.StringIO()), running.recorded(clone, mask) as calls:
+        running.sample(clone, steps=1)
+    assert_pictures(name, state, calls, BY_NAME[name].served if state == "written" else lambda call: False)
+
+
+@on_the_host
+@pytest.mark.parametrize("name", NAMES)
+def test_what_no_graph_can_hold_runs_uncompiled_and_the_picture_is_the_same(name):
+    from onediff_pack.processors import find_sites
+    from sessions import FakeBackend, compiled_clone, known, using
+
+    entry = BY_NAME[name]
+    plain, *_ = patched(name)
+    with redirect_stdout(io.StringIO()), using(known(FakeBackend())):
+        clone, session, record = compiled_clone(plain)
+        for _ in range(2):
+            torch.testing.assert_close(running.sample(clone, steps=4), running.sample(plain, steps=4))
+        session.publish()
+    uncompiled = [region["path"] for region in record["compile"]["regions_uncompiled"]]
+    left = [
+        site.path
+        for site in find_sites(plain.model.diffusion_model)
+        if any(site.path.startswith(f"{path}.") for path in uncompiled)
+    ]
+    if entry.uncompiled is not None:
+        assert bool(left) == (entry.uncompiled and entry.verdict != "error"), record["compile"]["regions_uncompiled"]
