@@ -71,7 +71,11 @@ def _idle(record: dict[str, Any]) -> str:
 def _patched(record: dict[str, Any]) -> str:
     patches = record["patches"] or {"sites": [], "foreign": []}
     names = sorted({site["processor"] for site in patches["sites"]})
-    return f"patched {count(len(patches['sites']), 'site')} · {', '.join(names)}" if names else "nothing patched"
+    if not names:
+        return "nothing patched"
+    by_sdpa = patches.get("by_sdpa")
+    left = f" · {count(by_sdpa, 'call')} by sdpa" if by_sdpa else ""
+    return f"patched {count(len(patches['sites']), 'site')} · {', '.join(names)}{left}"
 
 
 def _checked(record: dict[str, Any]) -> str:
