@@ -12,7 +12,7 @@ from typing import Any
 import folder_paths
 
 from ..compilers import Place
-from .cache_folders import CacheFolders
+from ..compilers.compile_cache.used_folders import CacheFolders
 
 log = logging.getLogger(__name__)
 
