@@ -141,7 +141,7 @@ EVERYDAY = (
     fine("forms:Wrapped", p.sdpa),
     fine("forms:NoGradient", p.sdpa),
     warned(
-        "forms:NeverCompiled", p.sdpa, "@torch.compiler.disable", "@torch.compiler.disable",
+        "uncompiled:NeverCompiled", p.sdpa, "@torch.compiler.disable", "@torch.compiler.disable",
         says=("torch.compiler.disable",), uncompiled=True,
     ),
     fine("forms:Partial", p.times(0.8)),
