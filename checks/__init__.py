@@ -3,7 +3,7 @@
 from . import completeness, options, signature
 from .finding import Finding, Report, Severity
 from .graph import hazards, recompiling
-from .probing import probe_rules
+from .probing import mask_rules, probe_rules
 from .processor import check_processor
 from .rule import Hit, Rule, Subject, rule, rules
 from .walk import check_model
@@ -21,6 +21,7 @@ __all__ = [
     "check_weights",
     "completeness",
     "hazards",
+    "mask_rules",
     "options",
     "probe_rules",
     "recompiling",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ..processors.elsewhere import CallKind
+
 Severity = Literal["error", "warning", "note"]
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
@@ -15,7 +17,8 @@ class Finding:
 
     ``path`` is the module's path in the diffusion model, ``cls`` its class, ``where`` a "file:line": the offending
     line where it is known, else the class's. ``rule`` is the rule's name. ``also`` are the paths of other modules of
-    which the same is true.
+    which the same is true. An error is what keeps a module from being used; with ``uncompiled`` it is used, and what it
+    is in runs uncompiled; calls that are ``served`` go to PyTorch's attention.
     """
 
     severity: Severity
@@ -27,6 +30,8 @@ class Finding:
     fix: str
     rule: str = ""
     also: tuple[str, ...] = ()
+    uncompiled: bool = False
+    served: tuple[CallKind, ...] = ()
 
     @property
     def brief(self) -> str:
@@ -68,7 +73,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """True when nothing was found that keeps a module from being compiled."""
+        """True when nothing was found that keeps a module from being used."""
         return self.errors == 0
 
     def extended(self, findings: tuple[Finding, ...]) -> Report:
@@ -76,12 +81,12 @@ class Report:
         return replace(self, findings=worst_first([*self.findings, *findings]))
 
     def under(self, path: str) -> list[Finding]:
-        """Errors of a module and of everything below it."""
+        """What keeps a module, and everything below it, from being compiled."""
         below = f"{path}."
         return [
             finding
             for finding in self.findings
-            if finding.severity == "error"
+            if (finding.severity == "error" or finding.uncompiled)
             and any(place == path or place.startswith(below) for place in (finding.path, *finding.also))
         ]
 

@@ -12,18 +12,26 @@ from torch import nn
 from ..patching.user_code import Attendance
 from ..patching.user_errors import class_name
 from ..processors import Level, Processor, Site, written
+from .probing.cases import Brought
 from .rule import Subject
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Mounted(Subject):
+class Held(Subject):
+    """A processor with its tensors, whether it can be called or not."""
+
+
+@dataclass(frozen=True)
+class Mounted(Held):
     """A processor where it is going to compute attention.
 
     ``module`` is the module that a person wrote, ``processor`` what is called: the same one, or one that adapts its
     signature. ``thorough`` asks for every combination of inputs instead of a pairwise cover. ``device`` and ``dtype``
-    are those that the model computes in. ``attendance`` looks after the processor's code.
+    are those that the model computes in. ``ask`` tells what the model's blocks hand to the site, None where nobody
+    knows; it may take a second, so it is asked when something depends on it. ``attendance`` looks after the processor's
+    code.
     """
 
     processor: Processor
@@ -31,6 +39,7 @@ class Mounted(Subject):
     dtype: torch.dtype
     device: torch.device
     thorough: bool = False
+    ask: Callable[[], Brought | None] = field(default=lambda: None, compare=False, repr=False)
     attendance: Attendance = field(default_factory=Attendance, compare=False, repr=False)
     _evidence: dict[Callable, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -65,8 +74,9 @@ def mount(
     device: torch.device,
     thorough: bool = False,
     attendance: Attendance | None = None,
+    ask: Callable[[], Brought | None] = lambda: None,
 ) -> Mounted:
     """A processor at a site, under the site's path."""
     module: nn.Module = written(processor)
     looked_after = attendance or Attendance()
-    return Mounted(f"{site.path}.processor", module, processor, site, dtype, device, thorough, looked_after)
+    return Mounted(f"{site.path}.processor", module, processor, site, dtype, device, thorough, ask, looked_after)

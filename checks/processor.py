@@ -1,6 +1,9 @@
-"""Checks one processor at one site, layer by layer: a layer is looked at when those before it found no error."""
+"""Checks one processor at one site, in all layers: what one finds hides nothing that another can find."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -10,11 +13,13 @@ from ..patching.user_code import Attendance
 from ..patching.user_errors import Overdue
 from ..processors import NotCallable, Processor, Site, adapt, level_of, written
 from .finding import Finding, worst_first
-from .mounted import mount
-from .probing.pace import SLOW, pace
-from .probing.patience import cannot_be_looked_at, not_returned, slow, unfinished
+from .mounted import Held, mount
+from .probing.cases import Brought
+from .probing.patience import TOO_SLOW, cannot_be_looked_at, not_returned, pace, slow, unfinished
 from .rule import Layer, Subject, apply
 from .signature import Called
+
+_CPU = torch.device("cpu")
 
 #: Layers that look at a processor where it is mounted, cheap ones first.
 MOUNTED_LAYERS: tuple[Layer, ...] = ("weights", "probe", "hazards")
@@ -27,6 +32,7 @@ def check_processor(
     device: torch.device | None = None,
     thorough: bool = True,
     attendance: Attendance | None = None,
+    ask: Callable[[], Brought | None] = lambda: None,
 ) -> tuple[Finding, ...]:
     """All findings on a processor at a site, worst first. Whatever its code raises or does, there is an answer in time.
 
@@ -35,12 +41,13 @@ def check_processor(
         dtype, device: what the model computes in; None is the CPU.
         thorough: every combination of inputs in the probe; False is a pairwise cover, for many sites.
         attendance: looks after the processor's code; None gives it 60 s.
+        ask: what the model's blocks hand to the site, see ``Mounted``.
     """
     attendance = attendance or Attendance()
     findings: list[Finding] = []
     path = f"{site.path}.processor"
     try:
-        attendance.watched(lambda: _look(processor, site, dtype, device, thorough, attendance, findings))
+        attendance.watched(lambda: _look(processor, site, dtype, device or _CPU, thorough, attendance, ask, findings))
     except Overdue as over:
         findings.append((unfinished if over.returned else not_returned)(path, written(processor), over))
     except attendance.stops:
@@ -54,12 +61,13 @@ def _look(
     processor: nn.Module,
     site: Site,
     dtype: torch.dtype,
-    device: torch.device | None,
+    device: torch.device,
     thorough: bool,
     attendance: Attendance,
+    ask: Callable[[], Brought | None],
     findings: list[Finding],
 ) -> None:
-    """Adds to ``findings``, layer by layer."""
+    """Adds to ``findings`` all that can be found: what one layer finds keeps no other from looking."""
     module = repaired(written(processor))
     path = f"{site.path}.processor"
     findings += [
@@ -68,28 +76,49 @@ def _look(
         for finding in apply("completeness", Subject(f"{path}.{below}" if below else path, part))
         if not isinstance(part, nn.ModuleList | nn.ModuleDict)
     ]
-    if _errors(findings):
+    usable = not any(finding.severity == "error" and finding.path == path for finding in findings)
+    if usable:
+        findings += apply("signature", Called(path, module, level_of(type(module))))
+    adapted = _adapted(processor) if usable else None
+    if adapted is None:
+        findings += apply("weights", Held(path, module))
         return
-    findings += apply("signature", Called(path, module, level_of(type(module))))
-    if _errors(findings):
-        return
-    mounted = mount(_adapted(processor), site, dtype, device or torch.device("cpu"), thorough, attendance)
+    mounted = mount(adapted, site, dtype, device, thorough, attendance, ask)
     seconds = mounted.evidence(pace)
-    if seconds > SLOW:
-        findings.append(slow(path, module, seconds))
+    if seconds > TOO_SLOW:
+        findings += [slow(path, module, seconds), *apply("weights", Held(path, module))]
         return
     for layer in MOUNTED_LAYERS:
         findings += apply(layer, mounted)
-        if _errors(findings):
-            break
+    findings[:] = each_cause_once(findings)
 
 
-def _adapted(processor: nn.Module) -> Processor:
+def _adapted(processor: nn.Module) -> Processor | None:
+    """None where it cannot be called at all."""
     try:
         return adapt(processor)
-    except NotCallable as error:
-        raise AssertionError(f"the signature rules let {error} pass") from error
+    except NotCallable:
+        return None
 
 
-def _errors(findings: list[Finding]) -> bool:
-    return any(finding.severity == "error" for finding in findings)
+_MISCALLED = ("too-few-arguments", "other-order", "replacement-requires-more")
+_KEEPS = ("step-state", "state-in-forward", "random-outside-torch")
+_RAISES = ("raises", "raises-on-numbers")
+_FAILS = (*_RAISES, "no-tensor", "wrong-shape", "wrong-dtype", "wrong-device", "wrong-layout")
+
+
+def each_cause_once(findings: list[Finding]) -> list[Finding]:
+    """Without findings that only follow from another one."""
+    by_rule = {finding.rule for finding in findings}
+    failing = any(f.severity == "error" and f.rule in _FAILS for f in findings)
+    follow: set[str] = set()
+    if by_rule & set(_MISCALLED):
+        follow |= set(_FAILS)
+    if by_rule & {"no-forward", "forward-only-raises"}:
+        follow |= set(_RAISES)
+    if by_rule & set(_KEEPS):
+        follow.add("not-repeatable")
+    kept = [finding for finding in findings if finding.rule not in follow]
+    if not failing:  # an argument that it has no place for, and does not need
+        kept = [replace(f, severity="warning") if f.rule == "too-few-arguments" else f for f in kept]
+    return kept

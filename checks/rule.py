@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from ..patching.user_errors import class_name
+from ..processors.elsewhere import CallKind
 from .finding import Finding, Severity
 from .source import class_location
 
@@ -23,11 +24,14 @@ Layer = Literal["completeness", "signature", "weights", "probe", "hazards", "opt
 @dataclass(frozen=True)
 class Hit:
     """One breach of a rule. ``values`` fill the {placeholders} of the rule's texts; ``where`` is the offending line as
-    "file:line", None for the class's; ``severity`` is that of this breach, None for the rule's."""
+    "file:line", None for the class's; ``severity`` is that of this breach, None for the rule's. ``uncompiled``: with it
+    the module can be used, and no graph can hold it; ``served`` are calls that have to go to PyTorch's attention."""
 
     values: Mapping[str, object] = field(default_factory=dict)
     where: str | None = None
     severity: Severity | None = None
+    uncompiled: bool = False
+    served: tuple[CallKind, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Rule:
                 why=self.why.format_map(hit.values),
                 fix=self.fix.format_map(hit.values),
                 rule=self.name,
+                uncompiled=hit.uncompiled,
+                served=hit.served,
             )
 
 

@@ -14,11 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ..processors import written
 from .finding import Finding, worst_first
 from .graph.kept import numbers_kept
-from .mounted import Mounted
+from .mounted import Held, Mounted
 from .probing.bench import Raised, call, geometry, make_inputs, raised, site_stand_in
 from .probing.probe import fakes
+from .probing.real import Unavailable, bench
 from .probing.standin import Make, stand_in
-from .probing.trial import Unavailable, bench, small_case
+from .probing.trial import working_case
 from .rule import Hit, Layer, Rule, Subject, apply, rule
 from .source import function_location, tensor_location
 
@@ -27,15 +28,15 @@ LISTED = 4
 
 
 class Weights(Rule):
-    """A rule on a processor's tensors; ``names(subject)`` are those that break it."""
+    """A rule on a processor's tensors, whether it can be called or not; ``names(subject)`` are those that break it."""
 
     layer: ClassVar[Layer] = "weights"
-    subject: ClassVar[type[Subject]] = Mounted
+    subject: ClassVar[type[Subject]] = Held
 
-    def names(self, subject: Mounted) -> Sequence[str]:
+    def names(self, subject: Held) -> Sequence[str]:
         raise NotImplementedError
 
-    def hits(self, subject: Mounted) -> Iterator[Hit]:
+    def hits(self, subject: Held) -> Iterator[Hit]:
         names = self.names(subject)
         if names:
             yield Hit({"names": listed(names)}, tensor_location(subject.module, names[0]))
@@ -49,7 +50,7 @@ class NotFiniteWeights(Weights):
     why = "Every result would be NaN or Inf, too."
     fix = "Load these weights again from a file that is whole; a conversion to float16 may have overflowed."
 
-    def names(self, subject: Mounted) -> Sequence[str]:
+    def names(self, subject: Held) -> Sequence[str]:
         return [name for name, tensor in tensors(subject.module) if not _finite(tensor)]
 
 
@@ -61,7 +62,7 @@ class NoData(Weights):
     why = "Its weights were never loaded."
     fix = "Load them, or create the module outside of torch.device(“meta”)."
 
-    def names(self, subject: Mounted) -> Sequence[str]:
+    def names(self, subject: Held) -> Sequence[str]:
         return [name for name, tensor in tensors(subject.module) if tensor.is_meta]
 
 
@@ -74,7 +75,7 @@ class RequiresGrad(Weights):
     why = "Nothing is trained here; where gradients are on, every step would keep its intermediate results in memory."
     fix = "Call requires_grad_(False) on it."
 
-    def names(self, subject: Mounted) -> Sequence[str]:
+    def names(self, subject: Held) -> Sequence[str]:
         return [name for name, tensor in tensors(subject.module) if tensor.requires_grad]
 
 
@@ -125,7 +126,7 @@ class OtherDeviceWeights(Apart):
 def as_it_is(mounted: Mounted) -> Raised | None:
     """Evidence: what goes wrong with the weights' own dtypes and devices that goes well with the model's; None when
     nothing does. On real tensors where the model's device is here, else on fake ones, which mix dtypes more freely."""
-    case = small_case(mounted, mounted.dtype)
+    case = working_case(mounted, mounted.dtype)
     if case is None:
         return None
 
@@ -252,6 +253,11 @@ def listed(names: Sequence[str]) -> str:
     """The first few names: "a, b, c, d and 12 more"."""
     rest = len(names) - LISTED
     return ", ".join(names[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def whole(mounted: Mounted) -> bool:
+    """Whether a processor's tensors hold numbers that can be computed with."""
+    return all(not tensor.is_meta and _finite(tensor) for _, tensor in tensors(mounted.module))
 
 
 def _finite(tensor: torch.Tensor) -> bool:

@@ -10,9 +10,8 @@ from typing import Any, cast
 import folder_paths
 from torch import nn
 
-from ..checks import Finding, rules
+from ..checks import Finding
 from ..checks.attached import check_attached
-from ..checks.probing.patience import USED_UNCOMPILED
 from ..checks.source import short_path
 from ..patching.user_errors import error_words, files_of, is_harmless, lines_in
 from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names, written
@@ -145,8 +144,7 @@ def _finding(error: CannotLoad) -> Finding:
 
 def _unusable(found: list[Finding]) -> Finding | None:
     """The finding for which a processor is not used. What only a graph cannot hold still runs uncompiled."""
-    uncompiled = USED_UNCOMPILED.union(rule.name for rule in rules("hazards"))
-    return next((f for f in found if f.severity == "error" and f.rule not in uncompiled), None)
+    return next((f for f in found if f.severity == "error"), None)
 
 
 def _not_used(name: str, reason: Finding | None) -> Finding:

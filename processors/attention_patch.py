@@ -19,9 +19,14 @@ from ..patching.calls import accepts_options, options_of, options_position, with
 from ..patching.foreign import OVERRIDE
 from ..patching.forwards import swapped_forwards
 from ..patching.wrappers import KEY
+from .built_in.sdpa import SDPAProcessor
+from .built_in.shapes import attend
 from .contract import KernelProcessor, ModuleProcessor, Processor
+from .elsewhere import is_one_of
 from .site_calls import SiteCalls
 from .sites.find import Site
+
+_SDPA = SDPAProcessor().eval()
 
 
 @shared
@@ -41,6 +46,9 @@ def kernel_override(processor: KernelProcessor) -> Callable:
         **kwargs: Any,
     ) -> torch.Tensor:
         scale, enable_gqa = kwargs.get("scale"), kwargs.get("enable_gqa", False)
+        if processor.left and is_one_of(processor.left, q, mask, skip_reshape, skip_output_reshape):
+            processor.note_given_up()
+            return _SDPA(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
         return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
 
     return override
@@ -83,6 +91,9 @@ def module_forward(forward: Callable, processor: ModuleProcessor, superseded: Ca
         options = transformer_options or {}
         if options.get(OVERRIDE, superseded) is not superseded:
             return forward(self, x, context, value, mask, options)
+        if processor.left and is_one_of(processor.left, x, mask):
+            processor.note_given_up()
+            return attend(_SDPA, self, x, context, mask, value)
         return processor(self, x, context, mask, value)
 
     forward_of_processor.__dict__["superseded"] = superseded

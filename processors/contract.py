@@ -7,10 +7,12 @@ the place of a whole attention module: it is given the module and its hidden sta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import nn
+
+from .elsewhere import CallKind
 
 Level = Literal["kernel", "module"]
 
@@ -37,14 +39,49 @@ class Limits:
 
 
 class Processor(nn.Module):
-    """Base of all processors. ``level`` and ``limits`` are declared on the class."""
+    """Base of all processors. ``level`` and ``limits`` are declared on the class.
+
+    ``left`` are kinds of calls that the check saw it fail in: they go to PyTorch's attention. ``given_up`` counts the
+    calls that did, those in graphs aside.
+    """
 
     level: ClassVar[Level]
     limits: ClassVar[Limits] = Limits()
+    left: tuple[CallKind, ...] = ()
+    given_up: int = 0
+
+    def note_given_up(self) -> None:
+        """Counts a call that goes to PyTorch's attention. A graph would be compiled anew for each count."""
+        if not torch.compiler.is_compiling():
+            self.given_up += 1
+
+
+class KernelCall(NamedTuple):
+    """One call of ComfyUI's ``optimized_attention``: what a kernel is given, and what it is when it is left out.
+
+    q, k, v: (batch, tokens, heads * head_dim), or (batch, heads, tokens, head_dim) with ``skip_reshape``.
+    mask: bool (True takes part) or additive; (queries, keys), (batch, queries, keys) or
+        (batch, heads or 1, queries, keys); None attends to everything.
+    scale: factor on QKᵀ; None is 1/√head_dim.
+    enable_gqa: k and v may have fewer heads than q.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    heads: int
+    mask: torch.Tensor | None = None
+    skip_reshape: bool = False
+    skip_output_reshape: bool = False
+    scale: float | None = None
+    enable_gqa: bool = False
+
+    def head_dim(self) -> int:
+        return self.q.shape[-1] if self.skip_reshape else self.q.shape[-1] // self.heads
 
 
 class KernelProcessor(Processor):
-    """Takes the place of ComfyUI's ``optimized_attention``."""
+    """Takes the place of ComfyUI's ``optimized_attention``, and is called as that is; ``attend`` computes."""
 
     level = "kernel"
 
@@ -60,18 +97,11 @@ class KernelProcessor(Processor):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> torch.Tensor:
-        """Attention of q, k, v.
+        return self.attend(KernelCall(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa))
 
-        Args:
-            q, k, v: (batch, tokens, heads * head_dim), or (batch, heads, tokens, head_dim) with ``skip_reshape``.
-            mask: bool (True takes part) or additive; (queries, keys), (batch, queries, keys) or
-                (batch, heads or 1, queries, keys); None attends to everything.
-            scale: factor on QKᵀ; None is 1/√head_dim.
-            enable_gqa: k and v may have fewer heads than q.
-
-        Returns:
-            (batch, tokens, heads * head_dim), or (batch, heads, tokens, head_dim) with ``skip_output_reshape``.
-        """
+    def attend(self, call: KernelCall) -> torch.Tensor:
+        """Attention of q, k, v: (batch, tokens, heads * head_dim), or (batch, heads, tokens, head_dim) with
+        ``skip_output_reshape``."""
         raise NotImplementedError
 
 

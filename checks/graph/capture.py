@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import torch
 
-from ...processors import adapt
+from ...processors import adapt, written
 from ..mounted import Mounted
 from .breaks import Break, break_of, recompile_reason
-from .calls import OTHERS, Calls, calls_at
+from .calls import Calls, calls_at
 from .code import code
 from .kept import kept
 from .rehearsal import rehearsal
@@ -56,11 +56,15 @@ class Capture:
 def capture(mounted: Mounted) -> Capture:
     """Evidence: the captures. What does not run uncompiled is not captured."""
     found = Capture()
-    calls = calls_at(mounted)
+    calls = mounted.evidence(calls_at)
     source, rehearsed = mounted.evidence(code), mounted.evidence(rehearsal)
     if calls is None or rehearsed.plain is None or not torch._dynamo.is_dynamo_supported():
         return found
-    with kept(mounted.module, source.globals, calls.device), torch.inference_mode(), warnings.catch_warnings():
+    with (
+        kept(written(calls.processor), source.globals, calls.device),
+        torch.inference_mode(),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # Dynamo's, on what the findings say
         plain, masked = rehearsed.plain, rehearsed.masked
         if masked is None or not masked >= plain:
@@ -76,9 +80,9 @@ def _captured(mounted: Mounted, calls: Calls, found: Capture, files: frozenset[s
     first = calls.arguments(masked=masked)
     _counted.graphs = 0
     try:
-        _call(runner, mounted, first)
+        _call(runner, calls.processor, first)
         if found.plain is None:
-            found.recompiles += _recompiles(runner, name, mounted, calls, first, masked)
+            found.recompiles += _recompiles(runner, name, calls, first, masked)
     except mounted.attendance.stops:
         raise
     except BaseException as error:  # SystemExit too: what it runs while it traces may raise anything
@@ -89,21 +93,20 @@ def _captured(mounted: Mounted, calls: Calls, found: Capture, files: frozenset[s
     return True
 
 
-def _recompiles(
-    runner: Callable, name: str, mounted: Mounted, calls: Calls, first: tuple, masked: bool
-) -> list[Recompile]:
+def _recompiles(runner: Callable, name: str, calls: Calls, first: tuple, masked: bool) -> list[Recompile]:
     """Calls again with the same input, with other sizes, and from other blocks. Once more is not counted: a value may
     be made at the first step, a size be told from a smaller one."""
     recompiles = []
     again: dict[Occasion, list[tuple]] = {"step": [first, first]}
     if calls.attn is not None:
-        again["block"] = [(other.attn, *first[1:]) for other in (calls.with_other_site() for _ in range(2))]
-    again["size"] = [calls.arguments(sizes, masked) for sizes in OTHERS]
+        again["block"] = [(calls.with_other_site(), *first[1:]) for _ in range(2)]
+    if len(calls.others) > 1:
+        again["size"] = [calls.arguments(sizes, masked) for sizes in calls.others]
     for occasion, arguments in again.items():
         needed = []
         for given in arguments:
             before = _counted.graphs
-            _call(runner, mounted, given)
+            _call(runner, calls.processor, given)
             needed.append(_counted.graphs > before)
         if all(needed):
             reason = recompile_reason(name)
@@ -124,12 +127,12 @@ def _told(reason: str) -> str:
     return re.split(r"  #|\n", reason)[0].strip() or "the compiler gave no reason"
 
 
-def _call(runner: Callable, mounted: Mounted, arguments: tuple) -> None:
+def _call(runner: Callable, processor: torch.nn.Module, arguments: tuple) -> None:
     for tensor in arguments:
         if isinstance(tensor, torch.Tensor):  # as blocks' inputs are marked: batch, tokens, and tokens of a mask
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
             torch._dynamo.maybe_mark_dynamic(tensor, 2 if tensor.ndim == 4 else 1)
-    runner(mounted.processor, arguments)
+    runner(processor, arguments)
 
 
 def _runner() -> tuple[Callable, str]:

@@ -15,12 +15,13 @@ from .spots import Spot
 
 
 class Hazard(Rule):
-    """A rule on places in the source. A place counts when it ran; it is an error where it broke the graph, or where a
-    break before it keeps that from being known. ``captured`` is the severity where it fitted into the graph, None when
-    there is nothing wrong with it then."""
+    """A rule on places in the source. A place counts when it ran; its block runs uncompiled where it broke the graph,
+    or where a break before it keeps that from being known. ``captured`` is the severity where it fitted into the graph,
+    None when there is nothing wrong with it then."""
 
     layer: ClassVar[Layer] = "hazards"
     subject: ClassVar[type[Mounted]] = Mounted
+    severity: ClassVar[Severity] = "warning"
     captured: ClassVar[Severity | None] = None
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:
@@ -38,9 +39,10 @@ class Hazard(Rule):
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
         for spot in self.ran(subject):
-            severity = self.captured if fits(subject, spot) else "error"
-            if severity is not None:
-                yield Hit({"name": spot.text}, spot.where, severity)
+            if not fits(subject, spot):
+                yield Hit({"name": spot.text}, spot.where, uncompiled=True)
+            elif self.captured is not None:
+                yield Hit({"name": spot.text}, spot.where, self.captured)
 
 
 def fits(mounted: Mounted, spot: Spot) -> bool:

@@ -20,7 +20,6 @@ from .spots import Code, Spot
 class StepState(Hazard):
     """A counter, or another value that each step changes and the graph is built on."""
 
-    severity = "error"
     what = "changes {name} at every step, and computes by it"
     why = "A graph is built on one value, so each step would be compiled anew; soon the compiler gives up."
     fix = "Take it out of forward; what depends on the step has to come in as a tensor."
@@ -32,7 +31,7 @@ class StepState(Hazard):
         return [spot for spot in _writes(mounted) if spot.name in rehearsed.changing]
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
-        yield from (Hit({"name": spot.text}, spot.where) for spot in self.ran(subject))
+        yield from (Hit({"name": spot.text}, spot.where, uncompiled=True) for spot in self.ran(subject))
 
 
 @rule
@@ -53,7 +52,7 @@ class StateInForward(Hazard):
         return [spot for spot in _writes(mounted) if spot.name in changed and spot.where not in counters]
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
-        yield from (Hit({"name": spot.text}, spot.where, "warning") for spot in self.ran(subject))
+        yield from (Hit({"name": spot.text}, spot.where) for spot in self.ran(subject))
 
 
 @rule
@@ -95,6 +94,7 @@ class GraphBreak(Rule):
 
     layer = "hazards"
     subject = Mounted
+    severity = "warning"
     what = "does not fit into one graph"
     why = "The compiler stops here: {reason}. The block runs uncompiled."
     fix = "Compute it in __init__, or express it with torch functions."
@@ -110,7 +110,7 @@ class GraphBreak(Rule):
             if not any(explained):
                 own = stop.file in subject.evidence(code).files
                 reason = stop.reason.rstrip(".") + (f" ({stop.where})" if stop.where and not own else "")
-                yield Hit({"reason": reason}, stop.where if own else _forward(subject))
+                yield Hit({"reason": reason}, stop.where if own else _forward(subject), uncompiled=True)
 
 
 class Recompiles(Rule):
@@ -120,11 +120,12 @@ class Recompiles(Rule):
     subject: ClassVar[type[Mounted]] = Mounted
     severity: ClassVar[Severity] = "warning"
     occasion: ClassVar[Occasion]
+    uncompiled: ClassVar[bool] = False
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
         found = _recompile(subject, self.occasion)
         if found is not None and not self.explained(subject):
-            yield Hit({"reason": found.reason}, _line(subject, found))
+            yield Hit({"reason": found.reason}, _line(subject, found), uncompiled=self.uncompiled)
 
     def explained(self, mounted: Mounted) -> bool:
         return False
@@ -134,8 +135,8 @@ class Recompiles(Rule):
 class RecompilesPerStep(Recompiles):
     """Each step needs another graph, and no state was seen to change."""
 
-    severity = "error"
     occasion = "step"
+    uncompiled = True
     what = "needs a new graph at every step"
     why = "The compiler built it on something that each step changes ({reason}), and soon gives up."
     fix = "Take that out of forward, or make it a tensor."

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ...processors import written
 from ..mounted import Mounted
-from .calls import calls_at
+from .calls import Calls, calls_at
 from .code import code
 from .kept import kept, state_of
 from .spots import Code, Spot
@@ -51,23 +52,25 @@ class Rehearsal:
 def rehearsal(mounted: Mounted) -> Rehearsal:
     """Evidence: the calls. A call that fails says nothing; why it fails is the probe's to tell."""
     found = Rehearsal()
-    calls = calls_at(mounted)
+    calls = mounted.evidence(calls_at)
     source = mounted.evidence(code)
     if calls is None:
         return found
-    watched = [*mounted.module.modules(), *(calls.attn.modules() if calls.attn is not None else ())]
+    module = written(calls.processor)
+    watched = [*module.modules(), *(calls.attn.modules() if calls.attn is not None else ())]
     states = [state_of(watched, source.globals)]
-    with kept(mounted.module, source.globals, calls.device), torch.inference_mode():
+    with kept(module, source.globals, calls.device), torch.inference_mode():
         try:
             arguments = calls.arguments()
             for repeat in range(3):
                 if repeat:
-                    mounted.apart(lambda: mounted.processor(*arguments))
+                    mounted.apart(lambda: calls.processor(*arguments))
                 else:
-                    found.plain = mounted.apart(lambda: _watch(mounted, arguments, source, found))
+                    found.plain = mounted.apart(lambda: _watch(calls, arguments, source, found))
                 states.append(state_of(watched, source.globals))
-            arguments = calls.arguments(masked=True)
-            found.masked = mounted.apart(lambda: _watch(mounted, arguments, source, found))
+            if calls.mask is not None:
+                arguments = calls.arguments(masked=True)
+                found.masked = mounted.apart(lambda: _watch(calls, arguments, source, found))
         except mounted.attendance.stops:
             raise
         except BaseException:  # whatever forward raises
@@ -85,7 +88,7 @@ def _differing(one: dict[str, Any], other: dict[str, Any]) -> frozenset[str]:
     return frozenset(name.rpartition(".")[2] for name in names)
 
 
-def _watch(mounted: Mounted, arguments: tuple, source: Code, found: Rehearsal) -> frozenset[tuple[str, int]]:
+def _watch(calls: Calls, arguments: tuple, source: Code, found: Rehearsal) -> frozenset[tuple[str, int]]:
     """One call; returns the lines of the user's files that ran."""
     lines: set[tuple[str, int]] = set()
 
@@ -104,7 +107,7 @@ def _watch(mounted: Mounted, arguments: tuple, source: Code, found: Rehearsal) -
     with _Reads(source, found):
         sys.settrace(at_call)
         try:
-            mounted.processor(*arguments)
+            calls.processor(*arguments)
         finally:
             sys.settrace(previous)
     return frozenset(lines)

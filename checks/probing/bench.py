@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from ...processors import Level, Site
 from ...processors.built_in.sdpa import SDPAProcessor
 from ..mounted import Mounted
 from ..source import function_location, short_path
-from .cases import DTYPES, FLAT, Case, Layout, cases
+from .cases import BATCHES, DTYPES, FLAT, LATENTS, SPLIT, Case, Layout, cases
 from .standin import Make, stand_in
 
 #: Makes an input of a shape and dtype.
@@ -60,8 +61,11 @@ def cases_of(mounted: Mounted, thorough: bool | None = None) -> tuple[Case, ...]
         return ()
     own = mounted.site.has_projections
     prompts: tuple[int | None, ...] = (None,) if own and mounted.site.kind == "self" else (77, 154)
-    layouts = (FLAT,) if own else (FLAT, Layout(True, False), Layout(True, True))
-    return cases(prompts, dtypes_of(mounted), layouts, thorough)
+    layouts = (FLAT,) if own else (FLAT, SPLIT, Layout(True, True))
+    dtypes = dtypes_of(mounted)
+    usual = [dtype for dtype in dtypes if dtype == mounted.dtype]
+    ordinary = itertools.product(BATCHES[:2], prompts, LATENTS, (None,), usual, layouts)
+    return tuple(dict.fromkeys([*(Case(*v) for v in ordinary), *cases(prompts, dtypes, layouts, thorough)]))
 
 
 def dtypes_of(mounted: Mounted) -> tuple[torch.dtype, ...]:
@@ -69,7 +73,8 @@ def dtypes_of(mounted: Mounted) -> tuple[torch.dtype, ...]:
     if any(isinstance(module, torch.jit.ScriptModule) for module in mounted.module.modules()):
         return (mounted.dtype,)
     allowed = mounted.processor.limits.dtypes
-    return tuple(dtype for dtype in DTYPES if allowed is None or dtype in allowed)
+    every = dict.fromkeys((mounted.dtype, *DTYPES))
+    return tuple(dtype for dtype in every if allowed is None or dtype in allowed)
 
 
 def make_inputs(mounted: Mounted, case: Case, new: New) -> Inputs:

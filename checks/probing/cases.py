@@ -42,8 +42,18 @@ class Layout:
         return "skip_reshape and skip_output_reshape" if self.split_out else "skip_reshape"
 
 
-FLAT = Layout(False, False)
+@dataclass(frozen=True)
+class Brought:
+    """What a model's own blocks hand to a site besides q, k and v: which masks, and in which layouts."""
+
+    masks: frozenset[Mask] = frozenset()
+    layouts: frozenset[Layout] = frozenset()
+
+
+FLAT, SPLIT = Layout(False, False), Layout(True, False)
 MASKS = tuple(Mask(dims, boolean) for dims in (2, 3, 4) for boolean in (True, False))
+BATCHES = (1, 2, 4)
+LATENTS = ((16, 16), (13, 11))
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -98,16 +108,22 @@ def in_words(masks: Sequence[Mask]) -> str:
 
 
 def share(failing: Sequence[Case], tried: Sequence[Case]) -> str:
-    """What failing cases have in common: "12 of 84 combinations fail, all with batch 2", "All 84 combinations fail"."""
+    """How many fail: "12 of 84 calls that were tried fail"."""
     if len(failing) == len(tried):
-        return "Every combination that was tried fails" if len(tried) > 1 else "That is the only combination tried"
-    common = []
+        return f"All {len(tried)} calls that were tried fail" if len(tried) > 1 else "That is the only call tried"
+    return f"{len(failing)} of {len(tried)} calls that were tried fail"
+
+
+def phrases(failing: Sequence[Case], tried: Sequence[Case]) -> list[str]:
+    """What failing cases have in common and others have not: "batch 1", "154 prompt tokens"; each may be several."""
+    common: list[str] = []
+    if len(failing) == len(tried):
+        return common
     for axis in AXES:
         values = list(dict.fromkeys(getattr(case, axis) for case in failing))
         if set(values) != {getattr(case, axis) for case in tried}:
             common.append(" or ".join(_word(axis, value) or "flat q, k, v" for value in values))
-    those = f"{len(failing)} of {len(tried)} combinations fail"
-    return f"{those}, all with {'; '.join(common)}" if common else those
+    return common
 
 
 @cached
@@ -115,7 +131,7 @@ def cases(
     prompts: tuple[int | None, ...], dtypes: tuple[torch.dtype, ...], layouts: tuple[Layout, ...], thorough: bool
 ) -> tuple[Case, ...]:
     """Every combination, or few in which any two values of different axes meet."""
-    axes: tuple[tuple, ...] = ((1, 2), prompts, ((16, 16), (13, 11)), (None, *MASKS), dtypes, layouts)
+    axes: tuple[tuple, ...] = (BATCHES, prompts, LATENTS, (None, *MASKS), dtypes, layouts)
     combinations = itertools.product(*axes) if thorough else pairwise(axes)
     return tuple(Case(*values) for values in combinations)
 

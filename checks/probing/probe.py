@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +17,12 @@ from ..graph.kept import numbers_kept
 from ..mounted import Mounted
 from .bench import Inputs, Raised, call, cases_of, expected_shape, geometry, make_inputs, raised, site_stand_in
 from .cases import Case
+from .ordinary import AXES, odd, usual
+from .real import Unavailable, bench
 from .standin import Make, stand_in
-from .trial import Unavailable, bench
 
 _FAKE_TENSORS = "torch._subclasses.fake_tensor"
+_META = torch.device("meta")
 
 
 @dataclass(frozen=True)
@@ -44,37 +47,112 @@ class Outcome:
 
 @dataclass
 class Probed:
-    """All outcomes, and the errors with the cases in which they came."""
+    """What each case gave, an outcome or an error, None where that cannot be told without numbers. ``tried`` are those
+    that a finding counts; others are looked at when somebody asks."""
 
+    mounted: Mounted
     tried: tuple[Case, ...]
-    outcomes: list[Outcome] = field(default_factory=list)
-    errors: dict[Raised, list[Case]] = field(default_factory=dict)
+    results: dict[Case, Outcome | Raised | None] = field(default_factory=dict)
+    _places: dict[tuple[type, str | None], Raised | None] = field(default_factory=dict)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        found = (self.results.get(case) for case in self.tried)
+        return [result for result in found if isinstance(result, Outcome)]
+
+    @property
+    def errors(self) -> dict[Raised, list[Case]]:
+        """Each error with the cases in which it came."""
+        errors: dict[Raised, list[Case]] = {}
+        for case in self.tried:
+            result = self.results.get(case)
+            if isinstance(result, Raised):
+                errors.setdefault(result, []).append(case)
+        return errors
+
+    def fails(self, case: Case) -> bool:
+        """Whether a case raises or gives another form of result than it should."""
+        if case not in self.results:
+            self.look([case], self.mounted.device)
+        result = self.results[case]
+        return isinstance(result, Raised) or (isinstance(result, Outcome) and result.got != result.expected)
+
+    def reduced(self, case: Case) -> Case:
+        """A failing case, as ordinary as it can be while it fails."""
+        for axis in AXES:
+            if axis in odd(self.mounted, case):
+                tamer = usual(self.mounted, case, axis)
+                case = tamer if self.fails(tamer) else case
+        return case
+
+    def look(self, cases: Iterable[Case], device: torch.device) -> None:
+        """Calls the processor in these cases, without numbers.
+
+        What raises is run once more on real tensors, where that is possible: reading the numbers of a fake tensor
+        raises, too, and is no fault of the processor's shapes. That is done once a place.
+        """
+        suspects = []
+        attention: dict[torch.dtype, nn.Module | None] = {}
+        mode = _META if device == _META else FakeTensorMode(allow_non_fake_inputs=True)
+        with torch.no_grad(), numbers_kept(self.mounted.device), _unlogged(_FAKE_TENSORS), mode:
+            for case in cases:
+                result = self._tried(case, device, attention)
+                if isinstance(result, _Suspect):
+                    suspects.append(result)
+                else:
+                    self.results[case] = result
+        for suspect in suspects:
+            place = (type(suspect.error), suspect.said.where)
+            self.results[suspect.case] = None
+            if place not in self._places:
+                self._places[place] = self._confirmed(suspect)
+            if self._places[place] is not None:
+                self.results[suspect.case] = self._places[place]
+
+    def _tried(
+        self, case: Case, device: torch.device, attention: dict[torch.dtype, nn.Module | None]
+    ) -> Outcome | _Suspect:
+        mounted, make = self.mounted, fakes(case.dtype, device)
+        if case.dtype not in attention and mounted.level == "module":
+            attention[case.dtype] = site_stand_in(mounted.site, make)
+        inputs = make_inputs(mounted, case, lambda shape, dtype: torch.empty(shape, dtype=dtype, device=device))
+        try:
+            processor = stand_in(mounted.processor, make)
+            heads = geometry(mounted.site).heads
+            result = call(processor, mounted.level, attention.get(case.dtype), heads, case, inputs)
+        except mounted.attendance.stops:
+            raise
+        except BaseException as error:  # SystemExit too: whatever forward raises is its author's to read
+            return _Suspect(case, error.with_traceback(None), raised(error, mounted.module))
+        return _outcome(mounted, case, inputs, device, result)
+
+    def _confirmed(self, suspect: _Suspect) -> Raised | None:
+        """What the case raises with numbers, None when nothing. Where it cannot run with numbers, an error of the
+        user's own counts, and one that comes from tensors without numbers does not."""
+        mounted, case = self.mounted, suspect.case
+        try:
+            with bench(mounted, case) as real:
+                inputs = real.inputs(case.mask)
+                run = partial(real.run, inputs, real.processor())
+                self.results[case] = _outcome(mounted, case, inputs, real.device, run())
+        except Unavailable:
+            return None if type(suspect.error).__module__.startswith("torch.") else suspect.said
+        except mounted.attendance.stops:
+            raise
+        except BaseException as error:
+            return raised(error, mounted.module)
+        return None
 
 
 def probe(mounted: Mounted) -> Probed:
-    """Evidence: every case without numbers. A pairwise cover runs on fake tensors, which know their device; where every
-    combination is asked for, the others run on meta tensors, which are ten times as fast and do not.
-
-    What raises is run once more on real tensors, where that is possible: reading the numbers of a fake tensor raises,
-    too, and is no fault of the processor's shapes.
-    """
+    """Evidence: every case without numbers. What an ordinary run brings and a pairwise cover run on fake tensors, which
+    know their device; where every combination is asked for, the others run on meta tensors, which are ten times as fast
+    and do not."""
     few, every = cases_of(mounted, thorough=False), cases_of(mounted)
     rest = [case for case in every if case not in set(few)] if mounted.thorough else []
-    probed = Probed((*few, *rest))
-    suspects: list[_Suspect] = []
-    with torch.no_grad(), numbers_kept(mounted.device), _unlogged(_FAKE_TENSORS):
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            _try(mounted, few, mounted.device, probed, suspects)
-        with torch.device("meta"):
-            _try(mounted, rest, torch.device("meta"), probed, suspects)
-    first: dict[tuple[type, str | None], Raised | None] = {}
-    for suspect in suspects:
-        place = (type(suspect.error), suspect.said.where)
-        if place not in first:
-            first[place] = _confirmed(mounted, suspect, probed)
-        confirmed = first[place]
-        if confirmed is not None:
-            probed.errors.setdefault(confirmed, []).append(suspect.case)
+    probed = Probed(mounted, (*few, *rest))
+    probed.look(few, mounted.device)
+    probed.look(rest, _META)
     return probed
 
 
@@ -85,27 +163,6 @@ class _Suspect:
     case: Case
     error: BaseException
     said: Raised
-
-
-def _try(
-    mounted: Mounted, tried: Sequence[Case], device: torch.device, probed: Probed, suspects: list[_Suspect]
-) -> None:
-    attention: dict[torch.dtype, nn.Module | None] = {}
-    heads = geometry(mounted.site).heads
-    for case in tried:
-        make = fakes(case.dtype, device)
-        if case.dtype not in attention and mounted.level == "module":
-            attention[case.dtype] = site_stand_in(mounted.site, make)
-        inputs = make_inputs(mounted, case, lambda shape, dtype: torch.empty(shape, dtype=dtype, device=device))
-        try:
-            processor = stand_in(mounted.processor, make)
-            result = call(processor, mounted.level, attention.get(case.dtype), heads, case, inputs)
-        except mounted.attendance.stops:
-            raise
-        except BaseException as error:  # SystemExit too: whatever forward raises is its author's to read
-            suspects.append(_Suspect(case, error.with_traceback(None), raised(error, mounted.module)))
-        else:
-            probed.outcomes.append(_outcome(mounted, case, inputs, device, result))
 
 
 @contextmanager
@@ -129,24 +186,6 @@ def _outcome(mounted: Mounted, case: Case, inputs: Inputs, device: torch.device,
     if isinstance(result, torch.Tensor):
         return Outcome(case, expected, Form(tuple(result.shape), result.dtype, result.device.type, result.layout))
     return Outcome(case, expected, got)
-
-
-def _confirmed(mounted: Mounted, suspect: _Suspect, probed: Probed) -> Raised | None:
-    """What the case raises with numbers, None when nothing. Where it cannot run with numbers, an error of the user's
-    own counts, and one that comes from tensors without numbers does not."""
-    try:
-        with bench(mounted, suspect.case) as real:
-            inputs = real.inputs(suspect.case.mask)
-            probed.outcomes.append(
-                _outcome(mounted, suspect.case, inputs, real.device, real.run(inputs, real.processor()))
-            )
-    except Unavailable:
-        return None if type(suspect.error).__module__.startswith("torch.") else suspect.said
-    except mounted.attendance.stops:
-        raise
-    except BaseException as error:
-        return raised(error, mounted.module)
-    return None
 
 
 def fakes(dtype: torch.dtype, device: torch.device) -> Make:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
+from ...processors.elsewhere import CallKind
 from ..mounted import Mounted
 from ..rule import Hit, Layer, Rule, Subject, rule
 from ..source import function_location
-from .cases import Mask, in_words, share
+from .bench import Raised
+from .cases import Case, share
+from .mask_rules import told_of_masks
+from .ordinary import kind_of, odd
 from .probe import Form, Outcome, probe
 from .trial import trial
+from .words import SERVED, elsewhere, in_an_ordinary_run, named, when
 
 
 class Probe(Rule):
@@ -23,38 +29,78 @@ class Probe(Rule):
         return function_location(type(subject.module).forward)
 
 
+@dataclass(frozen=True)
+class Sorted:
+    """Failing cases: those that an ordinary run brings, and kinds of calls in which the others fail."""
+
+    ordinary: list[Case]
+    kinds: list[CallKind]
+
+
+def sorted_out(subject: Mounted, failing: Sequence[Case]) -> Sorted:
+    """Which failing cases an ordinary run meets; each other is put down to what it is out of the ordinary in."""
+    probed = subject.evidence(probe)
+    reduced = list(dict.fromkeys(probed.reduced(case) for case in failing))
+    usual = [case for case in reduced if not odd(subject, case)]
+    kinds = [kind_of(subject, case) for case in reduced if odd(subject, case)]
+    return Sorted(usual, [kind for kind in dict.fromkeys(kinds) if not _contained(kind, kinds)])
+
+
+def _contained(kind: CallKind, kinds: Sequence[CallKind]) -> bool:
+    """Whether calls of a kind are also of another, wider one."""
+    return any(other != kind and _is_wider(other, kind) for other in kinds)
+
+
+def _is_wider(one: CallKind, other: CallKind) -> bool:
+    return all(value is None or value == getattr(other, name) for name, value in vars(one).items())
+
+
+class Fails(Probe):
+    """An exception; ``errors(subject)`` has the cases in which each came."""
+
+    what = "{what}"
+    why = "{why}"
+    fix = "{fix}"
+
+    def errors(self, subject: Mounted) -> Mapping[Raised, Sequence[Case]]:
+        raise NotImplementedError
+
+    def hits(self, subject: Mounted) -> Iterator[Hit]:
+        tried = [case for case in subject.evidence(probe).tried if not odd(subject, case)]
+        for error, failing in self.errors(subject).items():
+            found = sorted_out(subject, failing)
+            if found.ordinary:
+                usual = [case for case in failing if not odd(subject, case)] or found.ordinary
+                yield Hit(in_an_ordinary_run(error, usual, tried), error.where)
+                continue
+            told = told_of_masks(subject)
+            kinds = [kind for kind in found.kinds if not any(_is_wider(other, kind) for other in told)]
+            if kinds:
+                yield Hit(elsewhere(subject, kinds, error), error.where, "warning", served=tuple(kinds))
+
+
 @rule
-class Raises(Probe):
+class Raises(Fails):
     """An exception on inputs that the host may bring."""
 
-    what = "raises {error}"
-    why = "Called with {case}. {share}."
-    fix = "Correct that line for such inputs: a run that brings them stops there."
-
-    def hits(self, subject: Mounted) -> Iterator[Hit]:
-        probed = subject.evidence(probe)
-        for error, failing in probed.errors.items():
-            values = {"error": error.error, "case": failing[0], "share": share(failing, probed.tried)}
-            yield Hit(values, error.where)
+    def errors(self, subject: Mounted) -> Mapping[Raised, Sequence[Case]]:
+        return subject.evidence(probe).errors
 
 
 @rule
-class RaisesOnNumbers(Probe):
+class RaisesOnNumbers(Fails):
     """An exception that comes with real tensors only."""
 
-    what = "raises {error}"
-    why = "It takes tensors of these shapes; with real numbers in them it fails."
-    fix = "Correct that line: every run stops there."
-
-    def hits(self, subject: Mounted) -> Iterator[Hit]:
-        if not subject.evidence(probe).errors and (error := subject.evidence(trial).error) is not None:
-            yield Hit({"error": error.error}, error.where)
+    def errors(self, subject: Mounted) -> Mapping[Raised, Sequence[Case]]:
+        known = {error.where for error in subject.evidence(probe).errors}
+        found = subject.evidence(trial).errors
+        return {error: cases for error, cases in found.items() if error.where not in known}
 
 
 class WrongForm(Probe):
     """A result that differs from the original's in what its numbers do not tell; ``differs(outcome)`` says how."""
 
-    why = "Called with {case}. {share}."
+    why = "{why}"
 
     def differs(self, got: Form, expected: Form) -> tuple[object, object] | None:
         raise NotImplementedError
@@ -64,12 +110,21 @@ class WrongForm(Probe):
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
         probed = subject.evidence(probe)
-        found = [(outcome, d) for outcome in probed.outcomes if (d := self.difference(outcome)) is not None]
-        if found:
-            outcome, (got, expected) = found[0]
-            values = {"got": got, "expected": expected, "case": outcome.case}
-            values["share"] = share([outcome.case for outcome, _ in found], probed.tried)
+        found = {outcome.case: d for outcome in probed.outcomes if (d := self.difference(outcome)) is not None}
+        if not found:
+            return
+        cases = sorted_out(subject, list(found))
+        usual = [case for case in found if not odd(subject, case)]
+        case = next(iter(usual or found))
+        got, expected = found[case]
+        values: dict[str, object] = {"got": got, "expected": expected}
+        if cases.ordinary:
+            values["why"] = f"Called with {case}. {share(list(found), probed.tried)}."
             yield Hit(values, self.where(subject))
+        else:
+            calls = " or ".join(named(cases.kinds))
+            values["why"] = f"So it is with {calls}. {when(subject, cases.kinds)} {SERVED}"
+            yield Hit(values, self.where(subject), "warning", served=tuple(cases.kinds))
 
 
 @rule
@@ -160,6 +215,7 @@ class NotRepeatable(Probe):
 class WritesInputs(Probe):
     """Other blocks read the same prompt and the same mask."""
 
+    severity = "warning"
     what = "writes to its input {names}"
     why = "The model goes on using it: the prompt and masks are the same tensors for all blocks."
     fix = "Use the operation without the underscore (add instead of add_), or clone {names} first."
@@ -167,7 +223,7 @@ class WritesInputs(Probe):
     def hits(self, subject: Mounted) -> Iterator[Hit]:
         wrote = subject.evidence(trial).wrote
         if wrote:
-            yield Hit({"names": ", ".join(dict.fromkeys(wrote))}, self.where(subject))
+            yield Hit({"names": ", ".join(dict.fromkeys(wrote))}, self.where(subject), uncompiled=True)
 
 
 @rule
@@ -196,55 +252,6 @@ class TrainingDiffers(Probe):
     def hits(self, subject: Mounted) -> Iterator[Hit]:
         if not subject.module.training and not declared(subject) and subject.evidence(trial).training == "differs":
             yield Hit(where=self.where(subject))
-
-
-class Masks(Probe):
-    """A rule on masks; ``forms(subject)`` are those that break it."""
-
-    def forms(self, subject: Mounted) -> Sequence[Mask]:
-        raise NotImplementedError
-
-    def hits(self, subject: Mounted) -> Iterator[Hit]:
-        forms = self.forms(subject)
-        if forms:
-            yield Hit({"masks": in_words(forms)}, self.where(subject))
-
-
-@rule
-class IgnoresMask(Masks):
-    """It takes a mask and computes as if there were none."""
-
-    severity = "warning"
-    what = "takes a mask and does not use it"
-    why = "Its result is the same with {masks} as without. Regional prompts would have no effect."
-    fix = "Use the mask, or take it out of forward: calls with one are then computed by PyTorch's attention."
-
-    def forms(self, subject: Mounted) -> Sequence[Mask]:
-        return subject.evidence(trial).ignored
-
-
-@rule
-class InvertsMask(Masks):
-    """True means "takes part" in PyTorch's attention, "left out" in some others."""
-
-    what = "reads masks the wrong way round"
-    why = "With {masks}, its result is that of PyTorch's attention for the reversed mask."
-    fix = "Let True mean that a key takes part, and add additive masks to the scores."
-
-    def forms(self, subject: Mounted) -> Sequence[Mask]:
-        return subject.evidence(trial).inverted
-
-
-@rule
-class MisreadsMask(Masks):
-    """Without a mask its result is PyTorch's, with one it is not."""
-
-    what = "applies masks in another way than PyTorch's attention"
-    why = "Without a mask both agree; with {masks} they do not."
-    fix = "Bool: keys where it is False get -inf before the softmax. Additive: add it to the scaled scores."
-
-    def forms(self, subject: Mounted) -> Sequence[Mask]:
-        return subject.evidence(trial).misread
 
 
 def declared(subject: Mounted) -> bool:

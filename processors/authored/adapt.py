@@ -13,8 +13,8 @@ from torch import nn
 
 from ...patching.explicit_forward import repaired
 from ..built_in.sdpa import SDPAProcessor
-from ..built_in.shapes import merge_heads, project, split_heads
-from ..contract import KernelProcessor, Limits, ModuleProcessor, Processor
+from ..built_in.shapes import attend, merge_heads, split_heads
+from ..contract import KernelCall, KernelProcessor, Limits, ModuleProcessor, Processor
 from .attn_view import AttnView
 from .call_plan import Plan, level_of, plan_call
 
@@ -69,47 +69,24 @@ class _Adapted(Processor):
 class AdaptedKernel(_Adapted, KernelProcessor):
     """Calls a kernel-level module by its own signature."""
 
-    def forward(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        heads: int,
-        mask: torch.Tensor | None = None,
-        skip_reshape: bool = False,
-        skip_output_reshape: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> torch.Tensor:
-        dropped = self.plan.dropped
-        if mask is not None and "mask" in dropped:
-            return self.fallback(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
-        if enable_gqa and "enable_gqa" in dropped:
-            head_dim = q.shape[-1] if skip_reshape else q.shape[-1] // heads
-            if not skip_reshape:
-                q, k, v, skip_reshape = *(split_heads(x, head_dim) for x in (q, k, v)), True
-            k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
-            enable_gqa = False
-        if scale is not None and "scale" in dropped:
-            head_dim = q.shape[-1] if skip_reshape else q.shape[-1] // heads
-            q = q * (scale * head_dim**0.5)  # the processor divides by √head_dim
-        if skip_reshape and "skip_reshape" in dropped:
-            q, k, v = (merge_heads(x) for x in (q, k, v))
-            skip_reshape = False
-        split_after = skip_output_reshape and "skip_output_reshape" in dropped
-        given = {
-            "q": q,
-            "k": k,
-            "v": v,
-            "heads": heads,
-            "mask": mask,
-            "skip_reshape": skip_reshape,
-            "skip_output_reshape": skip_output_reshape,
-            "scale": scale,
-            "enable_gqa": enable_gqa,
-        }
+    def attend(self, call: KernelCall) -> torch.Tensor:
+        given, dropped = call._asdict(), self.plan.dropped
+        if call.mask is not None and "mask" in dropped:
+            self.note_given_up()
+            return self.fallback(**given)
+        if call.enable_gqa and "enable_gqa" in dropped:
+            if not call.skip_reshape:
+                given.update({name: split_heads(given[name], call.head_dim()) for name in "qkv"}, skip_reshape=True)
+            for name in "kv":
+                given[name] = given[name].repeat_interleave(call.heads // given[name].shape[1], dim=1)
+            given["enable_gqa"] = False
+        if call.scale is not None and "scale" in dropped:
+            given["q"] = given["q"] * (call.scale * call.head_dim() ** 0.5)  # the processor divides by √head_dim
+        if given["skip_reshape"] and "skip_reshape" in dropped:
+            given.update({name: merge_heads(given[name]) for name in "qkv"}, skip_reshape=False)
         out = self.plan.call(self.inner, given)
-        return split_heads(out, out.shape[-1] // heads) if split_after else out
+        split_after = call.skip_output_reshape and "skip_output_reshape" in dropped
+        return split_heads(out, out.shape[-1] // call.heads) if split_after else out
 
 
 class AdaptedModule(_Adapted, ModuleProcessor):
@@ -129,7 +106,7 @@ class AdaptedModule(_Adapted, ModuleProcessor):
             "value": value,
         }
         if any(given[name] is not None for name in self.plan.dropped):
-            q, k, v = project(attn, hidden_states, encoder_hidden_states, value)
-            return attn.to_out(self.fallback(q, k, v, attn.heads, attention_mask))  # ComfyUI's CrossAttention
+            self.note_given_up()
+            return attend(self.fallback, attn, hidden_states, encoder_hidden_states, attention_mask, value)
         view = AttnView(attn, hidden_states.dtype)
         return self.plan.call(self.inner, {"attn": view, "hidden_states": hidden_states, **given})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..contract import KernelProcessor
+from ..contract import KernelCall, KernelProcessor
 from ..registry import register_processor
 from .shapes import broadcast_mask, merge_heads, split_heads
 
@@ -17,23 +17,12 @@ BATCH_LIMIT = 2**15
 class SDPAProcessor(KernelProcessor):
     """Does not read free memory as ComfyUI's default on a CPU does, so it breaks no graph."""
 
-    def forward(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        heads: int,
-        mask: torch.Tensor | None = None,
-        skip_reshape: bool = False,
-        skip_output_reshape: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> torch.Tensor:
-        if not skip_reshape:
-            head_dim = q.shape[-1] // heads
-            q, k, v = (split_heads(x, head_dim) for x in (q, k, v))
-        mask = broadcast_mask(mask)
-        extra = {"enable_gqa": True} if enable_gqa else {}
+    def attend(self, call: KernelCall) -> torch.Tensor:
+        q, k, v, scale = call.q, call.k, call.v, call.scale
+        if not call.skip_reshape:
+            q, k, v = (split_heads(x, call.head_dim()) for x in (q, k, v))
+        mask = broadcast_mask(call.mask)
+        extra = {"enable_gqa": True} if call.enable_gqa else {}
         if q.shape[0] <= BATCH_LIMIT or not q.is_cuda:
             out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, **extra)
         else:
@@ -44,4 +33,4 @@ class SDPAProcessor(KernelProcessor):
             out = torch.cat(
                 [scaled_dot_product_attention(a, b, c, attn_mask=m, scale=scale, **extra) for a, b, c, m in parts]
             )
-        return out if skip_output_reshape else merge_heads(out)
+        return out if call.skip_output_reshape else merge_heads(out)

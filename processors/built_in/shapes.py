@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,19 @@ def project(
     """
     context = hidden_states if context is None else context
     return attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context if value is None else value)
+
+
+def attend(
+    kernel: Callable,
+    attn: Any,
+    hidden_states: torch.Tensor,
+    context: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    value: torch.Tensor | None,
+) -> torch.Tensor:
+    """The output of a ComfyUI ``CrossAttention`` whose attention is computed by a kernel-level processor."""
+    q, k, v = project(attn, hidden_states, context, value)
+    return attn.to_out(kernel(q, k, v, attn.heads, mask))
 
 
 def split_heads(x: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -151,7 +151,7 @@ def test_a_slow_one_is_used_and_its_block_runs_uncompiled(choose):
     from onediff_pack.processors.attention_patch import AttentionPatch
 
     used, found, _, processor, _ = choose("custom/mine:Mine", written(line="__import__('time').sleep(0.55)"))
-    assert (used, found) == ("custom/mine:Mine", [("error", "too-slow-to-check")])
+    assert (used, found) == ("custom/mine:Mine", [("warning", "too-slow-to-check")])
     model = models.unet_patcher().model.diffusion_model
     sites = find_sites(model)[:1]
     patch = AttentionPatch(sites, processor, lambda options: None)

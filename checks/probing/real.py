@@ -1,0 +1,116 @@
+"""Real tensors at a site, to call a processor with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..graph.kept import numbers_kept
+from ..mounted import Mounted
+from .bench import Inputs, call, cases_of, geometry, make_inputs, original, site_stand_in
+from .cases import Case, Mask
+from .standin import stand_in
+
+
+class Unavailable(Exception):
+    """The processor cannot run here: it needs a device that this machine lacks."""
+
+
+#: Batch, tokens of the prompt, height and width in tokens: small ones first, then those that more processors take.
+SIZES = ((2, 7, (5, 3)), (2, 77, (5, 3)), (2, 77, (4, 4)), (1, 7, (5, 3)), (1, 77, (4, 4)), (2, 77, (16, 16)))
+
+
+def small_cases(mounted: Mounted, dtype: torch.dtype) -> list[Case]:
+    """Cases of few tokens, without a mask; none for a processor that the site cannot have."""
+    tried = cases_of(mounted, thorough=False)
+    layouts = sorted({case.layout for case in tried}, key=lambda layout: (not layout.split_in, layout.split_out))
+    return [
+        Case(batch, tried[0].prompt and prompt, latent, None, dtype, layout)
+        for layout in layouts
+        for batch, prompt, latent in SIZES
+    ]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A processor's class and weights with real tensors at a site like its own."""
+
+    mounted: Mounted
+    case: Case
+    device: torch.device
+    generator: torch.Generator
+    attention: nn.Module | None
+
+    def random(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Normal numbers; for bool, True in about half of the places and in the first of each row."""
+        numbers = torch.randn(shape, generator=self.generator)
+        if dtype == torch.bool:
+            numbers[..., 0] = 1
+            return (numbers > 0).to(self.device)
+        return numbers.to(self.device, dtype)
+
+    def inputs(self, mask: Mask | None = None) -> Inputs:
+        return make_inputs(self.mounted, replace(self.case, mask=mask), self.random)
+
+    def processor(self, convert: bool = True) -> nn.Module:
+        """A new copy of the processor, with its weights in the case's dtype and on its device, or as they are."""
+
+        def make(tensor: torch.Tensor) -> torch.Tensor:
+            if convert:  # another rule tells of numbers that are missing or not finite
+                tensor = _whole(tensor.detach())
+            dtype = self.case.dtype if convert and tensor.is_floating_point() else tensor.dtype
+            return tensor.detach().to(self.device if convert else tensor.device, dtype, copy=True)
+
+        return stand_in(self.mounted.processor, make)
+
+    def run(self, inputs: Inputs, processor: nn.Module | None = None) -> Any:
+        processor = self.processor().eval() if processor is None else processor
+        level, heads = self.mounted.level, geometry(self.mounted.site).heads
+        return self.mounted.apart(lambda: call(processor, level, self.attention, heads, self.case, inputs))
+
+    def original(self, inputs: Inputs) -> torch.Tensor:
+        """What the site computes with PyTorch's attention."""
+        heads = geometry(self.mounted.site).heads
+        return original(self.mounted.level, self.attention, heads, self.case, inputs)
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_meta:
+        return torch.ones(tensor.shape, dtype=tensor.dtype)
+    if tensor.is_floating_point() and tensor.element_size() > 1:
+        return tensor.nan_to_num(1.0, 1.0, -1.0)
+    return tensor
+
+
+@contextmanager
+def bench(mounted: Mounted, case: Case) -> Iterator[Bench]:
+    """Real tensors for a case, with gradients off and random numbers kept.
+
+    Raises:
+        Unavailable: when the processor cannot run here.
+    """
+    device = _device(mounted)
+    generator = torch.Generator().manual_seed(0)
+
+    def weight(tensor: torch.Tensor) -> torch.Tensor:
+        bound = (3 / tensor.shape[-1]) ** 0.5
+        return torch.empty(tensor.shape).uniform_(-bound, bound, generator=generator).to(device, case.dtype)
+
+    with torch.no_grad(), numbers_kept(device):
+        attention = site_stand_in(mounted.site, weight) if mounted.level == "module" else None
+        yield Bench(mounted, case, device, generator, attention)
+
+
+def _device(mounted: Mounted) -> torch.device:
+    """The model's device where it holds numbers and is here, else the CPU."""
+    here = mounted.device.type == "cuda" and torch.cuda.is_available()
+    device = mounted.device if here else torch.device("cpu")
+    allowed = mounted.processor.limits.devices
+    if allowed is not None and device.type not in allowed:
+        raise Unavailable(device.type)
+    return device
