@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from ..patching.user_code import Attendance, Cancel
-from ..processors import Site, written
+from ..processors import Processor, Site, written
+from ..processors.elsewhere import joined
 from .finding import Finding
 from .probing.bench import geometry
+from .probing.cases import Brought
 from .probing.patience import FINAL, cannot_be_looked_at
 from .processor import check_processor
+from .reaching.reach import FindReach
 
-_Known = dict[Hashable, tuple[Finding, ...]]
+Ask = Callable[[], Brought | None]
+_Known = dict[Hashable, dict[Hashable, tuple[Finding, ...]]]
 
-#: What was found out, by processor. Findings and keys hold neither the processor nor a model.
+#: Stands for what a model's blocks hand to a site where nothing depends on it.
+_UNASKED = "unasked"
+
+#: What was found out, by processor, and by what the blocks hand to it. Findings and keys hold neither the processor nor
+#: a model.
 _known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 _lock = threading.Lock()
 
@@ -29,8 +38,10 @@ def check_attached(
     dtype: torch.dtype,
     device: torch.device,
     cancel: Cancel | None = None,
+    find_reach: FindReach | None = None,
 ) -> list[Finding]:
-    """The findings on processors at their sites.
+    """The findings on processors at their sites. Calls in which one was seen to fail go to PyTorch's attention from
+    now on, where no ordinary run of the model makes them.
 
     A finding that comes at several sites is given once, with the first one's path; ``Finding.also`` has the others'.
     Each processor is given 60 s at each kind of site; one that needed more is not tried at others.
@@ -38,7 +49,9 @@ def check_attached(
     cancel = cancel or Cancel()
     merged: dict[Hashable, Finding] = {}
     for site, processor in attached:
-        for finding in _findings(site, processor, dtype, device, cancel):
+        found = tuple(_findings(site, processor, dtype, device, cancel, _asking(find_reach, site.path)))
+        _serve(processor, found)
+        for finding in found:
             fault = (finding.rule, finding.cls, finding.where, finding.severity)
             first = merged.setdefault(fault, finding)
             if first is not finding:
@@ -46,8 +59,19 @@ def check_attached(
     return [_counted(finding) for finding in merged.values()]
 
 
+def _asking(find_reach: FindReach | None, path: str) -> Ask:
+    return lambda: find_reach(()).brought(path) if find_reach is not None else None
+
+
+def _serve(processor: nn.Module, found: Iterable[Finding]) -> None:
+    kinds = {kind for finding in found for kind in finding.served}
+    if kinds and issubclass(type(processor), Processor):
+        ours = cast(Processor, processor)
+        ours.left = joined([*ours.left, *kinds])
+
+
 def _findings(
-    site: Site, processor: nn.Module, dtype: torch.dtype, device: torch.device, cancel: Cancel
+    site: Site, processor: nn.Module, dtype: torch.dtype, device: torch.device, cancel: Cancel, ask: Ask
 ) -> Iterable[Finding]:
     module = written(processor)
     try:
@@ -55,18 +79,28 @@ def _findings(
         key = (_kind_of(site), dtype, device, state)
         with _lock:
             known = _known.setdefault(module, {})
-            found = known.get(state, known.get(key))
+            found = known.get(state) or known.get(key)
     except cancel.stops:
         raise
     except BaseException as error:  # its own code runs where it is asked for its weights
         return [cannot_be_looked_at(f"{site.path}.processor", module, error)]
-    if found is None:
+    if found is not None and _UNASKED not in found:  # it depends on what the model's blocks hand to the site
+        found = {brought: findings for brought, findings in found.items() if brought == ask()}
+    if not found:
         place, attendance = replace(site, path=_PLACE), Attendance(cancel)
-        found = check_processor(processor, place, dtype, device, thorough=False, attendance=attendance)
-        known[key] = found
-        if any(finding.rule in FINAL for finding in found):
-            known[state] = found
-    return [replace(finding, path=site.path + finding.path.removeprefix(_PLACE)) for finding in found]
+        asked: list[Brought | None] = []
+
+        def answered() -> Brought | None:
+            asked.append(ask())
+            return asked[-1]
+
+        findings = check_processor(processor, place, dtype, device, thorough=False, attendance=attendance, ask=answered)
+        found = {asked[0] if asked else _UNASKED: findings}
+        known[key] = {**known.get(key, {}), **found}
+        if any(finding.rule in FINAL for finding in findings):
+            known[state] = {_UNASKED: findings}
+    (findings,) = found.values()
+    return [replace(finding, path=site.path + finding.path.removeprefix(_PLACE)) for finding in findings]
 
 
 #: Stands for the path of a site in what is known of all sites like it.

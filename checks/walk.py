@@ -54,7 +54,7 @@ def check_model(
                 swapped += apply("signature", Replacement(path, replacement, type(modules[path]).forward))
             modules.update({_join(path, below): m for below, m in replacement.named_modules()})
     findings = [*_broken(modules, find_reach, cancel), *swapped]
-    findings += check_attached(attached, dtype, device or torch.device("cpu"), cancel)
+    findings += check_attached(attached, dtype, device or torch.device("cpu"), cancel, find_reach)
     return Report(modules=len(modules), sites=sites, findings=worst_first(findings))
 
 

@@ -21,16 +21,24 @@ TOKENS = 77
 
 @dataclass(frozen=True)
 class Example:
-    """Sizes of one call: latent height and width, frames of a video, and whether the prompt comes with a mask."""
+    """Sizes of one call: latent height and width, frames of a video, whether the prompt comes with a mask, and batch."""
 
     size: int = 64
     frames: int = 5
     mask: bool = True
+    batch: int = BATCH
 
 
 #: Tried in turn. Some models want latents of at least 32, some of at most 24, some make pictures only, and some take a
 #: mask for a batch of one only.
-EXAMPLES = (Example(), Example(mask=False), Example(frames=1), Example(16, frames=1), Example(16, 1, mask=False))
+EXAMPLES = (
+    Example(),
+    Example(batch=1),
+    Example(mask=False),
+    Example(frames=1),
+    Example(16, frames=1),
+    Example(16, 1, mask=False),
+)
 
 
 PREFIX = "diffusion_model."
@@ -51,7 +59,7 @@ def find_reach(patcher: Any) -> FindReach:
     the model is made of others."""
     model, parts = patcher.model, {f"{PREFIX}{path}": part for path, part in replaced_parts(patcher).items()}
 
-    def find(broken: Collection[str]) -> Reach:
+    def find(broken: Collection[str] = ()) -> Reach:
         made_of = tuple(type(module) for module in model.modules())
         key = (frozenset(broken), made_of, tuple((path, ref(part)) for path, part in parts.items()))
         known = _found.setdefault(model, {})
@@ -82,11 +90,11 @@ def example_call(example: Example, model: Any, width: Width) -> Any:
     """
     latent, size = model.latent_format, example.size
     sizes = {1: (4 * size,), 2: (size, size), 3: (example.frames, size, size)}[latent.latent_dimensions]
-    noise = torch.zeros(BATCH, width("latent", latent.latent_channels), *sizes)
+    noise = torch.zeros(example.batch, width("latent", latent.latent_channels), *sizes)
     conds = model.extra_conds(noise=noise, device=noise.device, **conditioning(example, width, noise))
-    inputs = {name: cond.process_cond(batch_size=BATCH, area=None).cond for name, cond in conds.items()}
+    inputs = {name: cond.process_cond(batch_size=example.batch, area=None).cond for name, cond in conds.items()}
     inputs = {name: _as_wide(value, name, width) for name, value in inputs.items()}
-    return model._apply_model(noise, torch.ones(BATCH), transformer_options=options(), **inputs)
+    return model._apply_model(noise, torch.ones(example.batch), transformer_options=options(example), **inputs)
 
 
 def _as_wide(value: Any, name: str, width: Width) -> Any:
@@ -115,13 +123,13 @@ def conditioning(example: Example, width: Width, noise: torch.Tensor) -> dict[st
     }
 
 
-def options() -> dict[str, Any]:
+def options(example: Example) -> dict[str, Any]:
     """The ``transformer_options`` of a step."""
     return {
-        "sigmas": torch.ones(BATCH),
+        "sigmas": torch.ones(example.batch),
         "sample_sigmas": torch.tensor([1.0, 0.5, 0.0]),
-        "cond_or_uncond": [0, 1],
-        "uuids": [0, 1],
+        "cond_or_uncond": [*range(example.batch)],
+        "uuids": [*range(example.batch)],
         "optimized_attention_override": plain_attention,
     }
 

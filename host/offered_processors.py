@@ -21,6 +21,7 @@ from ..processors.sources import custom as user
 from ..processors.sources import diffusers_classes as diffusers
 from ..processors.sources.user_files import USER_FOLDER
 from .cancelling import CANCEL
+from .example_inputs import find_reach
 from .known_values import unknown_value
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
 def _load(name: str, model: Any) -> nn.Module:
     if name.startswith(diffusers.PREFIX):
         return diffusers.load(name, CANCEL)
-    return CUSTOM.load(name, model.load_device, model.model_dtype(), CANCEL)
+    return CUSTOM.load(name, model.load_device, model.model.get_dtype_inference(), CANCEL)
 
 
 def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding]:
@@ -110,7 +111,8 @@ def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding
     for site in sites:
         if not issubclass(type(module), Processor) or not_patchable_reason(site, cast(Processor, module)) is None:
             first.setdefault(site.kind, site)
-    return check_attached([(site, module) for site in first.values()], model.model_dtype(), model.load_device, CANCEL)
+    places = [(site, module) for site in first.values()]
+    return check_attached(places, model.model.get_dtype_inference(), model.load_device, CANCEL, find_reach(model))
 
 
 def processor_error(node: str, name: str, processor: Processor, error: BaseException) -> BaseException:

@@ -135,7 +135,7 @@ class OneDiffPatchAttention(io.ComfyNode):
 
 def _fitting(sites: list[Site], name: str, processor: Processor, model: Any, findings: list[Finding]) -> list[Site]:
     """The sites where this processor can be used; each reason why it cannot becomes one finding."""
-    dtype = model.model_dtype()
+    dtype = model.model.get_dtype_inference()
     unfit: dict[str, list[Site]] = {}
     fitting = []
     for site in sites:

@@ -18,7 +18,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ...patching.foreign import OVERRIDE
 from ...patching.user_errors import error_words, said
+from ..probing.cases import Brought, Layout, Mask
 from .shadow import Fakes, shadow
 from .widths import Width, Widths, WrongWidth
 
@@ -54,13 +56,21 @@ class Reach:
     """What was called. ``reason`` says why the model could not be called to its end, None when it could; then a module
     that is not in ``called`` is not called with inputs like these. ``guessed`` tells that a branch depended on values,
     which fake tensors do not have, so another branch may call more. ``calls`` holds the distinct calls of the modules
-    that were asked for, ``widths`` those of the inputs."""
+    that were asked for, ``widths`` those of the inputs. ``attention`` holds what was handed to ComfyUI's attention
+    function, with the path of the module that was called last before."""
 
     called: frozenset[str] = frozenset()
     calls: Mapping[str, tuple[ModuleCall, ...]] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
     reason: str | None = None
     guessed: bool = False
+    attention: frozenset[tuple[str, Mask | None, Layout]] = frozenset()
+
+    def brought(self, path: str) -> Brought | None:
+        """What is handed to attention at a site; None where that was not seen."""
+        there = [(mask, layout) for at, mask, layout in self.attention if at == path or at.startswith(f"{path}.")]
+        masks, layouts = {mask for mask, _ in there if mask is not None}, {layout for _, layout in there}
+        return Brought(frozenset(masks), frozenset(layouts)) if there else None
 
     @property
     def complete(self) -> bool:
@@ -74,6 +84,7 @@ class Reach:
             self,
             called=frozenset(path.removeprefix(start) for path in self.called if path.startswith(start)),
             calls={path.removeprefix(start): calls for path, calls in self.calls.items() if path.startswith(start)},
+            attention=frozenset((path.removeprefix(start), mask, layout) for path, mask, layout in self.attention),
         )
 
 
@@ -163,7 +174,8 @@ class _Trial:
         finally:
             random.setstate(state)
         calls = {path: tuple(calls) for path, calls in observer.calls.items()}
-        return Reach(frozenset(observer.called), calls, dict(widths.used), reason, values.guessed)
+        attention = frozenset(observer.attention)
+        return Reach(frozenset(observer.called), calls, dict(widths.used), reason, values.guessed, attention)
 
 
 class _Observer:
@@ -174,9 +186,16 @@ class _Observer:
         self.widths = widths
         self.called: set[str] = set()
         self.calls: dict[str, list[ModuleCall]] = {}
+        self.attention: set[tuple[str, Mask | None, Layout]] = set()
+        self.last = ""
 
     def __call__(self, path: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self.called.add(path)
+        self.last = path
+        for options in (*args, *kwargs.values()):
+            override = options.get(OVERRIDE) if isinstance(options, dict) else None
+            if override is not None and not isinstance(override, _Noting):
+                options[OVERRIDE] = _Noting(override, self)  # the run's own dict
         if path in self.watch:
             call = ModuleCall(tuple(map(_described, args)), {name: _described(v) for name, v in kwargs.items()})
             seen = self.calls.setdefault(path, [])
@@ -185,6 +204,40 @@ class _Observer:
         tensor = _first_tensor(*args, **kwargs)
         if tensor is not None:
             self.widths.check(path, module, tensor)
+
+
+@dataclass(frozen=True)
+class _Noting:
+    """An attention override that notes how it is called."""
+
+    override: Callable
+    observer: _Observer
+
+    def __call__(
+        self,
+        attention: Callable,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        heads: int,
+        mask: Any = None,
+        attn_precision: Any = None,
+        skip_reshape: bool = False,
+        skip_output_reshape: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        tokens = 2 if skip_reshape else 1
+        seen = None
+        if isinstance(mask, torch.Tensor) and _fits(mask, q.shape[tokens], k.shape[tokens]):
+            seen = Mask(mask.ndim, mask.dtype == torch.bool)
+        self.observer.attention.add((self.observer.last, seen, Layout(bool(skip_reshape), bool(skip_output_reshape))))
+        layout = {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
+        return self.override(attention, q, k, v, heads, mask, attn_precision, **layout, **kwargs)
+
+
+def _fits(mask: torch.Tensor, queries: int, keys: int) -> bool:
+    """Whether it is a mask for these: some families pass on what they are not made for."""
+    return 2 <= mask.ndim <= 4 and mask.shape[-2] in (1, queries) and mask.shape[-1] in (1, keys)
 
 
 class _Values(TorchDispatchMode):

@@ -1,0 +1,180 @@
+"""No processor that runs to a finished picture on a model is called an error on that model, and none that is not
+called one stops a run, whatever masks come."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gallery
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
+pytestmark = pytest.mark.usefixtures("host")
+
+CORPUS = Path(__file__).parent / "corpus" / "written"
+
+#: The block of each family that is patched, and sizes of an ordinary call: batch, height, width, tokens of the prompt.
+BLOCKS = {"SD 1.5": "middle_block", "SDXL": "middle_block", "Flux": "double_blocks.0"}
+ORDINARY = ((1, 16, 16, 77), (2, 16, 16, 77), (2, 16, 18, 154))
+
+#: Rules on pictures that are finished and wrong.
+WRONG_PICTURE = {"other-order", "inverts-mask", "misreads-mask", "not-finite", "not-finite-weights"}
+
+
+def _of_the_gallery() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    gallery.load()
+    yield from ((name, wrong.cls) for name, wrong in gallery.WRONG.items())
+    yield from gallery.RIGHT.items()
+
+
+def _of_the_corpus() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    for file in sorted(CORPUS.glob("*.py")):
+        spec = importlib.util.spec_from_file_location(f"verdict_{file.stem}", file)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        try:
+            spec.loader.exec_module(module)
+        except ImportError:
+            continue
+        for name, cls in vars(module).items():
+            if inspect.isclass(cls) and issubclass(cls, nn.Module) and cls.__module__ == spec.name:
+                yield f"{file.stem}:{name}", cls
+
+
+def _of_diffusers() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    attention = pytest.importorskip("diffusers.models.attention_processor")
+    for name, cls in vars(attention).items():
+        if inspect.isclass(cls) and "Processor" in name and hasattr(cls, "__call__"):
+            yield name, cls
+
+
+SOURCES = {"gallery": _of_the_gallery, "corpus": _of_the_corpus, "diffusers": _of_diffusers}
+
+
+def made(cls: Callable[[], nn.Module]) -> nn.Module | None:
+    """A processor that can be mounted, None where there is none: then sdpa runs in its place, and nothing fails."""
+    from onediff_pack.processors import Processor
+    from onediff_pack.processors.authored.make import CannotLoad, make
+
+    try:
+        processor = make("it", cls, "", "it.py") if inspect.isclass(cls) else cls()
+    except CannotLoad:
+        return None
+    return processor if isinstance(processor, Processor) else None
+
+
+class Run:
+    """One family with one block patched."""
+
+    def __init__(self, name: str):
+        import families
+        from onediff_pack.host.example_inputs import find_reach
+        from onediff_pack.processors import find_sites, select_sites
+
+        self.family = families.FAMILIES[name]()
+        self.patcher = self.family.patcher()
+        self.sites = select_sites(find_sites(self.patcher.model.diffusion_model), "all", BLOCKS[name])
+        self.find_reach = find_reach(self.patcher)
+        self.is_unet = name != "Flux"
+
+    def check(self, processor: nn.Module) -> list[Any]:
+        from onediff_pack.checks.attached import check_attached
+
+        places = [(site, processor) for site in self.sites]
+        return check_attached(places, torch.float32, torch.device("cpu"), find_reach=self.find_reach)
+
+    def patched(self, processor: nn.Module) -> Any:
+        """A clone with the processor in the block, as the node attaches it."""
+        from onediff_pack.patching.wrappers import attach
+        from onediff_pack.processors.attention_patch import AttentionPatch
+
+        clone = self.patcher.clone()
+        attach(clone, AttentionPatch(self.sites, processor, lambda options: None))
+        return clone
+
+    def fits(self, processor: nn.Module) -> bool:
+        from onediff_pack.processors.attention_patch import not_patchable_reason
+
+        return all(not_patchable_reason(site, processor) is None for site in self.sites)
+
+    def step(self, patcher: Any, batch: int, height: int, width: int, tokens: int) -> torch.Tensor:
+        import families
+
+        return self.family.step(patcher, families.Call(height, width, batch, tokens))
+
+    def with_mask(self, patcher: Any, form: tuple[int, bool]) -> torch.Tensor:
+        """One step in which a node hands every site of the block a mask of this form, in a batch of 2."""
+
+        def hand(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+            if self.is_unet:
+                context = kwargs.get("context")
+                queries = args[0].shape[1]
+                keys, name = queries if context is None else context.shape[1], "mask"
+            else:
+                queries = keys = kwargs["img"].shape[1] + kwargs["txt"].shape[1]
+                name = "attn_mask"
+            batch = 2
+            shape = {2: (queries, keys), 3: (batch, queries, keys), 4: (batch, 1, queries, keys)}[form[0]]
+            mask = torch.ones(shape, dtype=torch.bool) if form[1] else torch.zeros(shape)
+            return args, {**kwargs, name: mask}
+
+        hooks = [s.module.register_forward_pre_hook(hand, with_kwargs=True, prepend=True) for s in self.sites]
+        try:
+            return self.step(patcher, *ORDINARY[1])
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def finished(run: Callable[[], torch.Tensor]) -> str:
+    """ "" where a run gives a picture, else what went wrong."""
+    try:
+        return "" if run().isfinite().all() else "NaN or Inf"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return {name: Run(name) for name in BLOCKS}
+
+
+@pytest.fixture(autouse=True)
+def without_hazards(monkeypatch):
+    """They are no errors (test_hazards.py), and capturing each would take most of the time."""
+    from onediff_pack.checks import processor
+
+    monkeypatch.setattr(processor, "MOUNTED_LAYERS", ("weights", "probe"))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_an_error_is_what_an_ordinary_run_meets(name, source, runs, capsys):
+    run, wrong, looked_at = runs[name], [], 0
+    for title, cls in SOURCES[source]():
+        processor = made(cls)
+        if processor is None or not run.fits(processor):
+            continue
+        looked_at += 1
+        findings = run.check(processor)
+        errors = [finding for finding in findings if finding.severity == "error"]
+        patched = run.patched(processor)
+        failed = "; ".join(filter(None, (finished(lambda p=patched, c=call: run.step(p, *c)) for call in ORDINARY)))
+        if not failed and {finding.rule for finding in errors} - WRONG_PICTURE:
+            wrong.append(f"{title} runs to a finished picture, and is called an error: {errors[0]}")
+        if failed and not errors:
+            wrong.append(f"{title} fails ({failed}), and is not called an error: {[str(f) for f in findings]}")
+        if not failed and not errors:
+            for form in ((2, True), (3, True), (4, True), (2, False), (3, False), (4, False)):
+                said = finished(lambda p=patched, f=form: run.with_mask(p, f))
+                if said:
+                    wrong.append(f"{title} fails with a mask of {form}: {said}; {[str(f) for f in findings]}")
+    assert not wrong, "\n".join(wrong)
+    assert looked_at >= (4 if name == "Flux" and source != "gallery" else 10)
