@@ -13,6 +13,7 @@ from torch import nn
 
 from ..patching.user_code import Attendance, Cancel
 from ..processors import Processor, Site, written
+from ..processors.authored.state import Kept, outside
 from ..processors.elsewhere import joined
 from .finding import Finding
 from .probing.bench import geometry
@@ -94,7 +95,17 @@ def _findings(
             asked.append(ask())
             return asked[-1]
 
-        findings = check_processor(processor, place, dtype, device, thorough=False, attendance=attendance, ask=answered)
+        try:
+            before = Kept(outside(type(module)))  # a sampling may go on, and its instances share this
+        except Exception:  # a class may raise when it is looked at, and the check says so
+            before = None
+        try:
+            findings = check_processor(
+                processor, place, dtype, device, thorough=False, attendance=attendance, ask=answered
+            )
+        finally:
+            if before is not None:
+                before.put_back()
         found = {asked[0] if asked else _UNASKED: findings}
         known[key] = {**known.get(key, {}), **found}
         if any(finding.rule in FINAL for finding in findings):

@@ -11,11 +11,15 @@ from torch import nn
 from ..patching.explicit_forward import repaired
 from ..patching.user_code import Attendance
 from ..patching.user_errors import Overdue
-from ..processors import NotCallable, Processor, Site, adapt, level_of, written
+from ..processors import NotCallable, Processor, Site, Way, adapt, way_of, written
+from ..processors.authored.adapt import way_in
+from ..processors.authored.recipe import foreign_to
 from .finding import Finding, worst_first
 from .mounted import Held, mount
 from .probing.cases import Brought
+from .probing.keeping import keeping
 from .probing.patience import TOO_SLOW, cannot_be_looked_at, not_returned, pace, slow, unfinished
+from .probing.standin import stand_in
 from .rule import Layer, Subject, apply
 from .signature import Called
 
@@ -77,9 +81,13 @@ def _look(
         if not isinstance(part, nn.ModuleList | nn.ModuleDict)
     ]
     usable = not any(finding.severity == "error" and finding.path == path for finding in findings)
+    way = None
     if usable:
-        findings += apply("signature", Called(path, module, level_of(type(module))))
-    adapted = _adapted(processor) if usable else None
+        way = way_in(processor) or way_of(module, site, lambda work: attendance.apart(work, "a call"))
+        findings += apply("signature", Called(path, module, way))
+    if foreign_to(processor, site):  # the model's own layers stay out of it
+        processor = stand_in(processor, lambda t: t.detach().to("cpu", dtype if t.is_floating_point() else t.dtype))
+    adapted = _adapted(processor, way)
     if adapted is None:
         findings += apply("weights", Held(path, module))
         return
@@ -90,13 +98,14 @@ def _look(
         return
     for layer in MOUNTED_LAYERS:
         findings += apply(layer, mounted)
+    mounted.evidence(keeping)
     findings[:] = each_cause_once(findings)
 
 
-def _adapted(processor: nn.Module) -> Processor | None:
+def _adapted(processor: nn.Module, way: Way | None) -> Processor | None:
     """None where it cannot be called at all."""
     try:
-        return adapt(processor)
+        return adapt(processor, way=way) if way is not None else None
     except NotCallable:
         return None
 

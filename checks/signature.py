@@ -5,31 +5,55 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
-from ..processors import CONTRACTS, KernelProcessor, Level, ModuleProcessor, Plan, plan_call
+from ..processors import CONTRACTS, KernelProcessor, ModuleProcessor, Plan, Way
+from ..processors.authored.call_plan import Form
+from ..processors.authored.parameters import entry_of, reached_parameters
 from .rule import Hit, Layer, Rule, Subject, rule
 from .source import function_location
 
-_ORIGINAL: dict[Level, Callable] = {"kernel": KernelProcessor.forward, "module": ModuleProcessor.forward}
+
+def _attention_module(
+    self: nn.Module,
+    x: torch.Tensor,
+    context: torch.Tensor | None = None,
+    value: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    transformer_options: dict[str, Any] | None = None,
+) -> torch.Tensor:
+    """As a UNet's attention module is called."""
+    raise NotImplementedError
+
+
+_ORIGINAL: dict[Form, Callable] = {
+    "kernel": KernelProcessor.forward,
+    "module": ModuleProcessor.forward,
+    "stand-in": _attention_module,
+}
 
 
 @dataclass(frozen=True)
 class Called(Subject):
-    """A processor with the level at which it would be called, None when that is unclear."""
+    """A processor with the way in which it would be called, None when that is unclear."""
 
-    level: Level | None
+    way: Way | None
 
     @property
     def forward(self) -> Callable:
-        return type(self.module).forward
+        return entry_of(self.module)
+
+    @property
+    def form(self) -> Form:
+        return self.way.form if self.way is not None else "kernel"
 
     @property
     def plan(self) -> Plan:
-        assert self.level is not None
-        return plan_call(self.forward, self.level)
+        assert self.way is not None
+        return self.way.plan
 
 
 class Signature(Rule):
@@ -42,9 +66,9 @@ class Signature(Rule):
         raise NotImplementedError
 
     def hits(self, subject: Called) -> Iterator[Hit]:
-        names = self.names(subject) if subject.level is not None else []
+        names = self.names(subject) if subject.way is not None else []
         if names:
-            original = _ORIGINAL[subject.level or "kernel"]
+            original = _ORIGINAL[subject.form]
             values = {"names": ", ".join(names), "signature": show(subject.forward), "original": show(original)}
             yield Hit(values, function_location(subject.forward))
 
@@ -55,13 +79,30 @@ class LevelUnclear(Rule):
 
     layer = "signature"
     subject = Called
-    what = "has a forward that is called in neither of the two ways"
-    why = "Its forward is {signature}; known are {kernel} and {module}."
+    what = "has a forward that is called in none of the three ways"
+    why = "Its forward is {signature}; known are {kernel}, {module} and {stand-in}."
+    fix = "Name the first arguments so, or set level = “kernel”, “module” or “stand-in” on the class."
+
+    def hits(self, subject: Called) -> Iterator[Hit]:
+        if subject.way is None:
+            shown: dict[str, object] = {form: show(original) for form, original in _ORIGINAL.items()}
+            yield Hit({**shown, "signature": show(subject.forward)}, function_location(subject.forward))
+
+
+@rule
+class CallableBothWays(Rule):
+    """Neither the class nor its arguments tell its form, and a small call succeeded in both."""
+
+    layer = "signature"
+    subject = Called
+    severity = "note"
+    what = "can be called in both ways; it is given the attention module"
+    why = "Its forward is {signature}, and small calls as {kernel} and as {module} both gave a result."
     fix = "Name the first arguments so, or set level = “kernel” or “module” on the class."
 
     def hits(self, subject: Called) -> Iterator[Hit]:
-        if subject.level is None:
-            shown: dict[str, object] = {level: show(original) for level, original in _ORIGINAL.items()}
+        if subject.way is not None and subject.way.told_by == "a tie":
+            shown: dict[str, object] = {form: show(original) for form, original in _ORIGINAL.items()}
             yield Hit({**shown, "signature": show(subject.forward)}, function_location(subject.forward))
 
 
@@ -86,8 +127,8 @@ class OtherOrder(Signature):
     fix = "Put them in that order, or make them keyword-only."
 
     def names(self, called: Called) -> Sequence[str]:
-        contract = CONTRACTS[called.level or "kernel"]
-        parameters = [name for name in inspect.signature(called.forward).parameters if name != "self"]
+        contract = CONTRACTS[called.form]
+        parameters = [p.name for p in reached_parameters(called.module)]
         arguments = (*contract.required, *contract.optional)
         by_name = {own: name for name in reversed(arguments) for own in contract.names(name)}
         return [
@@ -138,7 +179,7 @@ class DropsContext(Signature):
     fix = "Add {names}=None to forward; None means self-attention."
 
     def names(self, called: Called) -> Sequence[str]:
-        return [name for name in called.plan.dropped if name == "encoder_hidden_states"]
+        return [name for name in called.plan.dropped if name in ("encoder_hidden_states", "context")]
 
 
 @dataclass(frozen=True)
@@ -217,4 +258,4 @@ def show(forward: Callable) -> str:
 
 
 def _required(called: Called) -> tuple[str, ...]:
-    return CONTRACTS[called.level or "kernel"].required
+    return CONTRACTS[called.form].required

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..patching.random_numbers import numbers_kept
 from ..processors import written
 from .finding import Finding, worst_first
-from .graph.kept import numbers_kept
 from .mounted import Held, Mounted
 from .probing.bench import Raised, call, geometry, make_inputs, raised, site_stand_in
 from .probing.probe import fakes

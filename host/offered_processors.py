@@ -16,6 +16,7 @@ from ..checks.source import short_path
 from ..patching.user_errors import error_words, files_of, is_harmless, lines_in
 from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names, written
 from ..processors.attention_patch import not_patchable_reason
+from ..processors.authored.instances import at_site
 from ..processors.authored.make import CannotLoad
 from ..processors.sources import custom as user
 from ..processors.sources import diffusers_classes as diffusers
@@ -78,7 +79,7 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
         return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
     reason = None
     try:
-        module = _load(name, model)
+        module = _load(name, model, sites)
         found = _check(module, sites, model)
         findings += found
         reason = _unusable(found)
@@ -98,10 +99,11 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
     return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
 
 
-def _load(name: str, model: Any) -> nn.Module:
+def _load(name: str, model: Any, sites: Sequence[Site]) -> nn.Module:
     if name.startswith(diffusers.PREFIX):
         return diffusers.load(name, CANCEL)
-    return CUSTOM.load(name, model.load_device, model.model.get_dtype_inference(), CANCEL)
+    site = next((site for site in sites if site.has_projections), sites[0] if sites else None)
+    return CUSTOM.load(name, model.load_device, model.model.get_dtype_inference(), CANCEL, site=site)
 
 
 def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding]:
@@ -111,7 +113,7 @@ def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding
     for site in sites:
         if not issubclass(type(module), Processor) or not_patchable_reason(site, cast(Processor, module)) is None:
             first.setdefault(site.kind, site)
-    places = [(site, module) for site in first.values()]
+    places = [(site, at_site(module, site, CANCEL)) for site in first.values()]
     return check_attached(places, model.model.get_dtype_inference(), model.load_device, CANCEL, find_reach(model))
 
 

@@ -12,10 +12,12 @@ from comfy_api.latest import io
 
 from ..checks import Finding, Report
 from ..compilers import PROOFS
+from ..host.cancelling import CANCEL
 from ..host.known_values import known, model_given, name_given, shown, text_given
 from ..host.offered_processors import choices, choose, fingerprint, not_listed, processor_error
 from ..host.server import executing_class, new_record, schema, seen_now, ui
 from ..patching.foreign import OVERRIDE, foreign_patches
+from ..patching.user_code import Attendance
 from ..patching.wrappers import attach
 from ..processors import (
     DEFAULT_PROCESSOR,
@@ -121,7 +123,9 @@ class OneDiffPatchAttention(io.ComfyNode):
         superseded = patched.model_options["transformer_options"].get(OVERRIDE)
         node = f"Patch Attention Processors (node {cls.hidden.unique_id})"
         observe, failed = _observer(record, superseded), partial(processor_error, node, name, instance)
-        patch = AttentionPatch(fitting, instance, observe, superseded, name, ended=_ended(record), failed=failed)
+        patch = AttentionPatch(
+            fitting, instance, observe, superseded, name, _ended(record), failed, lambda: Attendance(CANCEL)
+        )
         attach(patched, patch)
         record.update(
             state="patched",

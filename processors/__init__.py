@@ -1,7 +1,8 @@
 """Attention processors, their contract, the sites of a model, and attaching one to a ModelPatcher."""
 
 from .authored.adapt import NotCallable, adapt, written
-from .authored.call_plan import CONTRACTS, Plan, level_of, plan_call
+from .authored.call_plan import CONTRACTS, Form, Plan, plan_call
+from .authored.forms import Way, way_of
 from .built_in import reference, sdpa
 from .contract import KernelProcessor, Level, Limits, ModuleProcessor, Processor
 from .registry import DEFAULT_PROCESSOR, UnknownProcessor, get_processor, processor_names, register_processor
@@ -13,6 +14,7 @@ __all__ = [
     "DEFAULT_PROCESSOR",
     "SITE_KINDS",
     "BlocksTooLong",
+    "Form",
     "KernelProcessor",
     "Level",
     "Limits",
@@ -23,15 +25,16 @@ __all__ = [
     "Site",
     "UnknownProcessor",
     "UnknownSites",
+    "Way",
     "adapt",
     "find_sites",
     "get_processor",
-    "level_of",
     "plan_call",
     "processor_names",
     "reference",
     "register_processor",
     "sdpa",
     "select_sites",
+    "way_of",
     "written",
 ]

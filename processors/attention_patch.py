@@ -17,8 +17,10 @@ from torch import nn
 from ..memo import shared
 from ..patching.calls import accepts_options, options_of, options_position, with_options
 from ..patching.foreign import OVERRIDE
-from ..patching.forwards import swapped_forwards
+from ..patching.forwards import swapped_attributes, swapped_forwards
+from ..patching.user_code import Attendance
 from ..patching.wrappers import KEY
+from .authored.instances import AT_SITE, Computes, Instances, Seat
 from .built_in.sdpa import SDPAProcessor
 from .built_in.shapes import attend
 from .contract import KernelProcessor, ModuleProcessor, Processor
@@ -30,7 +32,7 @@ _SDPA = SDPAProcessor().eval()
 
 
 @shared
-def kernel_override(processor: KernelProcessor) -> Callable:
+def kernel_override(processor: Computes) -> Callable:
     """The processor as an ``optimized_attention_override``; one function a processor, so compiled graphs are shared."""
 
     def override(
@@ -51,6 +53,7 @@ def kernel_override(processor: KernelProcessor) -> Callable:
             return _SDPA(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
         return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
 
+    override.__dict__["keeps_state"] = isinstance(processor, Seat)
     return override
 
 
@@ -71,14 +74,17 @@ def kernel_forward(forward: Callable, override: Callable, superseded: Callable |
             args, kwargs = with_options((args, kwargs), position, options)
         return forward(self, *args, **kwargs)
 
-    forward_with_override.__dict__["superseded"] = superseded
+    forward_with_override.__dict__.update(
+        superseded=superseded, keeps_state=override.__dict__.get("keeps_state", False)
+    )
     return forward_with_override
 
 
 @shared
-def module_forward(forward: Callable, processor: ModuleProcessor, superseded: Callable | None = None) -> Callable:
+def module_forward(forward: Callable, processor: Computes, superseded: Callable | None = None) -> Callable:
     """A ``forward`` for ComfyUI's CrossAttention that asks the processor, unless another node has replaced attention
     later: then ``forward``, the class's own, runs."""
+    takes_options = getattr(processor, "takes_options", False)
 
     def forward_of_processor(
         self: nn.Module,
@@ -94,9 +100,11 @@ def module_forward(forward: Callable, processor: ModuleProcessor, superseded: Ca
         if processor.left and is_one_of(processor.left, x, mask):
             processor.note_given_up()
             return attend(_SDPA, self, x, context, mask, value)
+        if takes_options:
+            return processor(self, x, context, mask, value, options)
         return processor(self, x, context, mask, value)
 
-    forward_of_processor.__dict__["superseded"] = superseded
+    forward_of_processor.__dict__.update(superseded=superseded, keeps_state=isinstance(processor, Seat))
     return forward_of_processor
 
 
@@ -117,8 +125,16 @@ def not_patchable_reason(site: Site, processor: Processor) -> str | None:
     return None
 
 
-def site_forward(site: Site, processor: Processor, superseded: Callable | None = None) -> types.MethodType:
-    """The ``forward`` of a patched site. ``superseded`` is the attention override that was on the model before.
+def keeps_state(forward: Callable) -> bool:
+    """Whether a forward that was set on a module calls a processor that keeps something between calls."""
+    return bool(getattr(getattr(forward, "__func__", forward), "keeps_state", False))
+
+
+def site_forward(
+    site: Site, processor: Processor, superseded: Callable | None = None, computes: Computes | None = None
+) -> types.MethodType:
+    """The ``forward`` of a patched site. ``superseded`` is the attention override that was on the model before,
+    ``computes`` what is called in the place of the processor, as it is.
 
     Raises:
         TypeError: for a site where this processor cannot be used.
@@ -126,11 +142,10 @@ def site_forward(site: Site, processor: Processor, superseded: Callable | None =
     reason = not_patchable_reason(site, processor)
     if reason is not None:
         raise TypeError(f"{site.path}: {reason}")
-    forward = type(site.module).forward
+    forward, computes = type(site.module).forward, computes or processor
     if isinstance(processor, ModuleProcessor):
-        return types.MethodType(module_forward(forward, processor, superseded), site.module)
-    assert isinstance(processor, KernelProcessor)
-    return types.MethodType(kernel_forward(forward, kernel_override(processor), superseded), site.module)
+        return types.MethodType(module_forward(forward, computes, superseded), site.module)
+    return types.MethodType(kernel_forward(forward, kernel_override(computes), superseded), site.module)
 
 
 class AttentionPatch:
@@ -153,24 +168,38 @@ class AttentionPatch:
         name: str = "custom",
         ended: Callable[[dict[str, Any] | None, int | None], None] = lambda unused, reached: None,
         failed: Callable[[BaseException], BaseException] = lambda error: error,
+        attendance: Callable[[], Attendance] = Attendance,
     ):
         self.sites = sites
         self.processor = processor
         self.described = [{"site": site.path, "processor": name} for site in sites]
-        self.forwards: list[tuple[nn.Module, Callable]] = [
-            (site.module, site_forward(site, processor, superseded)) for site in sites
-        ]
+        self.instances = Instances(processor, sites, attendance)
         self.observe = observe
         self.ended = ended
         self.failed = failed
         self.seen: Any = None
         self.superseded = superseded
         self.calls = SiteCalls(self, KEY)
+        self.within, self.sigmas = False, None
+        self._set_forwards()
+
+    def _set_forwards(self) -> None:
+        self.seated = self.instances.keeps_state
+        self.forwards: list[tuple[nn.Module, Callable]] = [
+            (site.module, site_forward(site, self.processor, self.superseded, self.instances.computes(site)))
+            for site in self.sites
+        ]
 
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of one whole sampling (``outer_sample``): looks whether the processor took part in it."""
         self.calls = SiteCalls(self, KEY)
-        result = executor(*args, **kwargs)
+        self.instances.begin_sampling()
+        self.within = True
+        try:
+            result = executor(*args, **kwargs)
+        finally:
+            self.within = False
+            self.instances.begin_sampling()  # lets go of what this one kept
         self.ended(self.calls.unused(executor, args, kwargs), self.calls.reached)
         return result
 
@@ -190,17 +219,34 @@ class AttentionPatch:
         if sampling is None or sampling is not self.seen:
             self.seen = sampling
             self.observe(options)
-        with self.calls.counted(executor, options) as forwards, swapped_forwards(forwards):
-            try:
-                return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-            except BaseException as error:
-                instead = self.failed(error)
-                if instead is error:
-                    raise
+        try:
+            self._bring_instances(sampling)
+            with (
+                self.calls.counted(executor, options) as forwards,
+                swapped_forwards(forwards),
+                swapped_attributes(AT_SITE, self.instances.attributes()),
+            ):
+                result = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        except BaseException as error:
+            instead = self.failed(error)
+            if instead is error:
+                raise
+        else:
+            self.instances.end_call()
+            return result
         raise instead  # with no word of the other, which may raise when it is shown
+
+    def _bring_instances(self, sampling: Any) -> None:
+        """Those of this sampling. In a loop that a node has of its own, one is told from the next by its sigmas."""
+        if not self.within and sampling is not self.sigmas:
+            self.instances.begin_sampling()
+        self.sigmas = sampling
+        if self.instances.keeps_state and not self.seated:  # a check, or the last model call, has shown it
+            self._set_forwards()
+        self.instances.begin_call()
 
 
 def processors_of(patches: Iterable[AttentionPatch]) -> list[tuple[Site, Processor]]:
     """The patched sites with the processor that computes each: the last patch's, where several mean the same site."""
-    last = {site.path: (site, patch.processor) for patch in patches for site in patch.sites}
+    last = {site.path: (site, patch.instances.to_check(site)) for patch in patches for site in patch.sites}
     return list(last.values())

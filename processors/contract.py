@@ -1,7 +1,8 @@
 """What a processor is, and the limits it states.
 
 A *kernel* processor takes the place of ComfyUI's attention function: it is given q, k and v. A *module* processor takes
-the place of a whole attention module: it is given the module and its hidden states, as diffusers' processors are.
+the place of a whole attention module: it is given the module and its hidden states, as diffusers' processors are. A
+*stand-in*, which is called as the attention module itself, is made a module processor (authored/adapt.py).
 """
 
 from __future__ import annotations
@@ -109,6 +110,9 @@ class ModuleProcessor(Processor):
     """Takes the place of an attention module's computation, with diffusers' call contract."""
 
     level = "module"
+
+    #: Whether ``forward`` takes the host's ``transformer_options`` as one more argument.
+    takes_options: ClassVar[bool] = False
 
     def forward(
         self,

@@ -66,13 +66,14 @@ class SiteCalls:
         if not self._counts or len(self._reached) == len(self._patch.sites):
             yield self._patch.forwards
             return
-        hook = self._patch.processor.register_forward_pre_hook(self._note_call)
+        hooks = [one.register_forward_pre_hook(self._note_call) for one in self._patch.instances.all]
         try:
             paths = [site.path for site in self._patch.sites]
             both = zip(self._patch.forwards, paths, strict=True)
             yield [(module, self._counting(forward, path)) for (module, forward), path in both]
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
 
     def _counting(self, forward: Callable, path: str) -> Callable:
         def counting(*args: Any, **kwargs: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from ...patching.random_numbers import numbers_kept
 
 #: Larger tensors are told apart by identity and version alone, and are not put back.
 SMALL = 1 << 20
@@ -51,21 +51,6 @@ def kept(module: nn.Module, variables: Mapping[str, dict[str, Any]], device: tor
                 now.update(before)
         for container, filled in inside:
             _refill(container, filled)
-
-
-@contextmanager
-def numbers_kept(device: torch.device) -> Iterator[None]:
-    """Leaves the random numbers that come next as they were: torch's, Python's and, where it is loaded, numpy's."""
-    numpy = sys.modules.get("numpy")
-    state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
-    devices = [device] if device.type == "cuda" and torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(state)
-        if numpy:
-            numpy.random.set_state(numpy_state)
 
 
 def _refill(container: Any, content: Any) -> None:

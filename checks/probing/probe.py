@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..graph.kept import numbers_kept
+from ...patching.random_numbers import numbers_kept
 from ..mounted import Mounted
 from .bench import Inputs, Raised, call, cases_of, expected_shape, geometry, make_inputs, raised, site_stand_in
 from .cases import Case

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,13 +17,14 @@ Make = Callable[[torch.Tensor], torch.Tensor]
 _OWN = frozenset(nn.Module().__dict__) - {"training"}
 
 
-def stand_in(module: nn.Module, make: Make) -> nn.Module:
+def stand_in(module: nn.Module, make: Make, instead: Mapping[int, nn.Module] | None = None) -> nn.Module:
     """The module once more: same class and attributes, its tensors made by ``make``, without its hooks.
 
     Host classes of nn.Linear that cast weights or carry patches become plain ones. Lists, dicts and sets are copied, so
-    what a forward notes there is noted in the copy. A scripted module is copied as it is.
+    what a forward notes there is noted in the copy. A scripted module is copied as it is. ``instead`` has modules that
+    take the place of others, by those others' ids.
     """
-    return _copied(module, make, {})
+    return _copied(module, make, dict(instead or {}))
 
 
 def _copied(module: nn.Module, make: Make, done: dict[int, nn.Module]) -> nn.Module:

@@ -153,9 +153,7 @@ class BlockRunner:
 
     def _hindrance(self) -> str | None:
         """Why this run cannot be compiled, for what is on the block and on its weights now."""
-        reason = self._state.hindrance()
-        if reason is None and getattr(self._forward, "__self__", None) is not self.block.module:
-            reason = "another node replaced its forward with something that is not a method of it."
+        reason = self._state.hindrance(self._forward)
         self.block.casts_weights = self._weights.pending
         if reason is None and self.block.casts_weights:
             if self._resolve_weights is None:

@@ -65,6 +65,7 @@ class Session(SessionState):
         self._findings = findings
         self._find_reach = find_reach
         self._contents: list[tuple[str, int]] = []
+        self._patches: list[AttentionPatch] = []
 
     # What ComfyUI calls.
 
@@ -123,6 +124,7 @@ class Session(SessionState):
         wrappers = (options.get("wrappers") or {}).get(APPLY_MODEL, {})
         self.foreign = foreign_patches(options)
         patches = [wrapper for wrapper in wrappers.get(KEY, ()) if isinstance(wrapper, AttentionPatch)]
+        self._patches = patches
         self.patched = [described for patch in patches for described in patch.described]
         if "torch.compile" in wrappers or hasattr(model, "_orig_mod"):
             self.give_up("another node compiles the whole model (TorchCompileModel): remove one of the two.")
@@ -221,6 +223,7 @@ class Session(SessionState):
         if watching:
             self.record.update(live=True, state="measuring", progress=None)
         failure: Exception | None = None
+        kept = [] if watching or compared else [held for patch in self._patches if (held := patch.instances.kept())]
         try:
             with swapped_forwards([runner.bind(step) for runner in self._runners]):
                 result, milliseconds = measuring.time(call)
@@ -229,6 +232,8 @@ class Session(SessionState):
                 raise
             failure = ordinary(error.with_traceback(None))  # the traceback would keep the failed step's memory
         if failure is not None:
+            for held in kept:  # what ran is called again
+                held.put_back()
             return self._rerun(step, call, failure)
         if step.ran_block:  # else a caching node skipped the model
             measuring.ran(tuple(block.calls for block in self.blocks))

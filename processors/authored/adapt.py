@@ -1,4 +1,4 @@
-"""A processor with any signature as one that keeps the pack's contract.
+"""A processor in any form, with any signature, as one that keeps the pack's contract.
 
 What a processor has no parameter for is done around it where that is exact (layout of q, k and v, scale, fewer key
 heads). A call with a mask, or with separate values, that it cannot take is computed by PyTorch's attention instead.
@@ -15,8 +15,10 @@ from ...patching.explicit_forward import repaired
 from ..built_in.sdpa import SDPAProcessor
 from ..built_in.shapes import attend, merge_heads, split_heads
 from ..contract import KernelCall, KernelProcessor, Limits, ModuleProcessor, Processor
+from ..sites.find import Site
 from .attn_view import AttnView
-from .call_plan import Plan, level_of, plan_call
+from .call_plan import Form
+from .forms import Way, way_of
 
 
 class NotCallable(TypeError):
@@ -28,26 +30,27 @@ class NotCallable(TypeError):
         self.reason = reason
 
 
-def adapt(processor: nn.Module) -> Processor:
+def adapt(processor: nn.Module, site: Site | None = None, way: Way | None = None) -> Processor:
     """The processor itself when it derives from the pack's contract, else one that calls it.
 
+    Args:
+        site: one of those where it is going to be, for a small call where nothing else tells how it is called.
+        way: how it is called, where that is known.
+
     Raises:
-        NotCallable: when its level is neither declared nor told by its signature, or when it cannot take what every
-            call brings, or requires what no call brings.
+        NotCallable: when nothing tells its form, or when it requires what no call brings.
     """
     if issubclass(type(processor), Processor):  # isinstance would ask its own __class__
         return cast(Processor, processor)
     processor = repaired(processor)
-    level = level_of(type(processor))
-    if level is None:
+    way = way or way_of(processor, site)
+    if way is None:
         raise NotCallable(
             type(processor), "has a forward that starts with neither (attn, hidden_states) nor (q, k, v, heads)"
         )
-    plan = plan_call(type(processor).forward, level)
-    if plan.unfilled:
-        raise NotCallable(type(processor), f"requires {', '.join(plan.unfilled)}, which no call brings")
-    adapted = AdaptedKernel(processor, plan) if level == "kernel" else AdaptedModule(processor, plan)
-    return adapted.train(processor.training)
+    if way.plan.unfilled:
+        raise NotCallable(type(processor), f"requires {', '.join(way.plan.unfilled)}, which no call brings")
+    return _ADAPTED[way.form](processor, way).train(processor.training)
 
 
 def written(processor: nn.Module) -> nn.Module:
@@ -55,13 +58,19 @@ def written(processor: nn.Module) -> nn.Module:
     return cast(_Adapted, processor).inner if issubclass(type(processor), _Adapted) else processor
 
 
+def way_in(processor: nn.Module) -> Way | None:
+    """How an adapted processor calls what it adapts; None for others."""
+    return cast(_Adapted, processor).way if issubclass(type(processor), _Adapted) else None
+
+
 class _Adapted(Processor):
     """``inner`` is called as ``plan`` says, ``fallback`` for what it cannot take."""
 
-    def __init__(self, inner: nn.Module, plan: Plan):
+    def __init__(self, inner: nn.Module, way: Way):
         super().__init__()
         self.inner = inner
-        self.plan = plan
+        self.way = way
+        self.plan = way.plan
         self.fallback = SDPAProcessor()
         self.limits = getattr(inner, "limits", Limits())  # type: ignore[misc]
 
@@ -110,3 +119,33 @@ class AdaptedModule(_Adapted, ModuleProcessor):
             return attend(self.fallback, attn, hidden_states, encoder_hidden_states, attention_mask, value)
         view = AttnView(attn, hidden_states.dtype)
         return self.plan.call(self.inner, {"attn": view, "hidden_states": hidden_states, **given})
+
+
+class AdaptedStandIn(_Adapted, ModuleProcessor):
+    """Calls a module that takes a whole attention module's place, as the host calls that one. Where ``__init__`` takes
+    the site it has one instance a site, which holds the site's own layers."""
+
+    takes_options = True
+
+    def forward(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        value: torch.Tensor | None = None,
+        transformer_options: dict[str, Any] | None = None,
+    ) -> torch.Tensor:
+        given = {"context": encoder_hidden_states, "value": value, "mask": attention_mask}
+        if any(given.get(name) is not None for name in self.plan.dropped):
+            self.note_given_up()
+            return attend(self.fallback, attn, hidden_states, encoder_hidden_states, attention_mask, value)
+        options = {} if transformer_options is None else transformer_options
+        return self.plan.call(self.inner, {"x": hidden_states, **given, "transformer_options": options})
+
+
+_ADAPTED: dict[Form, type[_Adapted]] = {
+    "kernel": AdaptedKernel,
+    "module": AdaptedModule,
+    "stand-in": AdaptedStandIn,
+}

@@ -1,20 +1,22 @@
-"""How a processor is called: which of the host's arguments it takes, by its signature.
+"""How a processor is called: which of the host's arguments it takes, by its parameters.
 
 ComfyUI and diffusers name some arguments differently (``context`` and ``encoder_hidden_states``), and processors leave
-out what they do not need. So the call is planned once from the signature of ``forward``.
+out what they do not need. So the call is planned once from the parameters of ``forward``.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
-
-from torch import nn
+from typing import Any, Literal
 
 from ...memo import cached
-from ..contract import Level
+
+#: The forms in which people write processors. "stand-in" takes the place of a whole attention module, without one.
+Form = Literal["kernel", "module", "stand-in"]
+
+Parameters = Sequence[inspect.Parameter]
 
 _KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -22,7 +24,7 @@ _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_
 
 @dataclass(frozen=True)
 class Contract:
-    """What the host hands to processors of a level.
+    """What the host hands to processors of a form.
 
     ``required`` comes with every call, in this order; ``optional`` where the model has it. ``aliases`` are other names
     under which processors take an argument. ``loose`` may be handed to ``**kwargs``; what is not in it would be
@@ -38,8 +40,13 @@ class Contract:
         """The names that a parameter for this argument may have."""
         return (argument, *self.aliases.get(argument, ()))
 
+    @property
+    def known(self) -> frozenset[str]:
+        """The names of all arguments."""
+        return frozenset(name for argument in (*self.required, *self.optional) for name in self.names(argument))
 
-CONTRACTS: Mapping[Level, Contract] = {
+
+CONTRACTS: Mapping[Form, Contract] = {
     "kernel": Contract(
         required=("q", "k", "v", "heads"),
         optional=("mask", "skip_reshape", "skip_output_reshape", "scale", "enable_gqa"),
@@ -61,6 +68,16 @@ CONTRACTS: Mapping[Level, Contract] = {
             "attention_mask": ("mask", "attn_mask"),
         },
         loose=frozenset({"encoder_hidden_states", "attention_mask"}),
+    ),
+    "stand-in": Contract(
+        required=("x",),
+        optional=("context", "value", "mask", "transformer_options"),
+        aliases={
+            "x": ("hidden_states",),
+            "context": ("encoder_hidden_states",),
+            "mask": ("attention_mask", "attn_mask"),
+        },
+        loose=frozenset({"context", "value", "mask", "transformer_options"}),
     ),
 }
 
@@ -85,14 +102,18 @@ class Plan:
 
 
 @cached
-def plan_call(forward: Callable, level: Level) -> Plan:
+def plan_call(forward: Callable, form: Form) -> Plan:
     """Plans the call of an unbound ``forward`` (its first parameter is the processor itself).
 
     ``def forward(self, query, key, value, heads, attn_mask=None)`` gives positional q, k, v, heads, named
     ``{"mask": "attn_mask"}``, dropped skip_reshape, skip_output_reshape, scale, enable_gqa.
     """
-    contract = CONTRACTS[level]
-    parameters = list(inspect.signature(forward).parameters.values())[1:]
+    return plan(list(inspect.signature(forward).parameters.values())[1:], form)
+
+
+def plan(parameters: Parameters, form: Form) -> Plan:
+    """Plans a call by parameters, the processor itself not among them."""
+    contract = CONTRACTS[form]
     places = [p for p in parameters if p.kind in _BY_POSITION]
     keyword_only = {p.name for p in parameters if p.kind is _KEYWORD_ONLY}
     more_places = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
@@ -116,8 +137,13 @@ def plan_call(forward: Callable, level: Level) -> Plan:
             named[argument] = argument
         else:
             dropped.append(argument)
+    following = _following(places[len(positional) :], contract)
+    positional += following.values()
+    filled |= following.keys()
     open_names = {p.name for p in places if p.kind is not inspect.Parameter.POSITIONAL_ONLY} | keyword_only
     for argument in contract.optional:
+        if argument in positional:
+            continue
         own = next((name for name in contract.names(argument) if name in open_names - filled), None)
         if own is None and takes_any and argument in contract.loose:
             own = argument
@@ -134,14 +160,13 @@ def plan_call(forward: Callable, level: Level) -> Plan:
     return Plan(tuple(positional), named, tuple(dropped), tuple(unfilled))
 
 
-def level_of(processor: type[nn.Module]) -> Level | None:
-    """The level that a class declares, else the one that its ``forward`` looks like; None when neither tells."""
-    declared = getattr(processor, "level", None)
-    if isinstance(declared, str) and declared in CONTRACTS:
-        return cast(Level, declared)
-    names = [name for name in inspect.signature(processor.forward).parameters if name != "self"]
-    for level, contract in CONTRACTS.items():
-        first = [contract.names(argument) for argument in contract.required[: 3 if level == "kernel" else 1]]
-        if len(names) >= len(first) and all(name in known for name, known in zip(names, first, strict=False)):
-            return level
-    return None
+def _following(places: Parameters, contract: Contract) -> dict[str, str]:
+    """Optional arguments that can be handed over by position alone: the parameter's name with the argument's. The first
+    one that is not known ends them."""
+    found: dict[str, str] = {}
+    for place in places:
+        argument = next((name for name in contract.optional if place.name in contract.names(name)), None)
+        if place.kind is not inspect.Parameter.POSITIONAL_ONLY or argument is None:
+            break
+        found[place.name] = argument
+    return found

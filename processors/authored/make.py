@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import traceback
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-from ...patching.explicit_forward import with_forward
 from ...patching.user_code import Attendance
 from ...patching.user_errors import Overdue, class_name, said
 from ..contract import Limits
-from .adapt import NotCallable, adapt
+from ..sites.find import Site
+from .recipe import ChangesSite, Recipe
+from .site_values import KNOWN
 
 #: Entries that a set among ``limits`` may have.
 MANY = 64
@@ -40,6 +40,8 @@ def make(
     shown: str,
     attendance: Attendance | None = None,
     place: tuple[torch.device | None, torch.dtype | None] = (None, None),
+    site: Site | None = None,
+    recipe: Recipe | None = None,
 ) -> nn.Module:
     """An instance of a class, in eval mode and without gradients: a Processor where it can be called as one, else as it
     is, for the check to say why not.
@@ -49,14 +51,20 @@ def make(
         path, shown: the class's file, as Python knows it and as people are told.
         attendance: looks after its code, which runs in a thread of its own.
         place: device and dtype of its weights, where it has any.
+        site: where it is going to be, for the values that its ``__init__`` may need.
+        recipe: what made another instance of it, None for the first one.
 
     Raises:
         CannotLoad: when it needs arguments, raises whatever it may, takes too long, or declares limits that are none.
     """
     attendance = attendance or Attendance()
     passed_on: tuple[type[BaseException], ...] = (CannotLoad, *attendance.stops)
+
+    def made() -> nn.Module:
+        return _made(name, recipe or Recipe(cls, place), shown, site)
+
     try:
-        return attendance.apart(lambda: _made(name, cls, path, shown, place), f"{name} to be made")
+        return attendance.apart(made, f"{name} to be made")
     except Overdue as over:
         where = f"{shown}:{_line_of(cls)}"
         raise too_slow(name, where, "was not made", over, "forward, or do it once beforehand") from over
@@ -66,42 +74,39 @@ def make(
         raise failed(name, path, shown, "cannot be made", error) from error
 
 
-def _made(
-    name: str, cls: type, path: str, shown: str, place: tuple[torch.device | None, torch.dtype | None]
-) -> nn.Module:
-    where = f"{shown}:{_line_of(cls)}"
-    needed = needed_arguments(cls)
+def _made(name: str, recipe: Recipe, shown: str, site: Site | None) -> nn.Module:
+    where = f"{shown}:{_line_of(recipe.cls)}"
+    needed = recipe.missing(site)
     if needed:
         raise CannotLoad(
             name,
             where,
             f"cannot be made: its __init__ needs {', '.join(needed)}",
-            "A processor is chosen by its name alone, so nobody passes them.",
-            f"Give {'them defaults' if len(needed) > 1 else 'it a default'}.",
+            _why_missing(site),
+            f"Give {'them defaults' if len(needed) > 1 else 'it a default'}: "
+            f"def __init__(self, {', '.join(f'{one}=…' for one in needed)}).",
         )
-    with torch.inference_mode(False):
-        module = _new(cls).eval().requires_grad_(False)
+    try:
+        module = recipe.instance(site)
+    except ChangesSite:
+        raise CannotLoad(
+            name,
+            where,
+            "cannot be made: its __init__ changes the attention module that it is given",
+            "That module stays the model's own, for other nodes and for LoRAs.",
+            "Keep its layers as attributes of your own (self.to_q = attn.to_q), and assign nothing to it.",
+        ) from None
     limits = _limits(name, where, module)
     if limits is not None:
         module.__dict__["limits"] = limits
-    with contextlib.suppress(NotCallable):
-        module = adapt(module)
-    if any(True for _ in tensors_of(module)):
-        module = module.to(device=place[0], dtype=place[1])
     return module
 
 
-def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Weights and buffers, asked of nn.Module, so that none of the module's own code runs."""
-    yield from nn.Module.parameters(module)
-    yield from nn.Module.buffers(module)
-
-
-def _new(cls: type) -> nn.Module:
-    """An instance with an explicit ``forward``. A class's ``__new__`` may hand out another class's instance, as
-    diffusers' old names do; that class is then made."""
-    made: object = with_forward(cls)()
-    return cast(nn.Module, made) if issubclass(type(made), nn.Module) else with_forward(type(made))()
+def _why_missing(site: Site | None) -> str:
+    known = f"What a UNet's attention module tells is passed under these names: {', '.join(KNOWN)}."
+    if site is None or site.has_projections:
+        return f"Nobody passes that. {known}"
+    return f"{known} {class_name(type(site.module))} computes attention in another way."
 
 
 def too_slow(name: str, where: str, what: str, over: Overdue, instead: str) -> CannotLoad:
@@ -127,15 +132,6 @@ def failed(name: str, path: str, shown: str, what: str, error: BaseException) ->
         fix = "Take out what ends the program there (sys.exit, argparse), and queue again; the file is read anew."
     text = f"{class_name(type(error))}: {message}".rstrip(": .")
     return CannotLoad(name, f"{shown}:{line or 1}", what, f"{text}.", fix)
-
-
-def needed_arguments(cls: type) -> list[str]:
-    """Parameters of ``__init__`` without a default."""
-    init = cast(Any, cls).__init__
-    if init in (object.__init__, nn.Module.__init__):
-        return []
-    parameters = list(inspect.signature(init).parameters.values())[1:]
-    return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def _line_of(cls: type) -> int:

@@ -22,7 +22,9 @@ from torch import nn
 
 from ...patching.user_code import PATIENCE, Attendance, Cancel
 from ...patching.user_errors import Overdue, class_name
-from ..authored.make import CannotLoad, failed, make, tensors_of, too_slow
+from ..authored.make import CannotLoad, failed, make, too_slow
+from ..authored.recipe import Recipe, recipe_of, tensors_of
+from ..sites.find import Site
 from .latest import PATIENCE as LISTING_PATIENCE
 from .latest import Latest
 from .listing import Listed, Unlisted, list_files
@@ -51,6 +53,7 @@ class _Loaded:
     digest: str
     module: types.ModuleType
     instances: dict[tuple, nn.Module] = field(default_factory=dict)
+    recipes: dict[tuple, Recipe] = field(default_factory=dict)
 
 
 class CustomProcessors:
@@ -92,8 +95,10 @@ class CustomProcessors:
         dtype: torch.dtype | None = None,
         cancel: Cancel | None = None,
         patience: float = PATIENCE,
+        site: Site | None = None,
     ) -> nn.Module:
-        """The one instance of a class; its own weights, where it has any, on ``device`` and in ``dtype``.
+        """The one instance of a class, or the one for ``site`` where its ``__init__`` takes values of that; its own
+        weights, where it has any, on ``device`` and in ``dtype``.
 
         The file is run in a thread of its own, and so is the class's ``__init__``: either can be cancelled, and is
         ended after ``patience`` seconds.
@@ -118,7 +123,7 @@ class CustomProcessors:
                 "The name means something else once the file has run.",
                 f"Leave {cls_name} a class.",
             )
-        return _instance(loaded, name, file, cast(type, cls), device, dtype, Attendance(cancel, patience))
+        return _instance(loaded, name, file, cast(type, cls), (device, dtype), site, Attendance(cancel, patience))
 
     def _list(self) -> Listed:
         listed = list_files(self._folders())
@@ -194,18 +199,23 @@ def _instance(
     name: str,
     file: UserFile,
     cls: type,
-    device: torch.device | None,
-    dtype: torch.dtype | None,
+    place: tuple[torch.device | None, torch.dtype | None],
+    site: Site | None,
     attendance: Attendance,
 ) -> nn.Module:
-    """The instance of a class for this device and dtype; classes without weights have one for all."""
+    """The instance of a class for this device and dtype; classes without weights have one for all. Those of a site may
+    hold its layers, so they are not kept here."""
     own = class_name(cls)
     shared = loaded.instances.get((own,))
     if shared is not None:
         return shared
-    key: tuple = (own, device, dtype)
+    key: tuple = (own, *place)
     if key not in loaded.instances:
-        processor = make(name, cls, str(file.path), file.shown, attendance, (device, dtype))
+        known = loaded.recipes.get(key)
+        processor = make(name, cls, str(file.path), file.shown, attendance, place, site, known)
+        recipe = loaded.recipes[key] = recipe_of(processor) or Recipe(cls, place)
+        if recipe.per_site:
+            return processor
         if not any(True for _ in tensors_of(processor)):
             key = (own,)
         loaded.instances[key] = processor

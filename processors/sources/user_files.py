@@ -151,6 +151,10 @@ def _keeps_a_contract(node: ast.ClassDef) -> bool:
                 return True
             if names in (["q", "k", "v"], ["query", "key", "value"]):
                 return True
+            if names[:1] in (["x"], ["hidden_states"]) and {"context", "encoder_hidden_states"} & set(names[1:]):
+                return True
+            if names == ["hidden_states"] and member.args.vararg and member.args.kwarg:
+                return True
         if isinstance(member, ast.Assign | ast.AnnAssign):
             targets = member.targets if isinstance(member, ast.Assign) else [member.target]
             if any(isinstance(target, ast.Name) and target.id == "level" for target in targets):
