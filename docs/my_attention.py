@@ -27,7 +27,7 @@ class MyModuleAttention(nn.Module):
     # Where it cannot be used, if anywhere: the node says so and leaves those places alone. All are optional.
     limits = {"devices": {"cpu", "cuda"}, "dtypes": {torch.float32, torch.float16, torch.bfloat16}, "max_head_dim": 256}
 
-    def __init__(self, gain: float = 1.0):  # a default for everything: the node passes nothing
+    def __init__(self, gain: float = 1.0):  # a default for everything but what a place tells: hidden_size, num_heads, …
         super().__init__()
         self.gain = gain
 
@@ -41,3 +41,21 @@ class MyModuleAttention(nn.Module):
         weights = attn.get_attention_scores(q, k, mask)  # (batch * heads, queries, keys), rows add up to 1
         out = attn.batch_to_head_dim(weights @ v)  # (batch, tokens, channels)
         return attn.to_out[1](attn.to_out[0](out)) * self.gain
+
+
+class MyStandIn(nn.Module):
+    """Stands in for the whole attention module, and is called as that one is. Works in UNets (SD 1.5, SDXL)."""
+
+    def __init__(self, attn):  # the module that it replaces: each place gets an instance of its own
+        super().__init__()
+        self.heads = attn.heads
+        self.to_q, self.to_k, self.to_v, self.to_out = attn.to_q, attn.to_k, attn.to_v, attn.to_out  # LoRAs act on them
+
+    def forward(self, hidden_states, context=None, value=None, mask=None, **kwargs):
+        context = hidden_states if context is None else context
+        q, k, v = self.to_q(hidden_states), self.to_k(context), self.to_v(context if value is None else value)
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        if mask is not None and mask.ndim == 3:
+            mask = mask.unsqueeze(1)
+        out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.to_out(out.transpose(1, 2).flatten(2))

@@ -73,7 +73,7 @@ class Probed:
     def fails(self, case: Case) -> bool:
         """Whether a case raises or gives another form of result than it should."""
         if case not in self.results:
-            self.look([case], self.mounted.device)
+            self.look([case], _META)
         result = self.results[case]
         return isinstance(result, Raised) or (isinstance(result, Outcome) and result.got != result.expected)
 
@@ -145,14 +145,14 @@ class Probed:
 
 
 def probe(mounted: Mounted) -> Probed:
-    """Evidence: every case without numbers. What an ordinary run brings and a pairwise cover run on fake tensors, which
-    know their device; where every combination is asked for, the others run on meta tensors, which are ten times as fast
-    and do not."""
-    few, every = cases_of(mounted, thorough=False), cases_of(mounted)
-    rest = [case for case in every if case not in set(few)] if mounted.thorough else []
-    probed = Probed(mounted, (*few, *rest))
-    probed.look(few, mounted.device)
-    probed.look(rest, _META)
+    """Evidence: every case without numbers. Those in the model's dtype run on fake tensors, which know their device: what
+    an ordinary run brings, and each mask. The others run on meta tensors, which are ten times as fast and do not."""
+    tried = tuple(dict.fromkeys([*cases_of(mounted, thorough=False), *cases_of(mounted)]))
+    first = [case for case in cases_of(mounted, thorough=False) if case.dtype == mounted.dtype]
+    on_fakes = first if mounted.device.type != "cpu" else [case for case in first if case.mask is None]
+    probed = Probed(mounted, tried)
+    probed.look(on_fakes, mounted.device)
+    probed.look([case for case in tried if case not in set(on_fakes)], _META)
     return probed
 
 

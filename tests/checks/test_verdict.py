@@ -3,7 +3,7 @@ called one stops a run, whatever masks come."""
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ def _of_the_corpus() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
 def _of_diffusers() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
     attention = pytest.importorskip("diffusers.models.attention_processor")
     for name, cls in vars(attention).items():
-        if inspect.isclass(cls) and "Processor" in name and hasattr(cls, "__call__"):
+        if inspect.isclass(cls) and "Processor" in name:
             yield name, cls
 
 
@@ -154,9 +154,12 @@ def without_hazards(monkeypatch):
     monkeypatch.setattr(processor, "MOUNTED_LAYERS", ("weights", "probe"))
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("name", BLOCKS)
-def test_an_error_is_what_an_ordinary_run_meets(name, source, runs, capsys):
+#: The gallery's sites are as wide as those of the small SD 1.5; SDXL differs in widths alone.
+LOOKED_AT = [(name, source) for name in BLOCKS for source in SOURCES if (name, source) != ("SDXL", "gallery")]
+
+
+@pytest.mark.parametrize(("name", "source"), LOOKED_AT)
+def test_an_error_is_what_an_ordinary_run_meets(name, source, runs):
     run, wrong, looked_at = runs[name], [], 0
     for title, cls in SOURCES[source]():
         processor = made(cls)
@@ -172,7 +175,7 @@ def test_an_error_is_what_an_ordinary_run_meets(name, source, runs, capsys):
         if failed and not errors:
             wrong.append(f"{title} fails ({failed}), and is not called an error: {[str(f) for f in findings]}")
         if not failed and not errors:
-            for form in ((2, True), (3, True), (4, True), (2, False), (3, False), (4, False)):
+            for form in ((2, False), (3, True), (4, True)):
                 said = finished(lambda p=patched, f=form: run.with_mask(p, f))
                 if said:
                     wrong.append(f"{title} fails with a mask of {form}: {said}; {[str(f) for f in findings]}")

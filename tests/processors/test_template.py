@@ -16,7 +16,7 @@ from torch import nn
 pytestmark = pytest.mark.usefixtures("host")
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["custom/my_attention:MyAttention", "custom/my_attention:MyModuleAttention"]
+NAMES = [f"custom/my_attention:{name}" for name in ("MyAttention", "MyModuleAttention", "MyStandIn")]
 
 
 @pytest.fixture
@@ -45,7 +45,8 @@ def test_the_help_page_shows_it_and_names_its_classes(custom):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["self", "cross"])
 def test_nothing_is_found_and_it_computes_attention_in_one_graph(custom, name, kind):
-    processor, place = custom.load(name), site(kind)
+    place = site(kind)
+    processor = custom.load(name, site=place)
     assert [str(finding) for finding in check_processor(processor, place)] == []
     forward = torch.compile(site_forward(place, processor), backend="eager", fullgraph=True)
     x = torch.randn(2, 16, 32)
