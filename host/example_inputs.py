@@ -21,7 +21,7 @@ TOKENS = 77
 
 @dataclass(frozen=True)
 class Example:
-    """Sizes of one call: latent height and width, frames of a video, whether there is a mask for the prompt, and batch."""
+    """Sizes of one call: latent height and width, frames of a video, whether the prompt has a mask, and batch."""
 
     size: int = 64
     frames: int = 5

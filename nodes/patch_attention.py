@@ -217,12 +217,12 @@ def _observer(record: Record, superseded: Any) -> Callable[[dict[str, Any]], Non
     return observe
 
 
-def _ended(record: Record) -> Callable[[dict[str, Any] | None, int | None], None]:
+def _ended(record: Record) -> Callable[[dict[str, Any] | None, int | None, int], None]:
     """Notes in the record whether the processor took part in a sampling that ended."""
 
-    def ended(unused: dict[str, Any] | None, reached: int | None) -> None:
+    def ended(unused: dict[str, Any] | None, reached: int | None, by_sdpa: int) -> None:
         record.sampled(executing_class())
-        patches = {**record["patches"], "reached": reached}
+        patches = {**record["patches"], "reached": reached, "by_sdpa": by_sdpa}
         if (patches, unused) != (record["patches"], record["unused"]):
             record.update(patches=patches, unused=unused)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Collection
@@ -123,3 +124,31 @@ def lines_in(error: BaseException, files: Collection[str]) -> list[tuple[str, in
     """The lines of these files that an exception passed, the innermost last."""
     frames = traceback.walk_tb(error.__traceback__)
     return [(frame.f_code.co_filename, line) for frame, line in frames if frame.f_code.co_filename in files]
+
+
+_COMMON_IMPORTS = {
+    "F": "import torch.nn.functional as F",
+    "np": "import numpy as np",
+    "nn": "from torch import nn",
+    "Optional": "from typing import Optional",
+    "rearrange": "from einops import rearrange",
+    "repeat": "from einops import repeat",
+    "softmax": "from torch import softmax",
+}
+
+
+def cause_in_words(error: str) -> tuple[str, str] | None:
+    """What an error comes of and what to do, for what people forget most; None for others. The first continues "the
+    class …"."""
+    undefined = re.match(r"NameError: name '(\w+)' is not defined", error)
+    if undefined:
+        name = undefined[1]
+        line = _COMMON_IMPORTS.get(name, f"import {name}")
+        return (
+            f"uses {name}, which its file neither imports nor defines, so it is not known there",
+            f"Import or define it at the top of the file: {line}.",
+        )
+    before = re.search(r"cannot assign \S+ before \S*__init__\(\) call", error)
+    if before or re.search(r"object has no attribute '_(parameters|buffers|modules|\w+_hooks)'", error):
+        return ("does not call super().__init__()", "Make super().__init__() the first line of its __init__.")
+    return None

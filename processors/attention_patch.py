@@ -152,9 +152,10 @@ class AttentionPatch:
     """The sites that one node patched, as a wrapper of ``apply_model``.
 
     ``observe(options)`` is called once a sampling with the ``transformer_options``, for the record; ``ended(unused,
-    reached)`` when a sampling has ended: why the processor took no part in it, if it did not, and at how many sites it
-    was called, None where compiled code ran, which does not tell. ``failed(error)`` gives what is raised for what a
-    model call raised.
+    reached, by_sdpa)`` when a sampling has ended: why the processor took no part in it, if it did not; at how many
+    sites it was called, None where compiled code ran, which does not tell; and how many calls went to PyTorch's
+    attention, because it fails in such, those in graphs aside. ``failed(error)`` gives what is raised for what a model
+    call raised.
     """
 
     order = 0
@@ -166,7 +167,7 @@ class AttentionPatch:
         observe: Callable[[dict[str, Any]], None],
         superseded: Callable | None = None,
         name: str = "custom",
-        ended: Callable[[dict[str, Any] | None, int | None], None] = lambda unused, reached: None,
+        ended: Callable[[dict[str, Any] | None, int | None, int], None] = lambda unused, reached, by_sdpa: None,
         failed: Callable[[BaseException], BaseException] = lambda error: error,
         attendance: Callable[[], Attendance] = Attendance,
     ):
@@ -190,17 +191,25 @@ class AttentionPatch:
             for site in self.sites
         ]
 
+    def _given_up(self) -> int:
+        """Calls so far that went to PyTorch's attention, those in graphs aside."""
+        computing = {id(one): one for one in (*map(self.instances.computes, self.sites), self.processor)}
+        return sum(one.given_up for one in computing.values()) + sum(
+            one.given_up for one in self.instances.all if id(one) not in computing
+        )
+
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of one whole sampling (``outer_sample``): looks whether the processor took part in it."""
         self.calls = SiteCalls(self, KEY)
         self.instances.begin_sampling()
-        self.within = True
+        self.within, before = True, self._given_up()
         try:
             result = executor(*args, **kwargs)
+            by_sdpa = self._given_up() - before
         finally:
             self.within = False
             self.instances.begin_sampling()  # lets go of what this one kept
-        self.ended(self.calls.unused(executor, args, kwargs), self.calls.reached)
+        self.ended(self.calls.unused(executor, args, kwargs), self.calls.reached, by_sdpa)
         return result
 
     def __call__(

@@ -20,6 +20,7 @@ STATES = (
     "patched",
     "checked",
     "checking",
+    "starting",
     "compiling",
     "measuring",
     "compiled",

@@ -55,7 +55,11 @@ def _idle(record: dict[str, Any]) -> str:
 def _patched(record: dict[str, Any]) -> str:
     patches = record["patches"] or {"sites": [], "foreign": []}
     names = sorted({site["processor"] for site in patches["sites"]})
-    return f"patched {count(len(patches['sites']), 'site')} · {', '.join(names)}" if names else "nothing patched"
+    if not names:
+        return "nothing patched"
+    by_sdpa = patches.get("by_sdpa")
+    left = f" · {count(by_sdpa, 'call')} by sdpa" if by_sdpa else ""
+    return f"patched {count(len(patches['sites']), 'site')} · {', '.join(names)}{left}"
 
 
 def _checked(record: dict[str, Any]) -> str:
@@ -93,6 +97,7 @@ def _failed(record: dict[str, Any]) -> str:
 
 
 _SENTENCES = {
+    "starting": lambda record: "starting the compiler",
     "idle": _idle,
     "patched": _patched,
     "checked": _checked,

@@ -96,7 +96,7 @@ class CompilerDisabled(Calls):
     functions = ("disabled ",)
     what = "calls {name}, which is marked torch.compiler.disable"
     why = "Such a function is left out of every graph, so the block runs uncompiled."
-    fix = "Take the mark off, or register the function with torch.library.custom_op and register_fake."
+    fix = "Take @torch.compiler.disable off, or register the function with torch.library.custom_op and register_fake."
 
 
 @rule
@@ -123,9 +123,9 @@ class ScriptedModule(Calls):
 class DependsOnValues(Hazard):
     """A branch, a loop or a list that depends on the values in a tensor."""
 
-    what = "decides, loops or makes Python values by the numbers in a tensor"
+    what = "decides, loops or makes Python values by the numbers in a tensor ({name})"
     why = "A graph takes the same way for all numbers. It would be cut here, so the block runs uncompiled."
-    fix = "Compute both ways and choose with torch.where, or decide by a shape or a setting."
+    fix = "Compute both ways and choose: torch.where(condition, one, other); or decide by a shape or a setting."
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:
         return [spot for spot in mounted.evidence(rehearsal).read if _decides(mounted, spot)]
@@ -136,9 +136,12 @@ class ReadsValue(Hazard):
     """``.item()`` or ``float(tensor)`` that fits into a graph."""
 
     captured = "warning"
-    what = "takes a value out of a tensor (.item(), float(), int())"
+    what = "takes a value out of a tensor ({name})"
     why = "Every step waits there until the device has computed it."
-    fix = "Keep it a tensor: tensors of one value add, multiply and compare as numbers do."
+    fix = (
+        "Keep it a tensor: tensors of one value add, multiply and compare as numbers do, and "
+        "torch.where(condition, one, other) chooses."
+    )
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:
         read = mounted.evidence(rehearsal).read
@@ -166,7 +169,7 @@ class ToNumpy(Hazard):
     captured = "warning"
     what = "computes with a tensor in NumPy"
     why = "NumPy works on the CPU alone: a tensor on a GPU raises an error or is copied at every step."
-    fix = "Use the torch function of the same name."
+    fix = "Use the torch function of the same name: torch.clip for np.clip."
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:
         return mounted.evidence(rehearsal).numpy

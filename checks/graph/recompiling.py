@@ -22,7 +22,10 @@ class StepState(Hazard):
 
     what = "changes {name} at every step, and computes by it"
     why = "A graph is built on one value, so each step would be compiled anew; soon the compiler gives up."
-    fix = "Take it out of forward; what depends on the step has to come in as a tensor."
+    fix = (
+        "Add transformer_options=None to forward: transformer_options[“sigmas”] is a tensor that tells where in the "
+        "sampling a step is. To act on some layers only, choose them with “blocks” in the node."
+    )
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:
         rehearsed = mounted.evidence(rehearsal)
@@ -40,11 +43,11 @@ class StateInForward(Hazard):
 
     captured = "warning"
     what = "sets {name} in forward"
-    why = (
-        "The processor is shared by its blocks, and a compiled block is also run uncompiled to compare them, so one "
-        "call sees what another one left."
+    why = "What one call leaves there, the next one finds, of another block too; it begins anew with each sampling."
+    fix = (
+        "Make it in __init__, keep it in a local variable, or put it under “if not torch.compiler.is_compiling():”."
+        "{instead}"
     )
-    fix = "Make it in __init__, keep it in a local variable, or put it under “if not torch.compiler.is_compiling():”."
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:
         changed = mounted.evidence(rehearsal).changed
@@ -52,7 +55,12 @@ class StateInForward(Hazard):
         return [spot for spot in _writes(mounted) if spot.name in changed and spot.where not in counters]
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
-        yield from (Hit({"name": spot.text}, spot.where) for spot in self.ran(subject))
+        shared = {(spot.where, spot.name) for spot in subject.evidence(code).global_writes}
+        for spot in self.ran(subject):
+            is_global = (spot.where, spot.name) in shared
+            instead = f" Keep it as an attribute, self.{spot.name}, instead of a global." if is_global else ""
+            name = f"{spot.text}, a global," if is_global else spot.text
+            yield Hit({"name": name, "instead": instead}, spot.where)
 
 
 @rule
@@ -80,7 +88,7 @@ class ChangingGlobal(Hazard):
     captured = "warning"
     what = "reads {name}, a global that its file changes while running"
     why = "The graph is built on its value of now; each new one is another graph."
-    fix = "Keep it as an attribute that is set in __init__, or pass it as a tensor."
+    fix = "Keep it as an attribute that is set in __init__, self.{name}, or pass it as a tensor."
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:
         source = mounted.evidence(code)

@@ -23,6 +23,7 @@ _TORCH = str(Path(torch.__file__).parent)
 
 #: Methods of tensors that hand their values to Python, which has to wait for them.
 _READS = frozenset({"item", "tolist", "equal", "__bool__", "__float__", "__int__", "__index__", "__complex__"})
+_WRITTEN = {"__bool__": "bool()", "__float__": "float()", "__int__": "int()", "__index__": "an index"}
 _TO_NUMPY = frozenset({"numpy", "__array__"})
 
 
@@ -141,6 +142,6 @@ class _Reads(TorchFunctionMode):
         if frame is None:
             return
         file, line = frame.f_code.co_filename, frame.f_lineno
-        spot = Spot(name, file, line, line)
+        spot = Spot(name, file, line, line, _WRITTEN.get(name, f".{name}()"))
         if self.source.enters_graph(file, line) and not any(s.where == spot.where for s in spots):
             spots.append(spot)

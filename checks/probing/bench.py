@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from torch import nn
 from ...patching.user_errors import error_words, files_of, lines_in
 from ...processors import Level, Site
 from ...processors.built_in.sdpa import SDPAProcessor
+from ...processors.elsewhere import CallKind
 from ..mounted import Mounted
 from ..source import function_location, short_path
-from .cases import BATCHES, DTYPES, FLAT, LATENTS, SPLIT, Case, Layout, cases
+from .cases import BATCHES, DTYPES, FLAT, LATENTS, SPLIT, Brought, Case, Layout, cases
 from .standin import Make, stand_in
 
 #: Makes an input of a shape and dtype.
@@ -164,3 +165,58 @@ def raised(error: BaseException, module: nn.Module) -> Raised:
     lines = lines_in(error, files_of(module))
     where = f"{short_path(lines[-1][0])}:{lines[-1][1]}" if lines else function_location(type(module).forward)
     return Raised(error_words(error), where)
+
+
+# Which calls an ordinary run of a model makes at a site: one picture with and without CFG, in the model's own dtype,
+# with what its blocks hand to attention.
+
+#: The largest batch of one picture: with CFG, prompt and negative prompt may come in one call.
+ONE_PICTURE = 2
+
+#: What a call may be out of the ordinary in. A failure is put down to the last one that it depends on.
+AXES = ("dtype", "batch", "layout", "mask")
+
+
+def brought(mounted: Mounted) -> Brought:
+    """Evidence: what the model's blocks hand to the site. Where nobody knows, no mask, and heads apart, as most do."""
+    known = mounted.ask()
+    layouts = frozenset({FLAT}) if mounted.site.has_projections else frozenset({SPLIT})
+    return known if known is not None and known.layouts else Brought(frozenset(), layouts)
+
+
+def odd(mounted: Mounted, case: Case) -> list[str]:
+    """What of a case no ordinary run of the model brings; nothing when one does."""
+    found = []
+    if case.dtype != mounted.dtype:
+        found.append("dtype")
+    if case.batch > ONE_PICTURE:
+        found.append("batch")
+    if not mounted.site.has_projections and case.layout not in mounted.evidence(brought).layouts:
+        found.append("layout")
+    if case.mask is not None and case.mask not in mounted.evidence(brought).masks:
+        found.append("mask")
+    return found
+
+
+def usual(mounted: Mounted, case: Case, axis: str) -> Case:
+    """The case with an ordinary value in the place of that of ``axis``."""
+    if axis == "dtype":
+        return replace(case, dtype=mounted.dtype) if mounted.dtype in dtypes_of(mounted) else case
+    if axis == "batch":
+        return replace(case, batch=min(case.batch, ONE_PICTURE))
+    if axis == "layout":
+        known = sorted(mounted.evidence(brought).layouts, key=repr) if not mounted.site.has_projections else [FLAT]
+        return case if case.layout in known else replace(case, layout=known[0])
+    return replace(case, mask=None)
+
+
+def kind_of(mounted: Mounted, case: Case) -> CallKind:
+    """The kind of calls that a case out of the ordinary stands for."""
+    out = odd(mounted, case)
+    mask = case.mask if "mask" in out else None
+    return CallKind(
+        mask=None if mask is None else (mask.dims, mask.boolean),
+        dtype=case.dtype if "dtype" in out else None,
+        above=ONE_PICTURE if "batch" in out else None,
+        layout=(case.layout.split_in, case.layout.split_out) if "layout" in out else None,
+    )

@@ -9,8 +9,8 @@ from ...processors.elsewhere import CallKind
 from ..mounted import Mounted
 from ..rule import Hit, Layer, Rule, Subject, rule
 from ..source import function_location
+from .bench import brought
 from .cases import Mask, in_words
-from .ordinary import brought
 from .trial import trial
 from .words import SERVED, mask_name, per_head, when
 

@@ -15,9 +15,21 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...patching.random_numbers import numbers_kept
 from ..mounted import Mounted
-from .bench import Inputs, Raised, call, cases_of, expected_shape, geometry, make_inputs, raised, site_stand_in
+from .bench import (
+    AXES,
+    Inputs,
+    Raised,
+    call,
+    cases_of,
+    expected_shape,
+    geometry,
+    make_inputs,
+    odd,
+    raised,
+    site_stand_in,
+    usual,
+)
 from .cases import Case
-from .ordinary import AXES, odd, usual
 from .real import Unavailable, bench
 from .standin import Make, stand_in
 
@@ -145,8 +157,8 @@ class Probed:
 
 
 def probe(mounted: Mounted) -> Probed:
-    """Evidence: every case without numbers. Those in the model's dtype run on fake tensors, which know their device: what
-    an ordinary run brings, and each mask. The others run on meta tensors, which are ten times as fast and do not."""
+    """Evidence: every case without numbers. Those in the model's dtype run on fake tensors, which know their device:
+    what an ordinary run brings, and each mask. The others run on meta tensors, ten times as fast, which do not."""
     tried = tuple(dict.fromkeys([*cases_of(mounted, thorough=False), *cases_of(mounted)]))
     first = [case for case in cases_of(mounted, thorough=False) if case.dtype == mounted.dtype]
     on_fakes = first if mounted.device.type != "cpu" else [case for case in first if case.mask is None]

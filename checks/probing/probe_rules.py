@@ -10,10 +10,9 @@ from ...processors.elsewhere import CallKind
 from ..mounted import Mounted
 from ..rule import Hit, Layer, Rule, Subject, rule
 from ..source import function_location
-from .bench import Raised
+from .bench import Raised, kind_of, odd
 from .cases import Case, share
 from .mask_rules import told_of_masks
-from .ordinary import kind_of, odd
 from .probe import Form, Outcome, probe
 from .trial import trial
 from .words import SERVED, elsewhere, in_an_ordinary_run, named, when

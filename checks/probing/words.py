@@ -8,24 +8,15 @@ from typing import Any
 
 import torch
 
+from ...patching.user_errors import cause_in_words
 from ...processors.elsewhere import CallKind
 from ..mounted import Mounted
-from .bench import Raised
+from .bench import ONE_PICTURE, Raised
 from .cases import BATCHES, MASKS, Case, Layout, Mask, in_words, phrases, share
-from .ordinary import ONE_PICTURE
 
 Values = dict[str, object]
 
 SERVED = "Such calls are computed by PyTorch's attention (sdpa) instead."
-
-_COMMON_IMPORTS = {
-    "F": "import torch.nn.functional as F",
-    "np": "import numpy as np",
-    "nn": "from torch import nn",
-    "Optional": "from typing import Optional",
-    "rearrange": "from einops import rearrange",
-    "repeat": "from einops import repeat",
-}
 
 
 def in_an_ordinary_run(error: Raised, failing: Sequence[Case], tried: Sequence[Case]) -> Values:
@@ -149,16 +140,15 @@ def _remedy(failing: Sequence[Case], tried: Sequence[Case]) -> str:
 
 def _named_cause(error: Raised) -> tuple[str, str] | None:
     """What an exception of a common kind comes of, and what to do."""
-    undefined = re.match(r"NameError: name '(\w+)' is not defined", error.error)
-    if undefined:
-        name = undefined[1]
-        line = _COMMON_IMPORTS.get(name, f"import {name}")
+    known = cause_in_words(error.error)
+    if known is not None:
+        return known
+    widths = re.search(r"mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)", error.error)
+    if widths:
         return (
-            f"uses {name}, which its file neither imports nor defines",
-            f"Import or define it at the top of the file: {line}.",
+            f"has weights for {widths[2]} channels where this place has {widths[1]}",
+            f"Make its layers as wide as the place: {widths[1]} channels; or choose other places with “blocks”.",
         )
-    if no_super_init(error.error):
-        return ("does not call super().__init__()", "Make super().__init__() the first line of its __init__.")
     missing = re.search(r"AttributeError: '(\w+)' object has no attribute '(\w+)'", error.error)
     if missing and missing[1] not in ("Tensor", "NoneType"):
         of = "the attention module" if missing[1] in ("CrossAttention", "AttnView") else missing[1]
@@ -167,12 +157,6 @@ def _named_cause(error: Raised) -> tuple[str, str] | None:
             f"Do without {missing[2]}, or set it in __init__ of the processor.",
         )
     return None
-
-
-def no_super_init(error: str) -> bool:
-    """Whether an error comes of an nn.Module that was not initialised."""
-    before = re.search(r"cannot assign \S+ before \S*__init__\(\) call", error)
-    return bool(before or re.search(r"object has no attribute '_(parameters|buffers|modules|\w+_hooks)'", error))
 
 
 def _name(dtype: torch.dtype) -> str:

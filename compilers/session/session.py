@@ -187,6 +187,7 @@ class Session(SessionState):
         if not self.blocks:
             self.give_up(f"this model has no part that scope “{scope}” could compile.")
         else:
+            self.record.update(state="starting", progress=None)  # Inductor takes many seconds in a new process
             self._choose_backend()
         self.publish()
         self._stop_if_unfit()

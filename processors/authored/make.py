@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...patching.user_code import Attendance
-from ...patching.user_errors import Overdue, class_name, said
+from ...patching.user_errors import Overdue, cause_in_words, class_name, error_words, said
 from ..contract import Limits
 from ..sites.find import Site
 from .recipe import ChangesSite, Recipe
@@ -71,7 +71,7 @@ def make(
     except passed_on:
         raise
     except BaseException as error:  # whatever a class raises, SystemExit too, is its author's to read
-        raise failed(name, path, shown, "cannot be made", error) from error
+        raise failed(name, path, shown, "cannot be made", error, _line_of_init(cls)) from error
 
 
 def _made(name: str, recipe: Recipe, shown: str, site: Site | None) -> nn.Module:
@@ -117,21 +117,32 @@ def too_slow(name: str, where: str, what: str, over: Overdue, instead: str) -> C
     )
 
 
-def failed(name: str, path: str, shown: str, what: str, error: BaseException) -> CannotLoad:
-    """An exception in somebody's file, with the last line of that file that it went through."""
+def failed(name: str, path: str, shown: str, what: str, error: BaseException, at: int = 1) -> CannotLoad:
+    """An exception in somebody's file, with the last line of that file that it went through; ``at`` where it went
+    through none."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     line = frames[-1].lineno if frames else None
     message = said(error)
     if type(error) in (SyntaxError, IndentationError, TabError) and isinstance(error, SyntaxError):
         message = error.msg
         line = error.lineno if error.filename == path else line
-    fix = "Correct that line and queue again; the file is read anew."
+    fix, sentence = "Correct that line and queue again; the file is read anew.", ""
+    known = cause_in_words(error_words(error))
+    if known is not None:
+        sentence, fix = f"It {known[0]}. ", known[1]
+        line = line if "super()" not in fix else at
     if type(error) is ModuleNotFoundError:
+        sentence = f"It imports {error.name}, which is not installed. "
         fix = f"Install {error.name} in ComfyUI's Python, or do without it: a file can import installed packages only."
     elif issubclass(type(error), SystemExit):
         fix = "Take out what ends the program there (sys.exit, argparse), and queue again; the file is read anew."
     text = f"{class_name(type(error))}: {message}".rstrip(": .")
-    return CannotLoad(name, f"{shown}:{line or 1}", what, f"{text}.", fix)
+    return CannotLoad(name, f"{shown}:{line or at}", what, f"{sentence}{text}.", fix)
+
+
+def _line_of_init(cls: type) -> int:
+    code = getattr(getattr(cls, "__init__", None), "__code__", None)
+    return _line_of(cls) if code is None else code.co_firstlineno
 
 
 def _line_of(cls: type) -> int:

@@ -181,3 +181,23 @@ def test_an_error_is_what_an_ordinary_run_meets(name, source, runs):
                     wrong.append(f"{title} fails with a mask of {form}: {said}; {[str(f) for f in findings]}")
     assert not wrong, "\n".join(wrong)
     assert looked_at >= (4 if name == "Flux" and source != "gallery" else 10)
+
+
+def test_calls_that_it_fails_in_are_sdpas_and_counted(runs):
+    from onediff_pack.processors import get_processor
+
+    class OneFormOfMask(nn.Module):
+        def forward(self, q, k, v, heads, mask=None):
+            if mask is not None and mask.ndim == 3:
+                raise ValueError("no")
+            return get_processor("sdpa")(q, k, v, heads, mask) * 2
+
+    run = runs["SD 1.5"]
+    processor = made(OneFormOfMask)
+    (finding,) = run.check(processor)
+    assert finding.severity == "warning" and "mask (batch, queries, keys)" in finding.what
+    plain, patched = run.patched(get_processor("sdpa")), run.patched(processor)
+    torch.testing.assert_close(run.with_mask(patched, (3, False)), run.with_mask(plain, (3, False)))
+    assert processor.given_up == len(run.sites)
+    assert not torch.allclose(run.with_mask(patched, (4, False)), run.with_mask(plain, (4, False)))
+    assert processor.given_up == len(run.sites), "others are its own"

@@ -107,6 +107,7 @@ export const states = {
       ],
     },
   }),
+  starting: record({ state: "starting" }),
   checking: record({ state: "checking", progress: { done: 412, total: 686, path: "middle_block.1", seconds: 0.3 } }),
   compiling: record({
     state: "compiling",

@@ -25,6 +25,7 @@ test("each state reads as a person would say it", () => {
     patchedOddly: "! 1 warning · sdpa",
     checked: "✓ no problems · 686 modules",
     findings: "✗ 2 errors, 1 warning · AttnProcessor: has no forward",
+    starting: "… starting the compiler",
     checking: "… checking 412/686 · middle_block.1",
     compiling: "… compiling 7/38 · 12 s · input_blocks.1.0",
     measuring: "… measuring",

@@ -41,7 +41,7 @@
  */
 
 const LONGEST = 400;
-const LIVE = new Set(["checking", "compiling", "measuring"]);
+const LIVE = new Set(["checking", "starting", "compiling", "measuring"]);
 
 /** @param {StatusRecord | null} record */
 export const isLive = (record) => record !== null && LIVE.has(record.state);

@@ -182,6 +182,7 @@ function patched(record, words) {
   const patch = [
     sites.length ? words("status.sites", { count: sites.length }) : words("status.no_sites"),
     { text: processors.join(", "), elastic: true },
+    count(record.patches?.by_sdpa) ? words("status.by_sdpa", { count: count(record.patches?.by_sdpa) }) : null,
   ];
   const trouble = troubles(record, words);
   // After an error the processor in use may be another one than the node names: that is more than how many sites.
