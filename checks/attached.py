@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 
 from ..patching.user_code import Attendance, Cancel
 from ..processors import Processor, Site, written
+from ..processors.authored.recipe import recipe_of
 from ..processors.authored.state import Kept, outside
 from ..processors.elsewhere import joined
 from .finding import Finding
@@ -30,7 +31,7 @@ _UNASKED = "unasked"
 
 #: What was found out, by processor, and by what the blocks hand to it. Findings and keys hold neither the processor nor
 #: a model.
-_known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -69,17 +70,21 @@ def _serve(processor: nn.Module, found: Iterable[Finding]) -> None:
     if kinds and issubclass(type(processor), Processor):
         ours = cast(Processor, processor)
         ours.left = joined([*ours.left, *kinds])
+        recipe = recipe_of(processor)
+        if recipe is not None:  # for its other instances
+            recipe.left = joined([*recipe.left, *kinds])
 
 
 def _findings(
     site: Site, processor: nn.Module, dtype: torch.dtype, device: torch.device, cancel: Cancel, ask: Ask
 ) -> Iterable[Finding]:
-    module = written(processor)
+    module, recipe = written(processor), recipe_of(processor)
+    each = recipe is not None and recipe.per_site  # what is found at one site holds for the instances of others like it
     try:
-        state = _state(module)
+        state = _state(module, by_form=each)
         key = (_kind_of(site), dtype, device, state)
         with _lock:
-            known = _known.setdefault(module, {})
+            known = _known.setdefault(recipe if each else module, {})
             found = known.get(state) or known.get(key)
     except cancel.stops:
         raise
@@ -124,9 +129,11 @@ def _kind_of(site: Site) -> Hashable:
     return type(site.module), site.kind, site.has_projections, geometry(site), shapes and tuple(shapes)
 
 
-def _state(module: nn.Module) -> Hashable:
-    """Changes when a processor's tensors or mode do."""
+def _state(module: nn.Module, by_form: bool) -> Hashable:
+    """Changes when a processor's tensors or mode do; by their form alone where it is one of many."""
     tensors = [*module.named_parameters(), *module.named_buffers()]
+    if by_form:
+        return type(module).forward, module.training, tuple((n, tuple(t.shape), t.dtype, t.device) for n, t in tensors)
     marks = tuple((name, id(t), _version(t), t.dtype, t.device, t.requires_grad) for name, t in tensors)
     return type(module).forward, module.training, marks
 

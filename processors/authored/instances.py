@@ -23,6 +23,9 @@ from .state import Kept, Places, differing, places_of, prints
 #: The attribute of a site's module under which its instance is found while a model call runs.
 AT_SITE = "onediff_processor"
 
+#: Model calls of a sampling after which it is looked whether they changed anything. The sizes stay the same.
+LOOKS = 4
+
 
 def at_site(processor: nn.Module, site: Site, cancel: Cancel | None = None) -> nn.Module:
     """The instance to be checked at a site: a new one where each site has its own."""
@@ -85,8 +88,10 @@ class Instances:
         self._recipe = recipe_of(checked)
         self._sites, self._attendance = sites, attendance
         self._at: dict[str, Processor] = {}
+        self._for_check: dict[str, Processor] = {}
         self._seats: dict[str, Seat] = {}
         self._looked: dict[Processor, tuple[Places, dict[str, Any]]] = {}
+        self._calls = 0
         if self.per_site and not self.keeps_state:
             self._at = {site.path: self._new(site) for site in sites}
 
@@ -107,7 +112,11 @@ class Instances:
 
     def to_check(self, site: Site) -> Processor:
         """The one that stands for those at a site where the class is checked."""
-        return self.checked if self.keeps_state else self._at.get(site.path, self.checked)
+        if not self.per_site:
+            return self.checked
+        if self.keeps_state and site.path not in self._for_check:
+            self._for_check[site.path] = self._new(site)
+        return self._for_check[site.path] if self.keeps_state else self._at[site.path]
 
     def computes(self, site: Site) -> Computes:
         """What the forward of a site calls."""
@@ -129,6 +138,7 @@ class Instances:
     def begin_sampling(self) -> None:
         """The next model call begins with new ones of a class that keeps state; what others kept goes."""
         self._looked.clear()
+        self._calls = 0
         if self.keeps_state:
             self._leave()
 
@@ -148,6 +158,10 @@ class Instances:
             self._at = dict(zip(keys, made, strict=True))
         for key, seat in self._seats.items():
             seat.processor = self._at.get(key)
+        if self._recipe is not None:
+            for computes in (*self._seats.values(), *self._at.values(), self._recipe.own):
+                if computes is not None:
+                    computes.left = self._recipe.left
         if self._recipe is not None and not self.keeps_state and not self._looked:
             for processor in self.all:
                 places = places_of(written(processor), self._foreign())
@@ -156,13 +170,15 @@ class Instances:
     def end_call(self) -> None:
         """After each model call: looks whether it shows for the first time that the class keeps state. The present
         instances go on until the sampling ends."""
-        if self._recipe is None or self.keeps_state:
+        if self._recipe is None:
             return
-        for processor, (places, before) in self._looked.items():
-            now = prints(places)
-            self._recipe.keeps |= differing(before, now) - self._recipe.harmless
-            self._looked[processor] = places, now
-        if self._recipe.keeps:
+        self._calls += 1
+        if not self.keeps_state and self._calls <= LOOKS:
+            for processor, (places, before) in self._looked.items():
+                now = prints(places)
+                self._recipe.keeps |= differing(before, now) - self._recipe.harmless
+                self._looked[processor] = places, now
+        if self.keeps_state:
             self._at = self._at or {"": self.checked}
 
     def kept(self) -> Kept | None:

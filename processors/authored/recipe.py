@@ -13,6 +13,7 @@ from torch import nn
 
 from ...patching.explicit_forward import with_forward
 from ...patching.random_numbers import numbers_kept
+from ..elsewhere import CallKind
 from ..sites.find import Site
 from .adapt import NotCallable, adapt
 from .site_values import asks, ids_in, values_at
@@ -29,13 +30,15 @@ class Recipe:
     ``per_site``: its ``__init__`` takes values of a site, so each has an instance of its own. ``keeps`` names what its
     calls were seen to keep; empty, one instance serves all samplings. ``harmless`` names what a first call makes and
     others use, as tables. ``pristine`` is what it keeps outside of its instances, as it was before the first call.
-    ``own`` is what forwards call at sites with an instance each.
+    ``left`` are kinds of calls that go to PyTorch's attention. ``own`` is what forwards call at sites with an instance
+    each.
     """
 
     cls: type
     place: tuple[torch.device | None, torch.dtype | None] = (None, None)
     keeps: frozenset[str] = frozenset()
     harmless: frozenset[str] = frozenset()
+    left: tuple[CallKind, ...] = ()
     own: Any = None
 
     def __post_init__(self) -> None:

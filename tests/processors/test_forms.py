@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from onediff_pack.checks import check_processor
+from onediff_pack.patching.forwards import swapped_attributes, swapped_forwards
 from onediff_pack.processors import Site, adapt, way_of
 from onediff_pack.processors.attention_patch import not_patchable_reason, site_forward
+from onediff_pack.processors.authored.instances import AT_SITE, Instances
 from onediff_pack.processors.authored.make import CannotLoad
-from onediff_pack.processors.authored.recipe import recipe_of
+from onediff_pack.processors.authored.recipe import Recipe, recipe_of
 from onediff_pack.processors.built_in.sdpa import SDPAProcessor
 from onediff_pack.processors.sources.custom import PRIVATE, CustomProcessors
 from torch import nn
@@ -341,3 +344,29 @@ def test_a_stand_in_holds_the_models_own_layers_and_changes_none(custom):
         custom.load("custom/mine:Spoils", site=place)
     assert "changes the attention module" in error.value.what
     assert isinstance(place.module.to_q, nn.Linear)
+
+
+def test_equal_sites_with_an_instance_each_run_one_graph():
+    sites = [site("self"), site("self")]
+    sites[1].module.to_q.weight.data.mul_(2)
+    recipe = Recipe(StandIn)
+    patch = Instances(recipe.instance(sites[0]), [replace(one, path=f"blocks.{n}") for n, one in enumerate(sites)])
+    compiled = []
+
+    def count(graph, _inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    def block(module, x):
+        return module(x)
+
+    run = torch.compile(block, backend=count, fullgraph=True)
+    x = torch.randn(2, 5, 16)
+    expected = [one.module(x) for one in sites]
+    with swapped_attributes(AT_SITE, patch.attributes()), torch.no_grad():
+        for place, right in zip(sites, expected, strict=True):
+            forward = site_forward(place, patch.checked, None, patch.computes(place))
+            with swapped_forwards([(place.module, forward)]):
+                torch.testing.assert_close(run(place.module, x), right)
+    assert len(compiled) == 1
+    assert all(AT_SITE not in one.module.__dict__ for one in sites)
