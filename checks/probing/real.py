@@ -21,8 +21,9 @@ class Unavailable(Exception):
     """The processor cannot run here: it needs a device that this machine lacks."""
 
 
-#: Batch, tokens of the prompt, height and width in tokens: small ones first, then those that more processors take.
-SIZES = ((2, 7, (5, 3)), (2, 77, (5, 3)), (2, 77, (4, 4)), (1, 7, (5, 3)), (1, 77, (4, 4)), (2, 77, (16, 16)))
+#: Batch, tokens of the prompt, height and width in tokens: small ones first, then those that more processors take. No
+#: prompt is shorter than 77: adapters cut up to 16 tokens off.
+SIZES = ((2, 77, (5, 3)), (2, 77, (4, 4)), (1, 77, (5, 3)), (1, 77, (4, 4)), (2, 77, (16, 16)))
 
 
 def small_cases(mounted: Mounted, dtype: torch.dtype) -> list[Case]:

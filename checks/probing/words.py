@@ -12,7 +12,7 @@ from ...patching.user_errors import cause_in_words
 from ...processors.elsewhere import CallKind
 from ..mounted import Mounted
 from .bench import ONE_PICTURE, Raised
-from .cases import BATCHES, Case, Layout, Mask, in_words, phrases, share
+from .cases import BATCHES, MASKS, Case, Layout, Mask, in_words, phrases, share
 
 Values = dict[str, object]
 
@@ -40,7 +40,7 @@ def elsewhere(mounted: Mounted, kinds: Sequence[CallKind], error: Raised | None 
     return {
         "what": f"fails with {' or '.join(named(kinds))}",
         "why": f"{when(mounted, kinds)} {SERVED}{raises}",
-        "fix": " ".join(dict.fromkeys(_remedy_for(mounted, kind) for kind in kinds)),
+        "fix": _remedy_elsewhere(mounted, kinds),
     }
 
 
@@ -92,6 +92,17 @@ def mask_name(mounted: Mounted) -> str:
 def per_head(mask: str) -> str:
     """The code that gives a mask of three dimensions one for the heads."""
     return f"if {mask} is not None and {mask}.ndim == 3: {mask} = {mask}[:, None]"
+
+
+def _remedy_elsewhere(mounted: Mounted, kinds: Sequence[CallKind]) -> str:
+    masks = {kind.mask for kind in kinds if kind.mask is not None}
+    if len(masks) == len(MASKS):  # not its dimensions are the matter
+        mask = mask_name(mounted)
+        return (
+            f"{mask} has one key for each token of the prompt, or of the picture in self-attention. Where keys are cut "
+            f"off or added, do the same to it: {mask}[..., :keys] or torch.nn.functional.pad."
+        )
+    return " ".join(dict.fromkeys(_remedy_for(mounted, kind) for kind in kinds))
 
 
 def _remedy_for(mounted: Mounted, kind: CallKind) -> str:

@@ -99,7 +99,12 @@ class AdaptedKernel(_Adapted, KernelProcessor):
 
 
 class AdaptedModule(_Adapted, ModuleProcessor):
-    """Calls a module-level module by its own signature, with what diffusers' contract promises of ``attn``."""
+    """Calls a module-level module by its own signature, with what diffusers' contract promises of ``attn``; and with
+    ``transformer_options`` where it has a parameter of that name."""
+
+    def __init__(self, inner: nn.Module, way: Way):
+        super().__init__(inner, way)
+        self.takes_options = "transformer_options" in way.plan.named  # type: ignore[misc]
 
     def forward(
         self,
@@ -108,17 +113,20 @@ class AdaptedModule(_Adapted, ModuleProcessor):
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         value: torch.Tensor | None = None,
+        transformer_options: dict[str, Any] | None = None,
     ) -> torch.Tensor:
         given = {
             "encoder_hidden_states": encoder_hidden_states,
             "attention_mask": attention_mask,
             "value": value,
         }
-        if any(given[name] is not None for name in self.plan.dropped):
+        if any(given.get(name) is not None for name in self.plan.dropped):
             self.note_given_up()
             return attend(self.fallback, attn, hidden_states, encoder_hidden_states, attention_mask, value)
         view = AttnView(attn, hidden_states.dtype)
-        return self.plan.call(self.inner, {"attn": view, "hidden_states": hidden_states, **given})
+        options = {} if transformer_options is None else transformer_options
+        called = {"attn": view, "hidden_states": hidden_states, **given, "transformer_options": options}
+        return self.plan.call(self.inner, called)
 
 
 class AdaptedStandIn(_Adapted, ModuleProcessor):

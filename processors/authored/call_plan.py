@@ -61,7 +61,7 @@ CONTRACTS: Mapping[Form, Contract] = {
     ),
     "module": Contract(
         required=("attn", "hidden_states"),
-        optional=("encoder_hidden_states", "attention_mask", "value"),
+        optional=("encoder_hidden_states", "attention_mask", "value", "transformer_options"),
         aliases={
             "hidden_states": ("x",),
             "encoder_hidden_states": ("context",),

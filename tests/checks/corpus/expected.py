@@ -76,8 +76,8 @@ def refused(name: str, picture: Picture, line: str, *remedy: str, **more: object
 PUBLIC = (
     fine("faces:FaceAdapter", p.face),
     warned(
-        "faces:StyleAdapter", p.style, "out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)", "mask",
-        says=("mask", "sdpa"), served=of_the_prompt,
+        "faces:StyleAdapter", p.style, "out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)",
+        "attention_mask[..., :", says=("mask", "sdpa"), served=of_the_prompt,
     ),
     fine("consistent:StyleAligned", p.aligned),
     warned(
@@ -141,7 +141,7 @@ EVERYDAY = (
     fine("forms:Wrapped", p.sdpa),
     fine("forms:NoGradient", p.sdpa),
     warned(
-        "forms:NeverCompiled", p.sdpa, "@torch.compiler.disable", "@torch.compiler.disable",
+        "uncompiled:NeverCompiled", p.sdpa, "@torch.compiler.disable", "@torch.compiler.disable",
         says=("torch.compiler.disable",), uncompiled=True,
     ),
     fine("forms:Partial", p.times(0.8)),

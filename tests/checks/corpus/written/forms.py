@@ -66,12 +66,6 @@ class NoGradient:
         return Right()(attn, hidden_states, encoder_hidden_states, attention_mask)
 
 
-class NeverCompiled(Right):
-    @torch.compiler.disable
-    def forward(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
-        return super().forward(attn, hidden_states, encoder_hidden_states, attention_mask)
-
-
 class Partial(nn.Module):
     forward = functools.partialmethod(Right.forward, gain=0.8)
 

@@ -53,7 +53,7 @@ class MemoryEfficientAttention(nn.Module):
 class SlicedAttention:
     """A few heads at a time."""
 
-    def __init__(self, slice_size=1):
+    def __init__(self, slice_size=2):
         self.slice_size = slice_size
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
