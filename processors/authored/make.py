@@ -153,7 +153,9 @@ def _line_of_init(cls: type) -> int:
 def _line_of(cls: type) -> int:
     try:
         return inspect.getsourcelines(cls)[1]
-    except Exception:  # there is no source, or it was saved while it is read
+    except Stopped:
+        raise
+    except BaseException:  # there is no source, it was saved while it is read, or the metaclass raises
         return 1
 
 
