@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...patching.user_code import Attendance
-from ...patching.user_errors import Overdue, cause_in_words, class_name, error_words, said
+from ...patching.user_errors import Overdue, Stopped, cause_in_words, class_name, error_words, said
 from ..contract import Limits
 from ..sites.find import Site
 from .recipe import ChangesSite, Recipe
@@ -141,14 +141,21 @@ def failed(name: str, path: str, shown: str, what: str, error: BaseException, at
 
 
 def _line_of_init(cls: type) -> int:
-    code = getattr(inspect.getattr_static(cls, "__init__", None), "__code__", None)  # its metaclass may raise
+    try:
+        code = getattr(getattr(cls, "__init__", None), "__code__", None)
+    except Stopped:
+        raise
+    except BaseException:  # its metaclass raises
+        code = None
     return _line_of(cls) if code is None else code.co_firstlineno
 
 
 def _line_of(cls: type) -> int:
     try:
         return inspect.getsourcelines(cls)[1]
-    except Exception:  # there is no source, or it was saved while it is read
+    except Stopped:
+        raise
+    except BaseException:  # there is no source, it was saved while it is read, or the metaclass raises
         return 1
 
 
