@@ -157,7 +157,7 @@ def cause_in_words(error: str) -> tuple[str, str] | None:
         name = undefined[1]
         line = _COMMON_IMPORTS.get(name, f"import {name}")
         return (
-            f"uses {name}, which its file neither imports nor defines, so it is not known there",
+            f"uses {name}, which its file neither imports nor defines",
             f"Import or define it at the top of the file: {line}.",
         )
     before = re.search(r"cannot assign \S+ before \S*__init__\(\) call", error)

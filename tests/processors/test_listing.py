@@ -215,6 +215,7 @@ def a_large_file(first: str = "Mine", classes: int = 14) -> str:
     return f'"""Made so:\n\nclass Text:\n    level = 1\n"""\n{head}{"".join(parts)}'
 
 
+@pytest.mark.serial
 def test_many_large_files_hold_up_whoever_asks_for_half_a_second_and_no_other_thread(custom, folder):
     """Python's parser lets no other thread run while it is at work on one text."""
     for n in range(60):

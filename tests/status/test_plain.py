@@ -84,7 +84,7 @@ def test_more_findings_than_a_page_shows_are_counted():
         "where": "",
         "what": "1,500 more findings are not shown",
         "why": "These are the 100 worst.",
-        "fix": "Mend them first.",
+        "fix": "Fix those first.",
         "rule": "more-findings",
     }
 
