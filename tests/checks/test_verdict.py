@@ -3,6 +3,7 @@ called one stops a run, whatever masks come."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import sys
@@ -143,7 +144,9 @@ def finished(run: Callable[[], torch.Tensor]) -> str:
 
 @pytest.fixture(scope="module")
 def runs():
-    return {name: Run(name) for name in BLOCKS}
+    known = functools.cache(Run)
+    yield known
+    known.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -160,7 +163,7 @@ LOOKED_AT = [(name, source) for name in BLOCKS for source in SOURCES if (name, s
 
 @pytest.mark.parametrize(("name", "source"), LOOKED_AT)
 def test_an_error_is_what_an_ordinary_run_meets(name, source, runs):
-    run, wrong, looked_at = runs[name], [], 0
+    run, wrong, looked_at = runs(name), [], 0
     for title, cls in SOURCES[source]():
         processor = made(cls)
         if processor is None or not run.fits(processor):
@@ -192,7 +195,7 @@ def test_calls_that_it_fails_in_are_sdpas_and_counted(runs):
                 raise ValueError("no")
             return get_processor("sdpa")(q, k, v, heads, mask) * 2
 
-    run = runs["SD 1.5"]
+    run = runs("SD 1.5")
     processor = made(OneFormOfMask)
     (finding,) = run.check(processor)
     assert finding.severity == "warning" and "mask (batch, queries, keys)" in finding.what
