@@ -141,7 +141,7 @@ def failed(name: str, path: str, shown: str, what: str, error: BaseException, at
 
 
 def _line_of_init(cls: type) -> int:
-    code = getattr(getattr(cls, "__init__", None), "__code__", None)
+    code = getattr(inspect.getattr_static(cls, "__init__", None), "__code__", None)  # its metaclass may raise
     return _line_of(cls) if code is None else code.co_firstlineno
 
 

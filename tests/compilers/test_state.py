@@ -282,13 +282,13 @@ def test_the_step_that_is_run_again_after_a_failure_begins_with_what_was_kept_be
     def fail_late(name, result):
         nonlocal calls
         calls += 1
-        if calls == 60:
+        if calls == 12:
             raise RuntimeError("the backend gave up")
         return result
 
     backend.change = fail_late
     assert torch.equal(sample(compiled, steps=6), expected)
-    assert calls >= 60
+    assert calls >= 12
     assert any("gave up" in (block.reason or "") for block in session.blocks)
 
 
