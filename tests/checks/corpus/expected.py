@@ -109,7 +109,7 @@ PUBLIC = (
     ),
     refused(
         "guidance:SmoothedEnergy", p.smoothed, "image = q.transpose(1, 2).reshape(batch, channels, size, size)",
-        "square", says=("square",),
+        "square", says=("13×11",),
     ),
     fine("guidance:FreeUScaling", p.freeu),
     fine("regions:RegionalPrompts", p.regional),
