@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 from ..finding import Severity
 from ..mounted import Mounted
 from ..rule import Hit, Layer, Rule, rule, rules
-from ..source import function_location
+from ..source import class_location, function_location
 from .capture import Capture, Occasion, Recompile, capture
 from .code import code
 from .hazard import Hazard
@@ -128,7 +130,10 @@ class GraphBreak(Rule):
             if not any(explained):
                 own = stop.file in subject.evidence(code).files
                 reason = stop.reason.rstrip(".") + (f" ({stop.where})" if stop.where and not own else "")
-                yield Hit(_in_words(reason), stop.where if own else _forward(subject), uncompiled=True)
+                if isinstance(inspect.getattr_static(type(subject.module), "forward"), functools.partialmethod):
+                    yield Hit(_OF_PARTIALMETHOD, class_location(type(subject.module)), uncompiled=True)
+                else:
+                    yield Hit(_in_words(reason), stop.where if own else _forward(subject), uncompiled=True)
 
 
 class Recompiles(Rule):
@@ -208,13 +213,20 @@ def _forward(mounted: Mounted) -> str | None:
     return None if forward is None else function_location(forward)
 
 
+_OF_PARTIALMETHOD = {
+    "what": "has a forward that functools.partialmethod makes",
+    "why": "The compiler does not look into it.",
+    "fix": "Write it out: def forward(self, …), which calls the function with the arguments that are bound.",
+}
+
+
 def _in_words(reason: str) -> dict[str, object]:
     """``what``, ``why`` and ``fix`` of a break that Dynamo gives this reason for."""
     if "torch.compiler.disable" in reason:
         return {
             "what": "is marked @torch.compiler.disable, or calls what is",
             "why": "Such a function is left out of every graph.",
-            "fix": "Take @torch.compiler.disable off; the check then says what else keeps it out of a graph, if anything.",
+            "fix": "Take @torch.compiler.disable off; the check then says what else no graph can hold, if anything.",
         }
     return {
         "what": "does not fit into one graph",
