@@ -1,7 +1,7 @@
 """Side by side on the real ComfyUI: uncompiled, ComfyUI's own compile node, torch.compile block by block, this pack.
 
 ``python3 benchmarks/side_by_side.py [--only MODEL] [--quick]`` prints one table and writes ``results/cpu.json`` (or
-``cuda.json``); ``--readme`` writes the table of these files into the README. Models are stand-ins with random weights.
+``cuda.json``); ``--write`` writes their tables into docs/benchmarks.md. Models are stand-ins with random weights.
 One server a model: there the ways start one after the other, each with empty caches, and then take turns for the step
 times. Inductor's fixed start-up and this pack's proof of it are over before the first. ``--host FOLDER`` uses this
 Python and that ComfyUI as they are, without network.
@@ -38,7 +38,7 @@ from benchmarks.cases import (
     sitting,
     usual,
 )
-from benchmarks.table import claims, table, write_readme
+from benchmarks.table import claims, table, write_tables
 from scripts import console
 from scripts.checkpoints import standin
 from scripts.console import say
@@ -46,6 +46,7 @@ from scripts.environment import Environment, cache_folder, continue_inside, prep
 from scripts.server import Server, error_of, link_file, link_folder, sees_accelerator, serve
 
 RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 #: Steps after which this pack has usually timed all by which it decides, and all that it shows.
 DECIDED = 16
@@ -210,11 +211,13 @@ def main() -> int:
     parser.add_argument("--only", action="append", metavar="MODEL", help="this model; may be given several times")
     parser.add_argument("--quick", action="store_true", help="the small Flux alone, one round of steps, no sitting")
     parser.add_argument("--out", type=Path, help="the JSON file; with --only and --quick none is written by default")
-    parser.add_argument("--readme", action="store_true", help="only write the table of results/ into the README")
+    parser.add_argument(
+        "--write", action="store_true", help="only write the tables of results/ into docs/benchmarks.md"
+    )
     parser.add_argument("--host", type=Path, help="a ComfyUI folder to use with this Python; installs nothing")
     options = parser.parse_args()
-    if options.readme:
-        write_readme(ROOT / "README.md", RESULTS)
+    if options.write:
+        write_tables(PAGE, RESULTS)
         return 0
     if options.host:
         environment = Environment(cache_folder(), Path(sys.executable), options.host.resolve())

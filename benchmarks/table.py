@@ -1,4 +1,4 @@
-"""The results as a Markdown table, in the terminal and in the README, and what they say in sentences."""
+"""The results as a Markdown table, in the terminal and in docs/benchmarks.md, and what they say in sentences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from .cases import ALWAYS_COMPILED, AS_IT_COMES
 
-BEGIN = "<!-- Written by `python3 benchmarks/side_by_side.py --readme` from benchmarks/results; do not edit. -->"
+BEGIN = "<!-- Written by `python3 benchmarks/side_by_side.py --write` from benchmarks/results; do not edit. -->"
 END = "<!-- End of the benchmark. -->"
 
 HEAD = (
@@ -88,7 +88,7 @@ def claims(result: dict[str, Any]) -> list[str]:
 
 
 def section(results: Path) -> str:
-    """The README's part: a table for each device, or that it was not run there."""
+    """The written part: a table for each device, or that it was not run there."""
     parts = [BEGIN]
     for device, name in (("cpu", "On a CPU"), ("cuda", "On an NVIDIA GPU")):
         file = results / f"{device}.json"
@@ -105,18 +105,18 @@ def section(results: Path) -> str:
     return "\n\n".join((*parts, END))
 
 
-def with_section(readme: str, results: Path) -> str:
-    """The README's text with this part renewed.
+def with_section(page: str, results: Path) -> str:
+    """A page's text with this part renewed.
 
     Raises:
-        ValueError: when the README lacks one of the two comments.
+        ValueError: when the page lacks one of the two comments.
     """
-    if BEGIN not in readme or END not in readme:
-        raise ValueError("README.md lacks the comments between which the benchmark's table belongs.")
-    before, after = readme.partition(BEGIN)[0], readme.partition(END)[2]
+    if BEGIN not in page or END not in page:
+        raise ValueError("The page lacks the two comments between which the benchmark's tables belong.")
+    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
     return f"{before}{section(results)}{after}"
 
 
-def write_readme(readme: Path, results: Path) -> None:
-    """Renews the README's part from the JSON files in ``results``."""
-    readme.write_text(with_section(readme.read_text(encoding="utf-8"), results), encoding="utf-8")
+def write_tables(page: Path, results: Path) -> None:
+    """Renews a page's part from the JSON files in ``results``."""
+    page.write_text(with_section(page.read_text(encoding="utf-8"), results), encoding="utf-8")

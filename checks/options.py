@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from ..node_ids import COMPILE
 from .finding import Finding
 from .rule import Hit, Layer, Rule, Subject, apply, rule
 
@@ -90,7 +91,7 @@ class Option(Rule):
 
     def findings(self, subject: Subject) -> Iterator[Finding]:
         for finding in super().findings(subject):
-            yield Finding(**{**vars(finding), "path": self.input, "cls": "OneDiffCompile"})
+            yield Finding(**{**vars(finding), "path": self.input, "cls": COMPILE})
 
 
 @rule
@@ -113,7 +114,7 @@ class GpuTooOldForTriton(Option):
     input = "backend"
     what = "this GPU is too old for inductor: compute capability {has}, it needs {needs}"
     why = "Inductor writes GPU code with Triton, which does not work here; the model runs uncompiled."
-    fix = "Remove the node, or run on an NVIDIA GPU of the year 2017 or later."
+    fix = "Remove the node, or use an NVIDIA GPU from 2017 or later."
 
     def values(self, asked: Asked) -> Mapping[str, object] | None:
         return _lacks(asked, TRITON)
@@ -185,8 +186,11 @@ class WeightsDoNotFit(Option):
     input = "weights"
     severity = "warning"
     what = "about {out} MB of {all} MB of weights do not fit into this device's memory"
-    why = "Blocks whose weights are moved or patched while they run stay uncompiled; the record lists them."
-    fix = "Use a smaller or quantised model, a smaller picture, or free memory; then more blocks are compiled."
+    why = (
+        "They are moved to the device in every step, compiled or not. Blocks whose quantised weights are only partly "
+        "loaded run uncompiled."
+    )
+    fix = "Use a smaller model or picture, or free memory; then steps are faster."
 
     def values(self, asked: Asked) -> Mapping[str, object] | None:
         if asked.offloaded_bytes <= 0:
@@ -199,8 +203,8 @@ class WeightsMoveLayerByLayer(Option):
     input = "weights"
     severity = "note"
     what = "ComfyUI's dynamic VRAM brings the weights to the device layer by layer"
-    why = "A block in which that breaks the compiled code runs uncompiled; the record lists such blocks."
-    fix = "If many are listed and memory allows, start ComfyUI with --disable-dynamic-vram."
+    why = "Blocks are compiled all the same: the weights of each are brought there before it runs."
+    fix = "Nothing has to be done. If the model fits into memory, --disable-dynamic-vram may make steps faster."
 
     def values(self, asked: Asked) -> Mapping[str, object] | None:
         return {} if asked.moves_weights else None

@@ -94,7 +94,7 @@ def _as_read(finding: Finding, reach: Reach | None) -> Finding:
         why = f"{finding.why} Its parent's code calls it, but a run with example inputs did not: some other input may."
         return replace(finding, severity="warning", why=why)
     reason = reach.reason or "a branch depends on values"
-    why = f"{finding.why} That it is called was read in its parent's code: running the model did not tell ({reason})."
+    why = f"{finding.why} Its parent's code calls it; running the model could not confirm that ({reason})."
     return replace(finding, why=why)
 
 

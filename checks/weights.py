@@ -48,7 +48,7 @@ class NotFiniteWeights(Weights):
 
     what = "has NaN or Inf in {names}"
     why = "Every result would be NaN or Inf, too."
-    fix = "Load these weights again from a file that is whole; a conversion to float16 may have overflowed."
+    fix = "Load these weights again from an intact file; a conversion to float16 may have overflowed."
 
     def names(self, subject: Held) -> Sequence[str]:
         return [name for name, tensor in tensors(subject.module) if not _finite(tensor)]

@@ -24,7 +24,7 @@ class MyAttention(nn.Module):
 class MyModuleAttention(nn.Module):
     """Takes the place of a whole attention module, as diffusers' processors do. Works in UNets (SD 1.5, SDXL)."""
 
-    # Where it cannot be used, if anywhere: the node says so and leaves those places alone. All are optional.
+    # Where it can be used. The node leaves other places alone and says so. Every entry is optional.
     limits = {"devices": {"cpu", "cuda"}, "dtypes": {torch.float32, torch.float16, torch.bfloat16}, "max_head_dim": 256}
 
     def __init__(self, gain: float = 1.0):  # a default for everything but what a place tells: hidden_size, num_heads, …

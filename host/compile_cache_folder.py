@@ -12,6 +12,7 @@ from typing import Any
 import folder_paths
 
 from ..compilers import Place
+from ..compilers.compile_cache.used_folders import CacheFolders
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +46,29 @@ def cache_place() -> Place:
     if not named and isinstance(chosen, str):
         named, who = chosen.strip(), "the setting “Folder of the compile cache”"
     own, old = own_folder() / SUBFOLDER, own_folder() / _OLD
+    others = (own, *_folders().remembered())
     if not named:
-        return Place(own, limit, old=old)
+        return Place(own, limit, others=others, old=old)
     if named.lower() == "off":
-        return Place(None, limit, others=(own,), old=old)
+        return Place(None, limit, others=others, old=old)
     folder = Path(os.path.expanduser(named))
     refusal = _refusal(folder)
     if refusal is None:
-        return Place(folder / SUBFOLDER, limit, others=(own,), old=old, among=folder)
+        return Place(folder / SUBFOLDER, limit, others=others, old=old, among=folder)
     log.debug("%s names %s", who, folder)
     instead = "Compiled code is kept in ComfyUI's user folder instead."
-    return Place(own, limit, old=old, note=f"The folder that {who} names is not used: {refusal}. {instead}")
+    refused = folder if folder.is_absolute() else None
+    note = f"The folder that {who} names is not used: {refusal}. {instead}"
+    return Place(own, limit, others=others, old=old, refused=refused, note=note)
+
+
+def remember_folder(folder: Path) -> None:
+    """Notes where compiled code is kept, for clearing."""
+    _folders().remember(folder)
+
+
+def _folders() -> CacheFolders:
+    return CacheFolders(own_folder(), SUBFOLDER)
 
 
 def _refusal(folder: Path) -> str | None:

@@ -51,6 +51,6 @@ def offloaded_bytes(patcher: Any) -> int:
     if management.vram_state in _WHOLE or patcher.load_device.type == "cpu":
         return 0
     room = management.get_total_memory(patcher.load_device) - management.minimum_inference_memory()
-    if management.vram_state is management.VRAMState.NO_VRAM:
+    if management.vram_state is management.VRAMState.NO_VRAM or room < 0:
         room = 0
     return max(0, int(patcher.model_size() - room))

@@ -1,4 +1,4 @@
-"""Inputs that a node does not know: values of a newer version, of a machine that has more, or of no use at all.
+"""Inputs that a node does not know: values of a newer version, of a machine that has more, or that nobody could use.
 
 ComfyUI passes on what a client sends, and what other nodes give of any type.
 """
@@ -54,7 +54,7 @@ def name_given(node: str, name: str, value: Any, used: str, findings: list[Findi
     """The value where it can be the name of something, else ``used`` and a finding."""
     if isinstance(value, str) and len(value) <= LONGEST_NAME:
         return value
-    findings.append(_no_use(node, name, value, used, "Choose one of the list."))
+    findings.append(_no_use(node, name, value, used, "Choose one from the list."))
     return used
 
 
@@ -134,7 +134,7 @@ def _no_use(node: str, name: str, value: Any, used: Any, fix: str) -> Finding:
         path=name,
         cls=node,
         where="input",
-        what=f"{name} {shown(value)} is of no use; {used!r} is used instead",
+        what=f"{name} {shown(value)} cannot be used here; {used!r} is used instead",
         why="A script, or a node that is connected to it, gave a value of another kind.",
         fix=fix,
     )

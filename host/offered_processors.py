@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import folder_paths
+import torch
 from torch import nn
 
 from ..checks import Finding
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 #: Files that a record names because they cannot be listed.
 MOST_NOT_LISTED = 5
+
+#: What ComfyUI acts on by its class: it frees memory then.
+_HOSTS = (torch.OutOfMemoryError, MemoryError)
 
 CUSTOM = user.CustomProcessors(lambda: folder_paths.get_folder_paths(USER_FOLDER))
 
@@ -66,7 +70,11 @@ def not_listed(said: set[str]) -> list[Finding]:
     more = len(problems) - len(notes)
     if more:
         what = f"{more:,} more files cannot be listed"
-        notes.append(Finding("note", "processor", "", f"models/{USER_FOLDER}", what, "As those above.", "Mend those."))
+        notes.append(
+            Finding(
+                "note", "processor", "", f"models/{USER_FOLDER}", what, "See those above.", "Fix those above first."
+            )
+        )
     return notes
 
 
@@ -92,8 +100,8 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
         raise
     except BaseException as error:  # a person's code ends neither the prompt nor the thread that runs it
         words = error_words(error)
-        fix = "Take out of its file what raises when the class is looked at."
-        findings.append(_finding(CannotLoad(name, "input", "cannot be looked at", f"It raises {words}.", fix)))
+        fix = "Remove from its file what raises when the class is inspected."
+        findings.append(_finding(CannotLoad(name, "input", "cannot be inspected", f"It raises {words}.", fix)))
         return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
     findings.append(_not_used(name, reason))
     return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
@@ -118,10 +126,13 @@ def _check(module: nn.Module, sites: Sequence[Site], model: Any) -> list[Finding
 
 
 def processor_error(node: str, name: str, processor: Processor, error: BaseException) -> BaseException:
-    """What is raised in the middle of a sampling for what a processor raised: the error itself where ComfyUI can show
-    it. With others, as SystemExit or one that raises when it is shown, its thread would end and the queue stand
-    still."""
-    if issubclass(type(error), CANCEL.error) or (issubclass(type(error), Exception) and is_harmless(error)):
+    """What is raised in the middle of a sampling for what a processor raised: an error with its node, class, file and
+    line. What a person wrote is not passed on as it is: ``KeyError: 'x'`` says little, StopIteration becomes another
+    error in ComfyUI's coroutines, and with SystemExit, or one that raises when it is shown, its thread would end and
+    the queue stand still. ComfyUI knows its own interrupt, and what ends for want of memory, by their classes."""
+    if issubclass(type(error), (CANCEL.error, *_HOSTS)):
+        return error
+    if name in processor_names() and issubclass(type(error), Exception) and is_harmless(error):
         return error
     lines = lines_in(error, files_of(written(processor)))
     if not lines:  # another node's, which is not known here
@@ -159,6 +170,6 @@ def _not_used(name: str, reason: Finding | None) -> Finding:
         where=reason.where if reason else "input",
         what=f"{name} is not used; {DEFAULT_PROCESSOR} is, so that the picture is finished",
         why=f"It {reason.what}." if reason else "It cannot be called as a processor.",
-        fix="Mend what the error says and queue again.",
+        fix="Fix what the error says and queue again.",
         rule="processor-not-used",
     )

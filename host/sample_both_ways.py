@@ -64,7 +64,7 @@ class BothWays:
         settings = replace(self.settings, keep_faster=False, stop_if_unfit=False)
         self.session = session = Session(settings, _relay(record), host(), device)
         session.measuring.by_turns = False
-        session.leaves_classes = self.settings.keep_faster
+        session.skips_classes_without_gain = self.settings.keep_faster
         plain, compiled = without_session(self.model), with_session(self.model, session)
         self._total = WARM_UP + max(COMPILE_STEPS, self.steps) + 2 * self.rounds * self.steps
         self._bar = comfy.utils.ProgressBar(self._total)

@@ -20,7 +20,7 @@ from ..status.machine import machine
 from ..status.plain import short_id
 from ..status.routes import add_routes
 from .cancelling import CANCEL
-from .compile_cache_folder import cache_place, own_folder
+from .compile_cache_folder import cache_place, own_folder, remember_folder
 from .offered_processors import register_folder
 from .prompt_ends import PromptEnds, class_of
 from .weights import resolve_weights
@@ -35,7 +35,7 @@ def start() -> None:
     server = PromptServer.instance
     HUB.transport = server.send_sync
     PROOFS.on_disk.folder = own_folder()
-    WARM.place = cache_place
+    WARM.place, WARM.used = cache_place, remember_folder
     HUB.running = running_workflow
     HUB.runs = ended_runs
     ends = PromptEnds(server, HUB.settle, _workflow_of)
@@ -55,7 +55,7 @@ def clear_measurements() -> str:
     """Forgets step times. The sentence is for a person."""
     CLEARED.clear_measurements()
     HUB.forget_speed()
-    return "Step times are forgotten. " + _from("is timed anew")
+    return "Step times are forgotten. " + _from("is timed again")
 
 
 def clear_compile_cache() -> str:
@@ -65,7 +65,7 @@ def clear_compile_cache() -> str:
     if deleted.count == 1:
         on_disk = ", and the one file kept on disk is deleted"
     left = f" On disk {deleted.left} could not be deleted ({deleted.why}): the console names them." * bool(deleted.left)
-    return f"Compiled graphs are let go of{on_disk}.{left} {_from('compiles anew')}"
+    return f"Compiled graphs are dropped{on_disk}.{left} {_from('compiles again')}"
 
 
 def clear_backends() -> str:

@@ -13,10 +13,10 @@ from ..host.compile_facts import asked
 from ..host.example_inputs import find_reach
 from ..host.known_values import known, model_given, name_given, switch_given
 from ..host.server import begin_start, host, new_record, schema, ui
+from ..node_ids import COMPILE
 from ..patching.wrappers import attach, attached
 from ..processors.attention_patch import AttentionPatch
 
-NODE = "OneDiffCompile"
 SCOPES = ("blocks", "attention", "model")
 EFFORTS = ("fast start", "max speed")
 RUN, STOP = "run uncompiled", "stop"
@@ -28,7 +28,7 @@ class OneDiffCompile(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="OneDiffCompile",
+            node_id=COMPILE,
             display_name="OneDiff Compile",
             category="OneDiff",
             description="Compiles the model's blocks through OneDiff. A few steps are timed uncompiled and compared; "
@@ -39,7 +39,10 @@ class OneDiffCompile(io.ComfyNode):
             inputs=[
                 io.Model.Input("model"),
                 io.Combo.Input(
-                    "backend", options=["auto", *BACKENDS], default="auto", tooltip="auto: the first that works here."
+                    "backend",
+                    options=["auto", *BACKENDS],
+                    default="auto",
+                    tooltip="auto: the first that works here and is not far slower than uncompiled.",
                 ),
                 io.Combo.Input(
                     "scope",
@@ -81,14 +84,14 @@ class OneDiffCompile(io.ComfyNode):
         cls, model: Any, backend: Any, scope: Any, effort: Any, if_unfit: Any, keep_faster: Any
     ) -> io.NodeOutput:
         record = new_record(cls.hidden)
-        model_given("OneDiff Compile", NODE, model, record)
+        model_given("OneDiff Compile", COMPILE, model, record)
         findings: list[Finding] = []
         settings = Settings(
-            backend=name_given(NODE, "backend", backend, "auto", findings),
-            scope=known(NODE, "scope", scope, SCOPES, findings),
-            effort=known(NODE, "effort", effort, EFFORTS, findings),
-            stop_if_unfit=known(NODE, "if_unfit", if_unfit, (RUN, STOP), findings) == STOP,
-            keep_faster=switch_given(NODE, "keep_faster", keep_faster, True, findings),
+            backend=name_given(COMPILE, "backend", backend, "auto", findings),
+            scope=known(COMPILE, "scope", scope, SCOPES, findings),
+            effort=known(COMPILE, "effort", effort, EFFORTS, findings),
+            stop_if_unfit=known(COMPILE, "if_unfit", if_unfit, (RUN, STOP), findings) == STOP,
+            keep_faster=switch_given(COMPILE, "keep_faster", keep_faster, True, findings),
             compile_seconds=compile_seconds_asked(),
         )
         compiled = model.clone()

@@ -14,14 +14,14 @@ from ..host.cancelling import CANCEL
 from ..host.example_inputs import find_reach, replaced_parts
 from ..host.known_values import known, model_given
 from ..host.server import new_record, schema, seen_now, ui
+from ..node_ids import FORWARD_CHECK
 from ..patching.wrappers import attached
 from ..processors import find_sites
 from ..processors.attention_patch import AttentionPatch, processors_of
-from ..status.plain import plain
+from ..status.plain import plain_check
 
 log = logging.getLogger(__name__)
 
-NODE = "OneDiffForwardCheck"
 REPORT, STOP = "report", "stop"
 
 
@@ -31,7 +31,7 @@ class OneDiffForwardCheck(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="OneDiffForwardCheck",
+            node_id=FORWARD_CHECK,
             display_name="Forward Check",
             category="OneDiff",
             description="Finds modules without a usable forward before they are compiled, and says what to do.",
@@ -63,9 +63,9 @@ class OneDiffForwardCheck(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, on_problem: Any) -> io.NodeOutput:
         record = new_record(cls.hidden)
-        model_given("Forward Check", NODE, model, record)
+        model_given("Forward Check", FORWARD_CHECK, model, record)
         findings: list[Finding] = []
-        stop = known(NODE, "on_problem", on_problem, (REPORT, STOP), findings) == STOP
+        stop = known(FORWARD_CHECK, "on_problem", on_problem, (REPORT, STOP), findings) == STOP
         diffusion_model = model.get_model_object("diffusion_model")
         PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
         report = check_model(
@@ -84,4 +84,6 @@ class OneDiffForwardCheck(io.ComfyNode):
         log.info("Forward Check (node %s): %s", record["node"], record["summary"])
         if stop and not report.ok:
             raise ValueError(f"Forward Check (node {record['node']}) found {report.findings[0]}")
-        return io.NodeOutput(model, json.dumps(plain(report.as_dict()), ensure_ascii=False), report.ok, ui=ui(record))
+        return io.NodeOutput(
+            model, json.dumps(plain_check(report.as_dict()), ensure_ascii=False), report.ok, ui=ui(record)
+        )

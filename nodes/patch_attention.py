@@ -16,6 +16,7 @@ from ..host.cancelling import CANCEL
 from ..host.known_values import known, model_given, name_given, shown, text_given
 from ..host.offered_processors import choices, choose, fingerprint, not_listed, processor_error
 from ..host.server import executing_class, new_record, schema, seen_now, ui
+from ..node_ids import PATCH_ATTENTION
 from ..patching.foreign import OVERRIDE, foreign_patches
 from ..patching.user_code import Attendance
 from ..patching.wrappers import attach
@@ -26,7 +27,9 @@ from ..processors import (
     Processor,
     Site,
     UnknownSites,
+    Unsupported,
     find_sites,
+    remedy,
     select_sites,
 )
 from ..processors.attention_patch import AttentionPatch, not_patchable_reason
@@ -35,7 +38,6 @@ from ..status.plain import plain
 
 log = logging.getLogger(__name__)
 
-NODE = "OneDiffPatchAttention"
 ProcessorType = io.Custom("ONEDIFF_PROCESSOR")
 
 
@@ -45,7 +47,7 @@ class OneDiffPatchAttention(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="OneDiffPatchAttention",
+            node_id=PATCH_ATTENTION,
             display_name="Patch Attention Processors",
             category="OneDiff",
             description="Computes attention with another processor at the chosen places of the model.",
@@ -94,13 +96,13 @@ class OneDiffPatchAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, processor: Any, sites: Any, blocks: Any, custom: Any = None) -> io.NodeOutput:
         record = new_record(cls.hidden)
-        model_given("Patch Attention Processors", NODE, model, record)
+        model_given("Patch Attention Processors", PATCH_ATTENTION, model, record)
         PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
         patched = model.clone()
         all_sites = find_sites(patched.get_model_object("diffusion_model"))
         findings: list[Finding] = []
-        kind = known(NODE, "sites", sites, SITE_KINDS, findings)
-        blocks = text_given(NODE, "blocks", blocks, "", findings)
+        kind = known(PATCH_ATTENTION, "sites", sites, SITE_KINDS, findings)
+        blocks = text_given(PATCH_ATTENTION, "blocks", blocks, "", findings)
         check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
         try:
             chosen = select_sites(all_sites, kind, blocks, check_interrupt)
@@ -113,8 +115,8 @@ class OneDiffPatchAttention(io.ComfyNode):
         else:
             if custom is not None:
                 findings.append(_no_processor(custom))
-            named = name_given(NODE, "processor", processor, DEFAULT_PROCESSOR, findings)
-            name, instance = choose(NODE, named, chosen, patched, findings)
+            named = name_given(PATCH_ATTENTION, "processor", processor, DEFAULT_PROCESSOR, findings)
+            name, instance = choose(PATCH_ATTENTION, named, chosen, patched, findings)
         fitting = _fitting(chosen, name, instance, patched, findings)
         if not chosen:
             findings.append(_nothing_chosen(kind))
@@ -138,18 +140,21 @@ class OneDiffPatchAttention(io.ComfyNode):
 
 
 def _fitting(sites: list[Site], name: str, processor: Processor, model: Any, findings: list[Finding]) -> list[Site]:
-    """The sites where this processor can be used; each reason why it cannot becomes one finding."""
+    """The sites where this processor can be used; sites that it does not fit for the same reasons become one
+    finding."""
     dtype = model.model.get_dtype_inference()
-    unfit: dict[str, list[Site]] = {}
+    unfit: dict[tuple[Unsupported, ...], list[Site]] = {}
     fitting = []
     for site in sites:
-        limits = processor.limits.not_supported_reasons(model.load_device, dtype, site.head_dim)
-        reason = not_patchable_reason(site, processor) or "; ".join(limits)
-        if reason:
-            unfit.setdefault(reason, []).append(site)
+        reasons = processor.limits.not_supported_reasons(model.load_device, dtype, site.head_dim)
+        not_patchable = not_patchable_reason(site, processor)
+        if not_patchable is not None:
+            reasons.insert(0, Unsupported(not_patchable))
+        if reasons:
+            unfit.setdefault(tuple(reasons), []).append(site)
         else:
             fitting.append(site)
-    for reason, places in unfit.items():
+    for reasons_here, places in unfit.items():
         findings.append(
             Finding(
                 severity="warning",
@@ -157,8 +162,8 @@ def _fitting(sites: list[Site], name: str, processor: Processor, model: Any, fin
                 cls=type(places[0].module).__name__,
                 where="blocks",
                 what=f"{len(places)} of {len(sites)} chosen places keep their own attention",
-                why=f"{reason}.",
-                fix="Nothing is wrong with the picture." if name == DEFAULT_PROCESSOR else "Use sdpa for this model.",
+                why=f"{'; '.join(reason.why for reason in reasons_here)}.",
+                fix="Nothing is wrong with the picture." if name == DEFAULT_PROCESSOR else remedy(reasons_here),
             )
         )
     return fitting
@@ -168,7 +173,7 @@ def _nothing_chosen(kind: str) -> Finding:
     return Finding(
         severity="warning",
         path="sites",
-        cls=NODE,
+        cls=PATCH_ATTENTION,
         where="input",
         what=f"this model has no {kind} attention site among the chosen blocks",
         why="Flux and its like attend to picture and prompt at once, which counts as self.",
@@ -184,7 +189,7 @@ def _no_such_site(error: UnknownSites | BlocksTooLong) -> Finding:
     return Finding(
         severity="error",
         path="blocks",
-        cls=NODE,
+        cls=PATCH_ATTENTION,
         where="input",
         what=what,
         why="The run stops, because a patch that silently reaches nothing would look as if it worked.",
@@ -196,7 +201,7 @@ def _no_processor(custom: Any) -> Finding:
     return Finding(
         severity="warning",
         path="custom",
-        cls=NODE,
+        cls=PATCH_ATTENTION,
         where="input",
         what=f"custom is {shown(custom)}, not a loaded processor; the one that “processor” names is used",
         why="A script, or a node that is connected to it, gave a value of another kind.",

@@ -16,6 +16,7 @@ from ..compilers import CLEARED, Session
 from ..host.known_values import model_given, number_given, refuse
 from ..host.sample_both_ways import BothWays
 from ..host.server import new_record, schema, ui
+from ..node_ids import SPEED_REPORT
 from ..patching.user_errors import said
 from ..speed_report.figures import SpeedReport
 from ..speed_report.plot import plot
@@ -25,7 +26,7 @@ from ..status.plain import plain
 log = logging.getLogger(__name__)
 
 
-NODE, TITLE = "OneDiffSpeedReport", "Speed Report"
+TITLE = "Speed Report"
 STEPS, MOST_STEPS = 8, 200
 CFG, MOST_CFG = 8.0, 100.0
 
@@ -36,7 +37,7 @@ class OneDiffSpeedReport(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="OneDiffSpeedReport",
+            node_id=SPEED_REPORT,
             display_name="Speed Report",
             category="OneDiff",
             description="Samples the model uncompiled and compiled, by turns, and shows what compiling gains.",
@@ -66,11 +67,11 @@ class OneDiffSpeedReport(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, positive: Any, negative: Any, latent: Any, steps: Any, cfg: Any) -> io.NodeOutput:
         record = new_record(cls.hidden)
-        model_given(TITLE, NODE, model, record)
+        model_given(TITLE, SPEED_REPORT, model, record)
         _check_samples(latent, positive, negative, record)
         findings: list[Finding] = []
-        steps = int(number_given(NODE, "steps", steps, STEPS, 1, MOST_STEPS, findings))
-        cfg = number_given(NODE, "cfg", cfg, CFG, 0.0, MOST_CFG, findings)
+        steps = int(number_given(SPEED_REPORT, "steps", steps, STEPS, 1, MOST_STEPS, findings))
+        cfg = number_given(SPEED_REPORT, "cfg", cfg, CFG, 0.0, MOST_CFG, findings)
         both = BothWays(model, positive, negative, latent, steps, cfg)
         try:
             report = both.report(record)
@@ -99,11 +100,11 @@ def _check_samples(latent: Any, positive: Any, negative: Any, record: Record) ->
         WrongInput: when it is not.
     """
     if not isinstance(latent, dict) or not hasattr(latent.get("samples"), "is_nested"):
-        refuse(TITLE, NODE, "latent", latent, "a LATENT", "Connect an empty latent.", record)
+        refuse(TITLE, SPEED_REPORT, "latent", latent, "a LATENT", "Connect an empty latent.", record)
     for name, value in (("positive", positive), ("negative", negative)):
         pairs = isinstance(value, list) and all(isinstance(pair, list | tuple) and len(pair) > 1 for pair in value)
         if not pairs:
-            refuse(TITLE, NODE, name, value, "a CONDITIONING", "Connect a text encoder.", record)
+            refuse(TITLE, SPEED_REPORT, name, value, "a CONDITIONING", "Connect a text encoder.", record)
 
 
 def _fields(report: SpeedReport, session: Session, findings: list[Finding]) -> dict[str, Any]:
@@ -134,6 +135,7 @@ def _fields(report: SpeedReport, session: Session, findings: list[Finding]) -> d
             "eager_ms": figures["uncompiled"]["median_ms"],
             "compiled_ms": figures["compiled"]["median_ms"] if compiled else None,
             "speedup": figures["speedup"],
+            "verdict": report.outcome if compiled else None,
             "per_second": round(1e3 / current, 3),
             "steps_ms": [round(ms, 2) for ms, _ in timed],
             "steps_kind": ["compiled" if way else "uncompiled" for _, way in timed],

@@ -23,6 +23,37 @@ def calls_expected(args: tuple, kwargs: dict[str, Any]) -> bool:
     return sigmas is not None and len(sigmas) > 1
 
 
+class StepCount:
+    """In how many of a sampling's steps the model was called as the host calls it. Some samplers ask for the model
+    several times in a step, and the host calls it several times then: what was asked for is counted."""
+
+    def __init__(self, args: tuple = (), kwargs: dict[str, Any] | None = None):
+        sigmas = args[SIGMAS] if len(args) > SIGMAS else (kwargs or {}).get("sigmas")
+        self._steps = 0 if sigmas is None else max(0, len(sigmas) - 1)
+        self._asked = self._answered = 0
+        self._waits = False
+        self.calls = 0
+
+    def asked(self) -> None:
+        """The sampler wants what the model predicts."""
+        self._asked += 1
+        self._waits = True
+
+    def called(self) -> None:
+        self.calls += 1
+        self._answered += self._waits
+        self._waits = False
+
+    def some(self, guider: Any, own: str) -> dict[str, Any] | None:
+        """The record's ``unused`` where another node did some of the steps: ``{"why": "some steps", "steps": 1, "of":
+        12, "by": "DeepCache", …}``; None where that was none, or all."""
+        if not self._answered or self._answered == self._asked or self._steps < 2:
+            return None
+        took_part = round(self._answered / self._asked * self._steps)
+        by = called_instead(guider, own)
+        return {"why": "some steps", "steps": min(max(took_part, 1), self._steps - 1), "of": self._steps, **by}
+
+
 def called_instead(guider: Any, own: str, inside: bool = False) -> dict[str, str | None]:
     """``{"by": "DeepCache", "where": "ComfyUI-deepcache.DeepCache:DeepCache.apply.<locals>.apply_model"}``, or both
     None where nobody is known who could have, or several are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import re
 import sys
@@ -56,9 +57,20 @@ def class_name(cls: type) -> str:
 
 
 def error_words(error: BaseException) -> str:
-    """Class and first line of an error, without a full stop: ``ValueError: no GPU``."""
+    """Class and first line of an error, without a full stop: ``ValueError: no GPU``; with the first one in a group."""
     first = next(iter(said(error).strip().splitlines()), "")
-    return f"{class_name(type(error))}: {first[:200]}".rstrip(": .")
+    words = f"{class_name(type(error))}: {first[:200]}".rstrip(": .")
+    inner = _first_of(error)
+    return words if inner is None else f"{words}, first {class_name(type(inner))}: {said(inner)[:200]}".rstrip(": .")
+
+
+def _first_of(error: BaseException) -> BaseException | None:
+    """What a group of errors holds first, and that one where it is a group too."""
+    group = getattr(builtins, "BaseExceptionGroup", None)  # since Python 3.11
+    found: BaseException | None = None
+    while group is not None and issubclass(type(found or error), group):
+        found = group.exceptions.__get__(found or error)[0]
+    return found
 
 
 def ordinary(error: BaseException) -> Exception:

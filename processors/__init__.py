@@ -4,7 +4,7 @@ from .authored.adapt import NotCallable, adapt, written
 from .authored.call_plan import CONTRACTS, Form, Plan, plan_call
 from .authored.forms import Way, way_of
 from .built_in import reference, sdpa
-from .contract import KernelProcessor, Level, Limits, ModuleProcessor, Processor
+from .contract import KernelProcessor, Level, Limits, ModuleProcessor, Processor, Unsupported, remedy
 from .registry import DEFAULT_PROCESSOR, UnknownProcessor, get_processor, processor_names, register_processor
 from .sites.find import Site, find_sites
 from .sites.select import SITE_KINDS, BlocksTooLong, UnknownSites, select_sites
@@ -25,6 +25,7 @@ __all__ = [
     "Site",
     "UnknownProcessor",
     "UnknownSites",
+    "Unsupported",
     "Way",
     "adapt",
     "find_sites",
@@ -33,6 +34,7 @@ __all__ = [
     "processor_names",
     "reference",
     "register_processor",
+    "remedy",
     "sdpa",
     "select_sites",
     "way_of",

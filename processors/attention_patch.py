@@ -19,7 +19,7 @@ from ..patching.calls import accepts_options, options_of, options_position, with
 from ..patching.foreign import OVERRIDE
 from ..patching.forwards import swapped_attributes, swapped_forwards
 from ..patching.user_code import Attendance
-from ..patching.wrappers import KEY
+from ..patching.wrappers import KEY, ModelCall, ModelWrapper
 from .authored.instances import AT_SITE, Computes, Instances, Seat
 from .built_in.sdpa import SDPAProcessor
 from .built_in.shapes import attend
@@ -148,7 +148,7 @@ def site_forward(
     return types.MethodType(kernel_forward(forward, kernel_override(computes), superseded), site.module)
 
 
-class AttentionPatch:
+class AttentionPatch(ModelWrapper):
     """The sites that one node patched, as a wrapper of ``apply_model``.
 
     ``observe(options)`` is called once a sampling with the ``transformer_options``, for the record; ``ended(unused,
@@ -200,7 +200,7 @@ class AttentionPatch:
 
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of one whole sampling (``outer_sample``): looks whether the processor took part in it."""
-        self.calls = SiteCalls(self, KEY)
+        self.calls = SiteCalls(self, KEY, args, kwargs)
         self.instances.begin_sampling()
         self.within, before = True, self._given_up()
         try:
@@ -212,30 +212,24 @@ class AttentionPatch:
         self.ended(self.calls.unused(executor, args, kwargs), self.calls.reached, by_sdpa)
         return result
 
-    def __call__(
-        self,
-        executor: Any,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        c_concat: torch.Tensor | None = None,
-        c_crossattn: torch.Tensor | None = None,
-        control: dict[str, Any] | None = None,
-        transformer_options: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        options = transformer_options if transformer_options is not None else {}
-        sampling = options.get("sample_sigmas")
+    def predicting(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Wrapper of what a sampler asks for in a step (``predict_noise``)."""
+        self.calls.steps.asked()
+        return executor(*args, **kwargs)
+
+    def around(self, call: ModelCall) -> Any:
+        sampling = call.options.get("sample_sigmas")
         if sampling is None or sampling is not self.seen:
             self.seen = sampling
-            self.observe(options)
+            self.observe(call.options)
         try:
             self._bring_instances(sampling)
             with (
-                self.calls.counted(executor, options) as forwards,
+                self.calls.counted(call.executor, call.options) as forwards,
                 swapped_forwards(forwards),
                 swapped_attributes(AT_SITE, self.instances.attributes()),
             ):
-                result = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+                result = call()
         except BaseException as error:
             instead = self.failed(error)
             if instead is error:

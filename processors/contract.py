@@ -7,6 +7,7 @@ the place of a whole attention module: it is given the module and its hidden sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -19,6 +20,24 @@ Level = Literal["kernel", "module"]
 
 
 @dataclass(frozen=True)
+class Unsupported:
+    """One reason why a processor cannot be used at a place. ``fix`` is what would change that, "run the model on cuda";
+    None where nothing would."""
+
+    why: str
+    fix: str | None = None
+
+
+def remedy(reasons: Sequence[Unsupported]) -> str:
+    """What to do about all of these reasons, as a sentence."""
+    fixes = [reason.fix for reason in reasons if reason.fix is not None]
+    if len(fixes) < len(reasons):
+        return "Use sdpa at these places."
+    both = " and ".join(fixes)
+    return f"{both[:1].upper()}{both[1:]}, or use sdpa."
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a processor can be used for. None means "any"."""
 
@@ -26,16 +45,22 @@ class Limits:
     dtypes: frozenset[torch.dtype] | None = None
     max_head_dim: int | None = None
 
-    def not_supported_reasons(self, device: torch.device, dtype: torch.dtype, head_dim: int | None) -> list[str]:
+    def not_supported_reasons(
+        self, device: torch.device, dtype: torch.dtype, head_dim: int | None
+    ) -> list[Unsupported]:
         """Every reason why it cannot be used here; an empty list means that it can."""
         reasons = []
         if self.devices is not None and device.type not in self.devices:
-            reasons.append(f"device {device.type} is not among {', '.join(sorted(self.devices))}")
+            known = sorted(self.devices)
+            why = f"device {device.type} is not among {', '.join(known)}"
+            reasons.append(Unsupported(why, f"run the model on {' or '.join(known)}"))
         if self.dtypes is not None and dtype not in self.dtypes:
-            names = ", ".join(sorted(str(d).removeprefix("torch.") for d in self.dtypes))
-            reasons.append(f"dtype {str(dtype).removeprefix('torch.')} is not among {names}")
+            names = sorted(str(d).removeprefix("torch.") for d in self.dtypes)
+            why = f"dtype {str(dtype).removeprefix('torch.')} is not among {', '.join(names)}"
+            reasons.append(Unsupported(why, f"load the model in {' or '.join(names)}"))
         if self.max_head_dim is not None and head_dim is not None and head_dim > self.max_head_dim:
-            reasons.append(f"head size {head_dim} > {self.max_head_dim}, the most that it supports")
+            why = f"head size {head_dim} > {self.max_head_dim}, the most that it supports"
+            reasons.append(Unsupported(why))
         return reasons
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..patching.foreign import OVERRIDE
-from ..patching.instead import called_instead, calls_expected, named
+from ..patching.instead import StepCount, called_instead, calls_expected, named
 
 if TYPE_CHECKING:
     from .attention_patch import AttentionPatch
@@ -21,7 +21,8 @@ Forwards = list[tuple[nn.Module, Callable]]
 class SiteCalls:
     """Of one sampling. What is compiled is not counted: a graph does not tell, and would be compiled anew for it."""
 
-    def __init__(self, patch: AttentionPatch, key: str):
+    def __init__(self, patch: AttentionPatch, key: str, args: tuple = (), kwargs: dict[str, Any] | None = None):
+        self.steps = StepCount(args, kwargs)
         self._patch_ref = weakref.ref(patch)  # it holds this, and modules of a model that must go when nobody uses it
         self._key = key
         self._calls = 0
@@ -52,12 +53,13 @@ class SiteCalls:
             return {"why": "not reached", **self._taken[-1]}
         if self.reached == 0:
             return {"why": "not reached", **called_instead(guider, self._key, inside=True)}
-        return None
+        return self.steps.some(guider, self._key)
 
     @contextmanager
     def counted(self, executor: Any, options: dict[str, Any]) -> Iterator[Forwards]:
         """One model call. Yields the forwards of the patched sites, which count themselves where they can."""
         self._calls += 1
+        self.steps.called()
         taken = self._taken_by(options)
         if taken is not None:
             self._taken.append(taken)

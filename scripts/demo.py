@@ -11,6 +11,8 @@ from typing import Any
 # The repository, instead of its scripts folder.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from measure.verdict import verdict
+from node_ids import COMPILE, FORWARD_CHECK, PATCH_ATTENTION
 from scripts import checkpoints, console
 from scripts.console import CannotContinue, duration, live, say
 from scripts.environment import ROOT, Environment, continue_inside, prepare
@@ -21,8 +23,7 @@ from scripts.table import merged, table
 from scripts.whole_runs import WholeRuns, gain_lines, seconds_of
 
 WORKFLOW = ROOT / "example_workflows" / "sd15_onediff.json"
-PATCH = "OneDiffPatchAttention"
-NODES = {PATCH, "OneDiffForwardCheck", "OneDiffCompile"}
+NODES = {PATCH_ATTENTION, FORWARD_CHECK, COMPILE}
 TEMPLATES = "onediff-demo"
 PORTS = range(8188, 8199)
 # Results of a run are let go in the next that does not use them: each of the runs by turns samples anew.
@@ -124,7 +125,7 @@ def adapted_workflow(server: Server, checkpoint: str, size: int, steps: int) -> 
 def compare(server: Server, workflow: Workflow, picture: Path, what: str) -> None:
     """Runs the workflow with our nodes bypassed and with them, by turns on the same seed, and says what that gained."""
     info = server.object_info()
-    without, patched = with_mode(workflow, NODES), with_mode(workflow, NODES - {PATCH})
+    without, patched = with_mode(workflow, NODES), with_mode(workflow, NODES - {PATCH_ATTENTION})
     runs = WholeRuns()
     run(server, with_values(without, info, {"KSampler": {"steps": 1}}), "Loading the model, one step")
     runs.without.append(seconds_of(run(server, without, f"{WORKFLOW.name} with our nodes bypassed")))
@@ -151,7 +152,7 @@ def compare(server: Server, workflow: Workflow, picture: Path, what: str) -> Non
     rounds = len(runs.without)
     of = "once each" if rounds == 1 else f"mean of {rounds} by turns"
     say(f"Whole runs, {what}, the same seed, model loaded before, {of}:")
-    for line in gain_lines(runs, record):
+    for line in gain_lines(runs, record, verdict):
         say("  " + line if line else "")
     say()
 

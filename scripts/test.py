@@ -1,7 +1,8 @@
 """The tests, `python3 scripts/test.py`: style, types, imports, the canvas extension, and everything on the real host.
 
-`--quick`, under a minute: what needs neither ComfyUI nor a compiler. `--all`: OneFlow too, in an environment of its own
-(10 GB, Python 3.10); `--oneflow`: that alone. Other arguments go to pytest, after the environment is made.
+`--quick`, under a minute: what needs neither ComfyUI nor a compiler. `--coverage`: the same, and which lines none ran.
+`--all`: OneFlow too, in an environment of its own (10 GB, Python 3.10); `--oneflow`: that alone. Other arguments go to
+pytest, after the environment is made.
 """
 
 import os
@@ -19,9 +20,10 @@ from scripts.console import CannotContinue, duration, say
 from scripts.environment import ROOT, Environment, prepare
 from scripts.oneflow_environment import prepare_oneflow
 from scripts.server import link_folder
+from scripts.typescript import prepare_tsc
 
 OLDEST_NODE = 20
-QUICK, ALL, ONEFLOW = "--quick", "--all", "--oneflow"
+QUICK, COVERAGE, ALL, ONEFLOW = "--quick", "--coverage", "--all", "--oneflow"
 #: Tests wait half of the time, for servers and pages. The tests of a file build on each other.
 SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial")
 QUICK_ONES = (
@@ -39,16 +41,19 @@ ONEFLOW_TESTS = ("tests/compilers/test_oneflow.py", "tests/e2e/test_oneflow.py")
 def main() -> int:
     environment = prepare()
     kind, arguments = (
-        (sys.argv[1], sys.argv[2:]) if sys.argv[1:2] in ([QUICK], [ALL], [ONEFLOW]) else ("", sys.argv[1:])
+        (sys.argv[1], sys.argv[2:]) if sys.argv[1:2] in ([QUICK], [COVERAGE], [ALL], [ONEFLOW]) else ("", sys.argv[1:])
     )
-    variables = variables_for(environment, browser_wanted=kind not in (QUICK, ONEFLOW))
+    variables = variables_for(environment, browser_wanted=kind not in (QUICK, COVERAGE, ONEFLOW))
     if kind == ONEFLOW:
         return oneflow_tests(environment, variables, arguments)
     pytest = [str(environment.python), "-m", "pytest"]
     results = style(environment, variables)
-    if kind == QUICK:
+    if kind in (QUICK, COVERAGE):
         without_host = {**variables, "ONEDIFF_HOST": "none"}
-        results["pytest"] = step("Tests without ComfyUI (pytest)", [*pytest, *QUICK_ONES, *arguments], without_host)
+        # Not always: on Python 3.11 these tests take more than twice as long with it.
+        covered = ("--cov",) if kind == COVERAGE else ()
+        command = [*pytest, *QUICK_ONES, *covered, *arguments]
+        results["pytest"] = step("Tests without ComfyUI (pytest)", command, without_host)
     elif arguments:
         results["pytest"] = step("Tests (pytest)", [*pytest, *arguments], variables)
     else:
@@ -70,6 +75,7 @@ def style(environment: Environment, variables: dict[str, str]) -> dict[str, int]
         "format": step("Format (ruff)", [python, "-m", "ruff", "format", "--check", "."]),
         "mypy": step("Types (mypy)", [python, "-m", "mypy"]),
         "imports": step("Imports (import-linter)", lint_imports(environment), imports_seen(environment, variables)),
+        "tsc": web_types(environment),
         "web": web_tests(),
     }
 
@@ -119,6 +125,14 @@ def oneflow_tests(environment: Environment, variables: dict[str, str], arguments
     command = [str(other.python), "-m", "pytest", "-p", "no:cacheprovider", *ONEFLOW_TESTS, *arguments]
     # On a CPU OneFlow takes all threads for itself, and torch's would wait for them.
     return step("Tests of OneFlow (pytest, Python 3.10)", command, {**variables, "OMP_NUM_THREADS": "1"})
+
+
+def web_types(environment: Environment) -> int:
+    tsc = why_no_node() or prepare_tsc(environment)
+    if isinstance(tsc, str):
+        say(f"Types of the canvas extension (tsc) skipped: {tsc}")
+        return 0
+    return step("Types of the canvas extension (tsc)", ["node", str(tsc), "--project", str(ROOT)])
 
 
 def web_tests() -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
 from .console import duration
 
-#: Less than this is no difference between two runs.
-_ALIKE = 0.03
+#: What a ratio of two times means: "faster", "slower" or "same". See measure/verdict.py.
+Verdict = Callable[[float], str]
 
 
 @dataclass
@@ -33,11 +34,11 @@ def seconds_of(entry: dict[str, Any]) -> float:
     return (max(stamps) - min(stamps)) / 1000
 
 
-def gain_lines(runs: WholeRuns, record: dict[str, Any]) -> list[str]:
+def gain_lines(runs: WholeRuns, record: dict[str, Any], verdict: Verdict) -> list[str]:
     """The runs as a table, and where the gain comes from.
 
     >>> runs = WholeRuns([11.2], [6.5], [6.4], first=30.0)
-    >>> gain_lines(runs, {})[2]
+    >>> gain_lines(runs, {}, verdict)[2]
     'with all three nodes       6.4 s   1.75×'
     """
     without, patched, together = mean(runs.without), mean(runs.patched), mean(runs.together)
@@ -49,37 +50,33 @@ def gain_lines(runs: WholeRuns, record: dict[str, Any]) -> list[str]:
         f"with all three nodes    {together:6.1f} s   {without / together:.2f}×",
         f"their first picture     {runs.first:6.1f} s{of_it}",
         "",
-        _whole(without / together),
-        _attention(without / patched),
-        _compiled(patched / together, (record.get("speed") or {}).get("kept")),
+        _whole(without / together, verdict),
+        _attention(without / patched, verdict),
+        _compiled(patched / together, (record.get("speed") or {}).get("kept"), verdict),
     ]
 
 
-def _whole(ratio: float) -> str:
-    if _same(ratio):
+def _whole(ratio: float, verdict: Verdict) -> str:
+    if verdict(ratio) == "same":
         return "No gain here: with our nodes a picture takes as long as without them."
     if ratio < 1:
         return f"Slower here: with our nodes a picture takes {1 / ratio - 1:.0%} longer. Bypass them (Ctrl+B)."
     return f"With our nodes a picture is made {ratio:.2f} times as fast."
 
 
-def _attention(ratio: float) -> str:
-    if _same(ratio):
+def _attention(ratio: float, verdict: Verdict) -> str:
+    if verdict(ratio) == "same":
         return "Patching attention changes nothing here: ComfyUI's own attention is as fast."
     if ratio < 1:
         return f"Patched attention is {1 / ratio - 1:.0%} slower than ComfyUI's own here."
     return f"Patched attention alone brings {ratio:.2f}×: ComfyUI's own attention is slower on this machine."
 
 
-def _compiled(ratio: float, kept: str | None) -> str:
+def _compiled(ratio: float, kept: str | None, verdict: Verdict) -> str:
     if kept == "uncompiled":
         return "Compiling brings nothing here and was dropped; it cost time in the first picture."
-    if _same(ratio):
+    if verdict(ratio) == "same":
         return "Compiling brings nothing more here; it cost time in the first picture."
     if ratio < 1:
         return f"Compiling costs {1 / ratio - 1:.0%} here so far; it is still being timed."
     return f"Compiling brings {ratio:.2f}× on top of that."
-
-
-def _same(ratio: float) -> bool:
-    return 1 - _ALIKE < ratio < 1 + _ALIKE

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-#: Medians of whole samplings that differ by less than this factor are the same.
-NOISE = 1.03
+from ..measure.verdict import verdict
+from ..status.summary import longer
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,7 @@ class SpeedReport:
     @property
     def outcome(self) -> str:
         """``faster``, ``slower``, ``same`` (within noise) or ``uncompiled``."""
-        if self.speedup is None:
-            return "uncompiled"
-        if self.speedup > NOISE:
-            return "faster"
-        return "slower" if self.speedup * NOISE < 1 else "same"
+        return "uncompiled" if self.speedup is None else verdict(self.speedup)
 
     @property
     def verdict(self) -> str:
@@ -209,7 +205,7 @@ class SpeedReport:
         if self.outcome == "faster":
             return f"Compiled, the model is {self.speedup:.2f} times as fast: {both}"
         if self.outcome == "slower":
-            return f"Compiled steps take {(1 / self.speedup - 1) * 100:.0f} % longer: {both}"
+            return f"Compiled steps take {longer(self.speedup)}: {both}"
         return f"Compiling makes no difference here: {both}"
 
     def as_dict(self) -> dict[str, Any]:

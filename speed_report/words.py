@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..status.summary import count
+from ..status.summary import count, longer
 from .figures import Difference, SpeedReport, duration
 
 
@@ -19,11 +19,6 @@ def headline(report: SpeedReport) -> str:
         "same": f"Compiling makes no difference ({speedup:.2f}×)",
     }
     return words[report.outcome]
-
-
-def longer(speedup: float) -> str:
-    """``longer(0.8)`` is "25 % longer", ``longer(0.4)`` "2.5 times as long"."""
-    return f"{(1 / speedup - 1) * 100:.0f} % longer" if speedup > 0.5 else f"{1 / speedup:.1f} times as long"
 
 
 def subject(report: SpeedReport) -> str:

@@ -1,7 +1,7 @@
 """The one JSON object that says what is active, what it gained, and why not.
 
-Field names and units are those of the published interface: times in milliseconds unless the name says seconds, a field
-that does not apply yet is ``None``.
+``docs/record.md`` says what each field holds. Times are in milliseconds unless the name says seconds; a field that does
+not apply yet is ``None``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-from .plain import LONGEST_LINE, cut, plain, plain_check
+from .plain import LONGEST_LINE, cut, plain_field
 from .summary import summarize
 
 STATES = (
@@ -106,7 +106,7 @@ class Record:
             raise KeyError(f"the status record has no field {sorted(unknown)}")
         if "state" in fields and fields["state"] not in STATES:
             raise ValueError(f"unknown state {fields['state']!r}; one of {', '.join(STATES)}")
-        fields = {name: plain_check(value) if name == "check" else plain(value) for name, value in fields.items()}
+        fields = {name: plain_field(name, value) for name, value in fields.items()}
         with self._lock:
             self.data.update(fields)
             self.data["summary"] = cut(summarize(self.data), LONGEST_LINE)

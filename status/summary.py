@@ -10,15 +10,31 @@ def count(number: int, singular: str) -> str:
     return f"{number} {singular}" if number == 1 else f"{number} {singular}s"
 
 
+def longer(speedup: float) -> str:
+    """``longer(0.8)`` is "25 % longer", ``longer(0.4)`` "2.5 times as long"."""
+    return f"{(1 / speedup - 1) * 100:.0f} % longer" if speedup > 0.5 else f"{1 / speedup:.1f} times as long"
+
+
 def summarize(record: dict[str, Any]) -> str:
     """The summary line of a record, for example "compiled · inductor · 1.62× · 38 blocks"."""
-    return not_used(record) or stopped(record) or _SENTENCES.get(record["state"], _plain)(record)
+    line = not_used(record) or stopped(record) or _SENTENCES.get(record["state"], _plain)(record)
+    part = in_some_steps(record)
+    return f"{line} · {part}" if part else line
+
+
+def in_some_steps(record: dict[str, Any]) -> str | None:
+    """In how many steps the node took part, None where in all, in none, or nobody knows."""
+    unused = record["unused"] or {}
+    if unused.get("why") != "some steps" or record["state"] not in ("patched", "compiled", "partial"):
+        return None
+    by = f" (the others: “{unused['by']}”)" if unused["by"] else ""
+    return f"took part in {unused['steps']} of {count(unused['of'], 'step')}{by}"
 
 
 def not_used(record: dict[str, Any]) -> str | None:
     """Why what the node did to the model has no effect, None when it has, or nobody knows yet."""
     unused = record["unused"]
-    if unused is None or record["state"] not in ("patched", "uncompiled"):
+    if unused is None or unused["why"] == "some steps" or record["state"] not in ("patched", "uncompiled"):
         return None
     if unused["why"] == "not sampled":
         return "not used: nothing sampled this model"
@@ -70,9 +86,12 @@ def _checked(record: dict[str, Any]) -> str:
 
 
 def _compiled(record: dict[str, Any]) -> str:
-    compile_ = record["compile"] or {}
-    parts = [record["state"], (record["backend"] or {}).get("used") or "no backend"]
-    speed = record["speed"] or {}
+    compile_, speed = record["compile"] or {}, record["speed"] or {}
+    gained = {"slower": ", but slower", "same": ", no gain"}
+    parts = [
+        record["state"] + gained.get(str(speed.get("verdict")), ""),
+        (record["backend"] or {}).get("used") or "no backend",
+    ]
     if speed.get("speedup"):
         parts.append(f"{speed['speedup']:.2f}×")
     blocks = count(compile_.get("regions_compiled") or 0, "block")
@@ -84,8 +103,8 @@ def _compiled(record: dict[str, Any]) -> str:
 
 def _uncompiled(record: dict[str, Any]) -> str:
     speed = record["speed"] or {}
-    if speed.get("kept") == "uncompiled" and speed.get("clear") is not False and (speed.get("speedup") or 1) < 1:
-        return f"uncompiled: compiled steps took {round((1 / speed['speedup'] - 1) * 100)} % longer"
+    if speed.get("kept") == "uncompiled" and speed.get("verdict") == "slower":
+        return f"uncompiled: compiled steps took {longer(speed['speedup'])}"
     reason = (record["backend"] or {}).get("reason")
     return f"uncompiled: {reason}" if reason else "uncompiled"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onediff_pack.node_ids import COMPILE, FORWARD_CHECK, PATCH_ATTENTION
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREENS = Path(os.environ.get("ONEDIFF_SCREENS", ROOT / ".cache" / "screens"))
@@ -25,7 +26,7 @@ CHROMIUM_FLAGS = [
 #: Name of a renderer → whether the setting Comfy.VueNodes.Enabled is on.
 RENDERERS = {"classic": False, "nodes2": True}
 MINUTES = 60_000
-COMPILE, PATCH, CHECK = "OneDiffCompile", "OneDiffPatchAttention", "OneDiffForwardCheck"
+PATCH, CHECK = PATCH_ATTENTION, FORWARD_CHECK
 
 
 # What a person sees of a node's line: its text, and whether it lies open on the canvas.

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onediff_pack.node_ids import COMPILE, FORWARD_CHECK, PATCH_ATTENTION
+
 from scripts.checkpoints import standin
 from scripts.environment import Environment
 from scripts.prompt import BYPASSED, load_workflow, swap, to_prompt, with_mode, with_values
 from scripts.server import Server, error_of, link_file, serve
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = ("OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile")
+OURS = (PATCH_ATTENTION, FORWARD_CHECK, COMPILE)
 
 
 def compiled_in_this_run(cache: Path) -> Path:

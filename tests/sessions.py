@@ -76,13 +76,16 @@ def compiled_clone(
     patcher: Any,
     check_interrupt: Callable[[], None] = lambda: None,
     resolve_weights: Any = None,
+    told: list[dict[str, Any]] | None = None,
     **settings: Any,
 ) -> tuple[Any, Session, Record]:
-    """A clone of a ModelPatcher with a session on it, as OneDiff Compile attaches one: clone, session and record."""
+    """A clone of a ModelPatcher with a session on it, as OneDiff Compile attaches one: clone, session and record.
+    ``told`` collects what pages are told, if it is given."""
     proofs, graphs = _in_use[-1]
     backend = next(iter(proofs.backends))
     chosen = Settings(**{"backend": backend, "keep_faster": False, **settings})
-    record, clone = Record("workflow", "7"), patcher.clone()
+    record = Record("workflow", "7", None if told is None else lambda record: told.append(dict(record.data)))
+    clone = patcher.clone()
     host = Host(check_interrupt, "test", resolve_weights)
     session = Session(chosen, record, host, CPU, proofs=proofs, graphs=graphs)
     attach(clone, session)

@@ -2,12 +2,12 @@
 // Points at samplers whose model OneDiff Compile could not speed up. Nothing is written into the nodes' properties.
 
 import { samplersOf } from "./graph/walk.js";
+import { COMPILE } from "./node_ids.js";
 
 /** @typedef {import("./graph/walk.js").WalkNode} WalkNode */
 /** @typedef {{record: import("./status/record.js").StatusRecord | null, bypassed: boolean}} Look */
 
 const TELLING = new Set(["uncompiled", "failed"]);
-const COMPILE = "OneDiffCompile";
 
 /**
  * The samplers that run an uncompiled model although a Compile node stands before them.

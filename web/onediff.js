@@ -7,6 +7,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { createCommands } from "./commands.js";
 import { createMarks, samplersToMark } from "./marks.js";
+import { COMPILE, NODES } from "./node_ids.js";
 import { createBackends } from "./panel/backends.js";
 import { createPanel } from "./panel/dialog.js";
 import { createSidebar } from "./panel/sidebar.js";
@@ -21,8 +22,6 @@ import { createStore } from "./status/store.js";
 import { addStatusWidget } from "./status/widget.js";
 import { createToasts } from "./toasts.js";
 import { createWords } from "./words.js";
-
-const NODES = new Set(["OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile", "OneDiffSpeedReport"]);
 
 /** @type {Record<string, any>} */
 let tables = {};
@@ -105,7 +104,7 @@ function find(node) {
 
 /** @param {any} node a node of the host */
 function attach(node) {
-  const line = createLine({ steps: node.comfyClass === "OneDiffCompile" });
+  const line = createLine({ steps: node.comfyClass === COMPILE });
   const display = addStatusWidget(node, line, words()("status.label"), classic);
   if (shown !== "full") display(shown);
   displays.set(node, display);

@@ -8,7 +8,7 @@ const cacheSettings = [
     category: ["OneDiff", "Compile cache", "Folder"],
     name: "Folder of the compile cache",
     tooltip:
-      "A full path on the server; “onediff_compile_cache” is made in it. Empty: in ComfyUI's user folder. “off”: none.",
+      "A full path on the server; “onediff_compile_cache” is created in it. Empty: ComfyUI's user folder. “off”: nothing is kept.",
     type: "text",
     defaultValue: "",
   },
@@ -16,7 +16,7 @@ const cacheSettings = [
     id: "OneDiff.CompileCache.Limit",
     category: ["OneDiff", "Compile cache", "Limit"],
     name: "Size of the compile cache in MB",
-    tooltip: "Above it, what was not used for longest is deleted.",
+    tooltip: "When it grows larger, what has not been used for the longest time is deleted.",
     type: "number",
     defaultValue: 2048,
     attrs: { min: 16, step: 256 },
@@ -42,7 +42,7 @@ export const settings = (changed) => [
     id: "OneDiff.Status.Display",
     category: ["OneDiff", "Status on the canvas", "Display"],
     name: "Status line on nodes",
-    tooltip: "The report stays at hand in the sidebar and in the menu.",
+    tooltip: "The report is also in the sidebar and in the menu.",
     type: "combo",
     options: [
       { text: "Full line", value: "full" },

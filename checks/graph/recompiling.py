@@ -22,8 +22,8 @@ from .spots import Code, Spot
 class StepState(Hazard):
     """A counter, or another value that each step changes and the graph is built on."""
 
-    what = "changes {name} at every step, and computes by it"
-    why = "A graph is built on one value, so each step would be compiled anew; soon the compiler gives up."
+    what = "changes {name} at every step, and computes with it"
+    why = "A graph is built on one value, so each step would be compiled again; soon the compiler gives up."
     fix = "{fix}"
 
     counter = (
@@ -83,7 +83,7 @@ class HookOnProcessor(Rule):
     subject = Mounted
     severity = "warning"
     what = "has a forward hook ({name})"
-    why = "The graph holds the hooks of the moment at which it is built: one that is set later is ignored."
+    why = "The graph holds the hooks that are set when it is built: one that is set later is ignored."
     fix = "Call in forward what the hook does, or remove the hook before sampling."
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
@@ -99,7 +99,7 @@ class ChangingGlobal(Hazard):
 
     captured = "warning"
     what = "reads {name}, a global that its file changes while running"
-    why = "The graph is built on its value of now; each new one is another graph."
+    why = "The graph is built on its current value; each new value needs another graph."
     fix = "Keep it as an attribute that is set in __init__, self.{name}, or pass it as a tensor."
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:
@@ -174,7 +174,7 @@ class RecompilesPerSize(Recompiles):
 
     occasion = "size"
     what = "needs a new graph for every picture size and prompt length"
-    why = "It uses a number of tokens as a plain number ({reason}), so each new size is compiled anew."
+    why = "It uses a number of tokens as a plain number ({reason}), so each new size is compiled again."
     fix = "Compute with tensors instead of loops, lists or tables over tokens: torch.arange(n), slices, broadcasting."
 
 

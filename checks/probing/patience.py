@@ -23,6 +23,7 @@ FINAL = frozenset({NOT_RETURNED, SLOW, UNFINISHED})
 #: With one of these it is used all the same, uncompiled: nobody knows how long compiling would take, and Cancel would
 #: not reach it.
 USED_UNCOMPILED = frozenset({SLOW, UNFINISHED})
+_USED = "It is used, and its blocks run uncompiled."
 
 
 #: Seconds of a small call from which on a check, which makes about a hundred of them, is not gone on with.
@@ -63,7 +64,7 @@ def pace(mounted: Mounted) -> float:
 
 def not_returned(path: str, module: nn.Module, over: Overdue) -> Finding:
     """A call that was left."""
-    why = "Called with a few tokens it came to no end, and " + ("was ended." if over.ended else "goes on in C code.")
+    why = "It did not finish a call with a few tokens, and " + ("was ended." if over.ended else "goes on in C code.")
     return _finding(
         "error", NOT_RETURNED, path, module, f"did not return within {over.seconds:g} s", why,
         "Look for a loop without an end, or for something that forward waits for.",
@@ -74,7 +75,7 @@ def slow(path: str, module: nn.Module, seconds: float) -> Finding:
     """Calls that take long and end."""
     return _finding(
         "warning", SLOW, path, module, f"takes {seconds:.1f} s for a call with a few tokens, so it was not checked",
-        "A check makes about a hundred such calls, and a picture many more. It is used, and its blocks run uncompiled.",
+        f"A check makes about a hundred such calls, and a picture many more. {_USED}",
         "Take out of forward what takes so long, such as waiting, loading or compiling; do it in __init__.",
     )  # fmt: skip
 
@@ -82,8 +83,8 @@ def slow(path: str, module: nn.Module, seconds: float) -> Finding:
 def unfinished(path: str, module: nn.Module, over: Overdue) -> Finding:
     """A check that was given up between two calls, or while Dynamo traced one."""
     return _finding(
-        "warning", UNFINISHED, path, module, f"could not be checked to the end within {over.seconds:g} s",
-        "Its calls are slow, or a graph of it is large, as of a long loop. It is used, and its blocks run uncompiled.",
+        "warning", UNFINISHED, path, module, f"could not be fully checked within {over.seconds:g} s",
+        f"Its calls are slow, or its graph is large, as from a long loop. {_USED}",
         "Take long loops and slow calls out of forward.",
     )  # fmt: skip
 
@@ -93,8 +94,8 @@ def cannot_be_looked_at(path: str, module: nn.Module, error: BaseException) -> F
     lines = lines_in(error, files_of(module))
     where = f"{short_path(lines[-1][0])}:{lines[-1][1]}" if lines else None
     return _finding(
-        "error", RAISES, path, module, f"raises {error_words(error)} when it is looked at",
-        "The check could not go on behind that.",
+        "error", RAISES, path, module, f"raises {error_words(error)} when it is inspected",
+        "The check could not go on after that.",
         "Correct that line: a metaclass, a property or a __signature__ must not raise.", where,
     )  # fmt: skip
 

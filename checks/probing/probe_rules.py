@@ -203,7 +203,7 @@ class NotRepeatable(Probe):
 
     severity = "warning"
     what = "returns a different result when it is called again with the same inputs"
-    why = "Its compiled result cannot be compared with the uncompiled one, and the same seed gives other pictures."
+    why = "Its compiled result cannot be compared with the uncompiled one, and the same seed gives different pictures."
     fix = "Take random numbers and what is kept between calls out of forward."
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:

@@ -40,7 +40,8 @@ def dynamic_dimensions(tensors: list[torch.Tensor]) -> Iterator[tuple[torch.Tens
 
 
 def mark_dynamic_dimensions(tensors: list[torch.Tensor]) -> None:
-    """Tells Dynamo, so that the first compile holds for all sizes. Where a size turns out to be fixed, it stays so.
+    """Marks these dimensions for Dynamo, so that what is compiled first holds for all sizes. A size that a block's code
+    fixes stays fixed.
 
     Args:
         tensors: all that a block is called with.

@@ -76,4 +76,4 @@ class Backend(Protocol):
 
     def notes_on_kept(self) -> list[str]:
         """What people should know of what it keeps between starts."""
-        return [f"{self.name} compiles anew after each start: nothing is kept on disk."]
+        return [f"{self.name} compiles again after each start: nothing is kept on disk."]

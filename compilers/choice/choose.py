@@ -38,7 +38,7 @@ def choose_backend(requested: str, device: torch.device, proofs: Proofs = PROOFS
             how = "Used instead" if instead else "The first that works here and is not slower"
             return backend, f"{instead}{how}: it {proof.reason}"
         if proof.available and not backend.native and slow is None:
-            slow = backend, f"{instead}None that works here was fast in its trial: it {proof.reason}"
+            slow = backend, f"{instead}No working backend was fast in its trial; this one {proof.reason}"
         failures[backend.name] = f"{'it ' if proof.available else ''}{proof.reason}"
     if slow is not None:
         return slow
@@ -63,6 +63,7 @@ def backend_rows(device: torch.device, proofs: Proofs = PROOFS) -> list[dict[str
                 "seconds": proof.seconds,
                 "startup_seconds": proof.startup_seconds,
                 "speed": proof.speed,
+                "slower": proof.slower,
             }
         )
     return rows

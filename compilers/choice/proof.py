@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 #: A backend whose compiled code takes more than twice as long is used only where no other works.
 SLOWER = 0.5

@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 KEY = "key"
 
 
-def delete_among_others(folder: Path) -> Deleted:
-    """Deletes 0.4.0's entries and the key that signed them, and nothing else. This version would not read them: they
-    were compiled by another one."""
+def delete_among_others(folder: Path, unsigned: bool = True) -> Deleted:
+    """Deletes 0.4.0's entries and, last, the key that signed them, and nothing else. This version would not read them:
+    they were compiled by another one. Without ``unsigned`` entries stay that the key did not sign."""
     try:
         names = sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -28,16 +28,16 @@ def delete_among_others(folder: Path) -> Deleted:
     entries = [folder / name for name in names if _is(folder / name)]
     if not entries:
         return Deleted()
-    signed = False
+    signed: list[Path] = []
     with contextlib.suppress(OSError):
         secret = read_secret(folder / KEY)
-        signed = secret is not None and any(is_entry(entry, secret) for entry in entries)
-    return delete([*entries, folder / KEY] if signed else entries)
+        signed = [entry for entry in entries if secret is not None and _is(entry, secret)]
+    return delete([*(entries if unsigned else signed), *([folder / KEY] if signed else [])])
 
 
-def _is(path: Path) -> bool:
+def _is(path: Path, secret: bytes | None = None) -> bool:
     try:
-        return is_entry(path)
+        return is_entry(path, secret)
     except OSError as error:
         log.debug("%s is left as it is: %s", path, error)
         return False

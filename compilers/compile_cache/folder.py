@@ -83,7 +83,7 @@ def untrusted(folder: Path) -> CacheUnusable | None:
     if not POSIX:
         if windows.is_own(folder):
             return None
-        reason = "Windows does not say that the compile cache folder is yours alone: delete it, and it is made anew,"
+        reason = "Windows does not say that the compile cache folder is yours alone: delete it, and it is made again,"
         return CacheUnusable(f"{reason} {_ANOTHER}.", folder)
     own = folder.stat()
     if own.st_uid != os.geteuid():

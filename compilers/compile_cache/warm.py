@@ -27,7 +27,8 @@ class Place:
     """Where compiled code is kept, None for nowhere, and how many bytes it may take.
 
     ``others`` are this pack's folders that are not in use now. ``old`` is the one of version 0.4.0, and ``among`` a
-    folder of the user's own in which that version kept entries. ``note`` is what people should know of the choice.
+    folder of the user's own in which that version kept entries; ``refused`` one that is not used any more, where it may
+    have kept some: only clearing deletes there. ``note`` is what people should know of the choice.
     """
 
     folder: Path | None = None
@@ -35,6 +36,7 @@ class Place:
     others: tuple[Path, ...] = ()
     old: Path | None = None
     among: Path | None = None
+    refused: Path | None = None
     note: str | None = None
 
 
@@ -58,11 +60,12 @@ class Compile:
 
 
 class WarmStart:
-    """The one of this process. ``place`` is asked at every compile; the nodes set it. No failure of the disk is an
-    error here: the graph is compiled without what is kept, and ``notes`` says so."""
+    """The one of this process. ``place`` is asked at every compile, ``used`` told the folder; the nodes set both. No
+    failure of the disk is an error here: the graph is compiled without what is kept, and ``notes`` says so."""
 
     def __init__(self) -> None:
         self.place: Callable[[], Place] = Place
+        self.used: Callable[[Path], None] = lambda folder: None
         self.notes: list[str] = []
         self.generation = 0
         self._workspace_of = 0
@@ -162,6 +165,8 @@ class WarmStart:
         except (OSError, RuntimeError, ValueError) as error:
             return Deleted(0, 1, told(error))
         deleted = _delete_old(place)
+        if place.refused is not None:
+            deleted += earlier.delete_among_others(place.refused, unsigned=False)
         for folder in {one for one in (place.folder, *place.others) if one is not None}:
             deleted += delete_all(folder)
         if self._lock.acquire(blocking=False):  # else a graph compiles in it; the next one deletes it
@@ -187,7 +192,11 @@ class WarmStart:
             if place.among not in self._without_old:
                 self._without_old.add(place.among)
                 _delete_old(place)
-            return None if place.folder is None else Store(prepare(place.folder), place.limit)
+            if place.folder is None:
+                return None
+            folder = prepare(place.folder)
+            self.used(folder)
+            return Store(folder, place.limit)
         except CacheUnusable as error:
             self.note(f"Nothing compiled is kept for the next start: {error}", error.path)
         except (OSError, RuntimeError, ValueError) as error:

@@ -14,26 +14,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ...measure.pairs import Pair, compiled_first, typical
 from ...measure.stopwatch import Stopwatch
+from ...measure.verdict import verdict
 from ...patching.calls import Inputs
 from ..blocks.parity import clone_inputs
 
-if TYPE_CHECKING:
-    pass
-
-
 #: Kinds of a class that are timed before its other kinds are compiled.
 KINDS_TIMED = 2
-
-
-#: Below this the class is not worth its compiling: at a second a step, half of it in these blocks, a gain of 1.03 needs
-#: over 60 steps for each second of compiling.
-MIN_GAIN = 1.03
 
 
 #: Compiled and uncompiled runs of a block that are timed; after so many seconds no more than the fewest.
@@ -50,7 +42,7 @@ class ClassGain:
 
     Args:
         label: name of the class.
-        kinds: number of its kinds; with 0 nobody wants to know.
+        kinds: number of its kinds; 0 if the class is not to be timed.
 
     ``reason`` says why its blocks run uncompiled; None while they are compiled.
     """
@@ -73,14 +65,16 @@ class ClassGain:
             return
         uncompiled, compiled = (sum(way) for way in zip(*self._times.values(), strict=True))
         gain = uncompiled / compiled
-        if gain < MIN_GAIN:
+        # Less is not worth its compiling either: at a second a step, half of it in these blocks, a gain of 1.03 needs
+        # over 60 steps for each second of compiling.
+        if verdict(gain) != "faster":
             self.reason = (
                 f"{self._label} gains too little: {len(self._times)} of its {self._kinds} widths were compiled and ran"
                 f" {gain:.2f}× as fast as uncompiled."
             )
 
-    def ask_no_more(self) -> None:
-        """A block could not be timed, and others would not be either."""
+    def give_up_timing(self) -> None:
+        """A block could not be timed, so others could not either."""
         self._kinds = 0
 
 

@@ -27,8 +27,8 @@ class Measuring:
     """Times and memory of one session's steps. ``shape`` is that of the step that runs or ran last, ``work`` says which
     blocks the last one ran; steps of what is in ``slow`` (times, shape, blocks) run uncompiled because compiled ones
     take longer, or as long as far as one can see. ``times`` belongs to the model and to what is active on it, so that
-    another node finds it again. With ``by_turns`` some steps run uncompiled to be compared with compiled ones; somebody
-    who compares whole samplings needs none.
+    another node finds it again. With ``by_turns`` some steps run uncompiled to be compared with compiled ones; a
+    speed report compares whole samplings instead.
     """
 
     def __init__(self, device: torch.device, keep_faster: bool):

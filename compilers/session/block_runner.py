@@ -282,7 +282,7 @@ class BlockRunner:
                     lambda own: self._run_compiled(key, graph, own), self._run_left, inputs, self._device
                 )
         except Exception:  # there may be no memory for it
-            self.block.gain.ask_no_more()
+            self.block.gain.give_up_timing()
         else:
             self.block.gain.note(self.block.signature, pairs)
 

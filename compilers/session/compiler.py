@@ -81,7 +81,7 @@ class Compiler:
             return None
         self.waiting = True
         return (
-            f"{round(self.spent)} s of compiling are enough for one picture: it is compiled in the next."
+            f"{round(self.spent)} s of compiling is the limit for one picture: it is compiled in the next."
             if self._settings.budget
             else f"{COMPILE_SECONDS_VARIABLE} is 0: nothing new is compiled."
         )

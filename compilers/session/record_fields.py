@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...measure.verdict import verdict
 from ...status.machine import machine, package_version
 from ..backends.protocol import Backend
 from ..blocks.parity import worst
@@ -62,7 +63,7 @@ def state_of(known: Known) -> str:
     """The record's ``state``."""
     if known.replaced_by is not None:
         return "idle"
-    if known.uncompiled_because is not None or known.sampling.unused is not None:
+    if known.uncompiled_because is not None or known.sampling.in_none:
         return "uncompiled"
     called = [block for block in known.blocks if block.called]
     if not any(block.compiled for block in called):
@@ -72,7 +73,7 @@ def state_of(known: Known) -> str:
 
 def _stopped(known: Known) -> dict[str, int] | None:
     """How far compiling came when it stopped before it was done, and goes on in the next sampling; else None."""
-    if known.sampling.unused is not None:
+    if known.sampling.in_none:
         return None
     called = [block for block in known.blocks if block.called]
     left = sum(block.pending for block in called)
@@ -102,7 +103,7 @@ def session_fields(known: Known, backend: dict[str, Any] | None) -> dict[str, An
         "patches": {"sites": list(known.patched), "foreign": list(known.foreign)},
         "compile": _compile(known),
         "unused": known.sampling.unused,
-        "speed": _speed(known) if measuring.last_steps and known.sampling.unused is None else None,
+        "speed": _speed(known) if measuring.last_steps and not known.sampling.in_none else None,
         "parity": worst(compared).as_dict() if compared else None,
         "memory": measuring.peaks if any(measuring.peaks.values()) else None,
         "machine": machine(known.device, known.host_version),
@@ -154,8 +155,8 @@ def _weights(blocks: Sequence[Block]) -> str | None:
 
 def _speed(known: Known) -> dict[str, Any]:
     """Times of steps like the last one. ``kept`` is None while it is not decided; ``clear`` says whether one way is
-    faster by more than the spread of the ``pairs`` of steps that were compared (``spread``: the middle half). What the
-    last steps contradict is left out."""
+    faster by more than the spread of the ``pairs`` of steps that were compared (``spread``: the middle half), and after
+    all of them what is not clear is no gain (``verdict``). What the last steps contradict is left out."""
     measuring, times, shape = known.measuring, known.measuring.times, known.measuring.shape
     eager, compiled = times.typical(shape)
     kept = None
@@ -168,26 +169,32 @@ def _speed(known: Known) -> dict[str, Any]:
     spread = times.spread(shape)
     if not times.stands(shape):
         eager, compiled, spread = (None, current, None) if runs_compiled else (current, None, None)
+    speedup = eager / compiled if eager and compiled and times.pairs(shape) > 1 else None
+    clear = measuring.kept is not None if spread else None
+    found = verdict(speedup) if speedup else None
+    if kept == "uncompiled" and clear is False:
+        found = "same"
     return {
         "eager_ms": _round(eager, 2),
         "compiled_ms": _round(compiled, 2),
-        "speedup": _round(eager / compiled, 3) if eager and compiled and times.pairs(shape) > 1 else None,
+        "speedup": _round(speedup, 3),
+        "verdict": found,
         "per_second": _round(1000 / current, 3) if current else None,
         "steps_ms": [milliseconds for milliseconds, _ in measuring.last_steps],
         "steps_kind": [kind for _, kind in measuring.last_steps],
         "kept": kept,
-        "clear": measuring.kept is not None if spread else None,
+        "clear": clear,
         "pairs": times.pairs(shape),
         "spread": [round(value, 3) for value in spread] if spread else None,
-        "breakeven_images": None if kept == "uncompiled" else _breakeven(known, eager, compiled),
+        "breakeven_images": _breakeven(known, eager, compiled) if found == "faster" and kept != "uncompiled" else None,
     }
 
 
 def _breakeven(known: Known, eager: float | None, compiled: float | None) -> float | None:
-    """Pictures after which the compile seconds are earned back, at the steps of the last picture; None when compiling
-    saves nothing."""
+    """Pictures after which the compile seconds are earned back, at the steps of the last picture; None when nobody
+    knows how many a picture has."""
     steps = known.measuring.steps_per_image
-    if not eager or not compiled or compiled >= eager or not steps:
+    if not eager or not compiled or not steps:
         return None
     seconds = sum(graph.seconds for graph in known.compiler.baseline)
     return round(seconds / ((eager - compiled) / 1000 * steps), 1)

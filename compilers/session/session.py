@@ -14,9 +14,9 @@ from ...checks.reaching.reach import FindReach
 from ...patching.explicit_forward import forwards_given
 from ...patching.foreign import foreign_patches
 from ...patching.forwards import swapped_forwards
-from ...patching.instead import calls_expected
+from ...patching.instead import StepCount, calls_expected
 from ...patching.user_errors import ordinary
-from ...patching.wrappers import APPLY_MODEL, KEY
+from ...patching.wrappers import APPLY_MODEL, KEY, ModelCall, ModelWrapper
 from ...processors.attention_patch import AttentionPatch
 from ...status import Record
 from ..backends.protocol import BackendUnavailable
@@ -38,7 +38,7 @@ from .step import Step
 log = logging.getLogger(__name__)
 
 
-class Session(SessionState):
+class Session(SessionState, ModelWrapper):
     """The state behind one OneDiff Compile node, as a wrapper of ``apply_model``.
 
     The first step runs uncompiled, ``watching`` what the blocks read. Then steps run compiled; the first run of each
@@ -71,7 +71,7 @@ class Session(SessionState):
 
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of one whole sampling (``outer_sample``): what it measured is published at its end."""
-        during = self.during = Sampling(now=True, broke_off=True)
+        during = self.during = Sampling(now=True, broke_off=True, steps=StepCount(args, kwargs))
         self.measuring.begin_sampling()
         self.step = Step(None, Variant())
         self.replaced_by = None
@@ -81,7 +81,7 @@ class Session(SessionState):
             during.broke_off = False
             self.measuring.end_sampling()
             if self.failures.given_up is None and calls_expected(args, kwargs):
-                during.note_use(executor, self.measuring.steps_per_image, self.blocks)
+                during.note_use(executor, self.blocks)
             self.record.sampled(self.host.sampler())
             return result
         finally:
@@ -91,26 +91,18 @@ class Session(SessionState):
                 self.publish()
             log.info("OneDiff Compile (node %s): %s", self.record["node"], self.record["summary"])
 
-    def __call__(
-        self,
-        executor: Any,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        c_concat: torch.Tensor | None = None,
-        c_crossattn: torch.Tensor | None = None,
-        control: dict[str, Any] | None = None,
-        transformer_options: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        options = transformer_options if transformer_options is not None else {}
+    def predicting(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Wrapper of what a sampler asks for in a step (``predict_noise``)."""
+        self.during.steps.asked()
+        return executor(*args, **kwargs)
 
-        def call() -> Any:
-            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-
+    def around(self, call: ModelCall) -> Any:
+        self.during.steps.called()
         if not self.during.now:  # a node with a loop of its own
             self.record.sampled(self.host.sampler())
-        if self.measuring.begin_step(shape_of((x, c_concat, c_crossattn, kwargs), control, options)):
-            self._begin(executor.class_obj, options)
+        inputs = (call.x, call.c_concat, call.c_crossattn, call.more)
+        if self.measuring.begin_step(shape_of(inputs, call.control, call.options)):
+            self._begin(call.executor.class_obj, call.options)
         is_slow = self.measuring.is_slow and not self.measuring.looks
         if is_slow or self.failures.concerning(self.shape) is not None:
             return call()
@@ -202,7 +194,7 @@ class Session(SessionState):
         self._note_backend(reason)
 
     def _find_gains(self) -> None:
-        if self.leaves_classes:
+        if self.skips_classes_without_gain:
             find_gains(self.blocks, self.device.type, (*self.compiler.way, self.dtype))
 
     # One step.

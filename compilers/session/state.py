@@ -24,7 +24,8 @@ from .step import Step
 
 class SessionState:
     """``replaced_by`` is the id of a later OneDiff Compile node whose session took this one's place, until this one
-    samples (for another branch). With ``leaves_classes`` blocks whose class gains nothing are not compiled. ``foreign``
+    samples (for another branch). With ``skips_classes_without_gain`` blocks whose class gains
+    nothing are not compiled. ``foreign``
     and ``patched`` are what other nodes, and this pack's, have put on the model's attention.
     """
 
@@ -45,7 +46,7 @@ class SessionState:
         self.model: PreparedModel | None = None
         self.blocks: list[Block] = []
         self.memory = ModelMemory()
-        self.leaves_classes = settings.keep_faster
+        self.skips_classes_without_gain = settings.keep_faster
         self.measuring = Measuring(device, settings.keep_faster)
         self.failures = Failures()
         self.compiler = Compiler(settings, device, proofs, graphs)

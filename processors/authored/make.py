@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...patching.user_code import Attendance
-from ...patching.user_errors import Overdue, cause_in_words, class_name, error_words, said
+from ...patching.user_errors import Overdue, Stopped, cause_in_words, class_name, error_words, said
 from ..contract import Limits
 from ..sites.find import Site
 from .recipe import ChangesSite, Recipe
@@ -124,31 +124,38 @@ def failed(name: str, path: str, shown: str, what: str, error: BaseException, at
     line = frames[-1].lineno if frames else None
     message = said(error)
     if type(error) in (SyntaxError, IndentationError, TabError) and isinstance(error, SyntaxError):
-        message = error.msg
+        message = error.msg if isinstance(error.msg, str) else message
         line = error.lineno if error.filename == path else line
-    fix, sentence = "Correct that line and queue again; the file is read anew.", ""
+    fix, sentence = "Correct that line and queue again; the file is read again.", ""
     known = cause_in_words(error_words(error))
     if known is not None:
         sentence, fix = f"It {known[0]}. ", known[1]
         line = line if "super()" not in fix else at
-    if type(error) is ModuleNotFoundError:
+    if type(error) is ModuleNotFoundError and type(error.name) is str:
         sentence = f"It imports {error.name}, which is not installed. "
         fix = f"Install {error.name} in ComfyUI's Python, or do without it: a file can import installed packages only."
     elif issubclass(type(error), SystemExit):
-        fix = "Take out what ends the program there (sys.exit, argparse), and queue again; the file is read anew."
-    text = f"{class_name(type(error))}: {message}".rstrip(": .")
+        fix = "Take out what ends the program there (sys.exit, argparse), and queue again; the file is read again."
+    text = f"{class_name(type(error))}: {message}".rstrip(": .") if message != said(error) else error_words(error)
     return CannotLoad(name, f"{shown}:{line or at}", what, f"{sentence}{text}.", fix)
 
 
 def _line_of_init(cls: type) -> int:
-    code = getattr(inspect.getattr_static(cls, "__init__", None), "__code__", None)  # its metaclass may raise
+    try:
+        code = getattr(getattr(cls, "__init__", None), "__code__", None)
+    except Stopped:
+        raise
+    except BaseException:  # its metaclass raises
+        code = None
     return _line_of(cls) if code is None else code.co_firstlineno
 
 
 def _line_of(cls: type) -> int:
     try:
         return inspect.getsourcelines(cls)[1]
-    except Exception:  # there is no source, or it was saved while it is read
+    except Stopped:
+        raise
+    except BaseException:  # there is no source, it was saved while it is read, or the metaclass raises
         return 1
 
 

@@ -15,7 +15,7 @@ BATCH_LIMIT = 2**15
 
 @register_processor("sdpa")
 class SDPAProcessor(KernelProcessor):
-    """Does not read free memory as ComfyUI's default on a CPU does, so it breaks no graph."""
+    """Fits into a graph: it does not ask how much memory is free, as ComfyUI's default on a CPU does."""
 
     def attend(self, call: KernelCall) -> torch.Tensor:
         q, k, v, scale = call.q, call.k, call.v, call.scale

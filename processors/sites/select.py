@@ -47,7 +47,7 @@ def select_sites(
     """The sites of a kind ("all", "self", "cross") that match at least one of the comma-separated globs.
 
     A glob means a path as a whole, or everything below it: ``middle_block`` takes ``middle_block.1.…`` too.
-    ``check_interrupt`` is called before each glob, and may raise.
+    ``check_interrupt`` is called again and again meanwhile, and may raise.
 
     Raises:
         UnknownSites: for a glob that matches no site of the model, whatever its kind.
@@ -56,12 +56,12 @@ def select_sites(
     if len(blocks) > LONGEST_BLOCKS:
         raise BlocksTooLong(len(blocks))
     globs = parse_globs(blocks)
-    paths = [site.path for site in sites]
+    paths = list(dict.fromkeys(site.path for site in sites))
     matched: set[str] = set()
     for text in globs:
         check_interrupt()
         glob = Glob(text)
-        found = {path for path in paths if glob.matches(path)}
+        found = {path for path in paths if glob.matches(path, check_interrupt)}
         if not found:
             raise UnknownSites(text, _near(text, paths))
         matched |= found

@@ -62,7 +62,7 @@ class CustomProcessors:
     def __init__(self, folders: Callable[[], Iterable[str | Path]]):
         self._folders = folders
         self._loaded: dict[str, _Loaded] = {}
-        self._listing = Latest(self._list, Listed())
+        self._listing: Latest[Listed] = Latest(self._list, Listed())
         self._told: set[Unlisted] = set()
         self._digests: dict[Path, Latest[str]] = {}
 
@@ -112,7 +112,7 @@ class CustomProcessors:
         file, cls_name = found
         if self._listing.late:
             why = f"{_SHOWN} has not answered for {FINDING_PATIENCE:g} s."
-            raise CannotLoad(name, file.shown, "cannot be read", why, "Look at the disk or the network that it is on.")
+            raise CannotLoad(name, file.shown, "cannot be read", why, "Check the disk or the network that it is on.")
         loaded = self._load(name, file, Attendance(cancel, patience))
         cls = vars(loaded.module).get(cls_name)
         if not issubclass(type(cls), type):
@@ -126,12 +126,14 @@ class CustomProcessors:
         return _instance(loaded, name, file, cast(type, cls), (device, dtype), site, Attendance(cancel, patience))
 
     def _list(self) -> Listed:
-        listed = list_files(self._folders())
+        listed = list_files(self._folders(), tell=self._listing.offer)
         new = [one for one in listed.unlisted if one not in self._told]
         for one in new[:MOST_TOLD]:
             log.warning("OneDiff: processors in %s cannot be listed. %s %s", one.shown, one.why, one.fix)
         if len(new) > MOST_TOLD:
-            log.warning("OneDiff: nor can those in %d more files of %s.", len(new) - MOST_TOLD, _SHOWN)
+            log.warning(
+                "OneDiff: processors in %d more files of %s cannot be listed either.", len(new) - MOST_TOLD, _SHOWN
+            )
         self._told.update(new)
         return listed
 

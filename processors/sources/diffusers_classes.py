@@ -65,7 +65,7 @@ def _list() -> tuple[list[str], Unlisted | None]:
         return names(), None
     except Exception as error:  # a broken installation may raise anything
         why = f"{type(error).__name__}: {error}".rstrip(": .")
-        problem = Unlisted("", SHOWN, f"{why}.", "Install diffusers anew, or do without its processors.")
+        problem = Unlisted("", SHOWN, f"{why}.", "Reinstall diffusers, or do without its processors.")
         if _LISTING.last[1] != problem:
             log.warning("OneDiff: processors in %s cannot be listed. %s %s", SHOWN, problem.why, problem.fix)
         return [], problem

@@ -13,7 +13,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds that a caller waits, counted from when the run began: a run that hangs holds up only those who come then.
+#: Seconds that a caller waits, counted from its question, or from when the run began where that was earlier: a run that
+#: hangs holds up only those who come then.
 PATIENCE = 0.5
 
 
@@ -32,6 +33,7 @@ class Latest(Generic[T]):
     def __init__(self, make: Callable[[], T], first: T):
         self._make = make
         self._value = first
+        self._has_any = False
         self._run: _Run | None = None
         self._lock = threading.Lock()
 
@@ -45,6 +47,11 @@ class Latest(Generic[T]):
         """Whether a run has been going on for longer than anybody waits."""
         run = self._run
         return run is not None and not run.done.is_set() and time.monotonic() > run.began + PATIENCE
+
+    def offer(self, part: T) -> None:
+        """What ``make`` has so far: before it gave anything, a part is better than nothing."""
+        if not self._has_any:
+            self._value = part
 
     def start(self) -> float:
         """Begins a run where none is going on, for a caller that waits in a moment. Returns when it was ``asked``."""
@@ -63,9 +70,10 @@ class Latest(Generic[T]):
         asked = time.monotonic() if asked is None else asked
         while True:
             run = self._going()
-            while not run.done.wait(min(0.05, max(0.0, run.began + patience - time.monotonic()))):
+            until = min(run.began, asked) + patience
+            while not run.done.wait(min(0.05, max(0.0, until - time.monotonic()))):
                 check_interrupt()
-                if time.monotonic() >= run.began + patience:
+                if time.monotonic() >= until:
                     return self._value
             if run.began >= asked or time.monotonic() >= asked + patience:
                 return self._value
@@ -85,6 +93,7 @@ class Latest(Generic[T]):
     def _work(self, run: _Run) -> None:
         try:
             self._value = self._make()
+            self._has_any = True
         except Exception:
             log.exception("OneDiff: listing failed; what was listed before stays.")
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -36,20 +36,23 @@ class Listed:
     unlisted: tuple[Unlisted, ...] = ()
 
 
-#: Bytes from which a file is read after the others.
-LARGE = 2**16
+#: Bytes from which a file is read after the others, and seconds between two looks at what is listed so far.
+LARGE, TELLING = 2**16, 0.1
 
 
-def list_files(folders: Iterable[str | Path], seconds: float = LONGEST) -> Listed:
+def list_files(
+    folders: Iterable[str | Path], seconds: float = LONGEST, tell: Callable[[Listed], None] = lambda listed: None
+) -> Listed:
     """The ``.py`` files below the folders, and the processor classes in each.
 
     The first folder wins where a name is there twice. A folder that several links lead to is looked at once, under its
-    own name where it has one here. What takes longer than ``seconds`` is not finished, and that is said.
+    own name where it has one here. What takes longer than ``seconds`` is not finished, and that is said. ``tell`` is
+    given what is listed so far, from time to time.
     """
-    lister = _Lister(time.monotonic() + seconds)
+    lister = _Lister(time.monotonic() + seconds, tell)
     for folder in map(Path, folders):
         lister.walk(folder)
-    return Listed(lister.files, lister.classes, tuple(lister.unlisted))
+    return lister.listed
 
 
 def _order(entry: os.DirEntry[str]) -> tuple[bool, str]:
@@ -62,12 +65,18 @@ def _order(entry: os.DirEntry[str]) -> tuple[bool, str]:
 
 
 class _Lister:
-    def __init__(self, deadline: float):
+    def __init__(self, deadline: float, tell: Callable[[Listed], None]):
         self.files: dict[str, UserFile] = {}
         self.classes: dict[str, tuple[str, ...]] = {}
         self.unlisted: list[Unlisted] = []
         self._deadline = deadline
         self._entries = MOST_ENTRIES
+        self._tell = tell
+        self._told = time.monotonic()
+
+    @property
+    def listed(self) -> Listed:
+        return Listed(dict(self.files), dict(self.classes), tuple(self.unlisted))
 
     def walk(self, folder: Path) -> None:
         seen: set[object] = set()
@@ -87,6 +96,10 @@ class _Lister:
                 self._say(folder, where, *why_not_read(error))
                 continue
             for entry in entries:
+                is_large, _ = _order(entry)
+                if is_large or time.monotonic() > self._told + TELLING:
+                    self._told = time.monotonic()
+                    self._tell(self.listed)
                 limit = self._limit()
                 if limit is not None:
                     self._say(folder, folder, limit, "Move what holds no processors elsewhere.")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...memo import cached
 from ..authored.attn_view import AttnView
+from .pieces import statements_in
 from .user_files import read_source
 
 #: Bytes of diffusers' file: 240 kB in 0.38.
@@ -42,7 +43,7 @@ def fitting(path: Path) -> tuple[str, ...]:
 
 def _called_with_attn(path: Path) -> tuple[list[tuple[str, ast.ClassDef, ast.FunctionDef]], dict[str, str]]:
     """The classes of a file that are called as ``(attn, hidden_states, …)``, and the packages that its names are of."""
-    tree = ast.parse(read_source(path, LARGEST))
+    tree = ast.Module(statements_in(read_source(path, LARGEST)), [])
     found = {node.name: (node, _entry(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
     return [(name, node, entry) for name, (node, entry) in found.items() if entry is not None], dict(_imports(tree))
 

@@ -1,4 +1,4 @@
-"""The benchmark's table: what its rows become, and that the README shows what was measured."""
+"""The benchmark's table: what its rows become, and that docs/benchmarks.md shows what was measured."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def result(*rows):
     return {"date": "2030-01-02", "flags": ["--flag"], "machine": machine, "rows": list(rows)}
 
 
-def test_the_readme_shows_what_was_measured():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert table.with_section(text, ROOT / "benchmarks" / "results") == text, "run side_by_side.py --readme"
+def test_the_page_shows_what_was_measured():
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert table.with_section(text, ROOT / "benchmarks" / "results") == text, "run side_by_side.py --write"
 
 
 def test_medians_of_several_runs_are_said_to_be_such():
@@ -45,12 +45,12 @@ def test_a_device_without_results_was_not_run(tmp_path):
     assert "On an NVIDIA GPU: not run." in written
 
 
-def test_a_readme_without_the_comments_is_left_alone(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text("no table")
-    with pytest.raises(ValueError, match="lacks the comments"):
-        table.write_readme(readme, tmp_path)
-    assert readme.read_text() == "no table"
+def test_a_page_without_the_comments_is_left_alone(tmp_path):
+    page = tmp_path / "benchmarks.md"
+    page.write_text("no table")
+    with pytest.raises(ValueError, match="lacks the two comments"):
+        table.write_tables(page, tmp_path)
+    assert page.read_text() == "no table"
 
 
 def test_figures_are_rounded_and_missing_ones_are_dashes():

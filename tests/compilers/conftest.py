@@ -7,6 +7,8 @@ import textwrap
 
 import pytest
 
+_STOOD_IN_FOR = ("oneflow", "nexfort")
+
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
@@ -21,5 +23,8 @@ def installed(tmp_path, monkeypatch):
 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "oneflow", raising=False)
-    return install
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in _STOOD_IN_FOR}
+    yield install
+    for name in [name for name in sys.modules if name.partition(".")[0] in _STOOD_IN_FOR]:
+        del sys.modules[name]
+    sys.modules.update(before)

@@ -1,4 +1,5 @@
-"""Proof in a child process: whatever a native backend does there, this process lives and says what happened."""
+"""Proof in a child process: whatever a native backend does there, this process lives and says what happened. What is
+only said, and ends no process, is tried in this one: a child takes five seconds to import what it needs."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from onediff_pack.compilers.choice import kept_proofs as proof_store
 from onediff_pack.compilers.choice import prove
 from onediff_pack.compilers.choice.choose import backend_rows, choose_backend
 from onediff_pack.compilers.choice.proof import Proof
+from onediff_pack.compilers.choice.trial import try_out
 from sessions import known
 
 CPU = torch.device("cpu")
@@ -43,14 +45,17 @@ def nexfort(result: str = "self.module(*args)", before: str = "pass") -> str:
     return COMPILE.format(result=result, before=before)
 
 
-def test_the_placeholder_package_is_recognised(installed):
+def test_the_placeholder_package_is_recognised(installed, monkeypatch):
     installed(
         "oneflow", 'raise RuntimeError("This package is a placeholder. Please install following the instructions")'
     )
-    proof = proof_process.prove_in_child("oneflow", CPU)
+    monkeypatch.setattr(sys, "version_info", (3, 11, 0))
+    proof = try_out(BACKENDS["oneflow"], CPU)
     assert not proof.available
-    assert "oneflow cannot be imported" in proof.reason or "placeholder" in proof.reason
-    assert "inductor" in proof.reason or "requirements-oneflow.txt" in proof.reason
+    assert proof.reason == (
+        "the installed oneflow is a placeholder that cannot be imported. OneFlow 0.9.0, the last release on PyPI,"
+        " exists for Python 3.7 to 3.10 on Linux, and this is Python 3.11; use inductor."
+    )
 
 
 def test_a_missing_library_is_named_with_what_brings_it(installed, monkeypatch):
@@ -65,7 +70,7 @@ def test_a_missing_library_is_named_with_what_brings_it(installed, monkeypatch):
 def test_a_library_that_cannot_be_loaded_is_named(installed, tmp_path):
     (tmp_path / "libbroken.so").write_bytes(b"not a library")
     installed("oneflow", f"import ctypes; ctypes.CDLL({str(tmp_path / 'libbroken.so')!r})")
-    proof = proof_process.prove_in_child("oneflow", CPU)
+    proof = try_out(BACKENDS["oneflow"], CPU)
     assert not proof.available
     assert "libbroken.so" in proof.reason
 
@@ -88,14 +93,15 @@ def test_a_backend_that_hangs_while_it_compiles_is_ended_soon(installed, monkeyp
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
-@pytest.mark.parametrize(
-    ("code", "cause"),
-    [("import ctypes; ctypes.string_at(0)", "SIGSEGV"), ("import os; os.abort()", "SIGABRT")],
-)
-def test_a_backend_that_crashes_is_reported(installed, code, cause):
-    installed("oneflow", code)
-    proof = proof_process.prove_in_child("oneflow", CPU)
-    assert proof.reason == f"it ended its process while loading oneflow ({cause}): reinstall it or use inductor."
+def test_a_backend_that_crashes_gives_way_to_inductor_and_says_why(installed):
+    installed("oneflow", "import ctypes; ctypes.string_at(0)")
+    proofs = known(inductor=Proof(True, "stands in.", 0.0))
+    why = "it ended its process while loading oneflow (SIGSEGV): reinstall it or use inductor."
+    backend, reason = choose_backend("oneflow", CPU, proofs)
+    assert backend.name == "inductor"
+    assert reason.startswith(f"oneflow is not available: {why}")
+    row = next(row for row in backend_rows(CPU, proofs) if row["name"] == "oneflow")
+    assert (row["available"], row["reason"]) == (False, why)
 
 
 def test_a_crash_while_compiling_is_told_from_one_while_loading(installed):
@@ -107,14 +113,14 @@ def test_a_crash_while_compiling_is_told_from_one_while_loading(installed):
 
 def test_wrong_numbers_are_found(installed):
     installed("nexfort", "", nexfort(result="self.module(*args) * 1.01"))
-    proof = proof_process.prove_in_child("nexfort", CPU)
+    proof = try_out(BACKENDS["nexfort"], CPU)
     assert not proof.available
     assert proof.reason == "it computes wrong numbers here (1.0e-02 relative difference): use inductor."
 
 
 def test_a_missing_module_is_named(installed):
     installed("nexfort", "", nexfort(before="import nexfort.inductor.codegen"))
-    proof = proof_process.prove_in_child("nexfort", CPU)
+    proof = try_out(BACKENDS["nexfort"], CPU)
     assert proof.reason == (
         "nexfort's installation lacks a part, the module nexfort.inductor: reinstall nexfort or use inductor."
     )
@@ -127,18 +133,6 @@ def test_a_nexfort_that_works_is_proven_through_onediff(installed):
     assert proof.available, proof.reason
     assert proof.seconds < 2, "imports are not what a compiler's trial is timed for"
     assert proof.startup_seconds > 0
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
-def test_a_crashing_backend_gives_way_to_inductor_and_says_why(installed):
-    installed("oneflow", "import ctypes; ctypes.string_at(0)")
-    proofs = known(inductor=Proof(True, "stands in.", 0.0))
-    backend, reason = choose_backend("oneflow", CPU, proofs)
-    assert backend.name == "inductor"
-    assert reason.startswith("oneflow is not available: it ended its process while loading oneflow (SIGSEGV)")
-    row = next(row for row in backend_rows(CPU, proofs) if row["name"] == "oneflow")
-    assert not row["available"]
-    assert "SIGSEGV" in row["reason"]
 
 
 def test_a_backend_that_hangs_does_not_hold_up_the_others(installed, monkeypatch):

@@ -46,11 +46,11 @@ def test_inductor_is_used_where_it_was_slow_in_the_proof():
     slow = Proof(True, "compiled and ran a small attention in 7.6 s, 3 times slower than uncompiled.", 7.6, speed=0.3)
     missing, works = Proof(False, "nothing is there: install it."), Proof(True, "works.", 1.0, speed=1.02)
     backend, reason = choose("auto", inductor=slow, oneflow=slow, nexfort=missing)
-    assert (backend.name, reason) == ("inductor", f"None that works here was fast in its trial: it {slow.reason}")
+    assert (backend.name, reason) == ("inductor", f"No working backend was fast in its trial; this one {slow.reason}")
     backend, reason = choose("nexfort", inductor=slow, oneflow=slow, nexfort=missing)
     assert backend.name == "inductor"
     assert reason.startswith(
-        "nexfort is not available: nothing is there: install it. None that works here was fast in its trial: it"
+        "nexfort is not available: nothing is there: install it. No working backend was fast in its trial; this one"
     )
     assert choose("auto", inductor=slow, oneflow=works, nexfort=missing)[0].name == "oneflow"
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from types import MethodType, SimpleNamespace
+from types import MethodType
 
 import pytest
 import torch
 from dynamic_vram import DynamicVram
 from onediff_pack.compilers import CLEARED
+from onediff_pack.compilers.blocks.regions import Region
 from onediff_pack.compilers.choice.proof import Proof
 from onediff_pack.compilers.measuring import class_gain as gains
 from onediff_pack.compilers.measuring import find_gains as find_gains_module
+from onediff_pack.compilers.measuring.block import Block
 from onediff_pack.compilers.measuring.class_gain import IN_A_ROW, KINDS_TIMED, ClassGain, time_pairs
 from onediff_pack.compilers.measuring.find_gains import MIN_KINDS_SAVED, find_gains
 from onediff_pack.compilers.session import block_runner as region_runner
+from onediff_pack.status import record as status_record
 from passthrough import without_inductor
 from sessions import compiled_clone, known, using
 
@@ -61,14 +64,14 @@ def sampled(patcher, steps=3, keep_faster=True, **call):
     return session.sampling(lambda: [step(clone, **call) for _ in range(steps)])[-1], record
 
 
-def attached_session(patcher, resolve=None, keep_faster=True):
-    clone, session, record = compiled_clone(patcher, resolve_weights=resolve, keep_faster=keep_faster)
+def attached_session(patcher, resolve=None, keep_faster=True, told=None):
+    clone, session, record = compiled_clone(patcher, resolve_weights=resolve, keep_faster=keep_faster, told=told)
     return session, clone, record
 
 
 def blocks_of(kinds):
     """Blocks of one class, each of another width."""
-    return [SimpleNamespace(module=None, signature=kind, reason=None, gain=ClassGain()) for kind in range(kinds)]
+    return [Block(Region(f"blocks.{kind}", torch.nn.Linear(1, 1 + kind))) for kind in range(kinds)]
 
 
 def uncompiled(record):
@@ -163,16 +166,17 @@ def test_what_another_node_put_on_the_other_blocks_is_named_first(inductor, gain
 
 def test_the_progress_counts_blocks_that_are_left(inductor, gain_of, monkeypatch):
     import models
-    from onediff_pack.compilers.session.compiler import Compiler
 
-    seen = []
-    progress = Compiler.progress
-    monkeypatch.setattr(Compiler, "progress", lambda self, *args: seen.append(progress(self, *args)) or seen[-1])
     gain_of(0.99)
-    sampled(models.deep_unet_patcher())
+    monkeypatch.setattr(status_record, "MIN_INTERVAL", 0)
+    told = []
+    session, clone, _record = attached_session(models.deep_unet_patcher(), told=told)
+    session.sampling(lambda: [models.step(clone) for _ in range(3)])
+    seen = [data["progress"] for data in told if data["state"] == "compiling"]
     done = [at["done"] for at in seen]
     assert done == sorted(done)
-    assert done[-1] == seen[-1]["total"] - 1 == 37
+    assert {at["total"] for at in seen} == {38}
+    assert done[-1] == 37
 
 
 def test_a_partly_loaded_model_decides_nothing(inductor, gain_of):
@@ -321,7 +325,7 @@ def test_a_class_of_few_kinds_is_not_timed(monkeypatch):
     monkeypatch.setattr(find_gains_module, "_known", {})
 
     few, many = blocks_of(KINDS - 1), blocks_of(KINDS)
-    unfit = SimpleNamespace(module=None, signature=KINDS, reason="it has no forward", gain=ClassGain())
+    unfit = Block(Region("unfit", torch.nn.Linear(2, 2)), reason="it has no forward")
     find_gains([*few, unfit], "cpu", "way")
     assert not any(block.gain.asks(block.signature) for block in [*few, unfit])
     find_gains(many, "cpu", "way")
@@ -336,7 +340,7 @@ def test_what_was_decided_does_not_outlive_clearing_where_a_class_has_lost_a_kin
     blocks = blocks_of(KINDS)
     find_gains(blocks, "cpu", "way")
     for kind in range(KINDS_TIMED):
-        blocks[kind].gain.note(kind, [(1.0, 1.0)] * 3)
+        blocks[kind].gain.note(blocks[kind].signature, [(1.0, 1.0)] * 3)
     assert blocks[-1].gain.reason
     blocks[0].reason = "it differs"
     CLEARED.clear_measurements()

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from onediff_pack.compilers.blocks import parity
-from onediff_pack.compilers.blocks.parity import compare
+from onediff_pack.compilers.blocks.parity import clone_inputs, compare
 
 
 @pytest.mark.parametrize("at_a_time", [7, 2**22])
@@ -33,3 +33,62 @@ def test_nothing_and_zeros_are_equal_to_themselves():
     assert compare(torch.empty(0), torch.empty(0)).passed
     assert compare(torch.zeros(3), torch.zeros(3)).passed
     assert not compare(torch.ones(3), torch.zeros(3)).passed
+
+
+def test_a_result_passes_within_the_tolerance_of_its_dtype():
+    theirs = torch.ones(4)
+    assert compare(theirs * 1.00005, theirs).passed
+    assert not compare(theirs * 1.0002, theirs).passed
+    assert compare(theirs.half() * 1.005, theirs.half()).passed
+    assert not compare(theirs.bfloat16() * 1.1, theirs.bfloat16()).passed
+
+
+@pytest.mark.parametrize("ours", [torch.ones(3), torch.ones(4).double(), "text", (torch.ones(4),)])
+def test_another_shape_dtype_or_form_is_infinitely_far(ours):
+    found = compare(ours, torch.ones(4))
+    assert (found.passed, found.max_abs, found.relative, found.cosine) == (False, math.inf, math.inf, 0.0)
+    assert found.difference == "its compiled result has NaN, Inf or another form where the uncompiled one has not."
+    assert found.as_dict()["relative"] is None
+
+
+def test_the_worst_of_several_results_counts_figure_by_figure():
+    """Flux's blocks give picture and text, here in two dtypes; whole numbers beside them are not compared."""
+    large, small = torch.full((4,), 100.0), torch.ones(4).half()
+    opposite = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    ours = {"img": large + 0.001 * opposite, "txt": small * 1.05, "count": 3, "index": torch.tensor([1, 2])}
+    theirs = {"img": large, "txt": small, "count": 4, "index": torch.tensor([1, 3])}
+    found = compare(ours, theirs)
+    assert found.relative == pytest.approx(0.05, rel=0.02)
+    assert (found.tolerance, found.dtype) == (1e-2, torch.float16)
+    assert found.max_abs == pytest.approx(0.05, rel=0.02)
+    assert found.cosine < 1
+    assert (
+        found.difference
+        == "its compiled result differs from the uncompiled one by 5.0e-02 relative; 1e-02 is accepted."
+    )
+    assert found.as_dict() == {
+        "max_abs": found.max_abs,
+        "relative": found.relative,
+        "cosine": found.cosine,
+        "tolerance": 1e-2,
+        "passed": False,
+    }
+    # Twice the tolerance of float32 is worse than half of float16's, although the figure is smaller.
+    found = compare((large * 1.0002, small * 1.005), (large, small))
+    assert (found.tolerance, found.dtype, found.passed) == (1e-4, torch.float32, False)
+
+
+def test_without_anything_to_compare_nothing_differs():
+    found = compare((3, None), (4, None))
+    assert (found.passed, found.relative, found.max_abs, found.cosine) == (True, 0.0, 0.0, 1.0)
+
+
+def test_clones_are_of_the_kind_that_dynamo_saw():
+    with torch.inference_mode():
+        inferred = torch.ones(2)
+    plain = torch.ones(2)
+    (first, second), _ = clone_inputs(((inferred, plain), {}))
+    assert (first.is_inference(), second.is_inference()) == (True, False)
+    with torch.inference_mode():
+        _, second = clone_inputs((inferred, plain))
+    assert not second.is_inference()

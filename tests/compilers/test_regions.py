@@ -75,3 +75,9 @@ def test_repeated_blocks_without_attention_are_regions_when_they_are_heavy():
     assert [region.path for region in regions_of(model)] == ["0.0", "0.2"]
     model.append(torch.nn.Linear(8, 20000))  # now they hold less than 2 % of the weight
     assert regions_of(model) == []
+
+
+def test_a_heavy_block_that_is_not_repeated_is_no_region():
+    """Compiling it would be paid for once and gain once."""
+    model = torch.nn.Sequential(torch.nn.Sequential(Two(64), torch.nn.Linear(8, 8)), torch.nn.Linear(8, 8))
+    assert regions_of(model) == []

@@ -316,12 +316,13 @@ class Late(nn.Module):
 
 
 def test_a_stand_in_leaves_the_model_as_it_is_and_follows_its_weights(custom, patcher, backend):
-    before = {name: id(value) for name, value in patcher.model.diffusion_model.state_dict(keep_vars=True).items()}
     for name in ("StandIn", "HoldsWeight"):
+        weights = patcher.model.diffusion_model.state_dict(keep_vars=True)
+        before = {key: id(value) for key, value in weights.items()}
         model = patched(custom, patcher, name)
         plain = sample(model)
         after = patcher.model.diffusion_model.state_dict(keep_vars=True)
-        assert {name: id(value) for name, value in after.items()} == before
+        assert {key: id(value) for key, value in after.items()} == before
         key = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
         with_lora = model.clone()
         with_lora.add_patches({key: (torch.full((64, 64), 0.5),)}, 1.0)

@@ -43,7 +43,7 @@ def patcher():
         yield models.unet_patcher()
 
 
-def sample(patcher, sigmas=(1.0, 0.6, 0.3, 0.0)):
+def sample(patcher, sigmas=(1.0, 0.6, 0.3, 0.0), name="euler"):
     """A sampling as ComfyUI's nodes make it."""
     import comfy.samplers
 
@@ -52,7 +52,7 @@ def sample(patcher, sigmas=(1.0, 0.6, 0.3, 0.0)):
     guider = comfy.samplers.CFGGuider(patcher)
     prompt = [[torch.randn(1, 7, 48, generator=generator), {}]]
     guider.set_conds(prompt, prompt)
-    sampler = comfy.samplers.sampler_object("euler")
+    sampler = comfy.samplers.sampler_object(name)
     with torch.inference_mode():
         return guider.sample(noise, torch.zeros_like(noise), sampler, torch.tensor(sigmas), disable_pbar=True)
 
@@ -100,6 +100,53 @@ def test_a_wrapper_that_calls_the_blocks_itself_is_named_on_both_nodes(patcher):
     sample(clone)
     assert said[-1] == (None, None), "compiled code is not counted"
     assert (record["state"], record["unused"]) == ("compiled", None)
+
+
+class EverySecondStep(DeepCache):
+    """Calls the model in some steps, and its parts itself in the others."""
+
+    def __init__(self, full: int):
+        self.full = full
+
+    def apply(self, patcher):
+        clone = super().apply(patcher)
+        instead, calls = clone.model_options["model_function_wrapper"], iter(range(1_000))
+
+        def apply_model(model_function, arguments):
+            if next(calls) < self.full:
+                return model_function(arguments["input"], arguments["timestep"], **arguments["c"])
+            return instead(model_function, arguments)
+
+        clone.set_model_unet_function_wrapper(apply_model)
+        return clone
+
+
+SIGMAS = (*(1.0 - n / 12 for n in range(12)), 0.0)
+
+
+def test_a_wrapper_that_takes_over_most_steps_is_said_on_both_nodes(patcher):
+    clone, said, _ = patched(patcher)
+    clone, record = compiled(clone)
+    sample(clone, SIGMAS)  # compiles
+    assert record["unused"] is None
+    sample(EverySecondStep(1).apply(clone), SIGMAS)
+    unused = record["unused"]
+    assert (unused["why"], unused["steps"], unused["of"], unused["by"]) == ("some steps", 1, 12, "EverySecondStep")
+    assert record["state"] == "compiled"
+    assert record["summary"].endswith(" · took part in 1 of 12 steps (the others: “EverySecondStep”)")
+    assert said[-1][0] == unused
+    sample(clone, SIGMAS)
+    assert record["unused"] is None and said[-1][0] is None
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2s_ancestral", "dpm_fast", "lms", "uni_pc"])
+def test_no_step_is_missed_whatever_sampler_calls_the_model(patcher, sampler):
+    clone, said, _ = patched(patcher)
+    clone.set_model_unet_function_wrapper(
+        lambda call, arguments: call(arguments["input"], arguments["timestep"], **arguments["c"])
+    )
+    sample(clone, SIGMAS, sampler)
+    assert said[-1][0] is None
 
 
 def test_a_wrapper_that_calls_the_model_is_not_blamed(patcher):

@@ -79,11 +79,18 @@ def test_no_temporary_folder_at_all_is_a_sentence(complete, monkeypatch):
     assert "somebody" not in missing_tools("cpu")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="runs a Unix program")
-def test_a_compiler_that_only_seems_to_be_one_is_none(monkeypatch):
-    assert tools._runs("true", False)
-    assert not tools._runs("false", False)
-    assert not tools._runs("no-such-compiler", False)
+@pytest.mark.skipif(os.name != "posix", reason="runs Unix programs")
+def test_a_compiler_that_only_seems_to_be_one_is_none(monkeypatch, tmp_path):
+    """As on a Mac without Xcode's tools, where g++ is there and only says how to install them."""
+    from torch._inductor import config
+
+    stub = tmp_path / "g++"
+    stub.write_text("#!/bin/sh\necho install it first\nexit 1\n")
+    stub.chmod(0o755)
+    with config.patch({"cpp.cxx": ("no-such-compiler", str(stub))}):
+        assert "no working C++ compiler was found" in missing_tools("cpu")
+    with config.patch({"cpp.cxx": ("no-such-compiler", str(stub), shutil.which("g++") or "c++")}):
+        assert missing_tools("cpu") is None
 
 
 def test_the_backend_says_so_without_compiling(complete, monkeypatch):

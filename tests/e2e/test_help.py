@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 from editor import MINUTES, QUEUE, ROOT, SCREENS, example_workflow, load, open_editor, use_renderer
+from onediff_pack.node_ids import COMPILE, FORWARD_CHECK, PATCH_ATTENTION, SPEED_REPORT
 from PIL import Image
 
 from scripts.prompt import MUTED
 
 DOCS = ROOT / "web" / "docs"
-NODES = ("OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile", "OneDiffSpeedReport")
+NODES = (PATCH_ATTENTION, FORWARD_CHECK, COMPILE, SPEED_REPORT)
 TITLES = {
     "en": ("Patch Attention Processors", "Forward Check", "OneDiff Compile", "Speed Report"),
     "zh": ("替换注意力处理器", "前向检查", "OneDiff 编译", "速度报告"),

@@ -128,7 +128,7 @@ def test_the_authors_line_stands_until_this_machine_has_measured(page: Any, rend
     show(page, f"receipt-author-{renderer}", COMPILE)
     say(page, WORKFLOW_ID.format(name), state="measuring")
     assert page.evaluate(READ, COMPILE)["text"] == "… measuring"
-    say(page, WORKFLOW_ID.format(name), speed={**RECEIPT["speed"], "speedup": 1.2})
+    say(page, WORKFLOW_ID.format(name), speed={**RECEIPT["speed"], "speedup": 1.2, "verdict": "faster"})
     assert page.evaluate(READ, COMPILE)["text"].startswith("▲ compiled · 1.20×")
     show(page, f"receipt-mine-{renderer}", COMPILE)
     assert page.evaluate(PROPERTY, COMPILE)["speed"]["speedup"] == 1.2

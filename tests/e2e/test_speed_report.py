@@ -95,6 +95,7 @@ def test_the_record_says_what_the_report_says(entry):
     assert record["node"] == "100"
     assert record["speed"]["eager_ms"] == figures["uncompiled"]["median_ms"]
     assert record["speed"]["speedup"] == figures["speedup"]
+    assert record["speed"]["verdict"] == figures["outcome"]
     assert set(record["speed"]["steps_kind"]) == {"compiled", "uncompiled"}
     slower = figures["outcome"] == "slower"
     assert record["state"] == ("uncompiled" if slower else "compiled")
@@ -138,7 +139,7 @@ def test_cancel_in_the_middle_ends_the_report_and_the_next_run_works(server, ent
 def test_after_clearing_measurements_the_report_is_made_anew(server, entry):
     before = figures_of(server.run(report_prompt(server)))
     assert server.post_json("/onediff/clear", {"what": "measurements"})["cleared"] == (
-        "Step times are forgotten. The next sampling is timed anew."
+        "Step times are forgotten. The next sampling is timed again."
     )
     assert all(record["speed"] is None for record in server.status().values())
     after = figures_of(server.run(report_prompt(server)))
@@ -150,7 +151,7 @@ def test_after_clearing_the_compile_cache_the_next_sampling_compiles_anew(server
     keep = {"keep_faster": False}
     first = run(server, example("flux", server, OneDiffCompile=keep)).records["OneDiffCompile"]
     answer = server.post_json("/onediff/clear", {"what": "compile cache"})["cleared"]
-    assert "compiles anew" in answer
+    assert "compiles again" in answer
     changed = {"KSampler": {"seed": 9, "steps": 6}}
     second = run(server, example("flux", server, OneDiffCompile=keep, **changed)).records["OneDiffCompile"]
     assert second["compile"]["cache"] == "cold"

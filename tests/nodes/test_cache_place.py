@@ -88,7 +88,7 @@ def test_comfyuis_own_folders_are_refused_whoever_names_them(place, tmp_path, na
     named = str(tmp_path / name)
     found = place({"ONEDIFF_COMPILE_CACHE": named}) if by == "environment" else place(Folder=named)
     assert found.folder == place().folder
-    assert found.among is None, "nothing is deleted there"
+    assert found.among is None, "nothing is deleted there while something is compiled"
     assert f"ComfyUI's {REFUSED[name]} folder" in found.note
     assert ("ONEDIFF_COMPILE_CACHE" in found.note) == (by == "environment")
     assert str(tmp_path) not in found.note, "records and pictures carry it"
@@ -218,6 +218,82 @@ def test_clearing_deletes_what_is_kept_in_every_place_that_was_ever_named(place,
     assert entries(tmp_path) == []
 
 
+@pytest.fixture
+def at(place):
+    """A start of this pack with this folder named, as the nodes make one."""
+    from onediff_pack.compilers.compile_cache import WarmStart
+    from onediff_pack.host.compile_cache_folder import remember_folder
+
+    def start(named: str):
+        started = WarmStart()
+        started.place, started.used = lambda: place({"ONEDIFF_COMPILE_CACHE": named}), remember_folder
+        return started
+
+    return start
+
+
+def test_clearing_reaches_folders_that_were_named_before_also_in_another_start(at, tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        compile_in(at(str(tmp_path / name)))
+        (tmp_path / name / SUBFOLDER / "notes.txt").write_text("somebody's")
+    assert len(entries(tmp_path)) == 2
+    assert at("").clear().count == 2
+    assert entries(tmp_path) == []
+    for name in ("first", "second"):
+        assert [path.name for path in (tmp_path / name / SUBFOLDER).iterdir()] == ["notes.txt"]
+
+
+def test_remembered_folders_are_few_and_nothing_else_is_cleared(at, tmp_path):
+    own = tmp_path / "ComfyUI" / "user" / "__onediff"
+    for number in range(40):
+        (tmp_path / f"f{number}").mkdir()
+        compile_in(at(str(tmp_path / f"f{number}")), "1" * 64)
+    (file,) = own.glob("*.json")
+    assert len(json.loads(file.read_text())) == 32
+    assert file.stat().st_mode & 0o077 == 0 or os.name != "posix"
+    assert at("").clear().count == 32, "the last ones"
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    as_version_0_4_0_kept(mine, "a" * 64)
+    if os.name == "posix":
+        (tmp_path / "link").mkdir()
+        (tmp_path / "link" / SUBFOLDER).symlink_to(mine)
+    for content in (
+        json.dumps([str(mine), str(tmp_path / "link" / SUBFOLDER), 7, "\0", ""]),
+        "[" * 10**5,
+        "{}",
+        "\xff",
+    ):
+        file.write_text(content)
+        assert at("").clear().count == 0
+    assert sorted(path.name for path in mine.iterdir()) == [f"{'a' * 64}.graph", "key"]
+
+
+@pytest.mark.parametrize("name", ["ComfyUI/output", "ComfyUI/user/cache", "ComfyUI/custom_nodes", "ComfyUI/input"])
+def test_clearing_deletes_what_0_4_0_signed_in_a_folder_that_is_refused_now_and_nothing_else(at, tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir(exist_ok=True)
+    as_version_0_4_0_kept(folder, "a" * 64)
+    as_version_0_4_0_kept(folder, "b" * 64)
+    kept = {
+        f"{'c' * 64}.graph": b"onediff compile cache 1\n" + b"s" * 40,  # nobody's that can be shown
+        f"{'d' * 64}.graph": b"a picture",
+        f"{'e' * 64}.png": b"a picture",
+        "onediff.key": b"k" * 32,
+    }
+    for other, content in kept.items():
+        (folder / other).write_bytes(content)
+    compile_in(at(str(folder)))
+    assert (folder / "key").exists() and (folder / f"{'a' * 64}.graph").exists(), "nothing is deleted unasked"
+    assert at(str(folder)).clear().count == 2 + 1
+    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert found == kept
+    (folder / "key").write_bytes(b"k" * 32)  # a file of the user's own that signed nothing
+    assert at(str(folder)).clear().count == 0
+    assert (folder / "key").exists() and not (folder / SUBFOLDER).exists()
+
+
 def test_what_cannot_be_deleted_is_said(warm, monkeypatch, tmp_path):
     from onediff_pack.host import server as host
 
@@ -226,7 +302,7 @@ def test_what_cannot_be_deleted_is_said(warm, monkeypatch, tmp_path):
     blocked = tmp_path / "own" / SUBFOLDER / f"{'c' * 64}.graph"
     (blocked / "inside").mkdir(parents=True)  # not even root can unlink a folder
     monkeypatch.setattr(host.CLEARED, "clear_graphs", warming.clear)
-    monkeypatch.setattr(host, "_from", lambda what: "The next sampling compiles anew.")
+    monkeypatch.setattr(host, "_from", lambda what: "The next sampling compiles again.")
     said = host.clear_compile_cache()
     assert "the one file kept on disk is deleted" in said
     assert "On disk 1 could not be deleted (" in said

@@ -81,18 +81,27 @@ def test_weights_in_another_type_than_the_computation_are_noted(compile_node):
 
 
 @pytest.mark.parametrize(
-    ("state", "megabytes", "expected"),
-    [("NORMAL_VRAM", 10**6, 0), ("NORMAL_VRAM", 1, 1), ("NO_VRAM", 10**6, 1), ("HIGH_VRAM", 1, 0)],
+    ("state", "room", "expected"),
+    [
+        ("NORMAL_VRAM", 100.0, 0.0),
+        ("NORMAL_VRAM", 0.25, 0.75),
+        ("NORMAL_VRAM", -100.0, 1.0),
+        ("NO_VRAM", 100.0, 1.0),
+        ("HIGH_VRAM", 0.25, 0.0),
+    ],
 )
-def test_weights_that_will_not_fit_are_counted_as_comfyui_does(monkeypatch, state, megabytes, expected):
+def test_weights_that_will_not_fit_are_counted_as_comfyui_does(monkeypatch, state, room, expected):
+    """``room`` is left beside what a step needs, as a part of the model's size."""
     import comfy.model_management as management
     from onediff_pack.host.compile_facts import offloaded_bytes
 
     patcher = models.unet_patcher()
     patcher.load_device = torch.device("cuda")
     monkeypatch.setattr(management, "vram_state", management.VRAMState[state])
-    monkeypatch.setattr(management, "get_total_memory", lambda device: megabytes * 2**20)
-    assert bool(offloaded_bytes(patcher)) == bool(expected)
+    size = sum(parameter.nbytes for parameter in patcher.model.parameters())
+    memory = management.minimum_inference_memory() + room * size
+    monkeypatch.setattr(management, "get_total_memory", lambda device: memory)
+    assert offloaded_bytes(patcher) == pytest.approx(expected * size, rel=0.01)
 
 
 def test_a_module_that_the_model_calls_is_found_by_calling(check_node):
@@ -104,3 +113,21 @@ def test_a_module_that_the_model_calls_is_found_by_calling(check_node):
     assert (finding["path"], finding["rule"]) == ("double_blocks.1.img_attn.proj", "no-forward")
     assert "read in" not in finding["why"]
     assert record["check"]["errors"] == 1
+
+
+def test_a_processor_that_fits_nowhere_names_all_reasons_and_what_to_do():
+    """A module processor for GPUs alone, in a model on the CPU whose attention has no projections of its own."""
+    from onediff_pack.nodes.patch_attention import OneDiffPatchAttention
+    from onediff_pack.processors import Limits, ModuleProcessor
+
+    class ForGpus(ModuleProcessor):
+        limits = Limits(devices=frozenset({"cuda"}))
+
+    inputs = {"processor": "sdpa", "sites": "all", "blocks": "", "custom": ForGpus()}
+    _, record = execute(OneDiffPatchAttention, model=models.flux_patcher(), **inputs)
+    found = [finding for finding in record["check"]["findings"] if "keep their own attention" in finding["what"]]
+    assert {finding["path"].partition(".")[0] for finding in found} == {"double_blocks", "single_blocks"}
+    for finding in found:
+        assert "does not compute attention from to_q" in finding["why"]
+        assert "device cpu is not among cuda" in finding["why"]
+        assert finding["fix"] == "Use sdpa at these places."

@@ -209,6 +209,93 @@ def test_what_would_end_the_hosts_thread_in_a_sampling_is_an_ordinary_error(choo
         assert passed.value is error
 
 
+ODD = """
+
+class Odd(Exception):
+    def __str__(self):
+        return 7
+"""
+
+UNCLEAR = {
+    "StopIteration": "StopIteration",
+    "StopAsyncIteration('no')": "StopAsyncIteration: no",
+    "KeyError('x')": "KeyError: 'x'",
+    "ValueError": "ValueError",
+    "ValueError(' \\n')": "ValueError",
+    "AssertionError": "AssertionError",
+    "Odd": "Odd: its message cannot be read",
+    "ExceptionGroup('', [ValueError('a'), KeyError(1)])": "ExceptionGroup: (2 sub-exceptions), first ValueError: a",
+    "SyntaxError": "SyntaxError: None",
+    "ModuleNotFoundError('no such')": "ModuleNotFoundError: no such",
+}
+WHERE_NOW = "if __import__('os').path.exists({}): {}"
+
+
+@pytest.mark.parametrize("raised", UNCLEAR)
+def test_an_error_in_a_sampling_names_node_processor_class_file_and_line(choose, tmp_path, raised):
+    line = WHERE_NOW.format(repr(str(tmp_path / "now")), f"raise {raised}")
+    said = _said_in_a_sampling(choose, tmp_path, line)
+    assert f"custom/mine:Mine raised {UNCLEAR[raised]} (" in said and "mine.py:11)" in said
+
+
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [
+        ("self.forward(attn, hidden_states)", "RecursionError: maximum recursion depth exceeded"),
+        ("exec('a b')", "SyntaxError: invalid syntax"),
+        ("exec('if a:\\nb')", "IndentationError: expected an indented block"),
+        ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("next(iter(()))", "StopIteration"),
+        ("q.view(7, 7, 7)", "RuntimeError: shape '[7, 7, 7]' is invalid"),
+    ],
+)
+def test_what_python_raises_in_a_sampling_names_them_too(choose, tmp_path, does, words):
+    said = _said_in_a_sampling(choose, tmp_path, WHERE_NOW.format(repr(str(tmp_path / "now")), does))
+    assert f"custom/mine:Mine raised {words}" in said
+    assert "mine.py:11)" in said or (words.startswith("Recursion") and "mine.py:" in said)
+
+
+def _said_in_a_sampling(choose, tmp_path, line):
+    name, found, _, processor, site = choose("custom/mine:Mine", written(line=line) + ODD)
+    assert name == "custom/mine:Mine", found
+    (tmp_path / "now").touch()
+    with pytest.raises(RuntimeError) as caught:
+        sampled(name, processor, site, lambda: site.module(torch.ones(1, 64, site.module.to_q.in_features)))
+    assert str(caught.value).startswith("Patch Attention Processors (node 7): ")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), MemoryError()])
+def test_what_comfyui_frees_memory_for_reaches_it_as_it_is(choose, error):
+    import builtins
+
+    builtins.given = error
+    try:
+        name, _, _, processor, site = choose("custom/mine:Mine", written(line="if q.shape[1] == 67: raise given"))
+        with pytest.raises(type(error)) as caught:
+            sampled(name, processor, site, lambda: site.module(torch.ones(1, 67, site.module.to_q.in_features)))
+    finally:
+        del builtins.given
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("where", ["__init__", "forward", "file"])
+@pytest.mark.parametrize("raised", ["StopIteration", "KeyError('x')", "Odd", "ModuleNotFoundError('no such')"])
+def test_a_finding_on_such_an_error_names_class_file_and_line(choose, where, raised):
+    text = written(line=f"raise {raised}" if where == "forward" else "pass") + ODD
+    if where == "__init__":
+        text = text.replace("    def forward", f"    def __init__(self):\n        raise {raised}\n\n    def forward")
+    elif where == "file":
+        text += f"\n\nraise {raised}\n"
+    used, _, findings, *_ = choose("custom/mine:Mine", text)
+    assert used == "sdpa"
+    said = " ".join(f"{one.where} {one.what} {one.why}" for one in findings)
+    assert UNCLEAR[raised] in said
+    assert "None in ComfyUI" not in " ".join(one.fix for one in findings)
+    number = 1 + [f"raise {raised}" in line for line in text.splitlines()].index(True)
+    assert f"mine.py:{number}" in said
+
+
 SHOWN = {
     "formatted": "def __format__(self, spec):\n        raise SystemExit",
     "read a second time": "read = 0\n    def __str__(self):\n        self.read += 1\n        if self.read > 1:\n"

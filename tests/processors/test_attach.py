@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from onediff_pack.patching.wrappers import APPLY_MODEL, KEY, OUTER_SAMPLE, attach
+from onediff_pack.patching.wrappers import APPLY_MODEL, KEY, OUTER_SAMPLE, attach, attached, detach
 from onediff_pack.processors import KernelProcessor, ModuleProcessor, find_sites, get_processor, select_sites
 from onediff_pack.processors.attention_patch import AttentionPatch, kernel_forward, kernel_override
 
@@ -136,6 +136,35 @@ def test_reference_needs_projections():
     torch.testing.assert_close(step(clone), step(unet_patcher()), rtol=1e-4, atol=1e-5)
     with pytest.raises(TypeError, match=r"double_blocks\.0: DoubleStreamBlock does not compute"):
         patched_with(flux_patcher(), get_processor("reference"))
+
+
+class Wrapper:
+    def __init__(self, order):
+        self.order = order
+
+
+class Sampled(Wrapper):
+    def sampling(self, run):
+        return run()
+
+
+def test_wrappers_lie_in_their_order_and_the_later_of_a_class_counts_unless_all_do():
+    """Patches, of which there may be several, are outermost."""
+    from comfy.model_patcher import ModelPatcher
+
+    model = ModelPatcher(torch.nn.Linear(1, 1), torch.device("cpu"), torch.device("cpu"))
+    first, second, earlier, later = Wrapper(0), Wrapper(0), Sampled(1), Sampled(1)
+    for wrapper in (earlier, first, later, second):
+        attach(model, wrapper)
+    assert model.get_wrappers(APPLY_MODEL, KEY) == [first, second, later]
+    assert model.get_wrappers(OUTER_SAMPLE, KEY) == [later.sampling]
+    assert attached(model, Sampled) == [later]
+    clone = model.clone()
+    detach(clone, Sampled)
+    assert clone.get_wrappers(APPLY_MODEL, KEY) == [first, second]
+    assert clone.get_wrappers(OUTER_SAMPLE, KEY) == []
+    assert attached(clone, Sampled) == []
+    assert attached(model, Sampled) == [later], "the other model keeps its own"
 
 
 def test_wrapper_types_are_the_hosts():

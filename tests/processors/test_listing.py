@@ -11,7 +11,7 @@ import pytest
 from onediff_pack.patching.user_code import Cancel
 from onediff_pack.processors.authored.make import CannotLoad
 from onediff_pack.processors.sources import diffusers_classes as from_diffusers
-from onediff_pack.processors.sources import listing, user_files
+from onediff_pack.processors.sources import listing, pieces, user_files
 from onediff_pack.processors.sources.custom import CustomProcessors
 from onediff_pack.processors.sources.latest import Latest
 
@@ -203,6 +203,77 @@ def test_a_disk_that_does_not_answer_holds_up_nobody_for_long(custom, folder, mo
         time.sleep(0.05)
     assert custom.names() == ["custom/new:Mine", "custom/right:Mine"]
     assert custom.unlisted() == []
+
+
+BODY = "".join(f"        x{n} = q[{n}] + k[{n}] * (v[{n}] + {n}) if heads else q\n" for n in range(290))
+
+
+def a_large_file(first: str = "Mine", classes: int = 14) -> str:
+    """Of some 230 kB: one processor, parts that are none, and a text that looks like code."""
+    head = f"class {first}:\n    def forward(self, q, k, v, heads):\n{BODY}\n"
+    parts = [f"class Part{n}:\n    def forward(self, x, q, k, v, heads):\n{BODY}\n" for n in range(1, classes)]
+    return f'"""Made so:\n\nclass Text:\n    level = 1\n"""\n{head}{"".join(parts)}'
+
+
+def test_many_large_files_hold_up_whoever_asks_for_half_a_second_and_no_other_thread(custom, folder):
+    """Python's parser lets no other thread run while it is at work on one text."""
+    for n in range(60):
+        (folder / f"large{n}.py").write_text(a_large_file(f"Mine{n}"))
+    gaps, ended = [], threading.Event()
+
+    def beat():
+        last = time.perf_counter()
+        while not ended.is_set():
+            time.sleep(0.002)
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    try:
+        start = time.perf_counter()
+        names = custom.names()
+        took = time.perf_counter() - start
+        time.sleep(1)
+    finally:
+        ended.set()
+        beating.join()
+    assert "custom/right:Mine" in names
+    assert took < 0.5 + 0.15, "half a second, and a moment until this thread's turn"
+    assert sorted(gaps)[-3] < 0.1, "as the event loop of ComfyUI"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        a_large_file(),
+        a_large_file().replace("class Part1:", "@some.decorator(\n1,\n)\nclass Part1(\n    Mine,\n):"),
+        "# " + "x" * 70_000 + "\r\n" + a_large_file(classes=2).replace("\n", "\r\n"),
+        "class First:\n    '''A text\nclass Text:\n    level = 1\n'''\n    level = 'kernel'\n" + a_large_file(),
+        "if True:\n    class Inner:\n        level = 1\n" + a_large_file(),
+        a_large_file() + "\nclass Whole(nn.Module):\n    level = (\n'kernel'\n)\n" + "# more\n" * 100,
+        a_large_file() + "class Used(nn.Module):\n    pass\n\n\nclass Uses:\n    inner = Used()\n",
+        a_large_file() + "class Broken(:\n",
+        "text = 'a\\\nclass Text:\\\n    level = 1'\n" + a_large_file(),
+    ],
+)
+def test_a_large_file_is_listed_in_pieces_as_it_would_be_in_one(folder, monkeypatch, text):
+    (folder / "large.py").write_bytes(text.encode())
+    in_pieces = user_files.class_names(folder / "large.py")
+    monkeypatch.setattr(pieces, "LARGE", 10**9)
+    (folder / "other.py").write_bytes(text.encode())
+    assert in_pieces == user_files.class_names(folder / "other.py")
+    assert "Mine" in in_pieces
+
+
+def test_an_answer_comes_in_time_also_when_an_older_one_is_being_made():
+    latest = Latest(lambda: time.sleep(0.4), None)
+    latest.start()
+    time.sleep(0.01)
+    start = time.perf_counter()
+    latest.get()
+    assert time.perf_counter() - start < 0.6
 
 
 def test_an_answer_is_never_older_than_the_question():

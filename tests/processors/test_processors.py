@@ -12,6 +12,7 @@ from onediff_pack.processors import (
     get_processor,
     processor_names,
     register_processor,
+    remedy,
 )
 from onediff_pack.processors.built_in.reference import plain_attention
 
@@ -90,9 +91,11 @@ def test_names_and_errors():
 def test_limits_name_every_reason():
     limits = Limits(devices=frozenset({"cuda"}), dtypes=frozenset({torch.float16}), max_head_dim=128)
     reasons = limits.not_supported_reasons(torch.device("cpu"), torch.float32, 160)
-    assert reasons == [
-        "device cpu is not among cuda",
-        "dtype float32 is not among float16",
-        "head size 160 > 128, the most that it supports",
+    assert [(reason.why, reason.fix) for reason in reasons] == [
+        ("device cpu is not among cuda", "run the model on cuda"),
+        ("dtype float32 is not among float16", "load the model in float16"),
+        ("head size 160 > 128, the most that it supports", None),
     ]
+    assert remedy(reasons) == "Use sdpa at these places."
+    assert remedy(reasons[:2]) == "Run the model on cuda and load the model in float16, or use sdpa."
     assert limits.not_supported_reasons(torch.device("cuda"), torch.float16, 64) == []

@@ -52,6 +52,26 @@ def test_filters(unet, kind, blocks, count):
     assert len(select_sites(find_sites(unet), kind, blocks)) == count
 
 
+def test_without_a_choice_all_sites_are_meant(unet):
+    sites = find_sites(unet)
+    assert select_sites(sites) == sites
+
+
+@pytest.mark.parametrize(
+    ("glob", "said"),
+    [
+        ("double_block.1", "Near matches: double_blocks.1, double_blocks.0, double_blocks. Leave"),
+        ("doubel_blocks.*", "Near matches: double_blocks, "),
+        ("*.q", "this model. Leave it empty for all sites."),
+    ],
+)
+def test_at_most_three_near_matches_are_paths_or_the_leading_parts_of_some(glob, said):
+    sites = [Site(f"double_blocks.{n}.attn", nn.Identity(), "self", False) for n in range(2)]
+    with pytest.raises(UnknownSites) as refused:
+        select_sites(sites, "all", glob)
+    assert said in str(refused.value)
+
+
 def test_an_unknown_glob_names_near_matches(unet):
     with pytest.raises(UnknownSites, match=r"'middle_blok' matches no attention site.*middle_block") as caught:
         select_sites(find_sites(unet), "all", "input_blocks.1, middle_blok")
@@ -87,6 +107,21 @@ def test_no_glob_takes_long(glob):
     with pytest.raises(UnknownSites):
         select_sites(sites, "all", glob)
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("glob", ["*a" * 999 + "*b", "?" * 1_999 + "b", "[a-y]" * 399 + "*z"])
+def test_no_glob_over_many_long_paths_takes_long_and_cancel_ends_it_within_one(glob):
+    sites = [Site(f"{'a' * 2_000}{'.x' * 50}.{n}", nn.Identity(), "self", False) for n in range(300)]
+    asked = [0]
+
+    def count():
+        asked[0] += 1
+
+    start = time.process_time()
+    with pytest.raises(UnknownSites):
+        select_sites(sites, "all", glob, count)
+    assert time.process_time() - start < 2
+    assert asked[0] > 100
 
 
 def test_more_letters_than_anybody_types_are_refused_and_many_globs_can_be_cancelled(unet):

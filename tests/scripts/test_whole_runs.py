@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from onediff_pack.measure.verdict import verdict
 
 from scripts.whole_runs import WholeRuns, gain_lines, seconds_of
 
 
 def said(without: list[float], patched: list[float], together: list[float], kept: str | None = None) -> str:
     record = {"speed": {"kept": kept}, "compile": {"seconds": 24.4}}
-    return "\n".join(gain_lines(WholeRuns(without, patched, together, first=31.0), record))
+    return "\n".join(gain_lines(WholeRuns(without, patched, together, first=31.0), record, verdict))
 
 
 def test_times_and_ratios_are_of_means_and_the_first_picture_stands_apart():

@@ -7,7 +7,15 @@ import math
 
 import pytest
 import torch
-from onediff_pack.speed_report.figures import CompileCost, Sampling, SpeedReport, Times, difference, duration
+from onediff_pack.speed_report.figures import (
+    CompileCost,
+    Difference,
+    Sampling,
+    SpeedReport,
+    Times,
+    difference,
+    duration,
+)
 
 COST = CompileCost(30.0, True, 38, 38, 17)
 
@@ -105,3 +113,68 @@ def test_nan_and_another_shape_are_infinitely_far_and_null_in_json(ours):
 )
 def test_durations_have_three_figures(milliseconds, text):
     assert duration(milliseconds) == text
+
+
+def test_the_report_as_json_has_all_figures_rounded():
+    """Its fields are what scripts read."""
+    both = report(
+        [500.00049] * 3,
+        [300.12341] * 3,
+        error=Difference(0.5, 0.25),
+        repeat=Difference(0.0, 0.0),
+        cost=CompileCost(30.1256, True, 38, 36, 17, "cold"),
+        setup={"sampler": "euler"},
+        model={"class": "UNetModel"},
+        machine={"device": "here"},
+        backend={"used": "inductor"},
+        notes=("a note",),
+        measured_at="2026-01-02",
+    )
+    assert both.as_dict() == {
+        "verdict": "Compiled, the model is 1.67 times as fast: 300 ms a step against 500 ms uncompiled.",
+        "outcome": "faster",
+        "speedup": 1.666,
+        "uncompiled": {"median_ms": 500.0, "low_ms": 500.0, "high_ms": 500.0, "steps": 3},
+        "compiled": {"median_ms": 300.123, "low_ms": 300.123, "high_ms": 300.123, "steps": 3},
+        "steps": 10,
+        "picture_seconds": {"uncompiled": 5.0, "compiled": 3.001},
+        "compile": {
+            "seconds": 30.13,
+            "fresh": True,
+            "blocks": 38,
+            "blocks_compiled": 36,
+            "graphs": 17,
+            "cache": "cold",
+        },
+        "breakeven_images": 15.1,
+        "error": {"max_abs": 0.5, "relative": 0.25},
+        "repeat_error": {"max_abs": 0.0, "relative": 0.0},
+        "samplings": [
+            {"compiled": False, "steps_ms": [500.0] * 3},
+            {"compiled": True, "steps_ms": [300.123] * 3},
+        ],
+        "reason": None,
+        "setup": {"sampler": "euler"},
+        "model": {"class": "UNetModel"},
+        "backend": {"used": "inductor"},
+        "machine": {"device": "here"},
+        "measured_at": "2026-01-02",
+        "notes": ["a note"],
+    }
+    assert Times(1.23456, 0.98765, 9.87654, 7).as_dict() == {
+        "median_ms": 1.235,
+        "low_ms": 0.988,
+        "high_ms": 9.877,
+        "steps": 7,
+    }
+
+
+def test_infinities_at_the_same_places_do_not_count_and_nothing_is_no_difference():
+    a, b = torch.tensor([1.0, math.nan, math.inf, 4.0]), torch.tensor([3.0, math.nan, math.inf, 4.0])
+    found = difference([a], [b])
+    assert (found.max_abs, found.relative) == (2.0, pytest.approx(2 / 5))
+    assert difference([torch.empty(0)], [torch.empty(0)]) == Difference(0.0, 0.0)
+    zeros = torch.zeros(3)
+    assert difference([zeros], [zeros]) == Difference(0.0, 0.0)
+    assert difference([zeros + 1], [zeros]) == Difference(1.0, math.inf)
+    assert difference([torch.tensor([1.0]), torch.tensor([-2.0])], [zeros[:1], zeros[:1]]).max_abs == 2.0

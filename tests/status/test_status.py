@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import datetime
 
 import pytest
 from onediff_pack.status import Hub
 from onediff_pack.status.hub import Run
 from onediff_pack.status.record import FIELDS
+
+SAME = {"used": "inductor", "reason": "no clear gain."}
+STOPPED = {"stopped": {"done": 7, "total": 38}}
 
 
 def test_a_record_keeps_its_fields_and_tells_pages():
@@ -17,6 +21,7 @@ def test_a_record_keeps_its_fields_and_tells_pages():
     record = hub.record("workflow-a", "12")
     record.update(state="checking")
     assert tuple(record.data) == FIELDS
+    assert (record["workflow"], record["node"]) == ("workflow-a", "12")
     assert sent == [("onediff.status", record.data)]
     with pytest.raises(KeyError):
         record.update(sped={})
@@ -130,10 +135,81 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
             "partial · inductor · 1.40× · 36 blocks, 2 would gain nothing",
         ),
         (
-            {"state": "uncompiled", "speed": {"kept": "uncompiled", "speedup": 0.9}},
+            {"state": "uncompiled", "speed": {"kept": "uncompiled", "speedup": 0.9, "verdict": "slower"}},
             "uncompiled: compiled steps took 11 % longer",
         ),
         ({"state": "uncompiled", "backend": {"used": None, "reason": "no compiler."}}, "uncompiled: no compiler."),
+        ({"state": "uncompiled"}, "uncompiled"),
+        (
+            {"state": "uncompiled", "speed": {"kept": "uncompiled", "clear": False, "speedup": 0.98}, "backend": SAME},
+            "uncompiled: no clear gain.",
+        ),
+        (
+            {"state": "uncompiled", "speed": {"kept": "uncompiled", "clear": True, "speedup": 1.0}, "backend": SAME},
+            "uncompiled: no clear gain.",
+        ),
+        (
+            {"state": "uncompiled", "speed": {"kept": None, "speedup": 0.9}, "backend": SAME},
+            "uncompiled: no clear gain.",
+        ),
+        ({"state": "uncompiled", "speed": {"kept": "uncompiled"}, "backend": SAME}, "uncompiled: no clear gain."),
+        (
+            {"state": "uncompiled", "speed": {"kept": "uncompiled", "clear": None, "speedup": 0.8}},
+            "uncompiled: compiled steps took 25 % longer",
+        ),
+        ({"state": "idle", "backend": {"replaced_by": "14"}}, "left to the later OneDiff Compile node 14"),
+        ({"state": "idle", "compile": {"regions": 1}}, "ready: 1 block to compile when sampling"),
+        ({"state": "idle", "compile": {"stopped": {"done": 0, "total": 0}}}, "stopped · goes on in the next run"),
+        ({"state": "partial", "compile": STOPPED}, "stopped at 7/38 · goes on in the next run"),
+        ({"state": "compiled", "compile": {**STOPPED, "regions_compiled": 38}}, "compiled · no backend · 38 blocks"),
+        ({"state": "patched"}, "nothing patched"),
+        (
+            {"state": "patched", "patches": {"sites": [{"processor": "sdpa"}, {"processor": "mine"}], "foreign": []}},
+            "patched 2 sites · mine, sdpa",
+        ),
+        ({"state": "checked", "check": {"modules": 1, "errors": 0, "warnings": 1}}, "checked: 0 errors, 1 warning"),
+        ({"state": "checked", "check": {"modules": 1, "errors": 1, "warnings": 0}}, "checked: 1 error, 0 warnings"),
+        ({"state": "checked", "check": {"modules": 1, "errors": 0, "warnings": 0}}, "checked 1 module, no problems"),
+        ({"state": "checking"}, "checking"),
+        (
+            {"state": "compiled", "backend": {"used": "inductor"}, "compile": {"regions_compiled": 1}},
+            "compiled · inductor · 1 block",
+        ),
+        ({"state": "compiled"}, "compiled · no backend · 0 blocks"),
+        (
+            {
+                "state": "partial",
+                "compile": {
+                    "regions_compiled": 3,
+                    "regions_uncompiled": [{"path": "a"}, {"path": "b"}],
+                    "regions_without_gain": 1,
+                },
+            },
+            "partial · no backend · 3 blocks, 2 uncompiled",
+        ),
+        ({"state": "failed"}, "failed"),
+        ({"state": "failed", "check": {"findings": [{"what": "no forward"}, {"what": "other"}]}}, "failed: no forward"),
+        (
+            {"state": "failed", "check": {"findings": [{"what": "no forward"}]}, "backend": {"reason": "it differs."}},
+            "failed: it differs.",
+        ),
+        ({"state": "patched", "unused": {"why": "not sampled", "by": None}}, "not used: nothing sampled this model"),
+        ({"state": "patched", "unused": {"why": "not called", "by": "A"}}, "no effect: “A” calls the blocks itself"),
+        (
+            {"state": "uncompiled", "unused": {"why": "not called", "by": None}},
+            "no effect: the sampler did not call this model",
+        ),
+        ({"state": "patched", "unused": {"why": "instead", "by": "A"}}, "no effect: “A” computes attention instead"),
+        (
+            {"state": "uncompiled", "unused": {"why": "instead", "by": "A"}},
+            "no effect: “A” computes the blocks instead",
+        ),
+        ({"state": "patched", "unused": {"why": "instead", "by": None}}, "no effect: the model did not call attention"),
+        (
+            {"state": "uncompiled", "unused": {"why": "instead", "by": None}},
+            "no effect: the model did not call the blocks",
+        ),
+        ({"state": "compiling", "unused": {"why": "not sampled", "by": None}}, "compiling"),
     ],
 )
 def test_summaries(fields, summary):
@@ -161,3 +237,29 @@ def test_a_record_is_json_that_browsers_read_and_never_long():
     assert data["check"]["errors"] == 5_000
     assert data["check"]["findings"][-1]["what"] == "4,900 more findings are not shown"
     assert len(data["summary"]) <= 500
+
+
+def test_a_new_record_is_idle_and_was_neither_measured_nor_sampled():
+    record = Hub().record(None, "3")
+    assert (record["state"], record["measured_at"], record.key) == ("idle", None, "-:3")
+    assert record.sampled_at < 0
+    record.sampled("KSampler")
+    assert record.sampled_at == pytest.approx(time.time(), abs=5)
+
+
+def test_a_measurement_is_stamped_with_the_time_here():
+    record = Hub().record("a", "1")
+    record.stamp()
+    when = datetime.fromisoformat(record["measured_at"])
+    assert abs(when.timestamp() - time.time()) < 5
+    assert when.utcoffset() == datetime.now().astimezone().utcoffset()
+    assert when.microsecond == 0
+
+
+def test_a_mistaken_field_or_state_is_named_and_changes_nothing():
+    record = Hub().record("a", "1")
+    with pytest.raises(KeyError, match=r"has no field.*sped"):
+        record.update(state="failed", sped={})
+    with pytest.raises(ValueError, match=r"'done'; one of idle, patched, "):
+        record.update(state="done")
+    assert record["state"] == "idle"

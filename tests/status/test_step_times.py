@@ -174,6 +174,26 @@ def test_compiled_steps_that_become_slow_are_compared_again_and_rarely():
     assert 0 < busy.count("u") <= LEAD * math.log2(4000 / PATIENCE)
 
 
+def test_steps_that_run_uncompiled_for_another_reason_do_not_doubt_that_compiled_ones_are_faster():
+    """Such as another node's patch on the blocks, which may be there for a whole picture."""
+    times = StepTimes()
+    drive(times, steady(random.Random(0)), 1.5, steps=10)
+    for _ in range(3 * PATIENCE):
+        times.add("shape", 150, compiled=False)
+    assert (times.kept("shape"), times.open("shape")) == ("compiled", False)
+
+
+def test_a_pair_is_of_steps_that_ran_one_after_the_other():
+    """A picture was cancelled in the middle of a pair, and the machine is slow at the next."""
+    times = StepTimes()
+    times.add("shape", 150, compiled=False)
+    times.add("shape", 100, compiled=True)
+    times.add("shape", 900, compiled=True)
+    times.add("shape", 1350, compiled=False)
+    assert times.pairs("shape") == 1
+    assert times.typical("shape") == pytest.approx((1350, 900))
+
+
 def test_typical_times_agree_with_the_ratio_where_medians_of_each_way_do_not():
     pairs = [(90.0, 60.0), (30.0, 20.0), (31.0, 60.0), (90.0, 60.0), (30.0, 20.0)]
     uncompiled, compiled = typical(pairs)

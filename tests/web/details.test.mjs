@@ -79,7 +79,7 @@ test("a result outside the tolerance says by how much", () => {
     details(
       record({ state: "uncompiled", parity: { relative: null, tolerance: 0.01, passed: false } }),
       english,
-    ).includes("The first compiled step gave another result than an uncompiled one."),
+    ).includes("The first compiled step gave a different result from an uncompiled one."),
   );
 });
 

@@ -45,6 +45,10 @@ test("a receipt of a step that is faster uncompiled, and one without figures", (
   const slower = shapeReceipt(states.slower, "on");
   assert.match(describeReceipt(slower, english, false).text, /^author: compiled 9 % slower · /);
   assert.match(describeReceipt(slower, english, false).text, /3\.00 s a step/);
+  const { verdict: _, ...figures } = slower.speed;
+  const old = describeReceipt(readReceipt({ ...slower, speed: figures }), english, false).text;
+  assert.match(old, /^author kept it uncompiled · 3\.00 s a step/, "an earlier version's, without a verdict");
+  assert.equal(readReceipt({ speed: { ...figures, verdict: "<b>" } }).speed.verdict, undefined);
   const none = readReceipt({ summary: "checked 686 modules, no problems" });
   assert.equal(describeReceipt(none, english, false).text, "author · checked 686 modules, no problems");
 });

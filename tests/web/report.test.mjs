@@ -84,13 +84,13 @@ test("each state says what to do", () => {
   assert.match(said.compiling[0], /^Nothing to do\. The picture/);
   assert.deepEqual(said.findings, ["AttnProcessor: rename __call__ to forward", "Out: rename it"]);
   assert.match(said.slower[0], /both were timed/);
-  assert.match(said.differs[0], /another picture/);
+  assert.match(said.differs[0], /different picture/);
   assert.match(said.uncompiled[0], /do what the reason says/);
   assert.match(said.failed[0], /run uncompiled/);
   assert.match(advice(null, english)[0], /Queue the workflow/);
   assert.match(advice(states.compiled, english, true)[0], /switched off/);
   const idle = record({ state: "idle", backend: { replaced_by: "14" } });
-  assert.match(advice(idle, english)[0], /This one can go/);
+  assert.match(advice(idle, english)[0], /You can remove this one/);
   for (const [name, sentences] of Object.entries(said)) assert.ok(sentences.every(Boolean) && sentences.length, name);
 });
 

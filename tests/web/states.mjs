@@ -124,6 +124,7 @@ export const states = {
       eager_ms: 240.1,
       compiled_ms: 148.2,
       speedup: 1.62,
+      verdict: "faster",
       per_second: 6.7,
       steps_ms: [251.3, 41_032.6, 148.1, 240.4, 149.0, 239.8, 147.9, 148.2, 148.4, 147.7],
       steps_kind: [
@@ -154,7 +155,7 @@ export const states = {
         { path: "out.0", reason: "AttnProcessor has no forward" },
       ],
     },
-    speed: { eager_ms: 240, compiled_ms: 171, speedup: 1.4, kept: "compiled" },
+    speed: { eager_ms: 240, compiled_ms: 171, speedup: 1.4, verdict: "faster", kept: "compiled" },
   }),
   byChoice: record({
     state: "partial",
@@ -169,7 +170,7 @@ export const states = {
       })),
       regions_without_gain: 2,
     },
-    speed: { eager_ms: 240, compiled_ms: 171, speedup: 1.4, kept: "compiled" },
+    speed: { eager_ms: 240, compiled_ms: 171, speedup: 1.4, verdict: "faster", kept: "compiled" },
   }),
   stoppedAt: record({
     state: "partial",
@@ -215,13 +216,13 @@ export const states = {
   slower: record({
     state: "uncompiled",
     backend: inductor,
-    speed: { eager_ms: 3000, compiled_ms: 3270, speedup: 0.917, kept: "uncompiled" },
+    speed: { eager_ms: 3000, compiled_ms: 3270, speedup: 0.917, verdict: "slower", kept: "uncompiled" },
   }),
   noGain: record({
     state: "compiled",
     backend: inductor,
     compile: blocks,
-    speed: { eager_ms: 150, compiled_ms: 148.5, speedup: 1.01, kept: "compiled" },
+    speed: { eager_ms: 150, compiled_ms: 148.5, speedup: 1.01, verdict: "same", kept: "compiled" },
   }),
   unclear: record({
     state: "uncompiled",
@@ -231,7 +232,7 @@ export const states = {
       reason: "no clear gain: compiled steps ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",
     },
     compile: blocks,
-    speed: { eager_ms: 150, compiled_ms: 149, kept: "uncompiled", clear: false },
+    speed: { eager_ms: 150, compiled_ms: 149, verdict: "same", kept: "uncompiled", clear: false },
   }),
   differs: record({
     state: "uncompiled",

@@ -82,7 +82,7 @@ test("the report says what to do and whose figures those are; a switched-off nod
   const { advice } = report(look("compile"), "OneDiff Compile", english);
   assert.equal(advice.length, 2);
   assert.match(advice[0], /set its “on problem” to “report”/);
-  assert.match(advice[1], /run before/);
+  assert.match(advice[1], /previous run/);
   node(graph, "compile").mode = 4;
   assert.equal(look("compile").line.text, "switched off");
 });

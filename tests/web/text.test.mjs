@@ -2,7 +2,9 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
+import * as nodeIds from "../../web/node_ids.js";
 import { advice } from "../../web/panel/advice.js";
+import { details } from "../../web/status/details.js";
 import { describe } from "../../web/status/text.js";
 import { chinese, english, record, states } from "./records.mjs";
 
@@ -15,6 +17,14 @@ test("there is a record for each state that the server knows", () => {
   const source = readFileSync(new URL("../../status/record.py", import.meta.url), "utf8");
   const known = [...source.match(/STATES = \(([^)]*)\)/)[1].matchAll(/"(\w+)"/g)].map(([, state]) => state);
   assert.deepEqual([...new Set(Object.values(states).map(({ state }) => state))].sort(), known.sort());
+});
+
+test("the ids of the nodes are those that the server has", () => {
+  const source = readFileSync(new URL("../../node_ids.py", import.meta.url), "utf8");
+  const known = Object.fromEntries([...source.matchAll(/^(\w+) = "(\w+)"$/gm)].map(([, name, id]) => [name, id]));
+  const { NODES, ...named } = nodeIds;
+  assert.deepEqual(named, known);
+  assert.deepEqual([...NODES], Object.values(known));
 });
 
 test("each state reads as a person would say it", () => {
@@ -59,11 +69,33 @@ test("states differ by their symbol, not only by colour", () => {
   assert.equal(new Set(outcomes.map((name) => describe(states[name], english).symbol)).size, outcomes.length);
 });
 
-test("a difference within noise is no gain, and does not look like one", () => {
-  const at = (speedup) => describe(record({ state: "compiled", speed: { speedup } }), english);
-  assert.deepEqual([at(1.01).tone, at(1.01).text], ["plain", "compiled, no gain · 1.01×"]);
-  assert.deepEqual([at(1.04).tone, at(1.04).text], ["good", "compiled · 1.04×"]);
-  assert.deepEqual([at(0.9).tone, at(0.9).text], ["warn", "compiled, but slower · 0.90×"]);
+test("what the server calls no gain does not look like one, whatever the figure is", () => {
+  const at = (speedup, verdict) => {
+    const { symbol, tone, text } = describe(record({ state: "compiled", speed: { speedup, verdict } }), english);
+    return [symbol, tone, text];
+  };
+  assert.deepEqual(at(1.2, "same"), ["=", "plain", "compiled, no gain · 1.20×"]);
+  assert.deepEqual(at(1.01, "faster"), ["▲", "good", "compiled · 1.01×"]);
+  assert.deepEqual(at(0.99, "slower"), ["▼", "warn", "compiled, but slower · 0.99×"]);
+});
+
+test("figures without a verdict, of an earlier version, are shown without one", () => {
+  const compiled = describe(record({ state: "compiled", speed: { speedup: 0.7, compiled_ms: 100 } }), english);
+  assert.deepEqual([compiled.symbol, compiled.tone], ["✓", "plain"]);
+  assert.equal(compiled.text, "compiled · 0.70× · 100 ms a step");
+  const speed = { eager_ms: 70, compiled_ms: 100, speedup: 0.7, kept: "uncompiled" };
+  const summary = "uncompiled: compiled steps took 43 % longer";
+  const { text } = describe(record({ state: "uncompiled", summary, speed }), english);
+  assert.equal(text, "uncompiled · compiled steps took 43 % longer", "the server's own words then");
+});
+
+test("uncompiled by a hair is no gain and no warning", () => {
+  const speed = { eager_ms: 100, compiled_ms: 102, speedup: 0.98, verdict: "same", kept: "uncompiled", clear: true };
+  const backend = { used: "inductor", reason: "compiled steps took longer than uncompiled ones." };
+  const kept = record({ state: "uncompiled", backend, speed });
+  assert.equal(describe(kept, english).text, "uncompiled · compiled steps took longer than uncompiled ones.");
+  assert.equal(describe(kept, english).tone, "plain");
+  assert.deepEqual(advice(kept, english), [english("advice.unclear")]);
 });
 
 test("that no gain was seen is no warning, other reasons are", () => {
@@ -87,14 +119,14 @@ test("blocks left out because they gain nothing are no warning, other ones besid
   const mixed = { ...states.byChoice, compile: also };
   assert.deepEqual([describe(mixed, english).symbol, describe(mixed, english).tone], ["◐", "warn"]);
   assert.deepEqual(advice(mixed, english), [english("advice.partial")]);
-  const same = { ...states.byChoice, speed: { speedup: 1.01 } };
+  const same = { ...states.byChoice, speed: { speedup: 1.01, verdict: "same" } };
   assert.equal(describe(same, english).text, "compiled, no gain · 1.01× · inductor");
-  const slower = { ...states.byChoice, speed: { speedup: 0.9 } };
+  const slower = { ...states.byChoice, speed: { speedup: 0.9, verdict: "slower" } };
   assert.equal(describe(slower, english).tone, "warn");
   assert.deepEqual(advice(slower, english), [english("advice.still_timed")]);
-  const always = record({ state: "compiled", speed: { speedup: 0.9, kept: "compiled" } });
+  const always = record({ state: "compiled", speed: { speedup: 0.9, verdict: "slower", kept: "compiled" } });
   assert.deepEqual(advice(always, english), [english("advice.compiled_slower")]);
-  assert.deepEqual(advice({ ...always, speed: { speedup: 0.9 } }, english), [english("advice.still_timed")]);
+  assert.deepEqual(advice({ ...always, speed: { speedup: 0.9, verdict: "slower" } }, english), [english("advice.still_timed")]);
 });
 
 test("a failed check names class and fault first", () => {
@@ -109,7 +141,7 @@ test("elapsed time runs on between two messages of the server", () => {
 });
 
 test("uncompiled and much faster reads as a factor", () => {
-  const speed = { eager_ms: 279, compiled_ms: 2324, kept: "uncompiled" };
+  const speed = { eager_ms: 279, compiled_ms: 2324, verdict: "slower", kept: "uncompiled" };
   assert.equal(
     describe(record({ state: "uncompiled", speed }), english).text,
     "off: compiled is 8.33× slower · 279 ms a step",
@@ -137,7 +169,7 @@ test("the first of two Compile nodes in a row does not wait for a sampler that n
 
 test("kept compiled although slower does not look like a gain", () => {
   const { symbol, tone, text } = describe(
-    record({ state: "compiled", speed: { speedup: 0.91, compiled_ms: 110, kept: "compiled" } }),
+    record({ state: "compiled", speed: { speedup: 0.91, verdict: "slower", compiled_ms: 110, kept: "compiled" } }),
     english,
   );
   assert.equal(`${symbol} ${text}`, "▼ compiled, but slower · 0.91× · 110 ms a step");
@@ -245,4 +277,17 @@ test("what to do about a node without effect names the one that took its place",
   assert.equal(describe({ ...states.patched, unused: { why: "of a newer server" } }, english).symbol, "▽");
   assert.equal(describe({ ...states.compiling, unused: states.notUsed.unused }, english).symbol, "…", "a new run");
   assert.equal(describe({ ...states.failed, unused: states.notUsed.unused }, english).symbol, "✗");
+});
+
+test("a node that took part in some of the steps says in how many, before what it gained", () => {
+  const unused = { why: "some steps", steps: 1, of: 12, by: "DeepCache", where: "deepcache:DeepCache.apply" };
+  for (const state of [states.compiled, states.patched]) {
+    const line = describe({ ...state, unused }, english);
+    assert.equal(line.symbol, "◐");
+    assert.equal(line.tone, "warn");
+    assert.equal(line.parts[0].text, "took part in 1 of 12 steps");
+  }
+  assert.equal(describe({ ...states.compiling, unused }, english).symbol, "…");
+  assert.match(describe({ ...states.compiled, unused }, chinese).text, /^参与了 12 步中的 1 步/);
+  assert.equal(details({ ...states.compiled, unused }, english)[0], "it took part in 1 of 12 steps; “DeepCache” did the others.");
 });

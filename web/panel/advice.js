@@ -1,7 +1,7 @@
 // @ts-check
 // What a person can do about a record, as one or two sentences.
 
-import { findings, isLive, isNumber, plain, stoppedAt, unusedBecause } from "../status/record.js";
+import { findings, isLive, plain, stoppedAt, unusedBecause } from "../status/record.js";
 import { gainsNowhere, isByChoice, isSlower, isUnclear } from "../status/text.js";
 
 /** @typedef {import("../words.js").Words} Words */
@@ -45,8 +45,7 @@ function uncompiled(record, say, fixes) {
   if (gainsNowhere(record)) return [say("by_choice"), ...fixes];
   if (isUnclear(record)) return [say("unclear"), ...fixes];
   if (record.parity?.passed === false) return [say("differs"), ...fixes];
-  const { eager_ms: eager, compiled_ms: step } = record.speed ?? {};
-  if (isNumber(eager) && isNumber(step) && step > eager) return [say("slower"), ...fixes];
+  if (isSlower(record)) return [say("slower"), ...fixes];
   if (!plain(record.backend?.used)) return [say("no_backend"), ...fixes];
   return fixes.length ? fixes : [say("uncompiled")];
 }

@@ -1,7 +1,7 @@
 // @ts-check
 // What can compile on the server's machine: asked for, put into words, and shown in the sidebar.
 
-import { isNumber, list, plain, sentence } from "../status/record.js";
+import { list, plain, sentence } from "../status/record.js";
 import { make, makeButton } from "./make.js";
 
 /** @typedef {import("../words.js").Words} Words */
@@ -17,9 +17,6 @@ import { make, makeButton } from "./make.js";
 
 /** @typedef {{asking: boolean, rows: unknown[] | null}} Backends rows: null until the server has answered */
 
-// A backend below this speed on something tiny is taken by "auto" only if no other works, as the server says too.
-const SLOWER = 0.5;
-
 /**
  * @param {any} row of `GET /onediff/backends`
  * @param {Words} words
@@ -29,8 +26,7 @@ export function backendLine(row, words) {
   const name = [plain(row?.name), row?.available ? plain(row?.version) : ""].filter(Boolean).join(" ");
   const why = sentence(row?.reason);
   if (!row?.available) return { symbol: "○", tone: "quiet", name, state: words("backends.unavailable"), why };
-  const slow = isNumber(row.speed) && row.speed < SLOWER;
-  return slow
+  return row.slower === true
     ? { symbol: "▼", tone: "plain", name, state: words("backends.slow"), why }
     : { symbol: "✓", tone: "good", name, state: words("backends.available"), why };
 }

@@ -4,7 +4,7 @@
 
 import { duration, factor } from "../status/format.js";
 import { isNumber, isOutcome, plain } from "../status/record.js";
-import { slowerBy } from "../status/text.js";
+import { isSlower, slowerBy } from "../status/text.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("../status/record.js").StatusRecord} StatusRecord */
@@ -32,6 +32,7 @@ const TIMES = ["eager_ms", "compiled_ms", "speedup", "per_second", "breakeven_im
 const ERRORS = ["max_abs", "relative", "cosine", "tolerance"];
 const MACHINE = ["comfyui", "torch", "onediff", "python", "system", "device"];
 const KEPT = new Set(["compiled", "uncompiled"]);
+const VERDICTS = new Set(["faster", "slower", "same"]);
 
 /**
  * What a record leaves in the file. Null while it has nothing to say: before the first run and in the middle of one.
@@ -55,7 +56,7 @@ export function readReceipt(value) {
   if (fields === null) return null;
   const receipt = {
     summary: text(fields.summary) || null,
-    speed: readSpeed(pick(fields.speed, [...TIMES, "steps_ms", "kept"])),
+    speed: readSpeed(pick(fields.speed, [...TIMES, "steps_ms", "kept", "verdict"])),
     parity: readParity(pick(fields.parity, [...ERRORS, "passed"])),
     machine: readMachine(pick(fields.machine, MACHINE)),
     measured_at: readTime(fields.measured_at),
@@ -73,7 +74,7 @@ export function describeReceipt(receipt, words, mine) {
   const { speed, summary, machine, measured_at: at } = receipt;
   const who = mine ? "mine" : "author";
   const step = speed && (speed.kept === "uncompiled" ? speed.eager_ms : (speed.compiled_ms ?? speed.eager_ms));
-  const by = slowerBy(speed?.eager_ms, speed?.compiled_ms, words);
+  const by = isSlower(receipt) ? slowerBy(speed?.eager_ms, speed?.compiled_ms, words) : "";
   const gain =
     speed?.kept === "uncompiled"
       ? by
@@ -140,6 +141,7 @@ function readSpeed(speed) {
   for (const name of TIMES) if (isQuantity(speed[name]) && speed[name] > 0) read[name] = speed[name];
   if (Array.isArray(speed.steps_ms)) read.steps_ms = speed.steps_ms.slice(-MOST_STEPS).filter(isQuantity);
   if (KEPT.has(speed.kept)) read.kept = speed.kept;
+  if (VERDICTS.has(speed.verdict)) read.verdict = speed.verdict;
   return TIMES.some((name) => name in read) ? read : null;
 }
 

@@ -11,6 +11,7 @@ import {
   plain,
   sentence,
   stoppedAt,
+  tookPart,
   unusedBecause,
 } from "./record.js";
 import { troubleCounts } from "./text.js";
@@ -69,10 +70,15 @@ function model(record, tell) {
 
 /** @param {StatusRecord} record @param {Words} words @param {Words} tell */
 function unused(record, words, tell) {
-  const because = unusedBecause(record);
-  if (!because) return [];
   const by = plain(record.unused?.by);
   const where = plain(record.unused?.where);
+  const part = tookPart(record);
+  if (part) {
+    const said = words(part.by ? "unused.some_steps_by" : "unused.some_steps", part);
+    return [sentence(said), where ? tell("unused_where", { by, where }) : ""];
+  }
+  const because = unusedBecause(record);
+  if (!because) return [];
   return [sentence(words(`unused.${because}`, { by })), where ? tell("unused_where", { by, where }) : ""];
 }
 

@@ -1,4 +1,5 @@
 // @ts-check
+// Keeps something that is asked for often from running more than once in a while.
 
 /**
  * Calls `action` at once, then at most once in `pause` milliseconds however often it is asked for; what was asked for

@@ -1,4 +1,5 @@
 // @ts-check
+// Watches something that the host does not announce.
 
 const PAUSE = 500;
 

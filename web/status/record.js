@@ -1,5 +1,5 @@
 // @ts-check
-// The shape of a status record, as the server sends it, and how to read the parts that may be missing.
+// The shape of a status record, as the server sends it (docs/record.md), and how to read the parts that may be missing.
 
 /**
  * @typedef {Object} Finding
@@ -31,7 +31,7 @@
  * @property {Record<string, any> | null} [check]
  * @property {Record<string, any> | null} [patches]
  * @property {Record<string, any> | null} [compile]
- * @property {{why?: string, by?: string | null, where?: string | null} | null} [unused] why the node had no effect
+ * @property {{why?: string, by?: string | null, where?: string | null, steps?: number, of?: number} | null} [unused] why the node had no effect, or not in all steps
  * @property {Record<string, any> | null} [speed]
  * @property {Record<string, any> | null} [parity]
  * @property {Record<string, any> | null} [memory]
@@ -98,6 +98,8 @@ export function sentence(text) {
 
 const STOPPED = new Set(["idle", "partial"]);
 const UNUSED = new Set(["patched", "uncompiled"]);
+const SOME = "some steps";
+const IN_PART = new Set(["patched", "compiled", "partial"]);
 
 /**
  * How far compiling came when a run ended before it was done; null when nothing is left to do.
@@ -114,8 +116,18 @@ export function stoppedAt({ state, compile }) {
  * @param {StatusRecord} record
  */
 export function unusedBecause({ state, unused }) {
-  if (!unused || !UNUSED.has(state)) return null;
+  if (!unused || unused.why === SOME || !UNUSED.has(state)) return null;
   if (unused.why === "not sampled") return "not_sampled";
   const what = unused.why === "not called" ? "not_called" : state === "patched" ? "not_at_sites" : "not_at_blocks";
   return plain(unused.by) ? `${what}_by` : what;
+}
+
+/**
+ * In how many steps a node took part when another one did the rest; null where in all or in none.
+ * @param {StatusRecord} record
+ * @returns {{steps: number, of: number, by: string} | null}
+ */
+export function tookPart({ state, unused }) {
+  const { why, steps, of, by } = unused ?? {};
+  return IN_PART.has(state) && why === SOME && isNumber(steps) && isNumber(of) ? { steps, of, by: plain(by) } : null;
 }

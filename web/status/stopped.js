@@ -1,6 +1,7 @@
 // @ts-check
 // A Forward Check that ended the run: what stands behind it did not run, whatever it showed before.
 
+import { FORWARD_CHECK } from "../node_ids.js";
 import { isLive } from "./record.js";
 
 /** @typedef {import("../graph/walk.js").WalkNode} WalkNode */
@@ -8,8 +9,6 @@ import { isLive } from "./record.js";
 
 /** The host's modes "never" and "bypass". */
 export const SWITCHED_OFF = new Set([2, 4]);
-
-const CHECK = "OneDiffForwardCheck";
 
 /**
  * The check that stopped the last run before it came to this node; null when none did. A check fails only where it
@@ -22,7 +21,7 @@ const CHECK = "OneDiffForwardCheck";
 export function stoppedBy(way, find, entry) {
   if (entry && isLive(entry.record)) return null;
   for (const node of way.slice(1)) {
-    if (node.type !== CHECK || SWITCHED_OFF.has(node.mode ?? 0)) continue;
+    if (node.type !== FORWARD_CHECK || SWITCHED_OFF.has(node.mode ?? 0)) continue;
     const check = find(node);
     if (check?.record.state !== "failed") continue;
     // Measured after that, as only a node can that was connected otherwise then.

@@ -11,6 +11,7 @@ import {
   plain,
   problems,
   stoppedAt,
+  tookPart,
   unusedBecause,
 } from "./record.js";
 
@@ -33,15 +34,17 @@ import {
  * @property {string} text the parts as one sentence, without the symbol
  */
 
-// Between the two the difference is noise.
-const SLOWER = 0.97;
-const FASTER = 1.03;
-
-/** Whether compiled steps are slower than uncompiled ones, by more than noise. @param {StatusRecord} record */
-export const isSlower = ({ speed }) => isNumber(speed?.speedup) && speed.speedup < SLOWER;
+/**
+ * Whether compiled steps are slower than uncompiled ones, by more than noise: the server decides what that is.
+ * @param {{speed?: Record<string, any> | null}} record or receipt
+ */
+export const isSlower = ({ speed }) => speed?.verdict === "slower";
 
 /** Whether compiling gained nothing but noise. @param {StatusRecord} record */
-const isSame = ({ speed }) => isNumber(speed?.speedup) && speed.speedup >= SLOWER && speed.speedup < FASTER;
+const isSame = ({ speed }) => speed?.verdict === "same";
+
+/** Figures from before there were verdicts. @param {StatusRecord} record */
+const isUnjudged = ({ speed }) => isNumber(speed?.speedup) && !plain(speed.verdict);
 
 /** Whether only blocks that gain nothing from compiling were left out. @param {StatusRecord} record */
 export const isByChoice = ({ state, compile }) =>
@@ -53,8 +56,12 @@ export const isByChoice = ({ state, compile }) =>
 export const gainsNowhere = ({ state, compile }) =>
   state === "uncompiled" && compile?.regions_without_gain > 0 && compile?.regions_without_gain === count(compile?.regions);
 
-/** Whether steps were timed both ways, and neither was clearly faster. @param {StatusRecord} record */
-export const isUnclear = ({ speed }) => speed?.clear === false && speed.kept === "uncompiled";
+/**
+ * Whether steps were timed both ways, and uncompiled ones are kept although they were not clearly faster.
+ * @param {StatusRecord} record
+ */
+export const isUnclear = ({ speed }) =>
+  speed?.kept === "uncompiled" && (speed.clear === false || ["same", "faster"].includes(speed.verdict));
 
 /** @typedef {{symbol: string, tone: Line["tone"], parts: (Part | string | null)[], short?: number}} Draft */
 
@@ -90,6 +97,12 @@ function drafted(record, words, age) {
   if (isLive(record)) return live(record, words, age);
   if (unusedBecause(record)) return unused(record, words);
   if (stoppedAt(record)) return stopped(record, words);
+  const [part, draft] = [tookPart(record), outcome(record, words)];
+  return part ? { symbol: "◐", tone: "warn", parts: [words("status.took_part", part), ...draft.parts] } : draft;
+}
+
+/** @param {StatusRecord} record @param {Words} words @returns {Draft} */
+function outcome(record, words) {
   switch (record.state) {
     case "patched":
       return patched(record, words);
@@ -161,7 +174,9 @@ function compiled(record, words) {
       ? ["▼", "warn", "compiled_slower"]
       : isSame(record)
         ? ["=", "plain", "compiled_same"]
-        : ["▲", "good", "compiled"]
+        : isUnjudged(record)
+          ? ["✓", "plain", "compiled"]
+          : ["▲", "good", "compiled"]
   );
   return {
     symbol,
@@ -255,7 +270,8 @@ function ofAll(record) {
 function uncompiled(record, words) {
   const { eager_ms: eager, compiled_ms: compiled } = record.speed ?? {};
   const step = isNumber(eager) ? words("status.a_step", { time: duration(words, eager) }) : null;
-  const by = isUnclear(record) ? null : slowerBy(eager, compiled, words); // else the summary says that no gain was seen
+  // Where it is not clear, the summary says that no gain was seen.
+  const by = isSlower(record) && !isUnclear(record) ? slowerBy(eager, compiled, words) : "";
   if (by) return { symbol: "▽", tone: "plain", parts: [words("status.slower", { by }), step] };
   const why = !isUnclear(record) && record.parity?.passed === false ? words("status.differs") : reason(record);
   const tone = isUnclear(record) || gainsNowhere(record) ? "plain" : "warn";
@@ -263,7 +279,7 @@ function uncompiled(record, words) {
 }
 
 /**
- * "9 % slower", from 2 times on "2.40× slower"; empty where compiled steps are not slower, or not both are known.
+ * "9 % slower", from 2 times on "2.40× slower"; empty where these figures are missing, or say the opposite.
  * @param {unknown} eager milliseconds of an uncompiled step
  * @param {unknown} compiled milliseconds of a compiled step
  * @param {Words} words

@@ -43,7 +43,8 @@ def _keep_the_first(isa: Any) -> None:
     if not (kinds and checker and info) or info().currsize:
         return
     listed = checker()
-    first = next((kind for kind in kinds if all(flag in listed for flag in str(kind).split()) and kind), None)
+    possible = (kind for kind in kinds if all(flag in listed for flag in str(kind).split()))
+    first = next(filter(_works, possible), None)
     if first is None:
         return
     isa.supported_vec_isa_list = [first]
@@ -51,3 +52,8 @@ def _keep_the_first(isa: Any) -> None:
         isa.valid_vec_isa_list()
     finally:
         isa.supported_vec_isa_list = kinds
+
+
+def _works(kind: Any) -> bool:
+    """Builds a library for a kind and loads it, which takes seconds: Inductor has the trial in ``__bool__``."""
+    return bool(kind)
