@@ -149,6 +149,10 @@ _COMMON_IMPORTS = {
 }
 
 
+#: PyTorch's names of dtypes in its errors.
+_DTYPES = {"bfloat16": "bfloat16", "half": "float16", "float": "float32", "double": "float64"}
+
+
 def cause_in_words(error: str) -> tuple[str, str] | None:
     """What an error comes of and what to do, for what people forget most; None for others. The first continues "the
     class …"."""
@@ -163,4 +167,12 @@ def cause_in_words(error: str) -> tuple[str, str] | None:
     before = re.search(r"cannot assign \S+ before \S*__init__\(\) call", error)
     if before or re.search(r"object has no attribute '_(parameters|buffers|modules|\w+_hooks)'", error):
         return ("does not call super().__init__()", "Make super().__init__() the first line of its __init__.")
+    if re.search(r"the same dtype|expected scalar type", error):
+        found = re.findall(r"\b(BFloat16|Half|Float|Double|float|double)\b", error)
+        dtypes = sorted({_DTYPES[name.lower()] for name in found})
+        if len(dtypes) == 2:
+            return (
+                f"computes with {dtypes[0]} and {dtypes[1]} at once",
+                "Convert to the dtype of the input before that line: .to(hidden_states.dtype), or .to(q.dtype).",
+            )
     return None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 from ..finding import Severity
 from ..mounted import Mounted
 from ..rule import Hit, Layer, Rule, rule, rules
-from ..source import function_location
+from ..source import class_location, function_location
 from .capture import Capture, Occasion, Recompile, capture
 from .code import code
 from .hazard import Hazard
@@ -22,9 +24,16 @@ class StepState(Hazard):
 
     what = "changes {name} at every step, and computes with it"
     why = "A graph is built on one value, so each step would be compiled again; soon the compiler gives up."
-    fix = (
-        "Add transformer_options=None to forward: transformer_options[“sigmas”] is a tensor that tells where in the "
-        "sampling a step is. To act on some layers only, choose them with “blocks” in the node."
+    fix = "{fix}"
+
+    counter = (
+        "Add transformer_options=None to forward: transformer_options[“sigmas”] is the noise level, a tensor (batch,), "
+        "high in the first step and near 0 in the last; choose by it with torch.where. To act on some layers only, "
+        "choose them with “blocks” in the node."
+    )
+    container = (
+        "What is only kept to be looked at afterwards goes under “if not torch.compiler.is_compiling():”; blocks that "
+        "are compiled then add nothing. What later calls need has to stay, and its blocks run uncompiled."
     )
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:
@@ -34,7 +43,10 @@ class StepState(Hazard):
         return [spot for spot in _writes(mounted) if spot.name in rehearsed.changing]
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
-        yield from (Hit({"name": spot.text}, spot.where, uncompiled=True) for spot in self.ran(subject))
+        for spot in self.ran(subject):
+            fills = isinstance(vars(subject.module).get(spot.name), list | dict | set)
+            fix = self.container if fills else self.counter
+            yield Hit({"name": spot.text, "fix": fix}, spot.where, uncompiled=True)
 
 
 @rule
@@ -103,9 +115,9 @@ class GraphBreak(Rule):
     layer = "hazards"
     subject = Mounted
     severity = "warning"
-    what = "does not fit into one graph"
-    why = "The compiler stops here: {reason}. The block runs uncompiled."
-    fix = "Compute it in __init__, or express it with torch functions."
+    what = "{what}"
+    why = "{why} The block runs uncompiled."
+    fix = "{fix}"
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
         for stop in subject.evidence(capture).breaks:
@@ -118,7 +130,10 @@ class GraphBreak(Rule):
             if not any(explained):
                 own = stop.file in subject.evidence(code).files
                 reason = stop.reason.rstrip(".") + (f" ({stop.where})" if stop.where and not own else "")
-                yield Hit({"reason": reason}, stop.where if own else _forward(subject), uncompiled=True)
+                if isinstance(inspect.getattr_static(type(subject.module), "forward"), functools.partialmethod):
+                    yield Hit(_OF_PARTIALMETHOD, class_location(type(subject.module)), uncompiled=True)
+                else:
+                    yield Hit(_in_words(reason), stop.where if own else _forward(subject), uncompiled=True)
 
 
 class Recompiles(Rule):
@@ -196,3 +211,25 @@ def _forward(mounted: Mounted) -> str | None:
     """The line of forward, None for a scripted module."""
     forward = getattr(type(mounted.module), "forward", None)
     return None if forward is None else function_location(forward)
+
+
+_OF_PARTIALMETHOD = {
+    "what": "has a forward that functools.partialmethod makes",
+    "why": "The compiler does not look into it.",
+    "fix": "Write it out: def forward(self, …), which calls the function with the arguments that are bound.",
+}
+
+
+def _in_words(reason: str) -> dict[str, object]:
+    """``what``, ``why`` and ``fix`` of a break that Dynamo gives this reason for."""
+    if "torch.compiler.disable" in reason:
+        return {
+            "what": "is marked @torch.compiler.disable, or calls what is",
+            "why": "Such a function is left out of every graph.",
+            "fix": "Take @torch.compiler.disable off; the check then says what else no graph can hold, if anything.",
+        }
+    return {
+        "what": "does not fit into one graph",
+        "why": f"The compiler stops here: {reason}.",
+        "fix": "Compute it in __init__, or express it with torch functions.",
+    }

@@ -126,7 +126,7 @@ def _judge_masks(real: Bench, inputs: Inputs, unmasked: torch.Tensor, found: Tri
     """Each form of mask against PyTorch's attention, for processors that agree with it where there is no mask. Of the
     others is known only whether a mask does anything."""
     plain = difference(unmasked, real.original(inputs)) < SAME
-    looks_at_keys = difference(real.run(_other_keys(inputs)), unmasked) > OTHER
+    looks_at_keys = difference(_of_first_token(real.run(_other_keys(inputs))), _of_first_token(unmasked)) > OTHER
     name = list(inputs)[-1]
     for mask in MASKS:
         given = real.inputs(mask)[name]
@@ -149,13 +149,21 @@ def _judge_masks(real: Bench, inputs: Inputs, unmasked: torch.Tensor, found: Tri
 
 
 def _other_keys(inputs: Inputs) -> Inputs:
-    """The same call with other numbers in what keys and values come from."""
+    """The same call with other numbers in what keys and values come from; the first token of what queries come from,
+    too, stays as it is."""
     changed = {}
     for name, x in inputs.items():
-        reads = name in ("k", "v") or (name == "encoder_hidden_states" and x is not None)
-        reads = reads or (name == "hidden_states" and inputs["encoder_hidden_states"] is None)
-        changed[name] = x.flip(-1).clone() if reads and x is not None else x
+        changed[name] = x
+        if x is not None and name in ("k", "v", "encoder_hidden_states"):
+            changed[name] = x.flip(-1).clone()
+        elif x is not None and name == "hidden_states" and inputs["encoder_hidden_states"] is None:
+            changed[name] = torch.cat([x[:, :1], x[:, 1:].flip(-1)], dim=1)
     return changed
+
+
+def _of_first_token(result: Any) -> Any:
+    """(batch, tokens, channels) or (batch, heads, tokens, channels), the first token alone."""
+    return result[..., :1, :] if isinstance(result, torch.Tensor) and result.ndim > 2 else result
 
 
 def difference(a: Any, b: torch.Tensor) -> float:

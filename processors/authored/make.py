@@ -80,7 +80,7 @@ def _made(name: str, recipe: Recipe, shown: str, site: Site | None) -> nn.Module
     if needed:
         raise CannotLoad(
             name,
-            where,
+            f"{shown}:{_line_of_init(recipe.cls)}",
             f"cannot be made: its __init__ needs {', '.join(needed)}",
             _why_missing(site),
             f"Give {'them defaults' if len(needed) > 1 else 'it a default'}: "

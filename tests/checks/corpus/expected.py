@@ -109,7 +109,7 @@ PUBLIC = (
     ),
     refused(
         "guidance:SmoothedEnergy", p.smoothed, "image = q.transpose(1, 2).reshape(batch, channels, size, size)",
-        "square", says=("square",),
+        "square", says=("13×11",),
     ),
     fine("guidance:FreeUScaling", p.freeu),
     fine("regions:RegionalPrompts", p.regional),
@@ -144,7 +144,9 @@ EVERYDAY = (
         "uncompiled:NeverCompiled", p.sdpa, "@torch.compiler.disable", "@torch.compiler.disable",
         says=("torch.compiler.disable",), uncompiled=True,
     ),
-    fine("forms:Partial", p.times(0.8)),
+    warned(
+        "forms:Partial", p.times(0.8), "class Partial", "def forward(self", says=("functools",), uncompiled=True,
+    ),
     fine("forms:Mixed", p.times(0.5)),
     fine("forms:OtherFirstName", p.sdpa),
     refused(
