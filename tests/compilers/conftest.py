@@ -7,7 +7,6 @@ import textwrap
 
 import pytest
 
-
 _STOOD_IN_FOR = ("oneflow", "nexfort")
 
 
