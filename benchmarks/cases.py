@@ -40,8 +40,8 @@ class Model:
     sitting: bool = False
 
 
-FLUX = {"latent": "EmptySD3LatentImage", "width": 768, "pooled": 768}
-UNET = {"latent": "EmptyLatentImage", "cfg": 5.0}
+FLUX: dict[str, Any] = {"latent": "EmptySD3LatentImage", "width": 768, "pooled": 768}
+UNET: dict[str, Any] = {"latent": "EmptyLatentImage", "cfg": 5.0}
 
 CPU = (
     Model("flux_small", "Flux, small (9 M)", **FLUX, first=4, steps=12, repeats=3, sitting=True),

@@ -69,12 +69,14 @@ def main() -> int:
 
 def style(environment: Environment, variables: dict[str, str]) -> dict[str, int]:
     """What reads the code and runs none of it, and the tests of the canvas extension."""
-    python = str(environment.python)
+    python, under_its_name = str(environment.python), imports_seen(environment, variables)
+    mypy_of_tests = [python, "-m", "mypy", "--config-file", "tests/mypy.ini"]
     return {
         "ruff": step("Style (ruff)", [python, "-m", "ruff", "check", "."]),
         "format": step("Format (ruff)", [python, "-m", "ruff", "format", "--check", "."]),
         "mypy": step("Types (mypy)", [python, "-m", "mypy"]),
-        "imports": step("Imports (import-linter)", lint_imports(environment), imports_seen(environment, variables)),
+        "mypy of tests": step("Types of tests (mypy)", mypy_of_tests, under_its_name),
+        "imports": step("Imports (import-linter)", lint_imports(environment), under_its_name),
         "tsc": web_types(environment),
         "web": web_tests(),
     }
@@ -86,11 +88,11 @@ def lint_imports(environment: Environment) -> list[str]:
 
 
 def imports_seen(environment: Environment, variables: dict[str, str]) -> dict[str, str]:
-    """import-linter reads a package by its name: a link gives the repository the one that the tests give it."""
+    """import-linter and mypy read a package by its name: a link gives the repository the one that the tests give it."""
     folder = environment.cache / "imports"
     folder.mkdir(parents=True, exist_ok=True)
     link_folder(ROOT, folder / "onediff_pack")
-    return {**variables, "PYTHONPATH": str(folder)}
+    return {**variables, "PYTHONPATH": str(folder), "MYPYPATH": str(folder)}
 
 
 def variables_for(environment: Environment, browser_wanted: bool) -> dict[str, str]:

@@ -42,6 +42,11 @@ if HOST is not None:
     args.cpu = True
     args.use_pytorch_cross_attention = True
 
+if hasattr(torch._C, "_ensureCUDADeviceGuardSet"):
+    # Torch 2.11 built for CUDA crashes on a machine without a GPU once the thread has ended that first entered fake
+    # tensors. In ComfyUI that is the queue's, which does not end; a test's own may.
+    torch._C._ensureCUDADeviceGuardSet()
+
 # pytest hangs its handler on loggers that do not propagate. With one on this, Dynamo describes all that it traces.
 logging.getLogger("torch.__trace").propagate = True
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -58,7 +58,7 @@ class Run:
 
 def example(model: str, server: Server, steps: int = 6, **changes: dict[str, Any]) -> dict[str, Any]:
     """An example workflow in editor format, small, with widget values changed by node class."""
-    small = {
+    stand_ins: dict[str, dict[str, dict[str, Any]]] = {
         "sd15": {
             "CheckpointLoaderSimple": {"ckpt_name": "sd15_small.safetensors"},
             "EmptyLatentImage": {"width": 128, "height": 128},
@@ -68,9 +68,9 @@ def example(model: str, server: Server, steps: int = 6, **changes: dict[str, Any
             "VAELoader": {"vae_name": "flux_vae.safetensors"},
             "EmptySD3LatentImage": {"width": 256, "height": 256},
         },
-    }[model]
+    }
     workflow = load_workflow(ROOT / "example_workflows" / f"{model}_onediff.json")
-    return with_values(workflow, server.object_info(), small | {"KSampler": {"steps": steps}} | changes)
+    return with_values(workflow, server.object_info(), stand_ins[model] | {"KSampler": {"steps": steps}} | changes)
 
 
 def bypass(workflow: dict[str, Any], *types: str) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def family(name: str) -> Callable[[Callable[[], Family]], Callable[[], Family]]:
     return register
 
 
-def _small(config: type, **extra: Any) -> type:
+def _small(config: type, **extra: Any) -> Any:
     """A config of the host with other values where it insists on those of the real model."""
     return type(config.__name__, (config,), {"unet_extra_config": extra})
 

@@ -58,7 +58,7 @@ def model_of(config: type, unet: dict[str, Any]) -> Any:
     return settings.get_model({}, device=META)
 
 
-def _attempts(config: type, stand_ins: list[families.Family]) -> Iterator[tuple[str, type, dict[str, Any]]]:
+def _attempts(config: Any, stand_ins: list[families.Family]) -> Iterator[tuple[str, type, dict[str, Any]]]:
     """Ways to build a family, the surest first: its stand-in, its own defaults, another family's stand-in with what
     the family's own list entry says."""
     own = config.unet_config

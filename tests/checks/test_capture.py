@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
+from typing import Any
 
 import gallery
 import numpy as np
@@ -37,6 +38,9 @@ def lines(processor):
 
 class Untidy(nn.Module):
     """Changes everything that a forward can change."""
+
+    total: torch.Tensor
+    new: int
 
     def __init__(self):
         super().__init__()
@@ -202,7 +206,7 @@ class PrintsSplit(nn.Module):
 
 
 def test_a_block_without_projections_is_called_with_heads_apart():
-    block = nn.Module()
+    block: Any = nn.Module()
     block.num_heads, block.head_dim = 2, 16
     subject = mount(adapt(PrintsSplit()), Site("block", block, "self", False), torch.float32, torch.device("cpu"))
     assert [finding.rule for finding in apply("hazards", subject)] == ["prints"]
@@ -238,5 +242,5 @@ class Unread(KernelProcessor):
         super().__init__()
         self.inner = inner
 
-    def forward(self, q, k, v, heads, mask=None):
+    def forward(self, q, k, v, heads, mask=None, *args, **kwargs):
         return self.inner(q, k, v, heads)

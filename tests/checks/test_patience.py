@@ -27,10 +27,9 @@ class Kernel(nn.Module):
 
     def forward(self, q, k, v, heads, mask=None):
         self.act(q, mask)
-        return torch.nn.functional.scaled_dot_product_attention(
-            *(x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v)),
-            mask if mask is None or mask.ndim != 3 else mask.unsqueeze(1),
-        ).transpose(1, 2).flatten(2)  # fmt: skip
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        mask = mask if mask is None or mask.ndim != 3 else mask.unsqueeze(1)
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 def rules(processor, seconds: float = 60.0, cancel: Cancel | None = None) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ import time
 import weakref
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import gallery
 import pytest
@@ -51,6 +52,7 @@ class Counting(Kernel):
     """Counts calls in a list, of which the check's copies have their own, and in one that they share."""
 
     calls: list[int] = []  # noqa: RUF012 - shared on purpose
+    steps: torch.Tensor
 
     def __init__(self):
         super().__init__()
@@ -183,7 +185,7 @@ def test_a_result_is_used_again_until_the_processor_changes_and_keeps_nothing_al
     processor.steps.fill_(float("nan"))
     assert "not-finite-weights" in {f.rule for f in attached.check_attached(others, torch.float32, cpu)}
     assert len(looked) == 2
-    gone = [weakref.ref(processor), weakref.ref(place.module)]
+    gone: list[Any] = [weakref.ref(processor), weakref.ref(place.module)]
     del processor, place, others
     looked.clear()
     gc.collect()
@@ -281,7 +283,7 @@ def test_pytorch_logs_no_tracebacks_of_the_errors_that_a_finding_tells():
             return attn.to_k(hidden_states)
 
     records = []
-    handler = logging.Handler()
+    handler: Any = logging.Handler()
     handler.emit = records.append
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     logger.addHandler(handler)

@@ -13,7 +13,7 @@ from onediff_pack.compilers.choice.proof import Proof
 from onediff_pack.compilers.measuring import class_gain as gains
 from onediff_pack.compilers.measuring import find_gains as find_gains_module
 from onediff_pack.compilers.measuring.block import Block
-from onediff_pack.compilers.measuring.class_gain import IN_A_ROW, KINDS_TIMED, ClassGain, time_pairs
+from onediff_pack.compilers.measuring.class_gain import KINDS_TIMED
 from onediff_pack.compilers.measuring.find_gains import MIN_KINDS_SAVED, find_gains
 from onediff_pack.compilers.session import block_runner as region_runner
 from onediff_pack.status import record as status_record
@@ -277,26 +277,6 @@ def test_classes_are_left_where_it_was_measured(monkeypatch, device, asks):
     assert [block.gain.asks(block.signature) for block in blocks] == [asks] * KINDS
 
 
-def test_on_a_gpu_blocks_are_timed_as_they_run_in_a_step(monkeypatch):
-    """One after the other, without waiting for each: this clock says what a wait costs."""
-    waits = []
-
-    class Waiting:
-        def __init__(self, device):
-            pass
-
-        def time(self, call):
-            waits.append(call)
-            return call(), 80.0
-
-    monkeypatch.setattr(gains, "Stopwatch", Waiting)
-    runs = []
-    inputs = ((torch.zeros(2),), {})
-    pairs = time_pairs(runs.append, runs.append, inputs, torch.device("cuda"), most=3)
-    assert pairs == [(80.0 / IN_A_ROW, 80.0 / IN_A_ROW)] * 3
-    assert (len(waits), len(runs)) == (6, 6 * IN_A_ROW)
-
-
 def test_a_block_with_another_nodes_code_in_it_is_called_no_more_often_than_needed(inductor, gain_of):
     """Such code may count its calls. The comparison takes one more, timing would take ten. Nor is it left for what was
     measured without it."""
@@ -346,45 +326,6 @@ def test_what_was_decided_does_not_outlive_clearing_where_a_class_has_lost_a_kin
     CLEARED.clear_measurements()
     find_gains(blocks, "cpu", "way")
     assert [block.gain.reason for block in blocks] == [None] * KINDS
-
-
-def test_each_kind_is_asked_for_once_and_the_slow_one_counts_most():
-    gain = ClassGain("Block", KINDS)
-    gain.note(0, [(1.0, 10.0), (1.0, 1.0), (1.0, 1.0)])  # one spike
-    assert not gain.asks(0)
-    assert gain.asks(1)
-    gain.note(1, [(110.0, 100.0)] * 3)
-    assert gain.reason is None
-    assert not gain.asks(2)
-
-    gain = ClassGain("Block", KINDS)
-    gain.note(0, [(1.1, 1.0)] * 3)
-    gain.note(1, [(100.0, 100.0)] * 3)
-    assert "ran 1.00×" in gain.reason
-
-
-def test_a_slow_block_is_timed_for_a_few_seconds_only(monkeypatch):
-    clock = iter(range(0, 1000, 3))
-    monkeypatch.setattr(gains.time, "monotonic", lambda: float(next(clock)))
-    ran = []
-    pairs = time_pairs(
-        lambda own: ran.append("compiled"), lambda own: ran.append("uncompiled"), ((), {}), torch.device("cpu")
-    )
-    assert len(pairs) == gains.FEWEST_PAIRS
-    assert [sorted(ran[i : i + 2]) for i in range(0, len(ran), 2)] == [["compiled", "uncompiled"]] * len(pairs)
-
-
-def test_each_run_has_its_own_inputs():
-    x, seen = torch.zeros(2), []
-
-    def writes(inputs):
-        ((own,), _) = inputs
-        seen.append(own.clone())
-        own += 1
-
-    time_pairs(writes, writes, ((x,), {}), torch.device("cpu"))
-    assert len(seen) == 2 * gains.MOST_PAIRS
-    assert all(torch.equal(found, torch.zeros(2)) for found in (*seen, x))
 
 
 def test_a_block_that_cannot_be_timed_goes_on_compiled(inductor, gain_of, monkeypatch):

@@ -12,6 +12,7 @@ from onediff_pack.compilers.measuring.step_measuring import Measuring
 from onediff_pack.patching.wrappers import attach
 from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attention_patch import AttentionPatch
+from onediff_pack.processors.built_in.sdpa import SDPAProcessor
 from passthrough import without_inductor
 from sessions import compiled_clone
 
@@ -126,7 +127,7 @@ def test_also_where_the_checkpoint_before_was_kept_uncompiled(inductor, monkeypa
     assert (record["state"], inductor.graphs) == ("compiled", compiled)
 
 
-class Doubled(type(get_processor("sdpa"))):
+class Doubled(SDPAProcessor):
     pass
 
 

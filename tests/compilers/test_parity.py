@@ -10,12 +10,13 @@ from onediff_pack.compilers.blocks import parity
 from onediff_pack.compilers.blocks.parity import clone_inputs, compare
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-4])
 @pytest.mark.parametrize("at_a_time", [7, 2**22])
-def test_figures_are_those_of_the_whole_tensors(monkeypatch, at_a_time):
+def test_figures_are_those_of_the_whole_tensors(monkeypatch, at_a_time, size):
     monkeypatch.setattr(parity, "AT_A_TIME", at_a_time)
     torch.manual_seed(0)
-    theirs = torch.randn(3, 5, 4).transpose(0, 1)
-    ours = theirs + 1e-3 * torch.randn(5, 3, 4)
+    theirs = size * torch.randn(3, 5, 4).transpose(0, 1)
+    ours = theirs + 1e-3 * size * torch.randn(5, 3, 4)
     found = compare((ours,), (theirs,))
     a, b = ours.double(), theirs.double()
     assert found.relative == pytest.approx(((a - b).norm() / b.norm()).item())
@@ -32,6 +33,7 @@ def test_infinities_at_the_same_places_are_equal_and_elsewhere_are_not():
 def test_nothing_and_zeros_are_equal_to_themselves():
     assert compare(torch.empty(0), torch.empty(0)).passed
     assert compare(torch.zeros(3), torch.zeros(3)).passed
+    assert compare(torch.zeros(3), torch.zeros(3)).cosine == 1.0
     assert not compare(torch.ones(3), torch.zeros(3)).passed
 
 
@@ -41,11 +43,31 @@ def test_a_result_passes_within_the_tolerance_of_its_dtype():
     assert not compare(theirs * 1.0002, theirs).passed
     assert compare(theirs.half() * 1.005, theirs.half()).passed
     assert not compare(theirs.bfloat16() * 1.1, theirs.bfloat16()).passed
+    few = theirs.to(torch.float8_e4m3fn)
+    assert compare(few, few).tolerance == 4e-2, "of the dtype with the fewest bits that is listed"
 
 
-@pytest.mark.parametrize("ours", [torch.ones(3), torch.ones(4).double(), "text", (torch.ones(4),)])
-def test_another_shape_dtype_or_form_is_infinitely_far(ours):
+def test_sums_do_not_overflow_the_dtype_of_the_results():
+    theirs = torch.full((4096,), 100.0).half()
+    assert compare(theirs * 1.25, theirs).relative == pytest.approx(0.25)
+
+
+NOT_A_NUMBER = torch.tensor([1.0, 1.0, 1.0, math.nan])
+
+
+@pytest.mark.parametrize(
+    ("ours", "tolerance", "dtype"),
+    [
+        (torch.ones(3), 1e-4, torch.float32),
+        (torch.ones(4).double(), 1e-4, torch.float32),
+        (NOT_A_NUMBER, 1e-4, torch.float32),
+        ("text", 1e-4, torch.float32),
+        ((torch.ones(4),), 0.0, None),
+    ],
+)
+def test_another_shape_dtype_or_form_is_infinitely_far(ours, tolerance, dtype):
     found = compare(ours, torch.ones(4))
+    assert (found.tolerance, found.dtype) == (tolerance, dtype)
     assert (found.passed, found.max_abs, found.relative, found.cosine) == (False, math.inf, math.inf, 0.0)
     assert found.difference == "its compiled result has NaN, Inf or another form where the uncompiled one has not."
     assert found.as_dict()["relative"] is None

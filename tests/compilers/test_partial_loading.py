@@ -87,7 +87,7 @@ def test_a_partly_loaded_model_uses_the_graphs_of_the_fully_loaded_one(patcher, 
     clone, session, record = compiled_clone(patcher)
     plain = step(patcher)
     equal(sample(session, clone), plain)
-    assert record["compile"]["weights"] is None
+    assert not record["compile"]["weights"]
     graphs = inductor.graphs
 
     half = patcher.model_size() / 2

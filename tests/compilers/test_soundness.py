@@ -434,7 +434,7 @@ def sample(setup: Setup) -> torch.Tensor:
         )
 
 
-def strengthen(model: torch.nn.Module) -> None:
+def strengthen(model: Any) -> None:
     """Weights as large as trained ones, so that what happens inside a block shows in the picture."""
     torch.manual_seed(0)
     for name, weight in model.diffusion_model.named_parameters():

@@ -230,8 +230,8 @@ def test_two_browsers_whose_workflows_both_have_a_node_12(editors: Any, server: 
     run(second)
     first.wait_for_timeout(1500)
     assert text(first, PATCH) == text(second, PATCH) == "✓ 7 sites patched · sdpa"
-    sites = [server.status()[f"{quick_workflow(name)['id']}:10"]["patches"]["sites"] for name in ("one", "two")]
-    assert [site["site"][-1] for site in (sites[0][0], sites[1][0])] == ["2", "1"]
+    seen = [server.status()[f"{quick_workflow(name)['id']}:10"]["patches"]["sites"] for name in ("one", "two")]
+    assert [site["site"][-1] for site in (seen[0][0], seen[1][0])] == ["2", "1"]
 
 
 def test_after_a_restart_of_the_server(editors: Any, environment: Environment) -> None:

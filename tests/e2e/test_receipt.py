@@ -15,7 +15,7 @@ from editor import CHECK, COMPILE, MINUTES, PATCH, QUEUE, READ, RENDERERS, load,
 from quick import quick_workflow
 
 WORKFLOW_ID = "00000000-0000-4000-8000-00000000{:04x}"
-RECEIPT = {
+RECEIPT: dict[str, Any] = {
     "summary": "compiled · inductor · 1.62× · 38 blocks",
     "speed": {"eager_ms": 240.1, "compiled_ms": 148.2, "speedup": 1.62, "steps_ms": [148.1, 148.3], "kept": "compiled"},
     "parity": {"max_abs": 0.0004, "relative": 1.2e-06, "tolerance": 0.001, "passed": True},

@@ -152,8 +152,8 @@ def test_after_clearing_the_compile_cache_the_next_sampling_compiles_anew(server
     first = run(server, example("flux", server, OneDiffCompile=keep)).records["OneDiffCompile"]
     answer = server.post_json("/onediff/clear", {"what": "compile cache"})["cleared"]
     assert "compiles again" in answer
-    changed = {"KSampler": {"seed": 9, "steps": 6}}
-    second = run(server, example("flux", server, OneDiffCompile=keep, **changed)).records["OneDiffCompile"]
+    again = example("flux", server, OneDiffCompile=keep, KSampler={"seed": 9, "steps": 6})
+    second = run(server, again).records["OneDiffCompile"]
     assert second["compile"]["cache"] == "cold"
     assert second["compile"]["seconds"] > 0
     assert second["compile"]["graphs"] == first["compile"]["graphs"]

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from examples import OURS, ROOT, bypass, example, run, start
@@ -81,7 +82,7 @@ def test_compiled_equals_uncompiled_in_one_graph_a_kind_of_block(attention, mode
 @pytest.mark.parametrize("model", list(EXPECTED))
 def test_a_second_sampling_compiles_nothing_and_its_history_holds_the_record(attention, model):
     server, unneeded = attention
-    changes = {"OneDiffCompile": KEEP}
+    changes: dict[str, Any] = {"OneDiffCompile": KEEP}
     first = run(server, bypass(example(model, server, **changes), *unneeded)).records["OneDiffCompile"]
     again = run(server, bypass(example(model, server, KSampler={"seed": 5, "steps": 6}, **changes), *unneeded))
     record = again.records["OneDiffCompile"]
@@ -99,7 +100,7 @@ def test_twenty_varied_runs_take_no_more_memory(environment):
         for (width, height), batch, cfg in changes:
             latent = {"width": width, "height": height, "batch_size": batch}
             sampler = {"seed": next(seeds), "steps": 3, "cfg": cfg}
-            values = {"EmptySD3LatentImage": latent, "KSampler": sampler, "OneDiffCompile": KEEP}
+            values: dict[str, Any] = {"EmptySD3LatentImage": latent, "KSampler": sampler, "OneDiffCompile": KEEP}
             result = run(server, example("flux", server, **values))
             assert (result.error, result.records["OneDiffCompile"]["state"]) == (None, "compiled")
         return resident_mb(server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -96,7 +97,7 @@ class Server:
         from onediff_pack.nodes import patch_attention
         from onediff_pack.status import Hub
 
-        import nodes
+        nodes: Any = importlib.import_module("nodes")  # ComfyUI's
 
         self.loop = asyncio.new_event_loop()  # not running: the test looks itself
         self.prompt_queue = execution.PromptQueue(self)
@@ -156,7 +157,7 @@ PATCHED = {
     "prompt": {"class_type": "Prompt", "inputs": {}},
     "show": {"class_type": "Show", "inputs": {"latent": ["sample", 0], "name": "picture"}},
 }
-BEFORE_PATCH = {
+BEFORE_PATCH: dict[str, Any] = {
     "class_type": "ModelMergeSimple",
     "inputs": {"model1": ["load", 0], "model2": ["patch", 0], "ratio": 1.0},
 }

@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -338,7 +339,8 @@ def test_only_what_runs_nobodys_code_when_it_is_shown_counts_as_harmless():
     class Text:
         __str__ = exit
 
-    noted, chained = ValueError("noted"), ValueError("chained")
+    noted: Any = ValueError("noted")
+    chained = ValueError("chained")
     noted.__notes__, chained.__cause__ = [Text()], Odd("its cause")
     for error in (Odd("no"), ValueError(Text()), noted, chained, type("ValueError", (ValueError,), {})("not Python's")):
         assert not is_harmless(error), type(error)

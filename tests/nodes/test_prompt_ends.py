@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -68,8 +70,7 @@ def test_an_ended_prompt_is_noticed_soon_and_once():
 def test_what_is_known_of_the_hosts_classes():
     from onediff_pack.host.prompt_ends import class_of
 
-    import nodes
-
+    nodes: Any = importlib.import_module("nodes")  # ComfyUI's
     assert class_of("KSampler") == (("LATENT",), True, False)
     assert class_of("gone") == (("*",), False, False)
     nodes.NODE_CLASS_MAPPINGS["OneDiffMine"] = type("Mine", (), {"RELATIVE_PYTHON_MODULE": "custom_nodes.mine"})

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from onediff_pack.patching.forwards import swapped_forwards
 from torch import nn
+
+
+def modules() -> tuple[Any, Any]:
+    return nn.Identity(), nn.Identity()
 
 
 def own() -> str:
@@ -21,7 +27,7 @@ def second() -> str:
 
 def test_a_module_that_was_swapped_twice_gets_back_what_it_had():
     """Two patches may name one module."""
-    plain, patched = nn.Identity(), nn.Identity()
+    plain, patched = modules()
     patched.forward = own
     with swapped_forwards([(plain, first), (patched, first), (plain, second), (patched, second)]):
         assert (plain.forward(), patched.forward()) == ("second", "second")
@@ -30,7 +36,7 @@ def test_a_module_that_was_swapped_twice_gets_back_what_it_had():
 
 
 def test_what_was_there_comes_back_after_an_error_too():
-    plain, patched = nn.Identity(), nn.Identity()
+    plain, patched = modules()
     patched.forward = own
     with pytest.raises(ValueError, match="on purpose"), swapped_forwards([(plain, first), (patched, first)]):
         raise ValueError("on purpose")

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from typing import Any
 
 import pytest
 from onediff_pack.patching.user_code import Cancel
@@ -296,7 +297,7 @@ def test_an_answer_is_never_older_than_the_question():
 def test_a_broken_diffusers_is_said_and_lists_nothing(tmp_path, monkeypatch, caplog):
     pipe = tmp_path / "attention_processor.py"
     os.mkfifo(pipe)
-    latest = Latest(from_diffusers._list, ([], None))
+    latest: Latest[Any] = Latest(from_diffusers._list, ([], None))
     monkeypatch.setattr(from_diffusers, "_LISTING", latest)
     monkeypatch.setattr(from_diffusers, "source_file", lambda: pipe)
     with caplog.at_level(logging.WARNING):

@@ -34,7 +34,8 @@ def test_times_and_ratios_are_of_means_and_the_first_picture_stands_apart():
     ],
 )
 def test_where_it_comes_from_is_said_also_when_nothing_comes(runs, kept, sentences):
-    text = said(*([seconds] for seconds in runs), kept)
+    without, patched, together = ([seconds] for seconds in runs)
+    text = said(without, patched, together, kept)
     assert all(sentence in text for sentence in sentences), text
 
 

@@ -9,7 +9,7 @@ from onediff_pack.memo import cached, shared
 
 
 class Thing:
-    pass
+    held: tuple = ()
 
 
 def test_cached_results_are_made_once_for_each_arguments():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from onediff_pack.status import Hub
@@ -119,7 +120,7 @@ def test_a_guider_that_got_another_model_leaves_the_scheduler_alone_to_take_this
     assert set(server.end(again, cached=["load", "patch", "compile"])) == {"patch", "compile"}
 
 
-CALM = {
+CALM: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sampled": (COMPILED_TOO | SAMPLED, {"sampled": ["patch", "compile"]}),
     "nothing ran, all was cached": (COMPILED_TOO | MERGED, {"cached": [*COMPILED_TOO, *MERGED]}),
     "the sampler was cached": (COMPILED_TOO | SAMPLED, {"cached": [*COMPILED_TOO, "sample"]}),
@@ -221,7 +222,7 @@ def test_a_chain_of_hundreds_of_nodes_is_settled_at_once(server):
 
 
 def test_a_node_with_inputs_that_are_none_hides_nothing(server):
-    graph = {"odd": {"class_type": "KSampler", "inputs": [1]}}
+    graph: dict[str, Any] = {"odd": {"class_type": "KSampler", "inputs": [1]}}
     kinds = {"load": ("CheckpointLoaderSimple", {}), "patch": ("OneDiffPatchAttention", {"model": ["load", 0]})}
     kinds["sample"] = ("KSampler", {"model": ["load", 0], "other": ["patch", 0]})
     graph |= {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in kinds.items()}

@@ -4,6 +4,7 @@ which is not here, is stood in for."""
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def test_a_call_gives_its_result_and_its_milliseconds(waits):
 
 
 def test_an_accelerator_is_waited_for_before_and_after(waits, monkeypatch):
-    watch, seen = Stopwatch(CUDA), []
+    watch, seen = Stopwatch(CUDA), list[Any]()
     clock = iter([1.0, 1.5])
     monkeypatch.setattr(time, "perf_counter", lambda: seen.append(len(waits)) or next(clock))
     _, milliseconds = watch.time(lambda: seen.append("call"))
