@@ -154,7 +154,10 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
         ),
         ({"state": "uncompiled", "speed": {"kept": "uncompiled"}, "backend": SAME}, "uncompiled: no clear gain."),
         (
-            {"state": "uncompiled", "speed": {"kept": "uncompiled", "clear": None, "speedup": 0.8, "verdict": "slower"}},
+            {
+                "state": "uncompiled",
+                "speed": {"kept": "uncompiled", "clear": None, "speedup": 0.8, "verdict": "slower"},
+            },
             "uncompiled: compiled steps took 25 % longer",
         ),
         ({"state": "idle", "backend": {"replaced_by": "14"}}, "left to the later OneDiff Compile node 14"),
