@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from corpus import pictures as p
 from corpus.pictures import Call, Picture
@@ -60,16 +60,21 @@ class Expected:
     on: Mapping[Model, Verdict] = field(default_factory=dict)
 
 
-def fine(name: str, picture: Picture, **more: object) -> Expected:
-    return Expected(*name.split(":"), "fine", picture, **more)  # type: ignore[arg-type]
+def _file_and_class(name: str) -> tuple[str, str]:
+    file, cls = name.split(":")
+    return file, cls
 
 
-def warned(name: str, picture: Picture, line: str, *remedy: str, **more: object) -> Expected:
-    return Expected(*name.split(":"), "warning", picture, line, remedy=remedy, **more)  # type: ignore[arg-type]
+def fine(name: str, picture: Picture, **more: Any) -> Expected:
+    return Expected(*_file_and_class(name), "fine", picture, **more)
 
 
-def refused(name: str, picture: Picture, line: str, *remedy: str, **more: object) -> Expected:
-    return Expected(*name.split(":"), "error", picture, line, remedy=remedy, **more)  # type: ignore[arg-type]
+def warned(name: str, picture: Picture, line: str, *remedy: str, **more: Any) -> Expected:
+    return Expected(*_file_and_class(name), "warning", picture, line, remedy=remedy, **more)
+
+
+def refused(name: str, picture: Picture, line: str, *remedy: str, **more: Any) -> Expected:
+    return Expected(*_file_and_class(name), "error", picture, line, remedy=remedy, **more)
 
 
 #: In the manner of public ones.
