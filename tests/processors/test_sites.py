@@ -55,6 +55,7 @@ def test_filters(unet, kind, blocks, count):
 def test_without_a_choice_all_sites_are_meant(unet):
     sites = find_sites(unet)
     assert select_sites(sites) == sites
+    assert {site.kind for site in select_sites(sites, "cross")} == {"cross"}
 
 
 @pytest.mark.parametrize(

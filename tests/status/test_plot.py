@@ -130,7 +130,55 @@ def test_the_subject_names_size_and_processors():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"), [(71.62, 74.4, "71.6 to 74.4"), (118, 121.4, "118 to 121"), (3, 3.25, "3 to 3.25")]
+    ("low", "high", "said"),
+    [
+        (71.62, 74.4, "71.6 to 74.4"),
+        (118, 121.4, "118 to 121"),
+        (3, 3.25, "3 to 3.25"),
+        (99.94, 1234.4, "99.9 to 1234"),
+    ],
 )
 def test_a_spread_has_three_digits(low, high, said):
     assert plot_words.spread(low, high) == said
+
+
+@pytest.mark.parametrize(
+    ("speedup", "said"),
+    [(0.8, "25 % longer"), (0.51, "96 % longer"), (0.5, "2.0 times as long"), (0.4, "2.5 times as long")],
+)
+def test_how_much_longer_is_said_in_per_cent_up_to_twice(speedup, said):
+    assert plot_words.longer(speedup) == said
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (999, "999"),
+        (1000, "1.0 k"),
+        (9_940, "9.9 k"),
+        (10_000, "10 k"),
+        (1_000_000, "1.0 M"),
+        (859_520_964, "860 M"),
+        (1_000_000_000, "1.0 B"),
+        (12_000_000_000, "12 B"),
+    ],
+)
+def test_parameters_are_counted_in_the_largest_unit(number, said):
+    assert plot_words.parameters_short(number) == said
+
+
+def test_what_is_not_there_is_left_out_or_named():
+    assert (plot_words.cost_line(NOTHING), plot_words.breakeven_line(NOTHING)) == ("", "")
+    assert plot_words.error_line(NOTHING) == "Uncompiled steps only; there is nothing to compare."
+    assert plot_words.breakeven_line(SAME) == "compiling earns nothing back"
+    assert plot_words.breakeven_line(replace(FASTER, cost=CompileCost(0.047, True, 1, 1, 1))) == (
+        "earned back after 0.1 pictures"
+    )
+    assert plot_words.breakeven_line(replace(FASTER, cost=CompileCost(2000.0, True, 1, 1, 1))) == (
+        "earned back after 2,151 pictures"
+    )
+    assert (
+        plot_words.cost_line(replace(FASTER, cost=CompileCost(100.0, True, 1, 1, 1))) == "compiled in 100 s · 1 block"
+    )
+    apart = replace(FASTER, error=Difference(0.5, float("inf")), repeat=None)
+    assert plot_words.error_line(apart).endswith("compiled to uncompiled: NaN, Inf or another shape.")

@@ -248,6 +248,7 @@ def test_a_new_record_is_idle_and_was_neither_measured_nor_sampled():
     assert record.sampled_at < 0
     record.sampled("KSampler")
     assert record.sampled_at == pytest.approx(time.time(), abs=5)
+    assert record.samplers == {"KSampler"}
 
 
 def test_a_measurement_is_stamped_with_the_time_here():
