@@ -13,7 +13,7 @@ from onediff_pack.compilers.measuring import class_gain as gains
 from onediff_pack.compilers.measuring import find_gains as find_gains_module
 from onediff_pack.compilers.measuring.class_gain import IN_A_ROW, KINDS_TIMED, ClassGain, time_pairs
 from onediff_pack.compilers.measuring.find_gains import MIN_KINDS_SAVED, find_gains
-from onediff_pack.compilers.session import block_runner as region_runner
+from onediff_pack.compilers.session import first_runs
 from passthrough import without_inductor
 from sessions import compiled_clone, known, using
 
@@ -392,7 +392,7 @@ def test_a_block_that_cannot_be_timed_goes_on_compiled(inductor, gain_of, monkey
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     asked = []
-    monkeypatch.setattr(region_runner, "time_pairs", lambda *args: asked.append(1) or no_memory())
+    monkeypatch.setattr(first_runs, "time_pairs", lambda *args: asked.append(1) or no_memory())
     patcher = models.deep_unet_patcher()
     result, record = sampled(patcher)
     torch.testing.assert_close(result, models.step(patcher))
