@@ -189,3 +189,38 @@ def test_the_graph_is_given_memory_of_its_own(inference):
         (form,) = compiled.promises._forms.items()
         (given,) = compiled.call().in_graph([x], [], *form[0], form[1])
         assert given.data_ptr() == pointers[0], "what is new is not copied"
+
+
+class Thrice(torch.nn.Module):
+    """A block in which foreign code is called three times, once for nothing."""
+
+    def forward(self, x: torch.Tensor, transformer_options: dict) -> torch.Tensor:
+        patch = transformer_options["patches"]["attn1_patch"][0]
+        patch(x.cos(), transformer_options)
+        y = patch(x.sin(), transformer_options)
+        z = patch(y * 3, transformer_options)
+        return z.relu() + y
+
+
+def test_inductor_does_with_it_what_the_capture_does():
+    """Memory that is used again, strides, another size, and a call for nothing."""
+    kept, calls = {}, []
+
+    def function(x, options):
+        calls.append(options["number"])
+        result = kept.setdefault(x.shape, torch.empty_like(x)).copy_(x * 2)
+        return result.mT.contiguous().mT if options["number"] == 2 else result
+
+    compiled = Compiled(Thrice(), function)
+    compiled.run = torch.compile(Thrice.forward, backend="inductor", fullgraph=True)
+    with torch.inference_mode():
+        x = torch.randn(4, 32)
+        torch._dynamo.maybe_mark_dynamic(x, 0)
+        compiled.uncompiled(x.clone(), compiled.call(number=0))
+        calls.clear()
+        for number in (1, 2, 3):
+            result = compiled.compiled(x, compiled.call(number=number))
+            torch.testing.assert_close(result, (x.sin() * 12).relu() + x.sin() * 2)
+            x = torch.randn(4 + number * 4, 32)
+        assert calls == [1] * 3 + [2] * 3 + [3] * 3
+    torch._dynamo.reset()
