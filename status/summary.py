@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -94,11 +95,22 @@ def _compiled(record: dict[str, Any]) -> str:
     ]
     if speed.get("speedup"):
         parts.append(f"{speed['speedup']:.2f}×")
+    owners = packs_inside(compile_)
+    if owners:
+        parts.append(f"with attention from {', '.join(owners)}")
     blocks = count(compile_.get("regions_compiled") or 0, "block")
     skipped = len(compile_.get("regions_uncompiled") or [])
     why = "would gain nothing" if skipped == compile_.get("regions_without_gain") else "uncompiled"
     parts.append(f"{blocks}, {skipped} {why}" if skipped else blocks)
     return " · ".join(parts)
+
+
+def packs_inside(compile_: dict[str, Any]) -> list[str]:
+    """The node packs whose code runs inside compiled blocks: "ComfyUI-KJNodes.nodes:attention" is of KJNodes. ComfyUI's
+    own is a choice of how attention is computed."""
+    names = (re.split(r"[.:]", one["where"])[0] for one in compile_.get("operators") or [])
+    packs = dict.fromkeys(re.sub(r"(?i)^comfyui[-_]|[-_]comfyui$", "", name) for name in names)
+    return [pack for pack in packs if pack and not re.match(r"comfy(_\w+)?$", pack)]
 
 
 def _uncompiled(record: dict[str, Any]) -> str:

@@ -36,7 +36,8 @@ class Backend(Protocol):
 
     ``package`` is the distribution whose version the record shows, ``packages`` those besides torch that a proof
     depends on, ``devices`` the types of device that it compiles for. A ``native`` one loads libraries that may hang or
-    end the process: it is proven in a child process first. ``uses_triton`` tells that it writes GPU code with Triton.
+    end the process: it is proven in a child process first. ``uses_triton`` tells that it writes GPU code with Triton,
+    ``holds_operators`` that foreign code may run inside its graphs as an operator of torch.
     """
 
     name: ClassVar[str]
@@ -45,6 +46,7 @@ class Backend(Protocol):
     devices: ClassVar[tuple[str, ...]]
     native: ClassVar[bool] = True
     uses_triton: ClassVar[bool] = False
+    holds_operators: ClassVar[bool] = False
 
     def absent(self, device: torch.device) -> str | None:
         """Why it cannot work here, found out without compiling or loading it; None when it may."""

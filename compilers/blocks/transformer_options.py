@@ -56,14 +56,14 @@ class Reads:
         self.replacements |= other.replacements
 
 
-def watched(options: dict[str, Any], reads: Reads) -> WatchedOptions:
+def watched(options: dict[str, Any], reads: Reads, original: dict[str, Any] | None = None) -> WatchedOptions:
     """``options`` for one uncompiled run of a block, noting into ``reads`` what the block reads and writes. The two
     dicts of patches are there even when empty, so that the block's look-ups in them are seen. What the block writes
-    reaches ``options`` too."""
+    reaches ``original`` too, without which ``options`` are meant."""
     copy = dict(options)
     copy[PATCHES] = WatchedOptions(options.get(PATCHES) or {}, reads.patches, set())
     copy[REPLACEMENTS] = WatchedOptions(options.get(REPLACEMENTS) or {}, reads.replacements, set())
-    return WatchedOptions(copy, reads.keys, reads.written, options)
+    return WatchedOptions(copy, reads.keys, reads.written, options if original is None else original)
 
 
 class WatchedOptions(dict):
@@ -159,9 +159,11 @@ def resolve(options: dict[str, Any], reads: Reads) -> dict[str, Any] | Unfit:
 
     Values in the result are plain and hashable: they are part of the key of the compiled variant.
     """
-    foreign = acting(options, reads)
-    if foreign is not None:
-        return foreign
+    return acting(options, reads) or plain(options, reads)
+
+
+def plain(options: dict[str, Any], reads: Reads) -> dict[str, Any] | Unfit:
+    """The same, whatever foreign code acts on the block."""
     if reads.written:
         return Unfit(f"it writes to transformer_options: {', '.join(sorted(map(str, reads.written)))}.")
     entering: dict[str, Any] = {}
@@ -186,13 +188,13 @@ def acting(options: dict[str, Any], reads: Reads) -> Unfit | None:
             return Unfit(f"another node put a {BLOCK_PATCHES.get(name, name)} on it: {origin(patches[name][0])}.")
     replacements = options.get(REPLACEMENTS) or {}
     for name in reads.replacements & replacements.keys():
-        function = _replacement(replacements[name], options)
+        function = replacement(replacements[name], options)
         if function is not None:
             return Unfit(f"another node replaced {name} in it: {origin(function)}.")
     return None
 
 
-def _replacement(by_block: dict | None, options: dict[str, Any]) -> Any:
+def replacement(by_block: dict | None, options: dict[str, Any]) -> Any:
     """The replacement that concerns the block that is about to run: keyed (name, number, index) or (name, number)."""
     if not by_block:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -10,6 +11,16 @@ from ..blocks.parity import Parity
 from ..blocks.regions import Region
 from ..blocks.shared_graph import SharedGraph
 from .class_gain import ClassGain
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Foreign code in a compiled block: ``what`` it is in words, ``where`` it comes from, and the milliseconds that it
+    took, None where a device works behind Python."""
+
+    what: str
+    where: str
+    ms: float | None
 
 
 class Block:
@@ -25,7 +36,8 @@ class Block:
     compared; ``parity`` is None until the first was. ``graphs`` are the compiled graphs of its variants.
     ``casts_weights`` says that its weights are resolved before it runs compiled, because the model is only partly
     loaded; ``in_dynamic_vram`` that ComfyUI's dynamic VRAM looks after them. ``gain`` is what compiling gains for its
-    class, which is known of the class's own code alone.
+    class, which is known of the class's own code alone. ``operators`` is the foreign code that ran inside the compiled
+    block last, by role.
     """
 
     def __init__(self, region: Region, sites: Sequence[nn.Module] = (), reason: str | None = None):
@@ -46,12 +58,14 @@ class Block:
         self.gain = ClassGain()
         self.casts_weights = False
         self.in_dynamic_vram = False
+        self.operators: dict[str, Operator] = {}
 
     def begin_sampling(self) -> None:
         self.ran = False
         self.skipped = None
         self.postponed = False
         self.casts_weights = False
+        self.operators = {}
 
     @property
     def kind(self) -> str:

@@ -96,6 +96,11 @@ class Compiler:
         return True
 
     @property
+    def holds_operators(self) -> bool:
+        """Whether foreign code may run inside its graphs."""
+        return self.backend is not None and self.backend.holds_operators
+
+    @property
     def budget(self) -> float:
         """Seconds of compiling in one sampling."""
         return self._settings.budget

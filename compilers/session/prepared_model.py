@@ -12,7 +12,9 @@ from torch.utils import _pytree as pytree
 from ...checks import Finding, check_model
 from ...checks.reaching.reach import FindReach
 from ...patching.explicit_forward import needs_repair
+from ...patching.foreign import OVERRIDE
 from ...patching.user_code import Cancel
+from ...patching.wrappers import APPLY_MODEL, KEY
 from ...processors import find_sites
 from ...processors.attention_patch import AttentionPatch, processors_of
 from ..blocks.regions import find_regions
@@ -68,10 +70,20 @@ def contents(diffusion_model: nn.Module, patches: Sequence[AttentionPatch]) -> l
 
 def shape_of(inputs: Any, control: Any, options: dict[str, Any]) -> Hashable:
     """What must be equal for two steps to be compared: the sizes of all inputs, whether a ControlNet acts, which of the
-    prompts are in the batch, and how many patches other nodes put on this call: guidance by perturbed attention or
-    skipped layers calls the model once more with some of its own. Which blocks run in the end is known only then."""
+    prompts are in the batch, whether another node overrides attention, and how many patches are on this call: guidance
+    by perturbed attention or skipped layers calls the model once more with some of its own. Which blocks run in the end
+    is known only then."""
     leaves = pytree.tree_leaves(inputs)
     sizes = tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves if isinstance(leaf, torch.Tensor))
     patches = [options.get(name) or {} for name in ("patches", "patches_replace")]
     acting = tuple((name, len(found)) for kind in patches for name, found in kind.items())
-    return (sizes, control is not None, tuple(options.get("cond_or_uncond") or ()), acting)
+    return (sizes, control is not None, tuple(options.get("cond_or_uncond") or ()), _overridden(options), acting)
+
+
+def _overridden(options: dict[str, Any]) -> bool:
+    """Whether there is an attention override that was not there before this pack's processors."""
+    override = options.get(OVERRIDE)
+    if override is None:
+        return False
+    ours = ((options.get("wrappers") or {}).get(APPLY_MODEL) or {}).get(KEY) or ()
+    return not any(isinstance(one, AttentionPatch) and one.superseded is override for one in ours)

@@ -123,6 +123,7 @@ def _compile(known: Known) -> dict[str, Any]:
         "regions_uncompiled": [
             {"path": block.path, "reason": block.uncompiled_because} for block in called if block.uncompiled_because
         ],
+        "operators": _operators(called),
         "regions_not_called": [block.path for block in blocks if not block.called],
         "regions_without_gain": sum(block.left_for_no_gain for block in called),
         "stopped": _stopped(known),
@@ -198,6 +199,28 @@ def _breakeven(known: Known, eager: float | None, compiled: float | None) -> flo
         return None
     seconds = sum(graph.seconds for graph in known.compiler.baseline)
     return round(seconds / ((eager - compiled) / 1000 * steps), 1)
+
+
+def _operators(blocks: Sequence[Block]) -> list[dict[str, Any]]:
+    """Foreign code that ran inside compiled blocks, and its milliseconds in the last step, where they are known."""
+    found: dict[tuple[str, str], list[float | None]] = {}
+    for block in blocks:
+        times: dict[tuple[str, str], float | None] = {}
+        for one in block.operators.values():
+            name = (one.what, one.where)
+            before = times.get(name, 0.0)
+            times[name] = None if one.ms is None or before is None else before + one.ms
+        for name, ms in times.items():
+            found.setdefault(name, []).append(ms)
+    return [
+        {
+            "what": what,
+            "where": where,
+            "blocks": len(ms),
+            "ms": None if None in ms else _round(sum(filter(None, ms)), 2),
+        }
+        for (what, where), ms in found.items()
+    ]
 
 
 def _round(value: float | None, digits: int) -> float | None:

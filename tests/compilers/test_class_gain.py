@@ -95,7 +95,7 @@ def test_nobody_asks_where_nobody_wants_to_know_or_it_cannot_be_told():
     assert not ClassGain().asks("kind")
     gain = ClassGain("ResBlock", 1)
     assert gain.asks("kind")
-    gain.ask_no_more()
+    gain.give_up_timing()
     assert not gain.asks("kind")
     assert gain.reason is None
 

@@ -15,7 +15,7 @@ from onediff_pack.compilers.measuring import find_gains as find_gains_module
 from onediff_pack.compilers.measuring.block import Block
 from onediff_pack.compilers.measuring.class_gain import KINDS_TIMED
 from onediff_pack.compilers.measuring.find_gains import MIN_KINDS_SAVED, find_gains
-from onediff_pack.compilers.session import block_runner as region_runner
+from onediff_pack.compilers.session import first_runs
 from onediff_pack.status import record as status_record
 from passthrough import without_inductor
 from sessions import compiled_clone, known, using
@@ -157,7 +157,9 @@ def test_what_another_node_put_on_the_other_blocks_is_named_first(inductor, gain
 
     gain_of(0.99)
     patcher = models.deep_unet_patcher().clone()
-    patcher.set_model_attn1_output_patch(lambda out, extra_options: out)
+    for module in patcher.model.diffusion_model.modules():
+        if type(module).__name__ == "BasicTransformerBlock":
+            module.register_forward_hook(lambda module, args, output: output * 1)
     _, record = sampled(patcher)
     assert record["state"] == "uncompiled"
     assert "another node put" in record["summary"]
@@ -335,7 +337,7 @@ def test_a_block_that_cannot_be_timed_goes_on_compiled(inductor, gain_of, monkey
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     asked = []
-    monkeypatch.setattr(region_runner, "time_pairs", lambda *args: asked.append(1) or no_memory())
+    monkeypatch.setattr(first_runs, "time_pairs", lambda *args: asked.append(1) or no_memory())
     patcher = models.deep_unet_patcher()
     result, record = sampled(patcher)
     torch.testing.assert_close(result, models.step(patcher))

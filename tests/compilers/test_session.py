@@ -22,7 +22,7 @@ from onediff_pack.compilers import (
     compile_seconds_asked,
 )
 from onediff_pack.compilers.choice.proof import Proof
-from onediff_pack.compilers.session import block_runner as region_runner
+from onediff_pack.compilers.session import first_runs
 from onediff_pack.measure import stopwatch as timing
 from onediff_pack.measure.pairs import MOST_PAIRS
 from onediff_pack.patching.wrappers import KEY, attach
@@ -338,7 +338,7 @@ def test_without_memory_for_the_comparison_the_result_is_right_too(patcher, back
 
     for name in ("compare", "clone_inputs"):
         with monkeypatch.context() as patch:
-            patch.setattr(region_runner, name, fail)
+            patch.setattr(first_runs, name, fail)
             torch.testing.assert_close(sample(session, clone, 3), plain)
         assert record["backend"]["reason"] == "compiled steps of this size ran out of memory."
         session.failures.forget()

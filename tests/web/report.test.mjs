@@ -70,6 +70,24 @@ test("every uncompiled block, break and recompile is there with its reason, howe
   assert.deepEqual(groups[2].items[0], { where: "double_blocks.0", text: "batch size changed from 1 to 2" });
 });
 
+test("what runs inside compiled blocks: where it comes from, in how many, and how long", () => {
+  const operators = [
+    { what: "attention override", where: "ComfyUI-KJNodes.nodes:sage", blocks: 9, ms: 1.25 },
+    { what: "replacement of attn2", where: "pack:ip", blocks: 1, ms: null },
+  ];
+  const { compiled } = states;
+  const { groups } = section({ ...compiled, compile: { ...compiled.compile, operators } }, "blocks");
+  assert.deepEqual(groups, [
+    {
+      title: "2 pieces of other nodes' code run inside compiled blocks",
+      items: [
+        { where: "ComfyUI-KJNodes.nodes:sage", text: "attention override in 9 blocks, 1.25 ms a step" },
+        { where: "pack:ip", text: "replacement of attn2 in 1 block" },
+      ],
+    },
+  ]);
+});
+
 test("what patches attention, and where", () => {
   const { facts, groups } = section(states.patched, "patches");
   assert.deepEqual(facts, [["Computed by", "sdpa at 10 sites"]]);

@@ -59,6 +59,20 @@ test("each state reads as a person would say it", () => {
   });
 });
 
+test("whose attention runs inside compiled blocks is said, unless it is ComfyUI's own", () => {
+  const under = (...places) => {
+    const operators = places.map((where) => ({ what: "attention override", where, blocks: 9, ms: 1.3 }));
+    const { compiled } = states;
+    return describe({ ...compiled, compile: { ...compiled.compile, operators } }, english).text;
+  };
+  const plain = "compiled · 1.62× · 148 ms a step · inductor";
+  const kj = "ComfyUI-KJNodes.nodes.model_optimization_nodes:sage";
+  assert.equal(under(kj), "compiled · 1.62× · 148 ms a step · with attention from KJNodes · inductor");
+  assert.match(under(kj, "ComfyUI_IPAdapter_plus.CrossAttentionPatch:Attn2Replace"), /from KJNodes, IPAdapter_plus ·/);
+  assert.equal(under("comfy.model_patcher:ModelAttentionBackend", "comfy_extras.nodes_pag:perturbed"), plain);
+  assert.equal(under(null), plain);
+});
+
 test("a node that never ran, and one that is switched off, say so", () => {
   assert.equal(describe(null, english).text, "not run yet");
   assert.equal(line("compiled", { bypassed: true }), "– switched off");

@@ -34,7 +34,7 @@ export function report({ record, line, bypassed, details, stopped }, title, word
           speed(record, words, say),
           checked(record, words, say),
           patches(record, say),
-          blocks(record, say),
+          blocks(record, words, say),
           parity(record, say),
           memory(record, say),
           backend(record, say),
@@ -157,13 +157,20 @@ function patches(record, say) {
   );
 }
 
-/** @param {StatusRecord} record @param {Words} say */
-function blocks(record, say) {
+/** "attention override in 9 blocks, 1.3 ms a step" @param {any} one @param {Words} words @param {Words} say */
+function operator(one, words, say) {
+  const at = say("operator_in", { what: plain(one?.what), count: count(one?.blocks) ?? 0 });
+  return isNumber(one?.ms) ? `${at}, ${words("status.a_step", { time: duration(words, one.ms) })}` : at;
+}
+
+/** @param {StatusRecord} record @param {Words} words @param {Words} say */
+function blocks(record, words, say) {
   const {
     regions,
     regions_compiled: done,
     regions_uncompiled: left,
     regions_not_called: uncalled,
+    operators,
     graphs,
     graph_breaks,
     recompiles,
@@ -178,6 +185,7 @@ function blocks(record, say) {
   const items = (items, where) =>
     list(items).map((item) => ({ where: plain(item?.[where]), text: plain(item?.reason) }));
   const uncompiled = items(left, "path");
+  const inside = list(operators).map((one) => ({ where: plain(one?.where), text: operator(one, words, say) }));
   const without = list(uncalled).map((path) => ({ where: plain(path) }));
   const breaks = items(graph_breaks, "where");
   const again = items(recompiles, "region");
@@ -193,6 +201,7 @@ function blocks(record, say) {
       ["cache_notes", list(notes).map(plain).filter(Boolean).join(" ")],
     ],
     [
+      [say("operators", { count: inside.length }), inside],
       [say("blocks_uncompiled", { count: uncompiled.length }), uncompiled],
       [say("blocks_not_called", { count: without.length }), without],
       [say("breaks_list", { count: breaks.length }), breaks],

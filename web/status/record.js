@@ -73,6 +73,17 @@ export function plain(value) {
   return line.length > LONGEST ? `${line.slice(0, LONGEST - 1)}…` : line;
 }
 
+/**
+ * The packs whose code runs inside compiled blocks: "ComfyUI-KJNodes.nodes:attention" is KJNodes'. ComfyUI's own is a
+ * choice of how attention is computed.
+ * @param {StatusRecord} record
+ */
+export function packsInside(record) {
+  const names = list(record.compile?.operators).map((one) => plain(one?.where).split(/[.:]/)[0]);
+  const packs = names.map((name) => name.replace(/^comfyui[-_]|[-_]comfyui$/i, ""));
+  return [...new Set(packs)].filter((pack) => pack && !/^comfy(_\w+)?$/.test(pack));
+}
+
 /** @param {StatusRecord} record @returns {Finding[]} */
 export const findings = (record) => list(record.check?.findings).filter((found) => found && typeof found === "object");
 

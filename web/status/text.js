@@ -7,6 +7,7 @@ import {
   findings,
   isLive,
   isNumber,
+  packsInside,
   patchedSites,
   plain,
   problems,
@@ -115,7 +116,12 @@ function outcome(record, words) {
       return {
         symbol: "◐",
         tone: "warn",
-        parts: [words("status.partial") + ofAll(record), ...speed(record, words), plain(record.backend?.used)],
+        parts: [
+          words("status.partial") + ofAll(record),
+          ...speed(record, words),
+          inside(record, words),
+          plain(record.backend?.used),
+        ],
         short: 2,
       };
     case "uncompiled":
@@ -184,6 +190,7 @@ function compiled(record, words) {
     parts: [
       words(`status.${key}`) + (key === "compiled" && isByChoice(record) ? ofAll(record) : ""),
       ...speed(record, words),
+      inside(record, words),
       plain(record.backend?.used),
     ],
     short: 2,
@@ -257,6 +264,12 @@ function speed(record, words) {
     isNumber(speedup) ? factor(words, speedup) : null,
     isNumber(step) ? words("status.a_step", { time: duration(words, step) }) : null,
   ];
+}
+
+/** "with attention from KJNodes": packs whose code runs inside compiled blocks. @param {StatusRecord} record @param {Words} words */
+function inside(record, words) {
+  const packs = packsInside(record);
+  return packs.length ? words("status.attention_from", { packs: packs.join(words("status.and")) }) : null;
 }
 
 /** " 36/38": how many of the blocks are compiled. @param {StatusRecord} record */

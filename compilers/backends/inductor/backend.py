@@ -27,6 +27,7 @@ class InductorBackend(Backend):
     devices = ("cuda", "cpu", "xpu", "mps")
     native = False
     uses_triton = True
+    holds_operators = True
 
     def absent(self, device: torch.device) -> str | None:
         return missing_onediff() or missing_tools(device.type)

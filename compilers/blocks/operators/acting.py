@@ -1,0 +1,105 @@
+"""Which foreign code acts inside a block, and what the block is given in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ....patching.foreign import BLOCK_PATCHES, OVERRIDE, origin
+from ..transformer_options import PATCHES, REPLACEMENTS, Reads, Unfit, replacement, watched
+from .block_call import BlockCall
+from .call_form import MARK
+from .promises import Promises
+
+#: The place that a block is told to be at, inside a graph: where it looks up what replaces its attention.
+PLACE = ("block", 0)
+
+
+@dataclass(frozen=True)
+class Acting:
+    """Foreign functions that act inside a block at this call, by role: "override", "attn1_patch 0" and so
+    on, "attn2 replaced"."""
+
+    functions: dict[str, Callable]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(self.functions)
+
+    def described(self) -> Iterator[tuple[str, str, str]]:
+        """Each role with what it is, in words, and where it comes from."""
+        for role, function in self.functions.items():
+            yield role, in_words(role), origin(function)
+
+
+def in_words(role: str) -> str:
+    """A role for people: "attention override"."""
+    if role == "override":
+        return "attention override"
+    name, _, which = role.partition(" ")
+    return f"replacement of {name}" if which == "replaced" else BLOCK_PATCHES.get(name, name)
+
+
+def acting_on(options: dict[str, Any], reads: Reads) -> Acting | Unfit:
+    """What acts on a block that reads this, or why it cannot be an operator."""
+    functions: dict[str, Callable] = {}
+    if options.get(OVERRIDE) is not None:
+        functions["override"] = options[OVERRIDE]
+    patches = options.get(PATCHES) or {}
+    for name in sorted(reads.patches & patches.keys()):
+        for number, function in enumerate(patches[name] or ()):
+            functions[f"{name} {number}"] = function
+    replacements = options.get(REPLACEMENTS) or {}
+    for name in sorted(reads.replacements & replacements.keys()):
+        function = replacement(replacements[name], options)
+        if function is not None:
+            functions[f"{name} replaced"] = function
+    if not all(callable(function) for function in functions.values()):
+        return Unfit("another node put something on it that is no function.")
+    if options.get("block") is None and any(role.endswith(" replaced") for role in functions):
+        return Unfit("another node replaced attention in it, and its place in the model is not known.")
+    return Acting(functions)
+
+
+def with_standins(options: dict[str, Any], entering: dict[str, Any], acting: Acting, promises: Promises) -> dict:
+    """What enters the graph: the plain values, and a stand-in where foreign code acts."""
+    patches: dict[str, list[Callable]] = {}
+    replacements: dict[str, dict[tuple, Callable]] = {}
+    inside: dict[str, Any] = {**entering, PATCHES: patches, REPLACEMENTS: replacements}
+    for role in acting.roles:
+        standin, (name, _, which) = promises.standin(role), role.partition(" ")
+        if role == "override":
+            inside[OVERRIDE] = standin
+        elif which == "replaced":
+            replacements[name] = {PLACE: standin}
+        else:
+            patches.setdefault(name, []).append(standin)
+    for key, place in (("block", PLACE), ("block_index", 0)):
+        if key in options:
+            inside[key] = place
+    inside[MARK] = tuple(inside)
+    return inside
+
+
+def uncompiled_options(call: BlockCall, reads: Reads | None = None, keeps_override: bool = False) -> dict[str, Any]:
+    """The options of a call with functions that go through it in the place of foreign ones. ``reads`` notes what the
+    block itself reads. With ``keeps_override`` the attention override is left as it is: a processor takes its place."""
+    options = dict(call.options)
+    if options.get(OVERRIDE) is not None and not keeps_override:
+        options[OVERRIDE] = call.uncompiled("override", options[OVERRIDE])
+    options[PATCHES] = {
+        name: [
+            call.uncompiled(f"{name} {number}", one) if callable(one) else one for number, one in enumerate(functions)
+        ]
+        for name, functions in (call.options.get(PATCHES) or {}).items()
+    }
+    options[REPLACEMENTS] = {
+        name: {place: call.uncompiled(f"{name} replaced", one) for place, one in by_block.items()}
+        for name, by_block in (call.options.get(REPLACEMENTS) or {}).items()
+    }
+    options[MARK] = tuple(options)
+    if reads is not None:
+        options = watched(options, reads, call.options)
+    call.options_given = options
+    return options

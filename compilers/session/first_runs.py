@@ -1,0 +1,174 @@
+"""The first compiled run of a block: compared with an uncompiled one on the same input, and timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from ...patching.calls import Inputs
+from ...patching.user_errors import ordinary
+from ..blocks.operators.acting import Acting
+from ..blocks.operators.block_call import BlockCall, OtherForm
+from ..blocks.parity import Parity, clone_inputs, compare, worst
+from ..blocks.shared_graph import SharedGraph
+from ..blocks.tensors import overlapping, tensors_of
+from ..measuring.block import Block
+from ..measuring.class_gain import time_pairs
+from .compiler import Compiler
+from .foreign_code import ForeignCode
+from .listener import Listener
+
+#: Why a block that does so runs uncompiled.
+WRITES_INTO_VIEWS = "it writes into one of two inputs that are views of the same memory."
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a block that is to run compiled: its ``inputs`` as they enter the graph, and the ``original`` ones.
+    ``foreign`` code that acts in it runs as part of ``under``; None when there is none."""
+
+    inputs: Inputs
+    original: Inputs
+    foreign: Acting
+    under: BlockCall | None
+
+
+class Runner(Protocol):
+    """The block's runner, as far as this needs it."""
+
+    block: Block
+    device: torch.device
+
+    def run_uncompiled(self, inputs: Inputs) -> Any:
+        """Runs what is on the block now."""
+
+    def run_left(self, inputs: Inputs) -> Any:
+        """Runs it as a block that is left for no gain."""
+
+    def run_compiled(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> Any:
+        """Runs a variant."""
+
+    def is_timed(self) -> bool:
+        """Whether it is to be learned from this block what its class gains."""
+
+
+class FirstRuns:
+    """Of the variants of one block. ``stops`` are the errors that Cancel raises."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        compiler: Compiler,
+        listener: Listener,
+        foreign: ForeignCode,
+        stops: tuple[type[BaseException], ...],
+    ):
+        self._runner, self._compiler, self._listener = runner, compiler, listener
+        self._foreign, self._stops = foreign, stops
+        self._verified: set[tuple] = set()
+
+    def forget(self) -> None:
+        """The next run of each variant is the first one again."""
+        self._verified.clear()
+        self._runner.block.compared.clear()
+
+    def done(self, key: tuple, call: Call) -> bool:
+        """Whether this variant was compared; with foreign functions that write, these as well."""
+        return (key, self._foreign.writers(call.foreign)) in self._verified
+
+    def run(self, key: tuple, graph: SharedGraph, call: Call) -> Any:
+        """The first compiled run, on clones of the inputs, beside the uncompiled run whose result is used."""
+        if call.under is None and overlapping(call.inputs):
+            before = tensors_of(clone_inputs(call.inputs))
+            uncompiled = self._runner.run_uncompiled(call.original)
+            if not all(map(torch.equal, before, tensors_of(call.inputs))):
+                self._listener.gave_up(self._runner.block, WRITES_INTO_VIEWS)
+                return uncompiled
+        self._listener.compiling(self._runner.block)
+        if call.under is not None:
+            return self._verify_with_foreign(key, graph, call, call.under)
+        result, failure = self._try_compiled(key, graph, lambda: clone_inputs(call.inputs))
+        if failure is not None:
+            self._listener.failed(self._runner.block, graph, failure)
+            return self._runner.run_uncompiled(call.original)
+        uncompiled = self._runner.run_uncompiled(call.original)
+        if self._compared(key, graph, call, lambda: compare(result, uncompiled)) and self._runner.is_timed():
+            self._time(key, graph, call.inputs)
+        return uncompiled
+
+    def _verify_with_foreign(self, key: tuple, graph: SharedGraph, call: Call, under: BlockCall) -> Any:
+        """The same, the uncompiled run first: foreign code runs there, and the other is given what that gave."""
+        try:
+            clones = clone_inputs(call.inputs)
+        except Exception as error:  # there may be no memory for it
+            self._listener.failed(self._runner.block, graph, error.with_traceback(None))
+            return self._runner.run_uncompiled(call.original)
+        uncompiled = self._foreign.first(self._runner.run_uncompiled, call.original, under, call.foreign)
+        if self._foreign.note_written(clones, call.inputs) and overlapping(call.inputs):
+            self._listener.gave_up(self._runner.block, WRITES_INTO_VIEWS)
+            return uncompiled
+        second = under.again()
+        with second.running():
+            result, failure = self._try_compiled(key, graph, lambda: clones)
+        if isinstance(failure, OtherForm):
+            return uncompiled  # compiled for what was learned just now, at its next call
+        if failure is not None:
+            self._listener.failed(self._runner.block, graph, failure)
+            return uncompiled
+        self._compared(
+            key,
+            graph,
+            call,
+            lambda: worst(
+                [compare(result, uncompiled), *self._foreign.parity(under, second, clones, call.inputs)],
+            ),
+        )
+        self._foreign.note(under, call.foreign)
+        return uncompiled
+
+    def _compared(self, key: tuple, graph: SharedGraph, call: Call, compared: Callable[[], Parity]) -> bool:
+        """Compares, and says whether the compiled result is right."""
+        try:
+            parity = compared()
+        except Exception as error:  # there may be no memory for it
+            self._listener.failed(self._runner.block, graph, error.with_traceback(None))
+            return False
+        if not parity.passed and self._compiler.retry(graph, parity):
+            return False  # at its next call, with casts emulated
+        if not parity.passed and self._foreign.refuse_writers(call.foreign):
+            return False
+        self._runner.block.parity = parity
+        self._verified.add((key, self._foreign.writers(call.foreign)))
+        self._runner.block.compared.add(key[0])
+        if not parity.passed:
+            self._listener.gave_up(self._runner.block, parity.difference)
+        return parity.passed
+
+    def _time(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> None:
+        """Times the block both ways."""
+        try:
+            runner = self._runner
+            with self._compiler.timed():
+                pairs = time_pairs(
+                    lambda own: runner.run_compiled(key, graph, own), runner.run_left, inputs, runner.device
+                )
+        except Exception:  # there may be no memory for it
+            self._runner.block.gain.give_up_timing()
+        else:
+            self._runner.block.gain.note(self._runner.block.signature, pairs)
+
+    def _try_compiled(
+        self, key: tuple, graph: SharedGraph, inputs: Callable[[], Inputs]
+    ) -> tuple[Any, Exception | None]:
+        """The result of a compiled run, or what it raised."""
+        try:
+            own = inputs()
+            with self._compiler.timed():
+                return self._runner.run_compiled(key, graph, own), None
+        except self._stops:
+            raise
+        except BaseException as error:  # what a processor runs while it is traced may raise anything
+            return None, ordinary(error.with_traceback(None))  # the traceback would keep the failed run's memory

@@ -1,0 +1,69 @@
+"""The compiled code of one block, by what it was compiled for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ...patching.calls import Inputs
+from ..blocks.shared_graph import SharedGraph
+from ..measuring.block import Block
+from .compiler import Compiler
+
+#: Combinations of patches and settings that a block is compiled for. A setting may change every step.
+MAX_VARIANTS = 4
+
+#: Combinations of forms in which foreign code acts in it: more than people go to and fro between.
+MAX_OPERATORS = 16
+
+#: Part of a variant's key: compiled with casts emulated, because it was not right without.
+EMULATED = "casts emulated"
+
+Operators = tuple
+"""In which roles foreign code acts inside the block, and of what form its results are; () when none does."""
+
+
+class Variants:
+    """A variant is told by the functions that run in the block, the dtype of its weights, the plain options that it
+    reads, and the operators in it."""
+
+    def __init__(self, block: Block, compiler: Compiler):
+        self._block = block
+        self._compiler = compiler
+        self._compiled: dict[tuple, Callable] = {}
+
+    def find(
+        self,
+        functions: tuple,
+        class_forwards: tuple,
+        dtype: torch.dtype | None,
+        entering: dict[str, Any],
+        operators: Operators,
+    ) -> tuple[tuple, SharedGraph | None]:
+        """The key of a variant, and its graph; no graph where there are too many variants."""
+        graphs, imprecise = self._block.graphs, self._compiler.imprecise
+        key: tuple = (functions, class_forwards, dtype, operators, tuple(sorted(entering.items())))
+        if key not in graphs:
+            known = [other[3] for other in graphs if EMULATED not in other]
+            is_new = operators not in known and len(set(known)) >= MAX_OPERATORS
+            if is_new or known.count(operators) >= MAX_VARIANTS:
+                return key, None
+            graphs[key] = self._graph_of(key, functions[0])
+        if graphs[key] in imprecise:
+            key = (*key, EMULATED)
+            if key not in graphs:
+                graphs[key] = self._graph_of(key, functions[0])
+        return key, graphs[key]
+
+    def _graph_of(self, key: tuple, forward: Callable) -> SharedGraph:
+        graph = self._compiler.graph_of((self._block.signature, *key), forward, self._block.kind)
+        graph.emulates_casts = EMULATED in key
+        return graph
+
+    def run(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> Any:
+        """Runs the block compiled."""
+        if key not in self._compiled:
+            self._compiled[key] = self._compiler.compile(self._block.module, graph)
+        return self._compiled[key](*inputs[0], **inputs[1])

@@ -1,0 +1,310 @@
+"""Foreign code inside compiled blocks: attention overrides, patches and replacements of other nodes run as operators.
+
+On ComfyUI's own blocks, sampled by its own sampler; Dynamo captures, and nothing is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from changes import CHANGES, Setup, conditioning, relative, sample, strengthen
+from onediff_pack.patching.wrappers import KEY, OUTER_SAMPLE
+from passthrough import Passthrough, without_inductor
+from sessions import compiled_clone
+
+pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
+pytestmark = pytest.mark.usefixtures("host")
+
+#: Largest ‖difference‖ of equal pictures.
+TOLERANCE = 1e-5
+
+FOREIGN = {
+    "unet": (
+        "attention override",
+        "attention input patch",
+        "cross-attention input patch",
+        "attention output patch",
+        "cross-attention output patch",
+        "patch between attentions",
+        "replaced attention",
+        "perturbed attention",
+    ),
+    "flux": ("attention override", "attention input patch", "attention output patch"),
+}
+
+
+@dataclass
+class Sitting:
+    """A model of which compiled and uncompiled samplings are compared."""
+
+    patcher: Any
+    compiled: Any
+    session: Any
+    record: Any
+    inductor: Passthrough
+    plain: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.plain = self.uncompiled(lambda setup: None)
+
+    def uncompiled(self, change: Callable[[Setup], None]) -> torch.Tensor:
+        return self._sampled(self.patcher, change)
+
+    def with_compiled(self, change: Callable[[Setup], None]) -> torch.Tensor:
+        return self._sampled(self.compiled, change)
+
+    def _sampled(self, model: Any, change: Callable[[Setup], None]) -> torch.Tensor:
+        setup = Setup(model, conditioning(1), conditioning(2))
+        change(setup)
+        result = sample(setup)
+        setup.restore()
+        return result
+
+    def assert_all_compiled(self) -> None:
+        compile_ = self.record["compile"]
+        assert compile_["regions_uncompiled"] == []
+        assert compile_["regions_compiled"] == compile_["regions"]
+        assert (compile_["graph_breaks"], self.record["state"]) == ([], "compiled")
+
+    def kinds(self) -> int:
+        return len({block.signature for block in self.session.blocks if block.called})
+
+
+@pytest.fixture(scope="module")
+def sittings(host):
+    import models
+
+    with without_inductor() as inductor:
+        made: dict[str, Sitting] = {}
+
+        def sitting(model: str) -> Sitting:
+            if model not in made:
+                patcher = getattr(models, f"{model}_patcher")()
+                strengthen(patcher.model)
+                compiled, session, record = compiled_clone(patcher)
+                compiled.add_wrapper_with_key(OUTER_SAMPLE, KEY, session.sampling)
+                made[model] = Sitting(patcher, compiled, session, record, inductor)
+                made[model].with_compiled(lambda setup: None)
+            return made[model]
+
+        yield sitting
+
+
+@pytest.mark.parametrize(("model", "name"), [(model, name) for model, names in FOREIGN.items() for name in names])
+def test_blocks_stay_compiled_under_foreign_code(model, name, sittings):
+    """Added, once more, taken away: all blocks compiled, one more graph a kind of block at most, none afterwards."""
+    sitting, change = sittings(model), CHANGES[name][0]
+    expected = sitting.uncompiled(change)
+    assert relative(expected, sitting.plain) > 10 * TOLERANCE, "the change must show, or this test tells nothing"
+    graphs = sitting.inductor.graphs
+    assert relative(sitting.with_compiled(change), expected) <= TOLERANCE
+    sitting.assert_all_compiled()
+    added = sitting.inductor.graphs
+    alone = sitting.kinds() if name == "perturbed attention" else 0  # calls the model once more, with one prompt
+    assert added - graphs <= sitting.kinds() + alone
+    assert relative(sitting.with_compiled(change), expected) <= TOLERANCE, "with a function object that is a new one"
+    assert relative(sitting.with_compiled(lambda setup: None), sitting.plain) <= TOLERANCE
+    sitting.assert_all_compiled()
+    assert sitting.inductor.graphs == added
+
+
+def patched(**patches: Any) -> Callable[[Setup], None]:
+    """A change that puts functions on the MODEL: ``attn1_patch``, ``override``, ``attn1_replace`` in the middle block,
+    and so on."""
+
+    def change(setup: Setup) -> None:
+        setup.model = setup.model.clone()
+        for name, function in patches.items():
+            if name == "override":
+                setup.model.model_options["transformer_options"]["optimized_attention_override"] = function
+            elif name.endswith("_replace"):
+                getattr(setup.model, f"set_model_{name}")(function, "middle", 0)
+            else:
+                setup.model.set_model_patch(function, name)
+
+    return change
+
+
+def scaled(by: float) -> Callable[[Setup], None]:
+    return patched(override=lambda func, *args, **kwargs: func(*args, **kwargs) * by)
+
+
+@pytest.mark.parametrize("model", ["unet", "flux"])
+def test_another_function_or_value_costs_no_compile(model, sittings):
+    sitting = sittings(model)
+    sitting.with_compiled(scaled(0.5))
+    graphs = sitting.inductor.graphs
+    for by in (0.9, 0.2, 0.5):
+        assert relative(sitting.with_compiled(scaled(by)), sitting.uncompiled(scaled(by))) <= TOLERANCE
+        sitting.assert_all_compiled()
+    assert sitting.inductor.graphs == graphs
+
+
+class Witness:
+    """Foreign functions that note with what they were called, draw a number each time, and hand on what they share."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple] = []
+        self.drawn = torch.Generator().manual_seed(7)
+
+    def _note(self, name: str, options: dict[str, Any], tensors: tuple) -> float:
+        options["shared"] = options.get("shared", 0) + 1
+        sizes = tuple(options.get(key) for key in ("n_heads", "dim_head", "block", "block_index", "block_type"))
+        told = (str(options.get("img_slice")), float(options["sigmas"][0]), tuple(options["cond_or_uncond"]))
+        self.seen.append(
+            (name, sorted(map(str, options)), options["shared"], *sizes, *told, [t.shape for t in tensors])
+        )
+        return 1 + torch.rand((), generator=self.drawn).item() / 4
+
+    def override(self, func, q, k, v, heads, *args, **kwargs):
+        by = self._note("override", {**kwargs["transformer_options"], "heads": heads}, (q, k, v))
+        return func(q, k, v, heads, *args, **kwargs) * by
+
+    def unet_patch(self, q, k, v, extra_options):
+        return q, k, v * self._note("attn1_patch", extra_options, (q, k, v))
+
+    def flux_patch(self, q, k, v, pe=None, attn_mask=None, extra_options=None):
+        return {"q": q, "k": k, "v": v * self._note("attn1_patch", extra_options, (q, k, v, pe)), "pe": pe}
+
+    def output_patch(self, x, extra_options):
+        return x * self._note("attn1_output_patch", extra_options, (x,))
+
+    def replace(self, q, k, v, extra_options):
+        from comfy.ldm.modules.attention import optimized_attention
+
+        by, heads = self._note("attn2_replace", extra_options, (q, k, v)), extra_options["n_heads"]
+        return optimized_attention(q, k, v, heads, transformer_options=extra_options) * by
+
+    def change(self, model: str) -> Callable[[Setup], None]:
+        if model == "flux":
+            return patched(attn1_patch=self.flux_patch, attn1_output_patch=self.output_patch, override=self.override)
+        return patched(
+            attn1_patch=self.unet_patch,
+            attn1_output_patch=self.output_patch,
+            attn2_replace=self.replace,
+            override=self.override,
+        )
+
+
+@pytest.mark.parametrize("model", ["unet", "flux"])
+def test_foreign_code_runs_once_a_call_with_its_own_options(model, sittings):
+    """Also in the steps that are watched, compiled and compared. An override runs inside a replacement."""
+    sitting = sittings(model)
+    expected = Witness()
+    picture = sitting.uncompiled(expected.change(model))
+    for when in ("compared", "compiled"):
+        witness = Witness()
+        assert relative(sitting.with_compiled(witness.change(model)), picture) <= TOLERANCE, when
+        assert witness.seen == expected.seen, when
+    sitting.assert_all_compiled()
+
+
+def writing_patch(q, k, v, extra_options):
+    v.mul_(0.5)
+    return q, k, v
+
+
+def writing_override(func, q, k, v, *args, **kwargs):
+    k.sub_(k.mean())  # as SageAttention does
+    return func(q, k, v, *args, **kwargs)
+
+
+def context_patch(q, k, v, extra_options):
+    k.mul_(0.5)  # the prompt itself, which all later blocks are given
+    return q, k, v
+
+
+class Keeping:
+    """Gives the same tensor each time."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple, torch.Tensor] = {}
+
+    def __call__(self, x: torch.Tensor, extra_options: dict) -> torch.Tensor:
+        kept = self.kept.setdefault((*extra_options["block"], x.shape), torch.ones_like(x))
+        return kept.copy_(x * 0.5)
+
+
+class Longer:
+    """From the third step on the keys are twice as many."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, q, k, v, extra_options):
+        self.calls += 1
+        if float(extra_options["sigmas"][0]) > 2:
+            return q, k, v
+        return q, torch.cat([k, k], 1), torch.cat([v, v * 2], 1)
+
+
+HOSTILE: dict[str, Callable[[], Callable[[Setup], None]]] = {
+    "writes into what it is given": lambda: patched(attn1_patch=writing_patch),
+    "writes into keys": lambda: patched(override=writing_override),
+    "writes into the prompt": lambda: patched(attn2_patch=context_patch),
+    "gives what it keeps": lambda: patched(middle_patch=Keeping()),
+    "gives what it was given": lambda: patched(attn1_output_patch=lambda x, extra: x.view_as(x)),
+    "gives other strides": lambda: patched(attn1_output_patch=lambda x, e: (x * 0.5).mT.contiguous().mT),
+    "gives more tokens later": lambda: patched(attn2_patch=Longer()),
+    "is two patches": lambda: patched(middle_patch=lambda x, e: x * 0.5, attn1_patch=lambda q, k, v, e: (q, k, v * 2)),
+}
+
+#: Why blocks run uncompiled under these; under the others they do not.
+REASONS = {
+    "writes into the prompt": "it writes into what the block was given",
+    "gives more tokens later": "it changes the number of tokens",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_code_gives_the_picture_that_it_gives_uncompiled(name, sittings):
+    sitting = sittings("unet")
+    expected = sitting.uncompiled(HOSTILE[name]())
+    for _ in range(2):
+        assert relative(sitting.with_compiled(HOSTILE[name]()), expected) <= TOLERANCE
+        reasons = {one["reason"] for one in sitting.record["compile"]["regions_uncompiled"]}
+        assert all(REASONS.get(name, "none is expected") in reason for reason in reasons)
+    assert relative(sitting.with_compiled(lambda setup: None), sitting.plain) <= TOLERANCE
+    sitting.assert_all_compiled()
+
+
+def test_what_foreign_code_raises_is_raised_and_nothing_is_given_up(sittings):
+    sitting, raised = sittings("flux"), []
+
+    class Stopped(BaseException):
+        pass
+
+    def breaking(kind, at):
+        def override(func, *args, **kwargs):
+            raised.append(None)
+            if len(raised) == at:
+                raise kind("on purpose")
+            return func(*args, **kwargs) * 0.5
+
+        return patched(override=override)
+
+    sitting.with_compiled(scaled(0.5))
+    for kind in (ValueError, Stopped):
+        raised.clear()
+        with pytest.raises(kind, match="on purpose"):
+            sitting.with_compiled(breaking(kind, 8))
+        assert len(raised) == 8, "nothing is tried again"
+    assert relative(sitting.with_compiled(scaled(0.5)), sitting.uncompiled(scaled(0.5))) <= TOLERANCE
+    sitting.assert_all_compiled()
+
+
+def test_the_record_says_what_runs_inside(sittings):
+    sitting = sittings("flux")
+    sitting.with_compiled(scaled(0.5))
+    (operator,) = sitting.record["compile"]["operators"]
+    assert (operator["what"], operator["blocks"]) == ("attention override", 5)
+    assert operator["where"].endswith("scaled.<locals>.<lambda>")
+    assert operator["ms"] > 0
+    assert "with attention from " in sitting.record["summary"]
+    sitting.with_compiled(lambda setup: None)
+    assert sitting.record["compile"]["operators"] == []
+    assert "with attention" not in sitting.record["summary"]
