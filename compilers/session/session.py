@@ -26,8 +26,8 @@ from ..measuring.block import Block
 from ..measuring.cleared import CLEARED
 from ..measuring.find_gains import find_gains
 from ..measuring.model_memory import Variant
-from .block_runner import BlockRunner
 from .failures import common_reason
+from .one_block.block_runner import BlockRunner
 from .prepared_model import PreparedModel, contents, shape_of
 from .record_fields import model_fields
 from .sampling import Sampling

@@ -15,7 +15,7 @@ from onediff_pack.compilers.measuring import find_gains as find_gains_module
 from onediff_pack.compilers.measuring.block import Block
 from onediff_pack.compilers.measuring.class_gain import KINDS_TIMED
 from onediff_pack.compilers.measuring.find_gains import MIN_KINDS_SAVED, find_gains
-from onediff_pack.compilers.session import first_runs
+from onediff_pack.compilers.session.one_block import first_runs
 from onediff_pack.status import record as status_record
 from passthrough import without_inductor
 from sessions import compiled_clone, known, using

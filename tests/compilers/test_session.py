@@ -22,7 +22,7 @@ from onediff_pack.compilers import (
     compile_seconds_asked,
 )
 from onediff_pack.compilers.choice.proof import Proof
-from onediff_pack.compilers.session import first_runs
+from onediff_pack.compilers.session.one_block import first_runs
 from onediff_pack.measure import stopwatch as timing
 from onediff_pack.measure.pairs import MOST_PAIRS
 from onediff_pack.patching.wrappers import KEY, attach

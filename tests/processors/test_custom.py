@@ -193,7 +193,7 @@ BROKEN = {
         MODULE + "    def __init__(self):\n        raise ValueError('no GPU')\n", 12, "ValueError: no GPU",
     ),
     "an __init__ that needs more": (
-        MODULE + "    def __init__(self, width, heads): ...\n", 6, "its __init__ needs width, heads",
+        MODULE + "    def __init__(self, width, heads): ...\n", 11, "its __init__ needs width, heads",
     ),
     "limits of another kind": (MODULE + "    limits = {'gpus': 2}\n", 6, "declares limits that are not understood"),
     "limits that are none": (MODULE + "    limits = 3\n", 6, "limits have to be a dict (they are of type int)"),

@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from ...patching.calls import Inputs, with_options
-from ...patching.foreign import OVERRIDE, origin
-from ...processors.attention_patch import supersedes
-from ..blocks.operators.acting import Acting, acting_on, in_words, uncompiled_options, with_standins
-from ..blocks.operators.block_call import BlockCall
-from ..blocks.operators.call_form import MARK
-from ..blocks.operators.promises import promises_of
-from ..blocks.operators.writers import WRITERS, same
-from ..blocks.parity import Parity, compare
-from ..blocks.tensors import tensors_of
-from ..blocks.transformer_options import Reads, Unfit, acting, watched
-from ..measuring.block import Block, Operator
+from ....patching.calls import Inputs, with_options
+from ....patching.foreign import OVERRIDE, origin
+from ....processors.attention_patch import supersedes
+from ...blocks.operators.acting import Acting, acting_on, in_words, uncompiled_options, with_standins
+from ...blocks.operators.block_call import BlockCall
+from ...blocks.operators.call_form import MARK
+from ...blocks.operators.promises import promises_of
+from ...blocks.operators.writers import WRITERS, same
+from ...blocks.parity import Parity, compare
+from ...blocks.tensors import tensors_of
+from ...blocks.transformer_options import Reads, Unfit, acting, watched
+from ...measuring.block import Block, Operator
 
 #: Kept of what foreign code gave while a block is compared: all of it.
 ALL = 1 << 30

@@ -10,23 +10,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...patching.calls import Inputs, options_of, options_position
-from ...patching.user_errors import ordinary
-from ..blocks.cast_weights import CastWeights
-from ..blocks.hindrances import BlockState
-from ..blocks.operators.acting import Acting
-from ..blocks.operators.block_call import BlockCall, OtherForm
-from ..blocks.shared_graph import SharedGraph
-from ..blocks.transformer_options import Reads, Unfit, plain
-from ..measuring.block import Block
-from ..measuring.model_memory import ModelMemory
-from .compiler import Compiler
-from .failures import Failures
+from ....patching.calls import Inputs, options_of, options_position
+from ....patching.user_errors import ordinary
+from ...blocks.cast_weights import CastWeights
+from ...blocks.hindrances import BlockState
+from ...blocks.operators.acting import Acting
+from ...blocks.operators.block_call import BlockCall, OtherForm
+from ...blocks.shared_graph import SharedGraph
+from ...blocks.transformer_options import Reads, Unfit, plain
+from ...measuring.block import Block
+from ...measuring.model_memory import ModelMemory
+from ..compiler import Compiler
+from ..failures import Failures
+from ..listener import Listener
+from ..settings import Host
+from ..step import Step
 from .first_runs import Call, FirstRuns
 from .foreign_code import ForeignCode
-from .listener import Listener
-from .settings import Host
-from .step import Step
 from .variants import MAX_VARIANTS, Variants
 
 log = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ...patching.calls import Inputs
-from ..blocks.shared_graph import SharedGraph
-from ..measuring.block import Block
-from .compiler import Compiler
+from ....patching.calls import Inputs
+from ...blocks.shared_graph import SharedGraph
+from ...measuring.block import Block
+from ..compiler import Compiler
 
 #: Combinations of patches and settings that a block is compiled for. A setting may change every step.
 MAX_VARIANTS = 4

@@ -8,18 +8,18 @@ from typing import Any, Protocol
 
 import torch
 
-from ...patching.calls import Inputs
-from ...patching.user_errors import ordinary
-from ..blocks.operators.acting import Acting
-from ..blocks.operators.block_call import BlockCall, OtherForm
-from ..blocks.parity import Parity, clone_inputs, compare, worst
-from ..blocks.shared_graph import SharedGraph
-from ..blocks.tensors import overlapping, tensors_of
-from ..measuring.block import Block
-from ..measuring.class_gain import time_pairs
-from .compiler import Compiler
+from ....patching.calls import Inputs
+from ....patching.user_errors import ordinary
+from ...blocks.operators.acting import Acting
+from ...blocks.operators.block_call import BlockCall, OtherForm
+from ...blocks.parity import Parity, clone_inputs, compare, worst
+from ...blocks.shared_graph import SharedGraph
+from ...blocks.tensors import overlapping, tensors_of
+from ...measuring.block import Block
+from ...measuring.class_gain import time_pairs
+from ..compiler import Compiler
+from ..listener import Listener
 from .foreign_code import ForeignCode
-from .listener import Listener
 
 #: Why a block that does so runs uncompiled.
 WRITES_INTO_VIEWS = "it writes into one of two inputs that are views of the same memory."
