@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from .pairs import LEAD, MOST_PAIRS, Pair, compiled_first, faster, middle_half, spread, typical
+from .pairs import LEAD, MOST_PAIRS, Pair, alike, compiled_first, faster, middle_half, spread, typical
 
 Work = tuple[int, ...]
 """How often a step called each of the model's blocks."""
@@ -268,6 +268,10 @@ class StepTimes:
         """The middle half of the ratios uncompiled / compiled; None before the first pair."""
         trial = self._trial(shape)
         return spread(trial.pairs) if trial.pairs else None
+
+    def alike(self, shape: Hashable) -> bool:
+        """Whether the pairs of a shape, one at least, compared like with like, so that their ratio says something."""
+        return alike(self._trial(shape).pairs)
 
     def _of(self, shape: Hashable) -> ShapeTimes:
         if shape not in self.shapes:

@@ -157,7 +157,8 @@ def _weights(blocks: Sequence[Block]) -> str | None:
 def _speed(known: Known) -> dict[str, Any]:
     """Times of steps like the last one. ``kept`` is None while it is not decided; ``clear`` says whether one way is
     faster by more than the spread of the ``pairs`` of steps that were compared (``spread``: the middle half), and after
-    all of them what is not clear is no gain (``verdict``). What the last steps contradict is left out."""
+    all of them what is not clear is no gain (``verdict``). What the last steps contradict is left out, as is
+    the ratio of pairs that are not alike."""
     measuring, times, shape = known.measuring, known.measuring.times, known.measuring.shape
     eager, compiled = times.typical(shape)
     kept = None
@@ -170,7 +171,8 @@ def _speed(known: Known) -> dict[str, Any]:
     spread = times.spread(shape)
     if not times.stands(shape):
         eager, compiled, spread = (None, current, None) if runs_compiled else (current, None, None)
-    speedup = eager / compiled if eager and compiled and times.pairs(shape) > 1 else None
+    compared = times.pairs(shape) > 1 and times.alike(shape)
+    speedup = eager / compiled if eager and compiled and compared else None
     clear = measuring.kept is not None if spread else None
     found = verdict(speedup) if speedup else None
     if kept == "uncompiled" and clear is False:

@@ -883,15 +883,16 @@ class Caching:
         way = 1 if len(self.backend.ran) > ran else self.gain
         return result, (400.0 if self.full else 90.0) * way * noise
 
-    def sample(self, steps, period=1, clock=None):
-        """A sampling in which each step whose number is a multiple of ``period`` runs all blocks."""
+    def sample(self, steps, period=1, clock=None, blocks=True):
+        """A sampling in which each step whose number is a multiple of ``period`` takes its full time, and the others
+        a part of it: without most ``blocks``, or with all."""
         from models import step
 
         def steps_of_it(ended=lambda: None):
             for number in range(steps):
                 self.full = number % period == 0
                 with contextlib.ExitStack() as skipped:
-                    if not self.full:
+                    if not self.full and blocks:
                         first, none = torch.nn.ModuleList(self.model.double_blocks[:1]), torch.nn.ModuleList()
                         skipped.enter_context(unittest.mock.patch.object(self.model, "double_blocks", first))
                         skipped.enter_context(unittest.mock.patch.object(self.model, "single_blocks", none))
@@ -921,6 +922,18 @@ def test_steps_in_which_another_node_skips_blocks_are_no_gain(flux, backend, mon
     Caching(monkeypatch, backend, other, again).sample(12)
     assert 1000 / record["speed"]["per_second"] == pytest.approx(400, rel=0.03), "another workflow, without that node"
     assert record["speed"]["eager_ms"] == pytest.approx(400, rel=0.03)
+
+
+@pytest.mark.parametrize("period", [2, 3])
+def test_steps_that_another_node_makes_cheap_inside_the_blocks_are_no_gain(flux, backend, monkeypatch, period):
+    """All blocks run in each step; what they call is kept from one step for the next (pyramid attention broadcast)."""
+    clone, session, record = compiled_clone(flux)
+    caching = Caching(monkeypatch, backend, session, clone)
+    for _picture in range(3):
+        caching.sample(20, period, blocks=False)
+        assert (record["speed"]["speedup"], record["speed"]["verdict"]) == (None, None)
+        assert "×" not in record["summary"]
+    assert record["speed"]["pairs"] > 1
 
 
 def test_a_gain_beside_skipped_blocks_is_kept(flux, backend, monkeypatch):
