@@ -68,12 +68,25 @@ class Recipe:
             made.__dict__[RECIPE] = self
             if foreign and site is not None and (held := _held_weights(made, site)):
                 self.keeps |= held
+            if foreign and site is not None:
+                _let_call(made, site.module)
             adapted = made
             with contextlib.suppress(NotCallable):
                 adapted = adapt(made, site)
             _own_to(adapted, foreign, *self.place)
         adapted.__dict__[RECIPE] = self
         return adapted
+
+
+def _let_call(made: nn.Module, module: nn.Module) -> None:
+    """Lets an instance call the module that it replaces: in a model call that one's ``forward`` is the instance's own,
+    so it holds another module with the same layers, whose ``forward`` is the class's."""
+    own = type(module).__new__(type(module))
+    own.__dict__.update(module.__dict__)
+    own.__dict__.pop("forward", None)
+    for part in list(nn.Module.modules(made)):
+        for held in (part.__dict__, part.__dict__["_modules"]):
+            held.update({name: own for name, value in held.items() if value is module})
 
 
 class ChangesSite(ValueError):

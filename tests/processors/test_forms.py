@@ -338,7 +338,7 @@ def test_a_stand_in_holds_the_models_own_layers_and_changes_none(custom):
     place = site()
     before = {name: (id(p), p.dtype, p.requires_grad) for name, p in place.module.named_parameters()}
     processor = custom.load("custom/mine:Takes", torch.device("cpu"), torch.float16, site=place)
-    assert processor.inner.attn is place.module
+    assert processor.inner.attn.to_q is place.module.to_q
     assert {name: (id(p), p.dtype, p.requires_grad) for name, p in place.module.named_parameters()} == before
     with pytest.raises(CannotLoad) as error:
         custom.load("custom/mine:Spoils", site=place)
