@@ -123,7 +123,9 @@ def test_a_pair_names_the_uncompiled_time_first_whichever_ran_first(monkeypatch)
 
     ran: list[str | None] = []
     monkeypatch.setattr(gains, "Stopwatch", Clock)
-    ways = [lambda own: ran.append("compiled"), lambda own: ran.append("uncompiled")]
-    assert time_pairs(*ways, ((), {}), torch.device("cpu")) == [(2.0, 1.0)] * MOST_PAIRS
+    pairs = time_pairs(
+        lambda own: ran.append("compiled"), lambda own: ran.append("uncompiled"), ((), {}), torch.device("cpu")
+    )
+    assert pairs == [(2.0, 1.0)] * MOST_PAIRS
     first = [way for way in ran if way][::2]
     assert set(first) == {"compiled", "uncompiled"}, "a drift favours neither"
