@@ -126,7 +126,7 @@ def untrusted(folder: Path) -> CacheUnusable | None:
 
 
 def _is_others_link(path: Path) -> bool:
-    """Whether a path is a link that is not this user's; on Windows, which does not say whose it is, whether it is one."""
+    """Whether a path is a link that is not this user's. On Windows, which does not say whose it is, any is."""
     is_junction = getattr(os.path, "isjunction", None)  # Python 3.12
     if not path.is_symlink() and not (is_junction is not None and is_junction(path)):
         return False
