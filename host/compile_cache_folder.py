@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -51,7 +52,9 @@ def cache_place() -> Place:
         return Place(own, limit, others=others, old=old)
     if named.lower() == "off":
         return Place(None, limit, others=others, old=old)
-    folder = Path(os.path.expanduser(named))
+    folder = Path(named)
+    with contextlib.suppress(ValueError):  # no user has such a name
+        folder = Path(os.path.expanduser(named))
     refusal = _refusal(folder)
     if refusal is None:
         return Place(folder / SUBFOLDER, limit, others=others, old=old, among=folder)
@@ -77,7 +80,8 @@ def _refusal(folder: Path) -> str | None:
         return "it is not an absolute path"
     try:
         own = own_folder().resolve()
-        for place in (folder.resolve(), (folder / SUBFOLDER).resolve()):
+        named = Path(os.path.abspath(folder))  # through a link in ComfyUI's, which leads elsewhere
+        for place in (folder.resolve(), (folder / SUBFOLDER).resolve(), named):
             if _is_within(place, own):
                 continue
             for name, other in _comfyui():

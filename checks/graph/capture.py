@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from ...patching.private_tracing import PRIVATE_TRACING
 from ...processors import adapt, written
 from ..mounted import Mounted
 from .breaks import Break, break_of, recompile_reason
@@ -132,7 +133,8 @@ def _call(runner: Callable, processor: torch.nn.Module, arguments: tuple) -> Non
         if isinstance(tensor, torch.Tensor):  # as blocks' inputs are marked: batch, tokens, and tokens of a mask
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
             torch._dynamo.maybe_mark_dynamic(tensor, 2 if tensor.ndim == 4 else 1)
-    runner(processor, arguments)
+    with PRIVATE_TRACING:
+        runner(processor, arguments)
 
 
 def _runner() -> tuple[Callable, str]:
@@ -143,7 +145,8 @@ def _runner() -> tuple[Callable, str]:
 
     name = f"onediff_check_{next(_numbers)}"
     entry.__code__ = entry.__code__.replace(co_name=name)
-    return torch.compile(entry, backend=_uncompiled, fullgraph=True), name
+    with PRIVATE_TRACING:
+        return torch.compile(entry, backend=_uncompiled, fullgraph=True), name
 
 
 def _uncompiled(graph: torch.fx.GraphModule, _inputs: list) -> Callable:

@@ -12,6 +12,7 @@ from onediff.infer_compiler.backends.deployable_module import DeployableModule
 from torch import nn
 
 from ...checks.graph.breaks import recompile_reason
+from ...patching.private_tracing import PRIVATE_TRACING
 from ..blocks.shared_graph import SharedGraph
 from ..blocks.tensors import tensors_of
 from .dynamic_sizes import mark_dynamic_dimensions
@@ -40,7 +41,8 @@ class CompiledModule(DeployableModule):
             inputs, copies = in_plain_layout(inputs)
             tensors = tensors_of(inputs)
         mark_dynamic_dimensions(tensors)
-        result = graph.runner(self._torch_module, *inputs)
+        with PRIVATE_TRACING:
+            result = graph.runner(self._torch_module, *inputs)
         for original, copy in copies:
             original.copy_(copy)
         if graph.graphs != before:

@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from .folder import told
+from .folder import is_nothing, told
 from .store import Deleted, delete, is_entry, read_secret
 
 log = logging.getLogger(__name__)
@@ -16,15 +16,13 @@ log = logging.getLogger(__name__)
 KEY = "key"
 
 
-def delete_among_others(folder: Path, unsigned: bool = True) -> Deleted:
-    """Deletes 0.4.0's entries and, last, the key that signed them, and nothing else. This version would not read them:
-    they were compiled by another one. Without ``unsigned`` entries stay that the key did not sign."""
+def delete_among_others(folder: Path, unsigned: bool = False) -> Deleted:
+    """Deletes the entries that 0.4.0's key signed and, last, that key, and nothing else: this version's own may lie
+    there too. With ``unsigned`` entries go as well that the key did not sign: this version would not read them."""
     try:
         names = sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return Deleted()
-    except OSError as error:
-        return Deleted(0, 1, told(error))
+    except (OSError, ValueError) as error:
+        return Deleted() if is_nothing(error) else Deleted(0, 1, told(error))
     entries = [folder / name for name in names if _is(folder / name)]
     if not entries:
         return Deleted()

@@ -18,6 +18,9 @@ _OTHERS_WRITE, _GROUP_WRITES = stat.S_IWOTH, stat.S_IWGRP
 #: What opening a link, a socket or a pipe without a writer says where it is not followed and not waited for.
 _NOT_A_FILE = {errno.ELOOP, errno.EMLINK, errno.ENXIO}
 
+#: What a system says of a path where no folder can be.
+_NO_FOLDER = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
+
 _ANOTHER = "or name another with ONEDIFF_COMPILE_CACHE"
 
 
@@ -28,6 +31,11 @@ class CacheUnusable(Exception):
     def __init__(self, reason: str, path: Path | None = None):
         super().__init__(reason)
         self.path = path
+
+
+def is_nothing(error: OSError | ValueError) -> bool:
+    """Whether an error says that there is no such folder: also for a name that none can have."""
+    return isinstance(error, ValueError) or error.errno in _NO_FOLDER
 
 
 def told(error: BaseException) -> str:
@@ -55,12 +63,12 @@ def prepare(folder: Path) -> Path:
             )
         named.mkdir(mode=0o755, exist_ok=True)
         _make(folder)
+        refused = untrusted(folder)
         folder = folder.resolve(strict=True)
     except (OSError, RuntimeError) as error:
         raise CacheUnusable(
             f"the compile cache folder cannot be made ({told(error)}): make it writable, {_ANOTHER}.", folder
         ) from error
-    refused = untrusted(folder)
     if refused is not None:
         raise refused
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -79,7 +87,17 @@ def _make(folder: Path) -> None:
 
 
 def untrusted(folder: Path) -> CacheUnusable | None:
-    """Why a folder is not this user's alone, None when it is."""
+    """Why a folder is not this user's alone, None when it is. Its path is as it was named: a link in it may be planted,
+    where others can add to a folder, and lead to what is this user's alone.
+
+    Raises:
+        OSError: when it cannot be asked.
+    """
+    if any(_is_others_link(path) for path in ((folder, *folder.parents) if POSIX else (folder,))):
+        return CacheUnusable(
+            f"a link of another user leads to the compile cache folder: delete it, {_ANOTHER}.", folder
+        )
+    folder = folder.resolve(strict=True)
     if not POSIX:
         if windows.is_own(folder):
             return None
@@ -105,6 +123,14 @@ def untrusted(folder: Path) -> CacheUnusable | None:
         if found.st_mode & _GROUP_WRITES and not _private_group(found.st_gid):
             return CacheUnusable(f"{holds} can be written by a group: run “chmod g-w” on it.", parent)
     return None
+
+
+def _is_others_link(path: Path) -> bool:
+    """Whether a path is a link that is not this user's. On Windows, which does not say whose it is, any is."""
+    is_junction = getattr(os.path, "isjunction", None)  # Python 3.12
+    if not path.is_symlink() and not (is_junction is not None and is_junction(path)):
+        return False
+    return not POSIX or path.lstat().st_uid not in trusted_owners()
 
 
 def trusted_owners() -> set[int]:

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .folder import open_file, open_own, told
+from . import folder as folders
+from .folder import is_nothing, open_file, open_own, told, untrusted
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class Store:
         for path in self.folder.iterdir():
             with contextlib.suppress(OSError):  # another process may drop it too
                 facts = path.lstat()
-                if _ENTRY.fullmatch(path.name):
+                if is_entry(path):
                     found.append((facts.st_mtime, facts.st_size, path))
                 elif _UNFINISHED.fullmatch(path.name) and time.time() - facts.st_mtime > _LEFTOVER:
                     path.unlink()
@@ -174,16 +175,39 @@ def read_secret(path: Path) -> bytes | None:
 
 def delete_all(folder: Path, key: str = KEY) -> Deleted:
     """Deletes every entry of a folder of this pack, after the key file that signs them: what another process has signed
-    by then and not yet written is dropped by it, see `Store.write`."""
+    by then and not yet written is dropped by it, see `Store.write`. In a folder that would not be used nothing is."""
     try:
-        deleted = delete([folder / key]) if folder.is_dir() else Deleted()
-        names = [name for name in os.listdir(folder) if _ENTRY.fullmatch(name) or _UNFINISHED.fullmatch(name)]
-    except (FileNotFoundError, NotADirectoryError):
-        return Deleted()
-    except OSError as error:
+        if not folder.is_dir():
+            return Deleted()
+        refused = untrusted(folder)
+        if refused is not None:
+            log.warning("OneDiff: nothing in %s is deleted: %s", folder, refused)
+            own = [path for path in _entries(folder)[0] if not folders.POSIX or path.lstat().st_uid == os.geteuid()]
+            return Deleted(0, len(own), str(refused).rstrip(".") if own else "")
+        deleted = delete([folder / key])
+        entries, others = _entries(folder)
+        unfinished = [folder / name for name in os.listdir(folder) if _UNFINISHED.fullmatch(name)]
+    except (OSError, ValueError) as error:
+        if is_nothing(error):
+            return Deleted()
         log.warning("OneDiff: what is kept in %s could not be deleted: %s", folder, error)
         return Deleted(0, 1, told(error))
-    return deleted + delete([folder / name for name in names])
+    return deleted + delete([*entries, *unfinished]) + others
+
+
+def _entries(folder: Path) -> tuple[list[Path], Deleted]:
+    """The entries in a folder, and what has an entry's name but cannot be looked into."""
+    entries, others = [], Deleted()
+    for name in os.listdir(folder):
+        try:
+            if is_entry(folder / name):
+                entries.append(folder / name)
+        except FileNotFoundError:  # another process was quicker
+            continue
+        except OSError as error:
+            log.warning("OneDiff: %s is left as it is: %s", folder / name, error)
+            others += Deleted(0, 1, "not a regular file" if error.errno is None else told(error))
+    return entries, others
 
 
 def delete(paths: Iterable[Path]) -> Deleted:

@@ -7,7 +7,10 @@ import json
 import logging
 import os
 import tempfile
+import threading
 from pathlib import Path
+
+from .folder import open_file
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +18,9 @@ NAME = "compile_cache_folders.json"
 
 #: Folders that are remembered, and bytes of the file that is read.
 MOST, MOST_BYTES = 32, 2**18
+
+#: Threads that use folders at once change the file one after the other.
+_CHANGING = threading.Lock()
 
 
 class CacheFolders:
@@ -30,6 +36,10 @@ class CacheFolders:
 
     def remember(self, folder: Path) -> None:
         """Notes a folder that is used; those that are gone make room for it."""
+        with _CHANGING:
+            self._remember(folder)
+
+    def _remember(self, folder: Path) -> None:
         known = self._read()
         name = str(folder)
         if known[:1] == [name] or folder.name != self._subfolder or folder.parent == self._file.parent:
@@ -50,7 +60,7 @@ class CacheFolders:
 
     def _read(self) -> list[str]:
         try:
-            with self._file.open("rb") as file:
+            with os.fdopen(open_file(self._file, MOST_BYTES), "rb") as file:
                 found = json.loads(file.read(MOST_BYTES))
         except (OSError, ValueError, RecursionError):
             return []

@@ -166,7 +166,7 @@ class WarmStart:
             return Deleted(0, 1, told(error))
         deleted = _delete_old(place)
         if place.refused is not None:
-            deleted += earlier.delete_among_others(place.refused, unsigned=False)
+            deleted += earlier.delete_among_others(place.refused)
         for folder in {one for one in (place.folder, *place.others) if one is not None}:
             deleted += delete_all(folder)
         if self._lock.acquire(blocking=False):  # else a graph compiles in it; the next one deletes it
@@ -253,7 +253,8 @@ def _delete_old(place: Place) -> Deleted:
     """What version 0.4.0 kept."""
     deleted = Deleted()
     if place.old is not None:
-        deleted += earlier.delete_among_others(place.old)  # it may be a link to a folder of the user's
+        # It may be a link to a folder of the user's, or to this version's.
+        deleted += earlier.delete_among_others(place.old, unsigned=not place.old.is_symlink())
         with contextlib.suppress(OSError):
             place.old.rmdir()
     if place.among is not None:

@@ -202,6 +202,37 @@ def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
         prepare(folder)
 
 
+@posix
+def test_what_is_not_this_users_alone_is_not_deleted_either(kept, folder, monkeypatch):
+    before = sorted(folder.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "geteuid", lambda: 54321)
+        assert store.delete_all(folder) == store.Deleted(), "of another user: none of ours"
+    folder.chmod(0o777)
+    found = store.delete_all(folder)
+    assert (found.count, found.left) == (0, 1)
+    assert "chmod 700" in found.why
+    assert sorted(folder.iterdir()) == before
+    folder.chmod(0o700)
+    assert store.delete_all(folder).count == 1
+
+
+@posix
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives a link to another user")
+def test_a_link_that_another_user_planted_in_the_folders_place_is_not_followed(kept, folder, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    planted = shared / "onediff_compile_cache"
+    planted.symlink_to(folder)
+    assert prepare(planted) == folder, "one's own link is as good as a folder"
+    os.chown(planted, 54321, 54321, follow_symlinks=False)
+    with pytest.raises(CacheUnusable, match="a link of another user"):
+        prepare(planted)
+    assert store.delete_all(planted).count == 0
+    assert kept.read(ONE) == ENTRY
+
+
 # Windows has access lists instead of owners and mode bits. Here they are stood in for: no Windows runs these tests.
 
 ME, STRANGER = "S-1-5-21-1-2-3-1001", "S-1-5-21-1-2-3-1002"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -240,3 +241,68 @@ def test_a_full_temporary_folder_is_left_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         Workspace()
     assert list(tmp_path.iterdir()) == []
+
+
+def planted_bisection(shared):
+    """What torch's bisector writes to be told, in every process of the user, which backend to use instead."""
+    (shared / "bisect").mkdir()
+    (shared / "bisect" / "bisect_status.txt").write_text("backend=eager\n")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The graphs that the inductor backend is asked to compile; they run as they are."""
+    from onediff_pack.compilers.backends.inductor import registered
+
+    graphs = []
+    monkeypatch.setattr(registered, "_counting_backend", lambda *_: lambda gm, _inputs: graphs.append(gm) or gm.forward)
+    return graphs
+
+
+def compiled():
+    from onediff_pack.compilers.backends.inductor.registered import compile_with_inductor
+
+    return compile_with_inductor(torch.nn.Linear(2, 2))
+
+
+def captured():
+    from onediff_pack.checks.graph import capture
+
+    runner, _name = capture._runner()
+    capture._counted.graphs = 0
+    capture._call(runner, torch.nn.Identity(), (torch.ones(1, 2, 4),))
+    return capture._counted.graphs
+
+
+def test_a_bisection_that_somebody_planted_does_not_replace_the_backend(shared, asked):
+    pytest.importorskip("torch._inductor.compiler_bisector")
+    planted_bisection(shared)
+    compiled()(torch.ones(2, 2))
+    assert len(asked) == 1
+    assert captured() == 1
+
+
+@pytest.mark.parametrize("what", ["compiled", "captured"])
+def test_a_profile_that_somebody_planted_is_not_unpickled_nor_written_over(shared, asked, tmp_path, what):
+    pgo = pytest.importorskip("torch._dynamo.pgo")
+    trap = tmp_path / "sprung"
+    with torch.compiler.config.patch({"job_id": "nightly"}):
+        profile = Path(pgo.code_state_path(pgo.get_cache_key()))
+        assert profile.is_relative_to(shared)
+        profile.parent.mkdir()
+        profile.write_bytes(pickle.dumps(Harmful(trap)))
+        planted = profile.read_bytes()
+        pgo.reset_code_state()
+        _ = captured() if what == "captured" else compiled()(torch.ones(2, 2))
+        assert pgo.get_cache_key() is not None, "others' profiles are theirs"
+    assert not trap.exists()
+    assert profile.read_bytes() == planted
+    assert list(profile.parent.iterdir()) == [profile]
+
+
+class Harmful:
+    def __init__(self, trap):
+        self.trap = trap
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trap),)

@@ -7,6 +7,7 @@ import hmac
 import json
 import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,9 @@ def test_off_keeps_nothing(place):
     assert place(Folder="off").folder is None
 
 
+posix = pytest.mark.skipif(os.name != "posix", reason="links need special rights on Windows, and it has no owners")
+
+
 REFUSED = {
     "ComfyUI/user": "user",
     "ComfyUI/user/default/workflows": "user",
@@ -99,6 +103,30 @@ def test_a_disk_that_ignores_case_does_not_get_around_it(place, tmp_path, monkey
     (tmp_path / "ComfyUI" / "CUSTOM_NODES").symlink_to(tmp_path / "ComfyUI" / "custom_nodes")
     monkeypatch.setattr(Path, "resolve", Path.absolute)
     assert "custom_nodes" in place({"ONEDIFF_COMPILE_CACHE": str(tmp_path / "ComfyUI" / "CUSTOM_NODES" / "x")}).note
+
+
+@posix
+def test_a_folder_reached_through_a_link_in_comfyuis_is_refused(place, tmp_path):
+    (tmp_path / "elsewhere" / "web").mkdir(parents=True)
+    for name in ("custom_nodes", "input", "output", "user"):
+        (tmp_path / "ComfyUI" / name / "linked").symlink_to(tmp_path / "elsewhere")
+        for inside in ("linked", "linked/web", "linked/new"):
+            named = str(tmp_path / "ComfyUI" / name / inside)
+            assert f"ComfyUI's {name} folder" in (place({"ONEDIFF_COMPILE_CACHE": named}).note or ""), named
+
+
+@pytest.mark.parametrize(
+    "named", ["/tmp/\0x", "/tmp/\ud800", "~\0/x", "~\ud800/x", "/" + "a/" * 3000, "/" + "a" * 300], ids=range(6)
+)
+def test_a_name_that_no_folder_can_have_is_said_and_clearing_finds_nothing_there(place, named, tmp_path):
+    from onediff_pack.compilers.compile_cache import Deleted, WarmStart
+
+    warming = WarmStart()
+    warming.place = lambda: place(Folder=named)
+    compile_in(warming)
+    assert "is not used" in warming.notes[0]
+    assert len(entries(tmp_path)) == 1, "kept in the pack's own folder instead"
+    assert warming.clear() == Deleted(1, 0)
 
 
 def test_the_packs_own_folder_is_not_refused_though_it_is_in_comfyuis(place, tmp_path):
@@ -190,12 +218,12 @@ def test_entries_of_version_0_4_0_go_with_their_key_and_nothing_else(warm, tmp_p
     assert not before.exists()
 
 
-def test_a_key_of_the_users_own_stays_beside_entries_that_it_did_not_sign(warm, tmp_path):
+def test_a_key_of_the_users_own_stays_with_entries_that_it_did_not_sign(warm, tmp_path):
     own = tmp_path / "own"
     as_version_0_4_0_kept(own, "a" * 64)
     (own / "key").write_bytes(b"k" * 32)
     compile_in(warm())
-    assert sorted(path.name for path in own.iterdir()) == ["key", SUBFOLDER]
+    assert sorted(path.name for path in own.iterdir()) == [f"{'a' * 64}.graph", "key", SUBFOLDER]
 
 
 def test_clearing_deletes_what_is_kept_in_every_place_that_was_ever_named(place, warm, tmp_path):
@@ -334,3 +362,61 @@ def test_a_folder_of_the_users_own_behind_a_link_keeps_what_0_4_0_did_not_write(
     compile_in(warming)
     warming.clear()
     assert sorted(path.name for path in mine.iterdir()) == [f"{'9' * 64}.graph", "key"]
+
+
+def test_naming_a_folder_of_this_pack_itself_deletes_nothing_of_it(at, tmp_path):
+    (tmp_path / "data").mkdir()
+    for before in (str(tmp_path / "data"), ""):
+        compile_in(at(before), "a" * 64)
+        (kept,) = entries(tmp_path)
+        compile_in(at(str(kept.parent)), "b" * 64)
+        assert {path.stem[0] for path in entries(tmp_path)} == {"a", "b"}
+        assert (kept.parent / "onediff.key").exists()
+        assert at(before).clear().count == 2
+
+
+def test_clearing_looks_at_what_a_file_holds_before_it_goes(at, tmp_path):
+    (tmp_path / "data").mkdir()
+    named = at(str(tmp_path / "data"))
+    compile_in(named)
+    mine = tmp_path / "data" / SUBFOLDER / f"{'f' * 64}.graph"
+    mine.write_bytes(b"a graph of somebody's" * 100_000)
+    compile_in(named, "2" * 64)
+    said = at("").clear()
+    assert (said.count, said.left) == (2, 0)
+    assert mine.exists()
+
+
+def test_folders_that_are_used_at_once_are_all_remembered(at, tmp_path):
+    from onediff_pack.host import compile_cache_folder
+
+    folders = [tmp_path / f"r{number}" / SUBFOLDER for number in range(16)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    at("")
+    threads = [threading.Thread(target=compile_cache_folder.remember_folder, args=(folder,)) for folder in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(at("").place().others) >= set(folders)
+
+
+@posix
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_list_of_folders_that_is_no_file_is_neither_waited_for_nor_followed(at, tmp_path, kind):
+    own, remembered = tmp_path / "ComfyUI" / "user" / "__onediff", tmp_path / "r" / SUBFOLDER
+    own.mkdir()
+    remembered.mkdir(parents=True)
+    list_ = own / "compile_cache_folders.json"
+    if kind == "pipe":
+        os.mkfifo(list_)
+    else:
+        (tmp_path / "theirs.json").write_text(json.dumps([str(remembered)]))
+        list_.symlink_to(tmp_path / "theirs.json")
+    found = []
+    thread = threading.Thread(target=lambda: found.append(at("").place()), daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    assert found, "it waits for a writer"
+    assert remembered not in found[0].others

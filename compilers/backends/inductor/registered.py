@@ -12,6 +12,7 @@ from onediff.infer_compiler.backends.registry import register_backend
 from torch import nn
 
 from ....memo import cached
+from ....patching.private_tracing import PRIVATE_TRACING
 from ...blocks.shared_graph import SharedGraph
 from ...compile_cache import WARM
 from ...compile_cache.keys import graph_key
@@ -94,5 +95,6 @@ def compile_with_inductor(torch_module: nn.Module, *, options: dict[str, Any] | 
     graph = options.get("graph") or SharedGraph(type(torch_module).forward, type(torch_module).__name__)
     if graph.runner is None:
         backend = _counting_backend(graph, options.get("config") or {})
-        graph.runner = torch.compile(entry_of(graph), backend=backend, fullgraph=True)
+        with PRIVATE_TRACING:
+            graph.runner = torch.compile(entry_of(graph), backend=backend, fullgraph=True)
     return _module_class(type(torch_module))(torch_module, graph)

@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch._dynamo.backends.common import aot_autograd
 
 from ....memo import cached
+from ....patching.private_tracing import PRIVATE_TRACING
 from ...blocks.shared_graph import SharedGraph
 from ..deployable import CompiledModule, entry_of
 from .decompositions import decompositions
@@ -77,5 +78,6 @@ def compile_with_oneflow(torch_module: nn.Module, *, options: dict[str, Any] | N
     """
     graph = (options or {}).get("graph") or SharedGraph(type(torch_module).forward, type(torch_module).__name__)
     if graph.runner is None:
-        graph.runner = torch.compile(entry_of(graph), backend=_oneflow_backend(graph), fullgraph=True)
+        with PRIVATE_TRACING:
+            graph.runner = torch.compile(entry_of(graph), backend=_oneflow_backend(graph), fullgraph=True)
     return _module_class(type(torch_module))(torch_module, graph)
