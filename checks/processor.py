@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ..patching.explicit_forward import repaired
+from ..patching.stopping import Overdue
 from ..patching.user_code import Attendance
-from ..patching.user_errors import Overdue
 from ..processors import NotCallable, Processor, Site, Way, adapt, way_of, written
 from ..processors.authored.adapt import way_in
 from ..processors.authored.recipe import foreign_to

@@ -13,7 +13,7 @@ from torch import nn
 
 from ...patching.explicit_forward import with_forward
 from ...patching.random_numbers import numbers_kept
-from ...patching.user_errors import Stopped
+from ...patching.stopping import Stopped
 from ..elsewhere import CallKind
 from ..sites.find import Site
 from .adapt import NotCallable, adapt

@@ -327,6 +327,57 @@ def test_an_error_that_exits_when_it_is_shown_is_an_ordinary_one(choose, tmp_pat
     assert "custom/mine:Mine raised Odd" in shown and "mine.py:11" in shown
 
 
+ENDLESS = """
+
+class Endless(Exception):
+    def __str__(self):
+        while True:
+            __import__("time").sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("where", ["__init__", "forward", "a sampling"])
+def test_an_error_whose_text_never_ends_is_named_by_its_class(choose, tmp_path, where):
+    line = "pass" if where == "__init__" else "raise Endless"
+    text = written(line=line if where == "forward" else WHERE_NOW.format(repr(str(tmp_path / "now")), line)) + ENDLESS
+    if where == "__init__":
+        text = text.replace("    def forward", "    def __init__(self):\n        raise Endless\n\n    def forward")
+    start = time.monotonic()
+    name, _, findings, processor, site = choose("custom/mine:Mine", text)
+    said = " ".join(f"{one.where} {one.what} {one.why}" for one in findings)
+    if where == "a sampling":
+        (tmp_path / "now").touch()
+        with pytest.raises(RuntimeError) as caught:
+            sampled(name, processor, site, lambda: site.module(torch.ones(1, 64, site.module.to_q.in_features)))
+        said = str(caught.value)
+    else:
+        assert name == "sdpa"
+    assert "Endless: its message cannot be read" in said and "mine.py:" in said
+    assert time.monotonic() - start < 30
+
+
+STOPS = "raise next(m for n, m in __import__('sys').modules.items() if n.endswith('patching.stopping')).Stopped"
+
+
+@pytest.mark.parametrize("where", ["__init__", "forward", "while Dynamo captures", "a sampling"])
+def test_an_end_that_nobody_asked_for_ends_nothing(choose, tmp_path, where):
+    """The class with which OneDiff ends a thread, raised by the processor."""
+    if where == "while Dynamo captures":
+        line = f"if torch.compiler.is_compiling() or not type(q) is torch.Tensor: {STOPS}"
+    else:
+        line = STOPS if where == "forward" else WHERE_NOW.format(repr(str(tmp_path / "now")), STOPS)
+    text = written(line="pass" if where == "__init__" else line)
+    if where == "__init__":
+        text = text.replace("    def forward", f"    def __init__(self):\n        {STOPS}\n\n    def forward")
+    name, _, findings, processor, site = choose("custom/mine:Mine", text)
+    if where == "a sampling":
+        (tmp_path / "now").touch()
+        with pytest.raises(RuntimeError, match="Stopped"):
+            sampled(name, processor, site, lambda: site.module(torch.ones(1, 64, site.module.to_q.in_features)))
+    else:
+        assert "Stopped" in " ".join(f"{one.what} {one.why}" for one in findings), findings
+
+
 def test_only_what_runs_nobodys_code_when_it_is_shown_counts_as_harmless():
     from onediff_pack.patching.user_errors import is_harmless
 
