@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..patching.explicit_forward import repaired
+from ..patching.inside import modules_in
 from ..patching.stopping import Overdue
 from ..patching.user_code import Attendance
 from ..processors import NotCallable, Processor, Site, Way, adapt, way_of, written
@@ -76,7 +77,7 @@ def _look(
     path = f"{site.path}.processor"
     findings += [
         finding
-        for below, part in module.named_modules()
+        for below, part in modules_in(module)
         for finding in apply("completeness", Subject(f"{path}.{below}" if below else path, part))
         if not isinstance(part, nn.ModuleList | nn.ModuleDict)
     ]

@@ -12,6 +12,7 @@ from types import TracebackType
 
 from torch import nn
 
+from .inside import modules_in
 from .stopping import Overdue, Stopped
 from .user_code import Attendance
 
@@ -136,7 +137,7 @@ def _is_plain(value: object) -> bool:
 def files_of(module: nn.Module) -> set[str]:
     """Source files of the classes of a module and of those inside it; torch's are not counted."""
     files: set[str | None] = set()
-    for part in nn.Module.modules(module):
+    for _, part in modules_in(module):
         for cls in type.__dict__["__mro__"].__get__(type(part)):
             try:
                 if not cls.__module__.startswith(("torch.", "builtins")):

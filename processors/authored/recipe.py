@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ...patching.explicit_forward import with_forward
+from ...patching.inside import modules_in, tensors_in
 from ...patching.random_numbers import numbers_kept
 from ...patching.stopping import Stopped
 from ..elsewhere import CallKind
@@ -105,9 +106,8 @@ def keeps_state(processor: nn.Module) -> bool:
 
 
 def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Weights and buffers, asked of nn.Module, so that none of the module's own code runs."""
-    yield from nn.Module.parameters(module)
-    yield from nn.Module.buffers(module)
+    """Weights and buffers; none of the module's own code runs."""
+    yield from (tensor for _, tensor in tensors_in(module))
 
 
 def foreign_to(processor: nn.Module, site: Site | None) -> frozenset[int]:
@@ -124,7 +124,7 @@ def _new(cls: type, given: dict[str, Any]) -> nn.Module:
 
 
 def _own_modules(processor: nn.Module, foreign: frozenset[int]) -> Iterator[nn.Module]:
-    return (module for module in processor.modules() if id(module) not in foreign)
+    return (module for _, module in modules_in(processor) if id(module) not in foreign)
 
 
 def _own_mode(made: nn.Module, foreign: frozenset[int]) -> None:
@@ -158,7 +158,7 @@ def _held_weights(made: nn.Module, site: Site) -> frozenset[str]:
     their place when a LoRA is loaded, so they are taken anew each time."""
     theirs = list(site.module.parameters())
     ids, held = ids_in(site), set()
-    for path, module in made.named_modules():
+    for path, module in modules_in(made):
         if id(module) not in ids:
             values = [*module._parameters.items(), *module._buffers.items(), *module.__dict__.items()]
             held |= {
