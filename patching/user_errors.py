@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Collection
 from types import TracebackType
+from typing import cast
 
 from torch import nn
 
@@ -94,7 +95,7 @@ def ordinary(error: BaseException) -> Exception:
     """The error itself where it is an Exception that can be read, else one that says the same: anything else ends the
     host's thread."""
     if issubclass(type(error), Exception) and _read(error) is not None:
-        return error
+        return cast(Exception, error)
     return RuntimeError(error_words(error))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
@@ -47,8 +48,7 @@ class Layout:
         for base in cls.__mro__[:-1]:
             if id(base) not in self._done:
                 self._done.add(id(base))
-                members = dict(vars(base))
-                self._back.append(lambda base=base, members=members: _members_back(base, members))
+                self._back.append(functools.partial(_members_back, base, dict(vars(base))))
         for tensor in (*own["_parameters"].values(), *own["_buffers"].values()):
             if type(tensor) in (torch.Tensor, nn.Parameter) and id(tensor) not in self._done:
                 self._done.add(id(tensor))
@@ -73,8 +73,9 @@ class Layout:
             moved = _form(tensor) != form
             if moved:
                 tensor.data = data
-            written = content is not None and not torch.equal(_raw(data), _raw(content))
-            if written:
+            written = False
+            if content is not None and not torch.equal(_raw(data), _raw(content)):
+                written = True
                 with torch.inference_mode():
                     data.copy_(content)
             if tensor.requires_grad != needs_grad:  # what self.requires_grad_(False) does to the layers, too

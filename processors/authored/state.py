@@ -281,6 +281,8 @@ def _reset_class(cls: type, members: dict[str, Any]) -> None:
 
 
 def _refill(container: Any, content: Any) -> None:
+    now: list[Any]
+    then: list[Any]
     if type(container) in _DICTS:
         now, then = ([(id(k), id(v)) for k, v in one.items()] for one in (container, content))
     elif type(container) is set:
