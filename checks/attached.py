@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from ..patching.inside import tensors_in
+from ..patching.stopping import Overdue
 from ..patching.user_code import Attendance, Cancel
 from ..processors import Processor, Site, written
 from ..processors.authored.recipe import recipe_of
@@ -33,6 +35,11 @@ _UNASKED = "unasked"
 #: a model.
 _known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
 _lock = threading.Lock()
+
+T = TypeVar("T")
+
+#: Seconds that a class has when it is looked at and not called.
+LOOK = 10.0
 
 
 def check_attached(
@@ -81,14 +88,14 @@ def _findings(
     module, recipe = written(processor), recipe_of(processor)
     each = recipe is not None and recipe.per_site  # what is found at one site holds for the instances of others like it
     try:
-        state = _state(module, by_form=each)
+        state = Attendance(cancel, LOOK).apart(lambda: _state(module, by_form=each), "a look at a processor")
         key = (_kind_of(site), dtype, device, state)
         with _lock:
             known = _known.setdefault(recipe if each else module, {})
             found = known.get(state) or known.get(key)
-    except cancel.stops:
+    except cancel.error:
         raise
-    except BaseException as error:  # its own code runs where it is asked for its weights
+    except BaseException as error:  # a metaclass may do anything where its class is asked
         return [cannot_be_looked_at(f"{site.path}.processor", module, error)]
     if found is not None and _UNASKED not in found:  # it depends on what the model's blocks hand to the site
         found = {brought: findings for brought, findings in found.items() if brought == ask()}
@@ -100,23 +107,32 @@ def _findings(
             asked.append(ask())
             return asked[-1]
 
-        try:
-            before = Kept(outside(type(module)))  # a sampling may go on, and its instances share this
-        except Exception:  # a class may raise when it is looked at, and the check says so
-            before = None
+        before = _attended(cancel, lambda: Kept(outside(type(module))))  # a sampling may go on: instances share this
         try:
             findings = check_processor(
                 processor, place, dtype, device, thorough=False, attendance=attendance, ask=answered
             )
         finally:
             if before is not None:
-                before.put_back()
+                _attended(cancel, before.put_back)
         found = {asked[0] if asked else _UNASKED: findings}
         known[key] = {**known.get(key, {}), **found}
         if any(finding.rule in FINAL for finding in findings):
             known[state] = {_UNASKED: findings}
     (findings,) = found.values()
     return [replace(finding, path=site.path + finding.path.removeprefix(_PLACE)) for finding in findings]
+
+
+def _attended(cancel: Cancel, work: Callable[[], T]) -> T | None:
+    """What ``work`` returns, None where a class raises or does not return when it is looked at: the check says so."""
+    try:
+        return Attendance(cancel, LOOK).apart(work, "a look at a processor")
+    except Overdue:
+        return None
+    except cancel.error:
+        raise
+    except BaseException:
+        return None
 
 
 #: Stands for the path of a site in what is known of all sites like it.
@@ -131,7 +147,7 @@ def _kind_of(site: Site) -> Hashable:
 
 def _state(module: nn.Module, by_form: bool) -> Hashable:
     """Changes when a processor's tensors or mode do; by their form alone where it is one of many."""
-    tensors = [*module.named_parameters(), *module.named_buffers()]
+    tensors = list(tensors_in(module))
     if by_form:
         return type(module).forward, module.training, tuple((n, tuple(t.shape), t.dtype, t.device) for n, t in tensors)
     marks = tuple((name, id(t), _version(t), t.dtype, t.device, t.requires_grad) for name, t in tensors)

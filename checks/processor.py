@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from ..patching.explicit_forward import repaired
+from ..patching.inside import modules_in
+from ..patching.stopping import Overdue
 from ..patching.user_code import Attendance
-from ..patching.user_errors import Overdue
 from ..processors import NotCallable, Processor, Site, Way, adapt, way_of, written
 from ..processors.authored.adapt import way_in
 from ..processors.authored.recipe import foreign_to
@@ -76,7 +77,7 @@ def _look(
     path = f"{site.path}.processor"
     findings += [
         finding
-        for below, part in module.named_modules()
+        for below, part in modules_in(module)
         for finding in apply("completeness", Subject(f"{path}.{below}" if below else path, part))
         if not isinstance(part, nn.ModuleList | nn.ModuleDict)
     ]

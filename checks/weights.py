@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..patching.inside import tensors_in
 from ..patching.random_numbers import numbers_kept
 from ..processors import written
 from .finding import Finding, worst_first
@@ -245,8 +246,7 @@ def check_weights(
 
 def tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and buffers by name."""
-    yield from module.named_parameters()
-    yield from module.named_buffers()
+    yield from tensors_in(module)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from ..checks import Finding
 from ..checks.attached import check_attached
 from ..checks.source import short_path
+from ..patching.stopping import Overdue
 from ..patching.user_errors import error_words, files_of, is_harmless, lines_in
 from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names, written
 from ..processors.attention_patch import not_patchable_reason
@@ -96,7 +97,7 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
     except CannotLoad as error:
         findings.append(_finding(error))
         return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
-    except CANCEL.stops:
+    except (CANCEL.error, Overdue):
         raise
     except BaseException as error:  # a person's code ends neither the prompt nor the thread that runs it
         words = error_words(error)

@@ -28,7 +28,7 @@ from typing import TypeVar
 
 import torch
 
-from .user_errors import Overdue, Stopped
+from .stopping import Overdue, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Attendance:
         result, raised = outcome.pop() if outcome else (None, Stopped())
         if raised is not None:
             try:
-                raise raised
+                raise not_ours(raised)
             finally:
                 del raised  # its traceback holds this frame
         return result  # type: ignore[return-value]
@@ -124,9 +124,9 @@ class Attendance:
                 return work()
             finally:
                 watch.stop()
-        except Stopped:  # that came between the two lines above
-            watch.stop()
-            raise
+        except Stopped as error:
+            watch.stop()  # raises what it was for, where it came between the two lines above
+            raise not_ours(error) from None
 
     def due(self) -> BaseException | None:
         """Why what runs has to end now, None when it may go on. Cancel is told once, so it is remembered."""
@@ -138,6 +138,14 @@ class Attendance:
         if self._reason is None and time.monotonic() > self._end:
             self._reason = Overdue(self.seconds)
         return self._reason
+
+
+def not_ours(error: BaseException) -> BaseException:
+    """An error that a person's code raised. Stopped would pass everybody who lets ours through, and end the thread."""
+    if not issubclass(type(error), Stopped):
+        return error
+    instead = RuntimeError("its code raises Stopped, which is OneDiff's own")
+    return instead.with_traceback(vars(BaseException)["__traceback__"].__get__(error))
 
 
 def _into(outcome: list, work: Callable[[], T]) -> Callable[[], None]:

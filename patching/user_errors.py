@@ -8,8 +8,14 @@ import re
 import sys
 import traceback
 from collections.abc import Collection
+from types import TracebackType
+from typing import cast
 
 from torch import nn
+
+from .inside import modules_in
+from .stopping import Overdue, Stopped
+from .user_code import Attendance
 
 #: Packages whose exceptions are passed on as they are, besides Python's own. The host asks for torch's by their class.
 _KNOWN = frozenset({"torch", "comfy", "comfy_execution", "builtins", "safetensors", "numpy"})
@@ -17,32 +23,44 @@ _KNOWN = frozenset({"torch", "comfy", "comfy_execution", "builtins", "safetensor
 #: Py_TPFLAGS_HEAPTYPE: what Python code made, and not Python itself.
 _HEAP_TYPE = 1 << 9
 
-#: The longest message of an exception that is passed on.
-LONGEST = 2000
+#: The longest message of an exception that is passed on, and seconds that its class has to give it.
+LONGEST, READING = 2000, 1.0
 
+#: Their text is made of their arguments alone.
+_SIMPLE: tuple[type, ...] = (
+    ValueError, TypeError, RuntimeError, KeyError, IndexError, AssertionError, NotImplementedError, ZeroDivisionError,
+    RecursionError, MemoryError, SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration, Stopped, Overdue,
+)  # fmt: skip
 
-class Stopped(BaseException):
-    """Raised in a thread from another one, to end what it does."""
-
-
-class Overdue(Exception):
-    """A person's code took longer than ``seconds``. ``returned`` says that no single call took most of them, ``ended``
-    that nothing goes on in the background."""
-
-    def __init__(self, seconds: float):
-        super().__init__(f"it took longer than {seconds:g} s")
-        self.seconds = seconds
-        self.returned = True
-        self.ended = True
+#: Classes, by their ids, whose text did not come in time: they are not asked again.
+_endless: dict[int, type] = {}
 
 
 def said(error: BaseException) -> str:
-    """``str(error)``, at most 2,000 characters, also where the exception's own ``__str__`` raises."""
+    """``str(error)``, at most 2,000 characters, also where its own ``__str__`` raises or never returns."""
     text = _read(error)
     return "its message cannot be read" if text is None else text
 
 
 def _read(error: BaseException) -> str | None:
+    if _is_simple(error):
+        return _text(error)
+    cls = type(error)
+    if id(cls) in _endless:
+        return None
+    try:
+        return Attendance(seconds=READING).apart(lambda: _text(error), "the text of an error")
+    except Overdue:
+        _endless[id(cls)] = cls
+        return None
+
+
+def _is_simple(error: BaseException) -> bool:
+    """Whether nobody's code runs when it is read."""
+    return type(error) in _SIMPLE and _is_plain(vars(BaseException)["args"].__get__(error))
+
+
+def _text(error: BaseException) -> str | None:
     try:
         return str.__getitem__(str(error), slice(LONGEST))
     except Stopped:
@@ -76,8 +94,8 @@ def _first_of(error: BaseException) -> BaseException | None:
 def ordinary(error: BaseException) -> Exception:
     """The error itself where it is an Exception that can be read, else one that says the same: anything else ends the
     host's thread."""
-    if isinstance(error, Exception) and _read(error) is not None:
-        return error
+    if issubclass(type(error), Exception) and _read(error) is not None:
+        return cast(Exception, error)
     return RuntimeError(error_words(error))
 
 
@@ -120,7 +138,7 @@ def _is_plain(value: object) -> bool:
 def files_of(module: nn.Module) -> set[str]:
     """Source files of the classes of a module and of those inside it; torch's are not counted."""
     files: set[str | None] = set()
-    for part in nn.Module.modules(module):
+    for _, part in modules_in(module):
         for cls in type.__dict__["__mro__"].__get__(type(part)):
             try:
                 if not cls.__module__.startswith(("torch.", "builtins")):
@@ -132,9 +150,14 @@ def files_of(module: nn.Module) -> set[str]:
     return {file for file in files if file}
 
 
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """Its own, whatever its class says."""
+    return vars(BaseException)["__traceback__"].__get__(error)
+
+
 def lines_in(error: BaseException, files: Collection[str]) -> list[tuple[str, int]]:
     """The lines of these files that an exception passed, the innermost last."""
-    frames = traceback.walk_tb(error.__traceback__)
+    frames = traceback.walk_tb(traceback_of(error))
     return [(frame.f_code.co_filename, line) for frame, line in frames if frame.f_code.co_filename in files]
 
 

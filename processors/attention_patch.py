@@ -201,16 +201,26 @@ class AttentionPatch(ModelWrapper):
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of one whole sampling (``outer_sample``): looks whether the processor took part in it."""
         self.calls = SiteCalls(self, KEY, args, kwargs)
-        self.instances.begin_sampling()
+        self._begin_sampling()
         self.within, before = True, self._given_up()
         try:
             result = executor(*args, **kwargs)
             by_sdpa = self._given_up() - before
         finally:
             self.within = False
-            self.instances.begin_sampling()  # lets go of what this one kept
+            self._begin_sampling()  # lets go of what this one kept
         self.ended(self.calls.unused(executor, args, kwargs), self.calls.reached, by_sdpa)
         return result
+
+    def _begin_sampling(self) -> None:
+        try:
+            self.instances.begin_sampling()
+            return
+        except BaseException as error:  # what people keep may be anything
+            instead = self.failed(error)
+            if instead is error:
+                raise
+        raise instead
 
     def predicting(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of what a sampler asks for in a step (``predict_noise``)."""
@@ -230,13 +240,12 @@ class AttentionPatch(ModelWrapper):
                 swapped_attributes(AT_SITE, self.instances.attributes()),
             ):
                 result = call()
+            self.instances.end_call()
+            return result
         except BaseException as error:
             instead = self.failed(error)
             if instead is error:
                 raise
-        else:
-            self.instances.end_call()
-            return result
         raise instead  # with no word of the other, which may raise when it is shown
 
     def _bring_instances(self, sampling: Any) -> None:

@@ -13,6 +13,7 @@ import types
 from typing import Any
 
 from ...memo import cached
+from ...patching.inside import modules_in
 from ..mounted import Mounted
 from .reader import Reader, function_of
 from .spots import Code
@@ -23,7 +24,7 @@ def code(mounted: Mounted) -> Code:
     found = Code()
     done: set[types.CodeType] = set()
     waiting: list[tuple[types.FunctionType, Any]] = []
-    for module in mounted.module.modules():
+    for _, module in modules_in(mounted.module):
         if not type(module).__module__.startswith(("torch.", "comfy.")):
             waiting.append((function_of(type(module).forward), module))
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())

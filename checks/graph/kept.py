@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...patching.inside import modules_in
 from ...patching.random_numbers import numbers_kept
 
 #: Larger tensors are told apart by identity and version alone, and are not put back.
@@ -26,7 +27,7 @@ def kept(module: nn.Module, variables: Mapping[str, dict[str, Any]], device: tor
     Args:
         variables: names of global variables with the namespace that holds each.
     """
-    attributes = [(part.__dict__, dict(part.__dict__)) for part in module.modules()]
+    attributes = [(part.__dict__, dict(part.__dict__)) for _, part in modules_in(module)]
     held = [value for _, values in attributes for value in values.values()]
     held += [names[name] for name, names in variables.items()]
     inside = [(value, value.copy()) for value in held if isinstance(value, _CONTAINERS)]

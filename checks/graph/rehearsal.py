@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ...patching.inside import modules_in
 from ...processors import written
 from ..mounted import Mounted
 from .calls import Calls, calls_at
@@ -58,7 +59,7 @@ def rehearsal(mounted: Mounted) -> Rehearsal:
     if calls is None:
         return found
     module = written(calls.processor)
-    watched = [*module.modules(), *(calls.attn.modules() if calls.attn is not None else ())]
+    watched = [*(part for _, part in modules_in(module)), *(calls.attn.modules() if calls.attn is not None else ())]
     states = [state_of(watched, source.globals)]
     with kept(module, source.globals, calls.device), torch.inference_mode():
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...patching.inside import modules_in
 from ...patching.user_errors import error_words, files_of, lines_in
 from ...processors import Level, Site
 from ...processors.built_in.sdpa import SDPAProcessor
@@ -71,7 +72,7 @@ def cases_of(mounted: Mounted, thorough: bool | None = None) -> tuple[Case, ...]
 
 def dtypes_of(mounted: Mounted) -> tuple[torch.dtype, ...]:
     """The dtypes that a processor says it takes; a scripted one keeps its own."""
-    if any(isinstance(module, torch.jit.ScriptModule) for module in mounted.module.modules()):
+    if any(isinstance(module, torch.jit.ScriptModule) for _, module in modules_in(mounted.module)):
         return (mounted.dtype,)
     allowed = mounted.processor.limits.dtypes
     every = dict.fromkeys((mounted.dtype, *DTYPES))

@@ -7,7 +7,8 @@ import time
 import torch
 from torch import nn
 
-from ...patching.user_errors import Overdue, Stopped, class_name, error_words, files_of, lines_in
+from ...patching.stopping import Overdue, Stopped
+from ...patching.user_errors import class_name, error_words, files_of, lines_in
 from ..finding import Finding, Severity
 from ..mounted import Mounted
 from ..source import class_location, function_location, short_path

@@ -135,7 +135,7 @@ class Probed:
         except mounted.attendance.stops:
             raise
         except BaseException as error:  # SystemExit too: whatever forward raises is its author's to read
-            return _Suspect(case, error.with_traceback(None), raised(error, mounted.module))
+            return _Suspect(case, BaseException.with_traceback(error, None), raised(error, mounted.module))
         return _outcome(mounted, case, inputs, device, result)
 
     def _confirmed(self, suspect: _Suspect) -> Raised | None:

@@ -223,7 +223,9 @@ class Session(SessionState, ModelWrapper):
         except Exception as error:
             if step.running is None:
                 raise
-            failure = ordinary(error.with_traceback(None))  # the traceback would keep the failed step's memory
+            failure = ordinary(
+                BaseException.with_traceback(error, None)
+            )  # the traceback would keep the failed step's memory
         if failure is not None:
             for held in kept:  # what ran is called again
                 held.put_back()

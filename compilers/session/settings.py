@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ...patching.stopping import Stopped
 from ...patching.user_code import Cancel
-from ...patching.user_errors import Stopped
 from ..blocks.cast_weights import ResolveWeights
 
 log = logging.getLogger(__name__)

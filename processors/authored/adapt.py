@@ -50,7 +50,9 @@ def adapt(processor: nn.Module, site: Site | None = None, way: Way | None = None
         )
     if way.plan.unfilled:
         raise NotCallable(type(processor), f"requires {', '.join(way.plan.unfilled)}, which no call brings")
-    return _ADAPTED[way.form](processor, way).train(processor.training)
+    adapted = _ADAPTED[way.form](processor, way)
+    adapted.training = processor.training  # train() would reach the model's own layers
+    return adapted
 
 
 def written(processor: nn.Module) -> nn.Module:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...patching.stopping import Overdue, Stopped
 from ...patching.user_code import Attendance
-from ...patching.user_errors import Overdue, Stopped, cause_in_words, class_name, error_words, said
+from ...patching.user_errors import cause_in_words, class_name, error_words, said, traceback_of
 from ..contract import Limits
 from ..sites.find import Site
 from .recipe import ChangesSite, Recipe
@@ -120,14 +121,15 @@ def too_slow(name: str, where: str, what: str, over: Overdue, instead: str) -> C
 def failed(name: str, path: str, shown: str, what: str, error: BaseException, at: int = 1) -> CannotLoad:
     """An exception in somebody's file, with the last line of that file that it went through; ``at`` where it went
     through none."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    frames = [frame for frame in traceback.extract_tb(traceback_of(error)) if frame.filename == path]
     line = frames[-1].lineno if frames else None
-    message = said(error)
+    heard, words = said(error), error_words(error)
+    message = heard
     if type(error) in (SyntaxError, IndentationError, TabError) and isinstance(error, SyntaxError):
         message = error.msg if isinstance(error.msg, str) else message
         line = error.lineno if error.filename == path else line
     fix, sentence = "Correct that line and queue again; the file is read again.", ""
-    known = cause_in_words(error_words(error))
+    known = cause_in_words(words)
     if known is not None:
         sentence, fix = f"It {known[0]}. ", known[1]
         line = line if "super()" not in fix else at
@@ -136,7 +138,7 @@ def failed(name: str, path: str, shown: str, what: str, error: BaseException, at
         fix = f"Install {error.name} in ComfyUI's Python, or do without it: a file can import installed packages only."
     elif issubclass(type(error), SystemExit):
         fix = "Take out what ends the program there (sys.exit, argparse), and queue again; the file is read again."
-    text = f"{class_name(type(error))}: {message}".rstrip(": .") if message != said(error) else error_words(error)
+    text = words if message is heard else f"{class_name(type(error))}: {message}".rstrip(": .")
     return CannotLoad(name, f"{shown}:{line or at}", what, f"{sentence}{text}.", fix)
 
 

@@ -12,10 +12,13 @@ import torch
 from torch import nn
 
 from ...patching.explicit_forward import with_forward
+from ...patching.inside import modules_in, tensors_in
 from ...patching.random_numbers import numbers_kept
+from ...patching.stopping import Stopped
 from ..elsewhere import CallKind
 from ..sites.find import Site
 from .adapt import NotCallable, adapt
+from .site_layout import Layout
 from .site_values import asks, ids_in, values_at
 from .state import Kept, outside
 
@@ -43,6 +46,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.per_site = bool(asks(self.cls))
+        self._forms: set[tuple] = set()
         self.pristine = Kept(outside(with_forward(self.cls)))
 
     def missing(self, site: Site | None) -> tuple[str, ...]:
@@ -59,11 +63,14 @@ class Recipe:
         given = values_at(self.cls, site, *self.place).given
         foreign = ids_in(site) if site is not None and site.module in given.values() else frozenset()
         with numbers_kept(torch.device("cpu"), zlib.crc32(site.path.encode()) if site else 0):
-            before = _layout(site) if foreign and site else {}
-            with torch.inference_mode(False):
-                made = _new(self.cls, given)
-                _own_mode(made, foreign) if foreign else made.eval().requires_grad_(False)
-            if foreign and site is not None and _restored(site, before):
+            before = self._layout(site) if foreign and site else None
+            try:
+                with torch.inference_mode(False):
+                    made = _new(self.cls, given)
+                    _own_mode(made, foreign) if foreign else made.eval().requires_grad_(False)
+            finally:
+                changed = before is not None and _put_back(before)
+            if changed:
                 raise ChangesSite
             made.__dict__[RECIPE] = self
             if foreign and site is not None and (held := _held_weights(made, site)):
@@ -76,6 +83,13 @@ class Recipe:
             _own_to(adapted, foreign, *self.place)
         adapted.__dict__[RECIPE] = self
         return adapted
+
+    def _layout(self, site: Site) -> Layout:
+        """Of a site. Its weights are copied for the first instance of each form."""
+        form = (site.kind, *((name, tuple(p.shape)) for name, p in site.module.named_parameters()))
+        first = form not in self._forms
+        self._forms.add(form)
+        return Layout(site, first)
 
 
 def _let_call(made: nn.Module, module: nn.Module) -> None:
@@ -105,9 +119,8 @@ def keeps_state(processor: nn.Module) -> bool:
 
 
 def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Weights and buffers, asked of nn.Module, so that none of the module's own code runs."""
-    yield from nn.Module.parameters(module)
-    yield from nn.Module.buffers(module)
+    """Weights and buffers; none of the module's own code runs."""
+    yield from (tensor for _, tensor in tensors_in(module))
 
 
 def foreign_to(processor: nn.Module, site: Site | None) -> frozenset[int]:
@@ -124,7 +137,7 @@ def _new(cls: type, given: dict[str, Any]) -> nn.Module:
 
 
 def _own_modules(processor: nn.Module, foreign: frozenset[int]) -> Iterator[nn.Module]:
-    return (module for module in processor.modules() if id(module) not in foreign)
+    return (module for _, module in modules_in(processor) if id(module) not in foreign)
 
 
 def _own_mode(made: nn.Module, foreign: frozenset[int]) -> None:
@@ -158,7 +171,7 @@ def _held_weights(made: nn.Module, site: Site) -> frozenset[str]:
     their place when a LoRA is loaded, so they are taken anew each time."""
     theirs = list(site.module.parameters())
     ids, held = ids_in(site), set()
-    for path, module in made.named_modules():
+    for path, module in modules_in(made):
         if id(module) not in ids:
             values = [*module._parameters.items(), *module._buffers.items(), *module.__dict__.items()]
             held |= {
@@ -176,22 +189,16 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return alike and one.device.type != "meta" and torch.equal(one, other)
 
 
-_PARTS = ("_parameters", "_buffers", "_modules")
-
-
-def _layout(site: Site) -> dict[nn.Module, tuple[dict, ...]]:
-    """What the modules of a site hold."""
-    modules = site.module.modules()
-    return {m: (dict(m.__dict__), *(dict(m.__dict__[part]) for part in _PARTS)) for m in modules}
-
-
-def _restored(site: Site, before: dict[nn.Module, tuple[dict, ...]]) -> bool:
-    """Puts a site's modules back as they were; whether anything was to be put back."""
+def _put_back(before: Layout) -> bool:
+    """Also where the thread is ended meanwhile; whether anything was changed."""
+    stopped: Stopped | None = None
     changed = False
-    for module, (own, *parts) in before.items():
-        for now, then in ((module.__dict__, own), *zip((own[part] for part in _PARTS), parts, strict=True)):
-            if now.keys() != then.keys() or any(now[name] is not then[name] for name in then):
-                changed = True
-                now.clear()
-                now.update(then)
+    while True:
+        try:
+            changed = before.put_back() or changed
+            break
+        except Stopped as error:
+            stopped = error
+    if stopped is not None:
+        raise stopped
     return changed

@@ -6,23 +6,30 @@ class, is not looked into.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import random
 import types
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from ...patching.inside import attributes_of, function_in, functions_of, members_of, module_of, modules_in
+from ...patching.user_errors import class_name
 
 #: What every module has of its own. Its tensors are looked at, its hooks and children are not state.
 _OWN = frozenset(nn.Module().__dict__) - {"_buffers", "_parameters"}
 _NOT_THEIRS = ("torch", "builtins", "typing", "abc", "collections", "functools", "comfy", "onediff_pack", "numpy")
-_CONTAINERS = (list, dict, set, deque)
+#: Only exact types are looked into: a class of somebody's own may do anything where it is asked.
+_DICTS: tuple[type, ...] = (dict, OrderedDict, defaultdict, Counter)
+_CONTAINERS: tuple[type, ...] = (list, set, deque, *_DICTS)
+_TENSOR: tuple[type, ...] = (torch.Tensor, nn.Parameter, FakeTensor)
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 #: Entries of one container, and containers in containers, that are looked into.
@@ -53,9 +60,10 @@ def _members(space: Any) -> list[tuple[str, Any]]:
     if isinstance(space, types.CellType):
         return [("", _content(space))]
     if isinstance(space, nn.Module):
-        found = [item for item in space.__dict__.items() if item[0] not in _OWN and item[0] not in _TENSORS]
-        return found + [item for name in _TENSORS for item in space.__dict__.get(name, {}).items()]
-    names = space if isinstance(space, dict) else vars(space)
+        own = attributes_of(space) or {}
+        found = [item for item in own.items() if item[0] not in _OWN and item[0] not in _TENSORS]
+        return found + [item for name in _TENSORS for item in own.get(name, {}).items()]
+    names = space if issubclass(type(space), dict) else members_of(space)
     return [(name, value) for name, value in list(names.items()) if not name.startswith("__") and _is_data(value)]
 
 
@@ -64,7 +72,7 @@ _CODE = (types.FunctionType, types.ModuleType, type, staticmethod, classmethod, 
 
 
 def _is_data(value: Any) -> bool:
-    return not isinstance(value, _CODE)
+    return not issubclass(type(value), _CODE)
 
 
 def _content(cell: types.CellType) -> Any:
@@ -78,7 +86,7 @@ def places_of(processor: nn.Module, foreign: frozenset[int] = frozenset()) -> Pl
     """Of an instance: its modules, and all that is outside of it."""
     found = outside(type(processor))
     found.foreign = foreign
-    for path, module in nn.Module.named_modules(processor):
+    for path, module in modules_in(processor):
         if id(module) not in foreign:
             found.spaces[f"self.{path}" if path else "self"] = module
     return found
@@ -87,12 +95,12 @@ def places_of(processor: nn.Module, foreign: frozenset[int] = frozenset()) -> Pl
 def outside(cls: type) -> Places:
     """Of a class, without its instances: attributes of its classes, globals that their functions name, closures,
     defaults, and attributes of functions."""
-    found = Places(cls.__module__)
+    found = Places(module_of(cls))
     waiting: list[Callable] = []
-    for base in cls.__mro__:
-        if base is not nn.Module and (base.__module__ or "").partition(".")[0] not in _NOT_THEIRS:
-            found.spaces[base.__name__] = base
-            waiting += [f for value in list(vars(base).values()) if (f := _function(value)) is not None]
+    for base in type.__dict__["__mro__"].__get__(cls):
+        if base is not nn.Module and str(module_of(base) or "").partition(".")[0] not in _NOT_THEIRS:
+            found.spaces[class_name(base)] = base
+            waiting += functions_of(base)
     done: set[types.CodeType] = set()
     while waiting:
         function: Any = waiting.pop()
@@ -105,16 +113,16 @@ def outside(cls: type) -> Places:
         found.spaces[f"{name} default"] = {str(k): value for k, value in defaults.items()}
         for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
             found.spaces[free] = cell
-            waiting += [f for f in [_function(_content(cell))] if f is not None]
+            waiting += [f for f in [function_in(_content(cell))] if f is not None]
         for code in _codes(function.__code__):
             for used in code.co_names:
                 value = function.__globals__.get(used)
-                inner = _function(value)
+                inner = function_in(value)
                 if inner is not None:
                     waiting.append(inner)
-                elif isinstance(value, type) and value.__module__ == found.home and used not in found.spaces:
+                elif issubclass(type(value), type) and module_of(value) == found.home and used not in found.spaces:
                     found.spaces[used] = value
-                    waiting += [f for member in list(vars(value).values()) if (f := _function(member)) is not None]
+                    waiting += functions_of(value)
                 elif used in function.__globals__ and _is_data(value):
                     found.spaces.setdefault("", _Globals(function.__globals__))[used] = value
     return found
@@ -138,13 +146,6 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _codes(constant)
 
 
-def _function(value: Any) -> types.FunctionType | None:
-    """The Python function in a member of a class, under its decorators."""
-    for name in ("__func__", "fget", "func"):
-        value = getattr(value, name, value) if not isinstance(value, types.FunctionType | type) else value
-    return value if isinstance(value, types.FunctionType) else None
-
-
 def prints(places: Places, by_value: bool = False) -> dict[str, Any]:
     """What is kept now, by name, as something that is equal for equal states.
 
@@ -155,30 +156,32 @@ def prints(places: Places, by_value: bool = False) -> dict[str, Any]:
 
 
 def _print(value: Any, home: str, by_value: bool, depth: int) -> Any:
-    if isinstance(value, torch.Tensor):
+    cls = type(value)
+    if cls in _TENSOR:
         return _print_tensor(value, by_value)
-    if isinstance(value, _PLAIN):
+    if cls in _PLAIN:
         return type(value), value if value == value else repr(value)
-    if isinstance(value, torch.Generator):
+    if cls is torch.Generator:
         return hashlib.sha256(value.get_state().numpy().tobytes()).digest()
-    if isinstance(value, random.Random):
+    if cls is random.Random:
         return value.getstate()
-    if isinstance(value, itertools.count | itertools.cycle):
+    if cls is itertools.count:
         return repr(value)
-    if depth and isinstance(value, dict):
+    if depth and cls in _DICTS:
         entries = list(value.items())[:MOST]
         return len(value), [(_print(k, home, True, 1), _print(v, home, by_value, depth - 1)) for k, v in entries]
-    if depth and isinstance(value, list | tuple | deque):
+    if depth and cls in (list, tuple, deque):
         return len(value), [_print(one, home, by_value, depth - 1) for one in list(value)[:MOST]]
-    if isinstance(value, set | frozenset):
-        return len(value), sorted(map(repr, map(type, value))), hash(frozenset(v for v in value if _is_plain(v)))
-    if depth and type(value).__module__ == home and hasattr(value, "__dict__"):
-        return [(name, _print(one, home, by_value, depth - 1)) for name, one in list(value.__dict__.items())]
-    return type(value).__qualname__ if by_value else id(value)
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, _PLAIN)
+    if cls in (set, frozenset):
+        plain = frozenset((type(v), v) for v in value if type(v) in _PLAIN)
+        return len(value), sorted(class_name(type(v)) for v in value), hash(plain)
+    number = next((base for base in (int, float, complex, str, bytes) if issubclass(cls, base)), None)
+    if number is not None:  # of NumPy, or a class of somebody's own
+        return id(cls), number.__repr__(value)
+    own = attributes_of(value) if depth and module_of(cls) == home else None
+    if own is not None:
+        return [(name, _print(one, home, by_value, depth - 1)) for name, one in list(own.items())]
+    return class_name(cls) if by_value else id(value)
 
 
 def _print_tensor(tensor: torch.Tensor, by_value: bool) -> Any:
@@ -226,9 +229,10 @@ class Kept:
             members = dict(_members(space))
             self._undo.append(lambda: _reset_class(space, members))
         elif isinstance(space, nn.Module):
-            for names in (space.__dict__, *(space.__dict__.get(name, {}) for name in _TENSORS)):
+            own = attributes_of(space) or {}
+            for names in (own, *(own.get(name, {}) for name in _TENSORS)):
                 self._refill_later(names)
-        elif isinstance(space, dict):
+        elif type(space) is dict:
             self._refill_later(space)
 
     def _refill_later(self, container: Any) -> None:
@@ -238,53 +242,56 @@ class Kept:
     def _keep(self, value: Any, depth: int) -> None:
         if id(value) in self._done or not depth:
             return
-        if isinstance(value, torch.Tensor):
+        cls = type(value)
+        if cls in _TENSOR:
             self._done.add(id(value))
             if value.device.type != "meta" and value.layout is torch.strided:
                 content = value.detach().clone()
                 version = None if value.is_inference() else value._version
                 self._undo.append(lambda: _rewrite(value, content, version))
-        elif isinstance(value, _CONTAINERS):
+        elif cls in _CONTAINERS:
             self._done.add(id(value))
             self._refill_later(value)
-            inside = [*value.values()] if isinstance(value, dict) else [*value]
+            inside = [*value.values()] if cls in _DICTS else [*value]
             for one in inside[:MOST]:
                 self._keep(one, depth - 1)
-        elif isinstance(value, tuple):
+        elif cls is tuple:
             for one in value:
                 self._keep(one, depth - 1)
-        elif isinstance(value, torch.Generator):
+        elif cls is torch.Generator:
             state = value.get_state()
-            self._undo.append(partial(value.set_state, state))
-        elif isinstance(value, random.Random):
+            self._undo.append(functools.partial(value.set_state, state))
+        elif cls is random.Random:
             numbers = value.getstate()
             self._undo.append(lambda: value.setstate(numbers))
-        elif type(value).__module__ == self._places.home and isinstance(getattr(value, "__dict__", None), dict):
+        elif module_of(cls) == self._places.home and (own := attributes_of(value)) is not None:
             self._done.add(id(value))
-            self._refill_later(value.__dict__)
-            for one in list(value.__dict__.values()):
+            self._refill_later(own)
+            for one in list(own.values()):
                 self._keep(one, depth - 1)
 
 
 def _reset_class(cls: type, members: dict[str, Any]) -> None:
     now = dict(_members(cls))
     for name in now.keys() - members.keys():
-        delattr(cls, name)
+        type.__delattr__(cls, name)
     for name, value in members.items():
         if now.get(name, cls) is not value:
-            setattr(cls, name, value)
+            type.__setattr__(cls, name, value)
 
 
 def _refill(container: Any, content: Any) -> None:
-    if isinstance(container, dict):
-        same = container.keys() == content.keys() and all(container[k] is v for k, v in content.items())
-    elif isinstance(container, set):
-        same = container == content
+    now: list[Any]
+    then: list[Any]
+    if type(container) in _DICTS:
+        now, then = ([(id(k), id(v)) for k, v in one.items()] for one in (container, content))
+    elif type(container) is set:
+        now, then = (sorted(map(id, one)) for one in (container, content))
     else:
-        same = len(container) == len(content) and all(a is b for a, b in zip(container, content, strict=True))
-    if not same:
+        now, then = ([id(v) for v in one] for one in (container, content))
+    if now != then:
         container.clear()
-        container.extend(content) if isinstance(container, list | deque) else container.update(content)
+        container.extend(content) if type(container) in (list, deque) else container.update(content)
 
 
 def _rewrite(tensor: torch.Tensor, content: torch.Tensor, version: int | None) -> None:

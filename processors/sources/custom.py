@@ -20,8 +20,9 @@ from typing import cast
 import torch
 from torch import nn
 
+from ...patching.stopping import Overdue
 from ...patching.user_code import PATIENCE, Attendance, Cancel
-from ...patching.user_errors import Overdue, class_name
+from ...patching.user_errors import class_name
 from ..authored.make import CannotLoad, failed, make, too_slow
 from ..authored.recipe import Recipe, recipe_of, tensors_of
 from ..sites.find import Site

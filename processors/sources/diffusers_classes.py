@@ -13,8 +13,8 @@ from pathlib import Path
 
 from torch import nn
 
+from ...patching.stopping import Overdue
 from ...patching.user_code import Attendance, Cancel
-from ...patching.user_errors import Overdue
 from ..authored.make import CannotLoad, failed, make
 from .latest import Latest
 from .listing import Unlisted

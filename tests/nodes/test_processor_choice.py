@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 import time
 import traceback
@@ -325,6 +326,107 @@ def test_an_error_that_exits_when_it_is_shown_is_an_ordinary_one(choose, tmp_pat
         sampled(name, processor, site, lambda: site.module(torch.ones(1, 64, site.module.to_q.in_features)))
     shown = f"{caught.value}" + "".join(traceback.format_exception(caught.value))
     assert "custom/mine:Mine raised Odd" in shown and "mine.py:11" in shown
+
+
+ENDLESS = """
+
+class Endless(Exception):
+    def __str__(self):
+        while True:
+            __import__("time").sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("where", ["__init__", "forward", "a sampling"])
+def test_an_error_whose_text_never_ends_is_named_by_its_class(choose, tmp_path, where):
+    line = "pass" if where == "__init__" else "raise Endless"
+    text = written(line=line if where == "forward" else WHERE_NOW.format(repr(str(tmp_path / "now")), line)) + ENDLESS
+    if where == "__init__":
+        text = text.replace("    def forward", "    def __init__(self):\n        raise Endless\n\n    def forward")
+    start = time.monotonic()
+    name, _, findings, processor, site = choose("custom/mine:Mine", text)
+    said = " ".join(f"{one.where} {one.what} {one.why}" for one in findings)
+    if where == "a sampling":
+        (tmp_path / "now").touch()
+        with pytest.raises(RuntimeError) as caught:
+            sampled(name, processor, site, lambda: site.module(torch.ones(1, 64, site.module.to_q.in_features)))
+        said = str(caught.value)
+    else:
+        assert name == "sdpa"
+    assert "Endless: its message cannot be read" in said and "mine.py:" in said
+    assert time.monotonic() - start < 30
+
+
+LISTS = {
+    "never": "while threading.current_thread() is threading.main_thread():\n            time.sleep(0.1)",
+    "exits": "raise SystemExit",
+}
+
+
+@pytest.mark.parametrize("name", ["named_parameters", "named_modules"])
+@pytest.mark.parametrize("does", LISTS.values(), ids=LISTS)
+def test_weights_that_a_class_lists_in_a_way_of_its_own_end_nothing(choose, name, does):
+    own = f"\n    def {name}(self, *args, **kwargs):\n        {does}\n"
+    text = "import threading, time\n" + written() + own
+    timer = threading.Timer(20, _thread.interrupt_main)  # else a failure would never end
+    timer.start()
+    start = time.monotonic()
+    try:
+        used, found, *_ = choose("custom/mine:Mine", text)
+    finally:
+        timer.cancel()
+    assert time.monotonic() - start < 15
+    assert used == "custom/mine:Mine" or found
+
+
+KEPT = {
+    "an object": "class Kept:\n    @property\n    def __class__(self):\n        raise SystemExit",
+    "a number": "class Kept(int):\n    __hash__ = int.__hash__\n    def __eq__(self, other):\n        raise SystemExit",
+    "a dict": "class Kept(dict):\n    def copy(self):\n        raise SystemExit\n    items = __len__ = copy",
+    "a tensor": "class Kept(torch.Tensor):\n    def __torch_function__(self, *args):\n        raise SystemExit",
+}
+
+
+@pytest.mark.parametrize("cls", KEPT.values(), ids=KEPT)
+def test_whatever_a_processor_keeps_between_calls_ends_nothing(choose, tmp_path, cls):
+    from onediff_pack.processors.attention_patch import AttentionPatch
+
+    line = WHERE_NOW.format(repr(str(tmp_path / "now")), "self.__dict__.setdefault('odd', Kept())")
+    name, found, _, processor, site = choose("custom/mine:Mine", f"{written(line=line)}\n\n{cls}\n")
+    assert name == "custom/mine:Mine", found
+    patch = AttentionPatch([site], processor, lambda options: None, name=name)
+    given = torch.ones(1, 64, site.module.to_q.in_features)
+
+    def steps():
+        return [patch(lambda *args, **kwargs: site.module(given), None, None) for _ in range(3)]
+
+    patch.sampling(steps)
+    (tmp_path / "now").touch()
+    first, second, _ = steps()
+    patch.sampling(steps)
+    assert torch.equal(first, second)
+
+
+STOPS = "raise next(m for n, m in __import__('sys').modules.items() if n.endswith('patching.stopping')).Stopped"
+
+
+@pytest.mark.parametrize("where", ["__init__", "forward", "while Dynamo captures", "a sampling"])
+def test_an_end_that_nobody_asked_for_ends_nothing(choose, tmp_path, where):
+    """The class with which OneDiff ends a thread, raised by the processor."""
+    if where == "while Dynamo captures":
+        line = f"if torch.compiler.is_compiling() or not type(q) is torch.Tensor: {STOPS}"
+    else:
+        line = STOPS if where == "forward" else WHERE_NOW.format(repr(str(tmp_path / "now")), STOPS)
+    text = written(line="pass" if where == "__init__" else line)
+    if where == "__init__":
+        text = text.replace("    def forward", f"    def __init__(self):\n        {STOPS}\n\n    def forward")
+    name, _, findings, processor, site = choose("custom/mine:Mine", text)
+    if where == "a sampling":
+        (tmp_path / "now").touch()
+        with pytest.raises(RuntimeError, match="Stopped"):
+            sampled(name, processor, site, lambda: site.module(torch.ones(1, 64, site.module.to_q.in_features)))
+    else:
+        assert "Stopped" in " ".join(f"{one.what} {one.why}" for one in findings), findings
 
 
 def test_only_what_runs_nobodys_code_when_it_is_shown_counts_as_harmless():

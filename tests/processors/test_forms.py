@@ -257,6 +257,8 @@ def test_a_call_that_was_tried_leaves_nothing_behind():
 
 
 FILE = """
+import copy
+
 from torch import nn
 
 
@@ -291,6 +293,14 @@ class Spoils(Takes):
     def __init__(self, attn):
         super().__init__(attn)
         attn.to_q = nn.Identity()
+
+
+class Harmless(Takes):
+    def __init__(self, attn):
+        super().__init__(attn)
+        self.eval().requires_grad_(False)
+        copy.deepcopy(attn)
+        self.attn.to_q = attn.to_q
 """
 
 
@@ -344,6 +354,45 @@ def test_a_stand_in_holds_the_models_own_layers_and_changes_none(custom):
         custom.load("custom/mine:Spoils", site=place)
     assert "changes the attention module" in error.value.what
     assert isinstance(place.module.to_q, nn.Linear)
+
+
+CHANGES = {
+    "a hook": "attn.to_q.register_forward_pre_hook(lambda module, given: (given[0] * 0,))",
+    "a hook of all": "attn.to_out.register_forward_hook(lambda module, given, result: result * 0)",
+    "a list of its own": "attn.lists[0].append(7)",
+    "the mode": "attn.train()",
+    "the dtype": "attn.half()",
+    "a weight": "nn.init.zeros_(attn.to_q.weight)",
+    "the class": "type(attn).forward = lambda self, *args, **kwargs: args[0]",
+    "another class": "attn.__class__ = type('Other', (type(attn),), {'forward': lambda self, x, *args, **kwargs: x})",
+    "and an error": "attn.to_q.register_forward_pre_hook(lambda *given: 1 / 0); attn.train(); attn.none",
+}
+
+
+@pytest.mark.parametrize("does", CHANGES.values(), ids=CHANGES)
+def test_whatever_init_changes_of_the_model_is_said_and_put_back(custom, tmp_path, does):
+    (tmp_path / "models" / "attention_processors" / "mine.py").write_text(
+        FILE.replace("attn.to_q = nn.Identity()", does)
+    )
+    place = site()
+    place.module.eval()
+    place.module.lists = [[1], {}]
+    x, context = torch.randn(2, 5, 16), torch.randn(2, 7, 24)
+    before = place.module(x, context)
+    with pytest.raises(CannotLoad) as error:
+        custom.load("custom/mine:Spoils", site=place)
+    if "attn.none" not in does:
+        assert "changes the attention module that it is given" in error.value.what
+    assert torch.equal(place.module(x, context), before)
+    assert not place.module.training and place.module.lists == [[1], {}]
+    assert type(place.module) is Attention and place.module.to_q.weight.dtype is torch.float32
+
+
+def test_what_only_reaches_the_models_layers_along_with_its_own_is_put_back_and_not_said(custom):
+    place = site()
+    place.module.train().requires_grad_(True)
+    assert custom.load("custom/mine:Harmless", site=place).inner.attn is place.module
+    assert place.module.training and place.module.to_q.weight.requires_grad
 
 
 def test_equal_sites_with_an_instance_each_run_one_graph():

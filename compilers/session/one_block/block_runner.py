@@ -214,7 +214,7 @@ class BlockRunner:
                 raise under.raised from None
             if isinstance(error, self._stops):
                 raise
-            failure = ordinary(error.with_traceback(None))
+            failure = ordinary(BaseException.with_traceback(error, None))
         else:
             self._foreign.note(under, call.foreign)
             return result

@@ -171,4 +171,6 @@ class FirstRuns:
         except self._stops:
             raise
         except BaseException as error:  # what a processor runs while it is traced may raise anything
-            return None, ordinary(error.with_traceback(None))  # the traceback would keep the failed run's memory
+            return None, ordinary(
+                BaseException.with_traceback(error, None)
+            )  # the traceback would keep the failed run's memory
