@@ -12,8 +12,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..patching.inside import tensors_in
-from ..patching.random_numbers import numbers_kept
 from ..processors import written
+from ..processors.random_numbers import numbers_kept
 from .finding import Finding, worst_first
 from .mounted import Held, Mounted
 from .probing.bench import Raised, call, geometry, make_inputs, raised, site_stand_in

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...patching.inside import modules_in
-from ...patching.random_numbers import numbers_kept
+from ...processors.random_numbers import numbers_kept
 
 #: Larger tensors are told apart by identity and version alone, and are not put back.
 SMALL = 1 << 20

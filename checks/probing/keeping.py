@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...patching.random_numbers import numbers_kept
 from ...processors import written
 from ...processors.authored.recipe import Recipe, recipe_of
 from ...processors.authored.site_values import ids_in
 from ...processors.authored.state import differing, places_of, prints
+from ...processors.random_numbers import numbers_kept
 from ..graph.calls import Calls, calls_at
 from ..mounted import Mounted
 from .bench import site_stand_in

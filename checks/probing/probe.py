@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ...patching.random_numbers import numbers_kept
+from ...processors.random_numbers import numbers_kept
 from ..mounted import Mounted
 from .bench import (
     AXES,

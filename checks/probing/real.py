@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...patching.random_numbers import numbers_kept
+from ...processors.random_numbers import numbers_kept
 from ..mounted import Mounted
 from .bench import Inputs, call, cases_of, geometry, make_inputs, original, site_stand_in
 from .cases import Case, Mask

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from ...patching.random_numbers import numbers_kept
+from ..random_numbers import numbers_kept
 from ..sites.find import Site
 from .attn_view import AttnView
 from .call_plan import CONTRACTS, Form, Parameters, Plan, plan

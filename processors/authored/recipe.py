@@ -13,9 +13,9 @@ from torch import nn
 
 from ...patching.explicit_forward import with_forward
 from ...patching.inside import modules_in, tensors_in
-from ...patching.random_numbers import numbers_kept
 from ...patching.stopping import Stopped
 from ..elsewhere import CallKind
+from ..random_numbers import numbers_kept
 from ..sites.find import Site
 from .adapt import NotCallable, adapt
 from .site_layout import Layout
