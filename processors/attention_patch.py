@@ -20,7 +20,7 @@ from ..patching.foreign import OVERRIDE
 from ..patching.forwards import swapped_attributes, swapped_forwards
 from ..patching.user_code import Attendance
 from ..patching.wrappers import KEY, ModelCall, ModelWrapper
-from .authored.instances import AT_SITE, Computes, Instances, Seat
+from .authored.instances import AT_SITE, Computes, Instances, Seat, reader_of
 from .built_in.sdpa import SDPAProcessor
 from .built_in.shapes import attend
 from .contract import KernelProcessor, ModuleProcessor, Processor
@@ -104,7 +104,9 @@ def module_forward(forward: Callable, processor: Computes, superseded: Callable 
             return processor(self, x, context, mask, value, options)
         return processor(self, x, context, mask, value)
 
-    forward_of_processor.__dict__.update(superseded=superseded, keeps_state=isinstance(processor, Seat))
+    forward_of_processor.__dict__.update(
+        superseded=superseded, keeps_state=isinstance(processor, Seat), reader=reader_of(processor)
+    )
     return forward_of_processor
 
 

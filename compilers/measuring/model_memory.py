@@ -32,8 +32,8 @@ class ModelMemory:
     """What the model's blocks read, and its variants, the one that was used last at the end."""
 
     def __init__(self) -> None:
-        self.reads: dict[type, Reads] = {}
-        self._watched: set[tuple[type, tuple[str, ...]]] = set()
+        self.reads: dict[Hashable, Reads] = {}
+        self._watched: set[tuple[Hashable, tuple[str, ...]]] = set()
         self._variants: dict[Hashable, Variant] = {}
         self._cleared = CLEARED.marks
 
@@ -51,15 +51,16 @@ class ModelMemory:
             if before.graphs != self._cleared.graphs:
                 variant.graphs.clear()
 
-    def learn(self, cls: type[nn.Module], seen: Reads, roles: tuple[str, ...] = ()) -> None:
-        """Notes what a block of a class has been seen to read from ``transformer_options``, while foreign code acted in
-        these roles: it may keep the block from code of its own, which reads more."""
-        self.reads.setdefault(cls, Reads()).add(seen)
-        self._watched.add((cls, roles))
+    def learn(self, kind: Hashable, seen: Reads, roles: tuple[str, ...] = ()) -> None:
+        """Notes what a block of a kind, its class and the processors in it that may read, has been seen to read from
+        ``transformer_options``, while foreign code acted in these roles: it may keep the block from code of its own,
+        which reads more."""
+        self.reads.setdefault(kind, Reads()).add(seen)
+        self._watched.add((kind, roles))
 
-    def watched(self, cls: type[nn.Module], roles: tuple[str, ...]) -> bool:
-        """Whether a block of a class was seen while foreign code acted in these roles."""
-        return (cls, roles) in self._watched
+    def watched(self, kind: Hashable, roles: tuple[str, ...]) -> bool:
+        """Whether a block of a kind was seen while foreign code acted in these roles."""
+        return (kind, roles) in self._watched
 
     def variant(self, key: Hashable) -> Variant:
         """What is known with these patches and settings. Only the variants that were used last are kept: each version

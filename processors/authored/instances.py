@@ -41,6 +41,7 @@ class Stands:
 
     def __init__(self, checked: Processor):
         self.takes_options = getattr(checked, "takes_options", False)
+        self.reader = reader_of(checked)
         self.left = checked.left
         self.given_up = 0
 
@@ -72,6 +73,13 @@ class OwnInstance(Stands):
 
 #: What computes at a site, called as a processor of its level is.
 Computes = Processor | Seat | OwnInstance
+
+
+def reader_of(computes: Computes) -> type | None:
+    """The class that is handed ``transformer_options``, and may read what a block itself does not; None for others."""
+    if isinstance(computes, Stands):
+        return computes.reader
+    return type(written(computes)) if getattr(computes, "takes_options", False) else None
 
 
 class Instances:

@@ -98,7 +98,8 @@ class BlockRunner:
         if block.reason is not None or step.bypassing:
             return self.run_uncompiled(original)
         options = options_of(original, self._position)
-        reads = self._memory.reads.get(type(block.module))
+        kind = self._kind()
+        reads = self._memory.reads.get(kind)
         if reads is None or step.watching:
             return self._watch(step, options, original)
         foreign: Acting | Unfit = Acting({})
@@ -115,12 +116,18 @@ class BlockRunner:
             return self.run_left(original)
         if options is None:
             return self._run_variant(step, entering, Call(original, original, foreign, None))
-        is_new = self._compiler.holds_operators and not self._memory.watched(type(block.module), foreign.roles)
+        is_new = self._compiler.holds_operators and not self._memory.watched(kind, foreign.roles)
         if is_new or not self._foreign.seen(foreign):
             return self._watch(step, options, original)
         inputs = self._foreign.standing_in(original, options, entering, foreign)
         under = self._foreign.begin(original, options, foreign) if foreign.functions else None
         return self._run_variant(step, entering, Call(inputs, original, foreign, under))
+
+    def _kind(self) -> tuple[type, ...]:
+        """What decides what is read from ``transformer_options`` here: the block's class, and those of processors in it
+        that are handed them."""
+        readers = (getattr(function, "__dict__", {}).get("reader") for function in self._state.functions())
+        return (type(self.block.module), *dict.fromkeys(reader for reader in readers if reader is not None))
 
     def _functions(self) -> tuple:
         """What runs in this block now: its forward and those that were set on modules inside it."""
@@ -129,17 +136,17 @@ class BlockRunner:
     def _watch(self, step: Step, options: dict[str, Any] | None, inputs: Inputs) -> Any:
         """Runs the block uncompiled and learns what its own code reads, and what foreign code in it gives. Where no
         graph can hold that, nothing is learned: it may read anything."""
-        cls = type(self.block.module)
+        kind = self._kind()
         if options is None:
             foreign: Acting | Unfit = Acting({})
             result, seen = self.run_uncompiled(inputs), Reads()
         else:
-            can_hold, known = self._compiler.holds_operators, self._memory.reads.get(cls)
+            can_hold, known = self._compiler.holds_operators, self._memory.reads.get(kind)
             result, seen, foreign = self._foreign.watched(
                 self.run_uncompiled, inputs, options, self._forward, can_hold, known
             )
         if isinstance(foreign, Acting):
-            self._memory.learn(cls, seen, foreign.roles)
+            self._memory.learn(kind, seen, foreign.roles)
             step.dirty = True  # the next step runs it compiled
         elif not step.watching:
             self.block.skipped = str(foreign)
