@@ -44,6 +44,8 @@ def main() -> int:
         (sys.argv[1], sys.argv[2:]) if sys.argv[1:2] in ([QUICK], [COVERAGE], [ALL], [ONEFLOW]) else ("", sys.argv[1:])
     )
     variables = variables_for(environment, browser_wanted=kind not in (QUICK, COVERAGE, ONEFLOW))
+    if kind == ALL:
+        variables["ONEDIFF_TEST_ALL"] = "1"
     if kind == ONEFLOW:
         return oneflow_tests(environment, variables, arguments)
     pytest = [str(environment.python), "-m", "pytest"]
