@@ -172,14 +172,18 @@ def test_masks_are_used_or_sdpa_uses_them(name, state, mask):
     assert_pictures(name, state, calls, BY_NAME[name].served if state == "written" else lambda call: False)
 
 
+#: With a hazard, and some without.
+COMPILED = [name for name in NAMES if BY_NAME[name].uncompiled is not False or name in NAMES[::8]]
+
+
 @on_the_host
-@pytest.mark.parametrize(("name", "state"), STATES)
-def test_what_no_graph_can_hold_runs_uncompiled_and_the_picture_is_the_same(name, state):
+@pytest.mark.parametrize("name", COMPILED)
+def test_what_no_graph_can_hold_runs_uncompiled_and_the_picture_is_the_same(name):
     from onediff_pack.processors import find_sites
     from sessions import FakeBackend, compiled_clone, known, using
 
     entry = BY_NAME[name]
-    plain, *_ = patched(name, state)
+    plain, *_ = patched(name)
     with redirect_stdout(io.StringIO()), using(known(FakeBackend())):
         clone, session, record = compiled_clone(plain)
         for _ in range(2):
@@ -191,5 +195,5 @@ def test_what_no_graph_can_hold_runs_uncompiled_and_the_picture_is_the_same(name
         for site in find_sites(plain.model.diffusion_model)
         if any(site.path.startswith(f"{path}.") for path in uncompiled)
     ]
-    if state == "written" and entry.uncompiled is not None:
+    if entry.uncompiled is not None:
         assert bool(left) == (entry.uncompiled and entry.verdict != "error"), record["compile"]["regions_uncompiled"]

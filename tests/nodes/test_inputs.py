@@ -113,8 +113,9 @@ def test_blocks_that_are_no_text_mean_all_places_and_that_is_said(patcher, kind)
     inputs = nodes()[OneDiffPatchAttention]
     record = execute(OneDiffPatchAttention, model=patcher, **{**inputs, "blocks": ODD[kind]})
     assert len(record["patches"]["sites"]) == 14
-    (finding,) = record["check"]["findings"]
-    assert (finding["path"], finding["severity"]) == ("blocks", "warning")
+    # On a busy machine a note says that the folder of processors is still being listed.
+    said = [finding["severity"] for finding in record["check"]["findings"] if finding["path"] == "blocks"]
+    assert said == ["warning"]
 
 
 @pytest.mark.parametrize(

@@ -176,10 +176,9 @@ class ReturnsWeightsTooMended(Attention):
     pass
 
 
-@wrong("wrong-layout")
+@wrong("graph-break", "wrong-layout")
 class Sparse(nn.Module):
-    def forward(self, q, k, v, heads, mask=None, **kwargs):
-        return SDPA(q, k, v, heads, mask, **kwargs).to_sparse()
+    def forward(self, q, k, v, heads, mask=None, **kw): return SDPA(q, k, v, heads, mask, **kw).to_sparse()  # fmt: skip
 
 
 @mended(Sparse)
