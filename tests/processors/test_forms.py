@@ -391,7 +391,7 @@ def test_whatever_init_changes_of_the_model_is_said_and_put_back(custom, tmp_pat
 def test_what_only_reaches_the_models_layers_along_with_its_own_is_put_back_and_not_said(custom):
     place = site()
     place.module.train().requires_grad_(True)
-    assert custom.load("custom/mine:Harmless", site=place).inner.attn is place.module
+    assert custom.load("custom/mine:Harmless", site=place).inner.attn.to_q is place.module.to_q
     assert place.module.training and place.module.to_q.weight.requires_grad
 
 
