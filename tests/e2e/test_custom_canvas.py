@@ -13,7 +13,7 @@ from examples import ROOT, start
 
 from scripts.environment import Environment
 
-CLASSES = ["custom/my_attention:MyAttention", "custom/my_attention:MyModuleAttention"]
+CLASSES = ["custom/my_attention:MyAttention", "custom/my_attention:MyModuleAttention", "custom/my_attention:MyStandIn"]
 
 OPTIONS = """type => app.graph.nodes.find(node => node.type === type)
     .widgets.find(widget => widget.name === "processor").options.values"""
