@@ -201,10 +201,11 @@ function compiled(record, words) {
 function patched(record, words) {
   const sites = patchedSites(record);
   const processors = [...new Set(sites.map((site) => plain(site.processor)))].filter(Boolean);
+  const bySdpa = count(record.patches?.by_sdpa);
   const patch = [
     sites.length ? words("status.sites", { count: sites.length }) : words("status.no_sites"),
     { text: processors.join(", "), elastic: true },
-    count(record.patches?.by_sdpa) ? words("status.by_sdpa", { count: count(record.patches?.by_sdpa) }) : null,
+    bySdpa ? words("status.by_sdpa", { count: bySdpa }) : null,
   ];
   const trouble = troubles(record, words);
   // After an error the processor in use may be another one than the node names: that is more than how many sites.
