@@ -180,7 +180,7 @@ def _speed(known: Known) -> dict[str, Any]:
     return {
         "eager_ms": _round(eager, 2),
         "compiled_ms": _round(compiled, 2),
-        "speedup": _round(speedup, 3),
+        "speedup": max(round(speedup, 3), 0.001) if speedup else None,
         "verdict": found,
         "per_second": _round(1000 / current, 3) if current else None,
         "steps_ms": [milliseconds for milliseconds, _ in measuring.last_steps],

