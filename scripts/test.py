@@ -26,15 +26,7 @@ OLDEST_NODE = 20
 QUICK, COVERAGE, ALL, ONEFLOW = "--quick", "--coverage", "--all", "--oneflow"
 #: Tests wait half of the time, for servers and pages. The tests of a file build on each other.
 SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial")
-QUICK_ONES = (
-    "-q",
-    "-m",
-    "not serial",
-    "tests/checks",
-    "tests/benchmarks",
-    "tests/processors",
-    "tests/status",
-)
+QUICK_ONES = ("-q", *SIDE_BY_SIDE, "tests/checks", "tests/benchmarks", "tests/processors", "tests/status")
 ONEFLOW_TESTS = ("tests/compilers/test_oneflow.py", "tests/e2e/test_oneflow.py")
 
 

@@ -74,6 +74,14 @@ def host() -> Path:
     return HOST
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "ONEDIFF_TEST_ALL" not in os.environ:
+        skip = pytest.mark.skip(reason="one of many alike that take minutes: scripts/test.py --all runs it")
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(skip)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):
         from examples import compiled_in_this_run

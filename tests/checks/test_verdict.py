@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,12 +157,9 @@ def without_hazards(monkeypatch):
     monkeypatch.setattr(processor, "MOUNTED_LAYERS", ("weights", "probe"))
 
 
-#: Some minutes each: part of scripts/test.py --all.
-LONG = pytest.mark.skipif("ONEDIFF_TEST_ALL" not in os.environ, reason="takes minutes; scripts/test.py --all runs it")
-
 #: The gallery's sites are as wide as those of the small SD 1.5; SDXL differs in widths alone.
 LOOKED_AT = [
-    pytest.param(name, source, marks=() if (name, source) == ("SD 1.5", "corpus") else LONG)
+    pytest.param(name, source, marks=() if (name, source) == ("SD 1.5", "corpus") else pytest.mark.long)
     for name in BLOCKS
     for source in SOURCES
     if (name, source) != ("SDXL", "gallery")

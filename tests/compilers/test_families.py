@@ -1,5 +1,5 @@
-"""Every family that ComfyUI knows, through the inductor backend with Inductor itself left out: all blocks are compiled,
-once a kind, and no change of sizes, LoRA or checkpoint compiles anything again."""
+"""Families that ComfyUI knows, through the inductor backend with Inductor itself left out: all blocks are compiled,
+once a kind, and no change of sizes, LoRA or checkpoint compiles anything again. Each family: ``scripts/test.py --all``."""
 
 from __future__ import annotations
 
@@ -82,7 +82,28 @@ def compiles():
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.parametrize("name", list(families.FAMILIES))
+#: One of each way in which models are built and called; the others with ``scripts/test.py --all``.
+ORDINARY = (
+    "SD 1.5",
+    "SVD",
+    "SD 3",
+    "Flux",
+    "Flux 2",
+    "Lumina 2",
+    "Qwen-Image",
+    "Wan 2.1",
+    "LTXV",
+    "Z-Image",
+    "Hunyuan DiT",
+    "CogVideoX",
+)
+
+
+def some(names, ordinary):
+    return [pytest.param(name, marks=() if name in ordinary else pytest.mark.long) for name in names]
+
+
+@pytest.mark.parametrize("name", some(families.FAMILIES, ORDINARY))
 def test_each_kind_of_block_is_compiled_once(name, inductor):
     family = families.FAMILIES[name]()
     patcher = checkpoint(family, seed=0)
@@ -144,7 +165,7 @@ def test_each_kind_of_block_is_compiled_once(name, inductor):
 WITH_BATCH_1 = ("SD 1.5", "SDXL", "SVD", "SD 3", "Flux", "Flux 2", "Lumina 2", "Qwen-Image", "Wan 2.1", "LTXV")
 
 
-@pytest.mark.parametrize("name", WITH_BATCH_1)
+@pytest.mark.parametrize("name", some(WITH_BATCH_1, ("SD 1.5", "Flux", "Lumina 2", "Wan 2.1")))
 def test_batch_1_costs_each_kind_at_most_one_more_graph_and_once(name, inductor):
     """CFG off, on, four pictures at once, and back: PyTorch compiles a batch of 1 apart."""
     family = families.FAMILIES[name]()
@@ -182,4 +203,4 @@ def test_scope_model_compiles_the_parts_around_the_blocks_too(name, parts, induc
 
 
 def test_every_exception_names_a_family():
-    assert NOT_CALLED.keys() <= families.FAMILIES.keys()
+    assert {*NOT_CALLED, *ANEW_FOR_CHECKPOINTS, *MORE_FOR_BATCHES, *ORDINARY, *WITH_BATCH_1} <= {*families.FAMILIES}

@@ -129,8 +129,8 @@ def test_without_keep_faster_all_are_compiled(inductor, gain_of):
     assert record["state"] == "compiled"
 
 
-@pytest.mark.parametrize("gain", [0.99, 1.2])
-@pytest.mark.parametrize("runs_anew", [False, True])
+@pytest.mark.parametrize("gain", [0.99, pytest.param(1.2, marks=pytest.mark.long)])
+@pytest.mark.parametrize("runs_anew", [pytest.param(False, marks=pytest.mark.long), True])
 def test_cleared_measurements_are_taken_anew(runs_anew, gain, inductor, gain_of):
     """Of the same kinds, by the node that measured them and by one that ComfyUI runs anew."""
     import models
