@@ -1,5 +1,5 @@
 """Families that ComfyUI knows, through the inductor backend with Inductor itself left out: all blocks are compiled,
-once a kind, and no change of sizes, LoRA or checkpoint compiles anything again. Each family: ``scripts/test.py --all``."""
+once a kind, and no change of sizes, LoRA or checkpoint compiles anything again. Each family with ``test.py --all``."""
 
 from __future__ import annotations
 
