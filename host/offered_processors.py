@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import folder_paths
 import torch
@@ -79,13 +79,22 @@ def not_listed(said: set[str]) -> list[Finding]:
     return notes
 
 
-def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: list[Finding]) -> tuple[str, Processor]:
+class Chosen(NamedTuple):
+    """A processor with its name. Where it is another one than was asked for, ``rejected`` is that one's ``processor``
+    (its name), ``class``, and ``what`` is wrong with it, and ``where``."""
+
+    name: str
+    processor: Processor
+    rejected: dict[str, str] | None = None
+
+
+def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: list[Finding]) -> Chosen:
     """The processor of that name; the default one, and findings that say why, when it cannot be used."""
     if name in processor_names():
-        return name, get_processor(name)
+        return Chosen(name, get_processor(name))
     if not name.startswith((user.PREFIX, diffusers.PREFIX)):
         findings.append(unknown_value(node, "processor", name, choices(), DEFAULT_PROCESSOR))
-        return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
+        return _instead_of(name, "this version has no such processor", "")
     reason = None
     try:
         module = _load(name, model, sites)
@@ -93,19 +102,32 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
         findings += found
         reason = _unusable(found)
         if issubclass(type(module), Processor) and reason is None:
-            return name, cast(Processor, module)
+            return Chosen(name, cast(Processor, module))
     except CannotLoad as error:
         findings.append(_finding(error))
-        return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
+        return _instead_of(name, error.what, error.where)
     except (CANCEL.error, Overdue):
         raise
     except BaseException as error:  # a person's code ends neither the prompt nor the thread that runs it
         words = error_words(error)
         fix = "Remove from its file what raises when the class is inspected."
         findings.append(_finding(CannotLoad(name, "input", "cannot be inspected", f"It raises {words}.", fix)))
-        return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
+        return _instead_of(name, "cannot be inspected", "")
     findings.append(_not_used(name, reason))
-    return DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR)
+    what, where = (reason.what, reason.where) if reason else ("cannot be called as a processor", "")
+    return _instead_of(name, what, where)
+
+
+def _instead_of(name: str, what: str, where: str) -> Chosen:
+    """The default processor."""
+    file = where.rpartition("/")[2] if ":" in where else ""
+    rejected = {"processor": name, "class": class_of(name), "what": what, "where": file}
+    return Chosen(DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR), rejected)
+
+
+def class_of(name: str) -> str:
+    """``SoftCap`` of ``custom/softcap:SoftCap``."""
+    return name.rpartition(":")[2].rpartition("/")[2]
 
 
 def _load(name: str, model: Any, sites: Sequence[Site]) -> nn.Module:
@@ -149,7 +171,7 @@ def _finding(error: CannotLoad) -> Finding:
     return Finding(
         severity="error",
         path="processor",
-        cls=error.name.rpartition(":")[2].rpartition("/")[2],
+        cls=class_of(error.name),
         where=error.where,
         what=f"{error.name} {error.what}; {DEFAULT_PROCESSOR} is used instead",
         why=error.why,
@@ -167,7 +189,7 @@ def _not_used(name: str, reason: Finding | None) -> Finding:
     return Finding(
         severity="warning",
         path="processor",
-        cls=name.rpartition(":")[2].rpartition("/")[2],
+        cls=class_of(name),
         where=reason.where if reason else "input",
         what=f"{name} is not used; {DEFAULT_PROCESSOR} is, so that the picture is finished",
         why=f"It {reason.what}." if reason else "It cannot be called as a processor.",

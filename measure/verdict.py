@@ -15,3 +15,9 @@ def verdict(speedup: float) -> Verdict:
     if speedup >= NOISE:
         return "faster"
     return "slower" if speedup * NOISE <= 1 else "same"
+
+
+def within_spread(speedup: float, spread: tuple[float, float]) -> bool:
+    """Whether pairs of steps differ more among themselves than one way differs from the other: 1.1 in 0.95 … 1.4."""
+    low, high = spread
+    return high - low > abs(speedup - 1)

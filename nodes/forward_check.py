@@ -16,7 +16,7 @@ from ..host.known_values import known, model_given
 from ..host.server import new_record, schema, seen_now, ui
 from ..node_ids import FORWARD_CHECK
 from ..patching.wrappers import attached
-from ..processors import find_sites
+from ..processors import DEFAULT_PROCESSOR, find_sites
 from ..processors.attention_patch import AttentionPatch, processors_of
 from ..status.plain import plain_check
 
@@ -66,13 +66,15 @@ class OneDiffForwardCheck(io.ComfyNode):
         model_given("Forward Check", FORWARD_CHECK, model, record)
         findings: list[Finding] = []
         stop = known(FORWARD_CHECK, "on_problem", on_problem, (REPORT, STOP), findings) == STOP
+        patches = attached(model, AttentionPatch)
+        findings += [_rejected(patch.rejected) for patch in patches if patch.rejected]
         diffusion_model = model.get_model_object("diffusion_model")
         PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
         report = check_model(
             diffusion_model,
             len(find_sites(diffusion_model)),
             replaced_parts(model),
-            processors_of(attached(model, AttentionPatch)),
+            processors_of(patches),
             find_reach(model),
             dtype=model.model.get_dtype_inference(),
             device=model.load_device,
@@ -87,3 +89,18 @@ class OneDiffForwardCheck(io.ComfyNode):
         return io.NodeOutput(
             model, json.dumps(plain_check(report.as_dict()), ensure_ascii=False), report.ok, ui=ui(record)
         )
+
+
+def _rejected(rejected: dict[str, str]) -> Finding:
+    """What is checked here is the one that took its place."""
+    where, what = rejected["where"], rejected["what"]
+    return Finding(
+        severity="warning",
+        path="processor",
+        cls=rejected["class"],
+        where=where,
+        what=f"{rejected['processor']} is not in this model; {DEFAULT_PROCESSOR} is",
+        why=f"{rejected['by']} did not take it: {what}{f' ({where})' if where else ''}.",
+        fix="The report of that node says what to do.",
+        rule="processor-not-used",
+    )

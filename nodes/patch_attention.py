@@ -14,7 +14,7 @@ from ..checks import Finding, Report
 from ..compilers import PROOFS
 from ..host.cancelling import CANCEL
 from ..host.known_values import known, model_given, name_given, shown, text_given
-from ..host.offered_processors import choices, choose, fingerprint, not_listed, processor_error
+from ..host.offered_processors import Chosen, choices, choose, fingerprint, not_listed, processor_error
 from ..host.server import executing_class, new_record, schema, seen_now, ui
 from ..node_ids import PATCH_ATTENTION
 from ..patching.foreign import OVERRIDE, foreign_patches
@@ -111,12 +111,12 @@ class OneDiffPatchAttention(io.ComfyNode):
             record.update(state="failed", check=Report(0, len(all_sites), tuple(findings)).as_dict())
             raise ValueError(f"Patch Attention Processors (node {record['node']}): {error}") from error
         if isinstance(custom, Processor):
-            name, instance = "custom", custom
+            name, instance, rejected = Chosen("custom", custom)
         else:
             if custom is not None:
                 findings.append(_no_processor(custom))
             named = name_given(PATCH_ATTENTION, "processor", processor, DEFAULT_PROCESSOR, findings)
-            name, instance = choose(PATCH_ATTENTION, named, chosen, patched, findings)
+            name, instance, rejected = choose(PATCH_ATTENTION, named, chosen, patched, findings)
         fitting = _fitting(chosen, name, instance, patched, findings)
         if not chosen:
             findings.append(_nothing_chosen(kind))
@@ -128,10 +128,11 @@ class OneDiffPatchAttention(io.ComfyNode):
         patch = AttentionPatch(
             fitting, instance, observe, superseded, name, _ended(record), failed, lambda: Attendance(CANCEL)
         )
+        patch.rejected = rejected and {**rejected, "by": node}
         attach(patched, patch)
         record.update(
             state="patched",
-            patches={"sites": patch.described, "foreign": []},
+            patches={"sites": patch.described, "foreign": [], "rejected": rejected},
             check=Report(0, len(all_sites), tuple(findings)).as_dict(),
             **seen_now(record, patched),
         )

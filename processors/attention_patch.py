@@ -184,6 +184,8 @@ class AttentionPatch(ModelWrapper):
         self.superseded = superseded
         self.calls = SiteCalls(self, KEY)
         self.within, self.sigmas = False, None
+        #: What the node was asked for and did not take, and ``by`` which node; for checks of the model behind it.
+        self.rejected: dict[str, str] | None = None
         self._set_forwards()
 
     def _set_forwards(self) -> None:

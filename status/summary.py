@@ -72,6 +72,10 @@ def _idle(record: dict[str, Any]) -> str:
 def _patched(record: dict[str, Any]) -> str:
     patches = record["patches"] or {"sites": [], "foreign": []}
     names = sorted({site["processor"] for site in patches["sites"]})
+    rejected = patches.get("rejected")
+    if rejected:
+        why = ": ".join(filter(None, (rejected["where"], rejected["what"])))
+        return f"{rejected['class']} not used, {', '.join(names) or 'nothing'} is · {why}"
     if not names:
         return "nothing patched"
     by_sdpa = patches.get("by_sdpa")
@@ -93,7 +97,9 @@ def _compiled(record: dict[str, Any]) -> str:
         record["state"] + gained.get(str(speed.get("verdict")), ""),
         (record["backend"] or {}).get("used") or "no backend",
     ]
-    if speed.get("speedup"):
+    if "verdict" in speed and not speed["verdict"] and speed.get("pairs"):
+        parts.append(f"not clear yet ({count(speed['pairs'], 'comparison')})")
+    elif speed.get("speedup"):
         parts.append(f"{speed['speedup']:.2f}×")
     owners = packs_inside(compile_)
     if owners:

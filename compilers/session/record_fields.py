@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...measure.verdict import verdict
+from ...measure.verdict import verdict, within_spread
 from ...status.machine import machine, package_version
 from ..backends.protocol import Backend
 from ..blocks.parity import worst
@@ -156,9 +156,9 @@ def _weights(blocks: Sequence[Block]) -> str | None:
 
 def _speed(known: Known) -> dict[str, Any]:
     """Times of steps like the last one. ``kept`` is None while it is not decided; ``clear`` says whether one way is
-    faster by more than the spread of the ``pairs`` of steps that were compared (``spread``: the middle half), and after
-    all of them what is not clear is no gain (``verdict``). What the last steps contradict is left out, as is
-    the ratio of pairs that are not alike."""
+    faster by more than the spread of the ``pairs`` of steps that were compared (``spread``: the middle half). Before,
+    there is no ``verdict`` while that is wider than the gain; after all of them what is not clear is no gain. What the
+    last steps contradict is left out, as is the ratio of pairs that are not alike."""
     measuring, times, shape = known.measuring, known.measuring.times, known.measuring.shape
     eager, compiled = times.typical(shape)
     kept = None
@@ -175,8 +175,10 @@ def _speed(known: Known) -> dict[str, Any]:
     speedup = eager / compiled if eager and compiled and compared else None
     clear = measuring.kept is not None if spread else None
     found = verdict(speedup) if speedup else None
-    if kept == "uncompiled" and clear is False:
+    if clear is False and kept == "uncompiled":
         found = "same"
+    elif clear is False and speedup and spread and within_spread(speedup, spread) and (not kept or found != "same"):
+        found = None
     return {
         "eager_ms": _round(eager, 2),
         "compiled_ms": _round(compiled, 2),

@@ -27,6 +27,7 @@ from editor import (
 #: Any way in which a compile node can end that says how fast it is.
 MEASURED = re.compile(
     r"^([▲◐] (compiled|partly compiled \d+/\d+)|▼ compiled, but slower|. compiled, no gain) · \d+\.\d+× · "
+    r"|^[✓◐] (compiled|partly compiled \d+/\d+) · not clear yet \(\d+ comparison"
     r"|^▽ (off: compiled is |uncompiled · no clear gain)"
 )
 

@@ -131,3 +131,21 @@ def test_a_processor_that_fits_nowhere_names_all_reasons_and_what_to_do():
         assert "does not compute attention from to_q" in finding["why"]
         assert "device cpu is not among cuda" in finding["why"]
         assert finding["fix"] == "Use sdpa at these places."
+
+
+def test_a_check_behind_a_processor_that_was_not_taken_says_so(check_node, tmp_path, monkeypatch):
+    """What is checked is sdpa, in which nothing is wrong."""
+    from onediff_pack.host import offered_processors
+    from onediff_pack.nodes.patch_attention import OneDiffPatchAttention
+    from onediff_pack.processors.sources.custom import CustomProcessors
+
+    (tmp_path / "softcap.py").write_text("from torch import nn\n\n\nclass SoftCap(nn.Module):\n    level = 'kernel'\n")
+    monkeypatch.setattr(offered_processors, "CUSTOM", CustomProcessors(lambda: [tmp_path]))
+    inputs = {"processor": "custom/softcap:SoftCap", "sites": "all", "blocks": ""}
+    (patched,), record = execute(OneDiffPatchAttention, model=models.unet_patcher(), **inputs)
+    assert record["summary"].startswith("SoftCap not used, sdpa is · softcap.py:4: ")
+    (_, _, ok), checked = check_node(patched)
+    (finding,) = checked["check"]["findings"]
+    assert (ok, finding["severity"], finding["class"]) == (True, "warning", "SoftCap")
+    assert finding["what"] == "custom/softcap:SoftCap is not in this model; sdpa is"
+    assert finding["why"].startswith("Patch Attention Processors (node 7) did not take it: ")

@@ -42,9 +42,10 @@ def choose(tmp_path, monkeypatch):
     def choose(name: str, text: str = ""):
         (tmp_path / "mine.py").write_text(text)
         findings = []
-        used, processor = processor_choice.choose("OneDiffPatchAttention", name, sites, patcher, findings)
+        used, processor, rejected = processor_choice.choose("OneDiffPatchAttention", name, sites, patcher, findings)
         if used == "sdpa":
             assert type(processor).__name__ == "SDPAProcessor"
+        assert rejected is None if used == name else rejected["processor"] == name
         return used, [(finding.severity, finding.rule) for finding in findings], findings, processor, sites[0]
 
     return choose

@@ -170,6 +170,17 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
             {"state": "patched", "patches": {"sites": [{"processor": "sdpa"}, {"processor": "mine"}], "foreign": []}},
             "patched 2 sites · mine, sdpa",
         ),
+        (
+            {
+                "state": "patched",
+                "patches": {
+                    "sites": [{"processor": "sdpa"}],
+                    "foreign": [],
+                    "rejected": {"class": "SoftCap", "where": "softcap.py:16", "what": "has no forward"},
+                },
+            },
+            "SoftCap not used, sdpa is · softcap.py:16: has no forward",
+        ),
         ({"state": "checked", "check": {"modules": 1, "errors": 0, "warnings": 1}}, "checked: 0 errors, 1 warning"),
         ({"state": "checked", "check": {"modules": 1, "errors": 1, "warnings": 0}}, "checked: 1 error, 0 warnings"),
         ({"state": "checked", "check": {"modules": 1, "errors": 0, "warnings": 0}}, "checked 1 module, no problems"),
@@ -179,6 +190,10 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
             "compiled · inductor · 1 block",
         ),
         ({"state": "compiled"}, "compiled · no backend · 0 blocks"),
+        (
+            {"state": "compiled", "speed": {"speedup": 1.1, "verdict": None, "pairs": 3}},
+            "compiled · no backend · not clear yet (3 comparisons) · 0 blocks",
+        ),
         (
             {
                 "state": "partial",

@@ -8,7 +8,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from onediff_pack.measure.verdict import verdict
+from onediff_pack.measure.verdict import verdict, within_spread
 from onediff_pack.speed_report.figures import Sampling, SpeedReport
 from onediff_pack.speed_report.words import headline
 from onediff_pack.status import Hub
@@ -108,3 +108,11 @@ def record(report: SpeedReport, kept: str) -> dict[str, Any]:
         },
     )
     return made.data
+
+
+@pytest.mark.parametrize(
+    ("speedup", "spread", "nothing"),
+    [(1.1, (0.95, 1.4), True), (1.6, (1.5, 1.7), False), (0.8, (0.7, 1.05), True), (0.5, (0.45, 0.6), False)],
+)
+def test_a_gain_within_the_spread_of_what_was_compared_says_nothing(speedup, spread, nothing):
+    assert within_spread(speedup, spread) is nothing

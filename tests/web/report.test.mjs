@@ -100,7 +100,14 @@ test("each state says what to do", () => {
   assert.match(said.idle[0], /Queue the workflow/);
   assert.deepEqual(said.compiled, ["Nothing to do."]);
   assert.match(said.compiling[0], /^Nothing to do\. The picture/);
-  assert.deepEqual(said.findings, ["AttnProcessor: rename __call__ to forward", "Out: rename it"]);
+  assert.deepEqual(said.findings, [
+    "AttnProcessor (custom.py:12): rename __call__ to forward",
+    "Out (custom.py:40): rename it",
+  ]);
+  assert.deepEqual(said.rejected, [
+    "SoftCap (softcap.py:16): Join the heads: out.transpose(1, 2).reshape(b, n, heads * dim).",
+  ]);
+  assert.ok(!JSON.stringify(section(states.rejected, "check").facts).includes("Modules"), "it walked over none");
   assert.match(said.slower[0], /both were timed/);
   assert.match(said.differs[0], /different picture/);
   assert.match(said.uncompiled[0], /do what the reason says/);
@@ -171,7 +178,7 @@ test("Chinese has words for every title, fact and advice", () => {
       assert.match(title, /[\u4e00-\u9fff]/, name);
       for (const [key] of facts) assert.match(key, /[\u4e00-\u9fff]/, `${name}: ${key}`);
     }
-    if (!["uncompiled", "findings", "patchedOddly"].includes(name)) assert.match(said[0], /[\u4e00-\u9fff]/, name);
+    if (!["uncompiled", "findings", "patchedOddly", "rejected"].includes(name)) assert.match(said[0], /[\u4e00-\u9fff]/, name);
   }
 });
 

@@ -68,6 +68,47 @@ export const states = {
       ],
     },
   }),
+  rejected: record({
+    state: "patched",
+    patches: {
+      sites: [{ site: "a", processor: "sdpa" }],
+      foreign: [],
+      rejected: {
+        processor: "custom/softcap:SoftCap",
+        class: "SoftCap",
+        what: "returns a result of shape (2, 256, 80) instead of (2, 256, 320)",
+        where: "softcap.py:16",
+      },
+    },
+    check: {
+      modules: 0,
+      sites: 32,
+      errors: 1,
+      warnings: 1,
+      findings: [
+        {
+          severity: "error",
+          path: "input_blocks.1.1.attn1",
+          class: "SoftCap",
+          where: "attention_processors/softcap.py:16",
+          what: "returns a result of shape (2, 256, 80) instead of (2, 256, 320)",
+          why: "The block goes on with it.",
+          fix: "Join the heads: out.transpose(1, 2).reshape(b, n, heads * dim).",
+          rule: "output-shape",
+        },
+        {
+          severity: "warning",
+          path: "processor",
+          class: "SoftCap",
+          where: "attention_processors/softcap.py:16",
+          what: "custom/softcap:SoftCap is not used; sdpa is, so that the picture is finished",
+          why: "It returns a result of shape (2, 256, 80) instead of (2, 256, 320).",
+          fix: "Fix what the error says and queue again.",
+          rule: "processor-not-used",
+        },
+      ],
+    },
+  }),
   checked: record({ state: "checked", check: { modules: 686, sites: 32, errors: 0, warnings: 0, findings: [] } }),
   findings: record({
     state: "checked",

@@ -33,6 +33,8 @@ test("each state reads as a person would say it", () => {
     idle: "○ not run yet",
     patched: "✓ 10 sites patched · sdpa",
     patchedOddly: "! 1 warning · sdpa",
+    rejected:
+      "✗ SoftCap not used, sdpa is · softcap.py:16: returns a result of shape (2, 256, 80) instead of (2, 256, 320)",
     checked: "✓ no problems · 686 modules",
     findings: "✗ 2 errors, 1 warning · AttnProcessor: has no forward",
     starting: "… starting the compiler",
@@ -101,6 +103,17 @@ test("figures without a verdict, of an earlier version, are shown without one", 
   const summary = "uncompiled: compiled steps took 43 % longer";
   const { text } = describe(record({ state: "uncompiled", summary, speed }), english);
   assert.equal(text, "uncompiled · compiled steps took 43 % longer", "the server's own words then");
+});
+
+test("before steps were compared, or while they differ more than the ways do, nothing is green", () => {
+  const at = (speed) => {
+    const { symbol, text } = describe({ ...states.compiled, speed }, english);
+    return `${symbol} ${text}`;
+  };
+  assert.equal(at({ compiled_ms: 2250, speedup: null, verdict: null, pairs: 0 }), "✓ compiled · 2.25 s a step · inductor");
+  const unclear = { compiled_ms: 2250, speedup: 1.22, verdict: null, pairs: 3 };
+  assert.equal(at(unclear), "✓ compiled · not clear yet (3 comparisons) · 2.25 s a step · inductor");
+  assert.equal(at({ ...unclear, pairs: 1 }), "✓ compiled · not clear yet (1 comparison) · 2.25 s a step · inductor");
 });
 
 test("uncompiled by a hair is no gain and no warning", () => {

@@ -2,7 +2,7 @@
 // What a person can do about a record, as one or two sentences.
 
 import { findings, isLive, plain, stoppedAt, unusedBecause } from "../status/record.js";
-import { gainsNowhere, isByChoice, isSlower, isUnclear } from "../status/text.js";
+import { gainsNowhere, isByChoice, isSlower, isUnclear } from "../status/verdict.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("../status/record.js").StatusRecord} StatusRecord */
@@ -58,8 +58,11 @@ export function remedies(record) {
   const worth = findings(record).filter(({ severity }) => severity === "error" || severity === "warning");
   const errors = worth.filter(({ severity }) => severity === "error");
   const ordered = [...errors, ...worth.filter((found) => !errors.includes(found))];
-  const said = ordered.map(({ fix, class: name, path }) => {
-    const who = plain(name) || plain(path);
+  // What only follows from an error is mended with it.
+  const own = errors.length ? ordered.filter(({ rule }) => rule !== "processor-not-used") : ordered;
+  const said = own.map(({ fix, class: name, path, where }) => {
+    const line = /[^/\\]+:\d+$/.exec(plain(where))?.[0];
+    const who = [plain(name) || plain(path), line && `(${line})`].filter(Boolean).join(" ");
     return plain(fix) && (who ? `${who}: ${plain(fix)}` : plain(fix));
   });
   return [...new Set(said.filter(Boolean))].slice(0, 3);

@@ -113,7 +113,7 @@ function checked(record, words, say) {
     "check",
     say,
     [
-      ["modules", count(modules) !== null && String(count(modules))],
+      ["modules", (count(modules) ?? 0) > 0 && String(count(modules))], // a node that patches walks over none
       ["sites", count(sites) !== null && String(count(sites))],
       ["result", record.check && (troubleCounts(record, words) || words("status.no_problems"))],
     ],

@@ -4,7 +4,8 @@
 
 import { duration, factor } from "../status/format.js";
 import { isNumber, isOutcome, plain } from "../status/record.js";
-import { isSlower, slowerBy } from "../status/text.js";
+import { slowerBy } from "../status/text.js";
+import { isSlower } from "../status/verdict.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("../status/record.js").StatusRecord} StatusRecord */

@@ -10,6 +10,7 @@
  * @property {string} [what]
  * @property {string} [why]
  * @property {string} [fix]
+ * @property {string} [rule]
  */
 
 /**
@@ -97,6 +98,17 @@ export const problems = (record, severity) =>
 
 /** @param {StatusRecord} record @returns {{site: string, processor: string}[]} */
 export const patchedSites = (record) => list(record.patches?.sites).filter((site) => site && typeof site === "object");
+
+/**
+ * The processor that was asked for and is not used, and why; null where the one asked for is.
+ * @param {StatusRecord} record
+ */
+export function rejectedProcessor(record) {
+  const { rejected } = record.patches ?? {};
+  if (!rejected || typeof rejected !== "object") return null;
+  const why = [plain(rejected.where), plain(rejected.what)].filter(Boolean).join(": ");
+  return { name: plain(rejected.class) || plain(rejected.processor), why };
+}
 
 /**
  * One printable line that ends as a sentence does.

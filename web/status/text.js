@@ -11,10 +11,12 @@ import {
   patchedSites,
   plain,
   problems,
+  rejectedProcessor,
   stoppedAt,
   tookPart,
   unusedBecause,
 } from "./record.js";
+import { gainsNowhere, isByChoice, isNotClearYet, isSlower, isUnclear, markOfCompiled } from "./verdict.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("./record.js").StatusRecord} StatusRecord */
@@ -35,35 +37,6 @@ import {
  * @property {string} text the parts as one sentence, without the symbol
  */
 
-/**
- * Whether compiled steps are slower than uncompiled ones, by more than noise: the server decides what that is.
- * @param {{speed?: Record<string, any> | null}} record or receipt
- */
-export const isSlower = ({ speed }) => speed?.verdict === "slower";
-
-/** Whether compiling gained nothing but noise. @param {StatusRecord} record */
-const isSame = ({ speed }) => speed?.verdict === "same";
-
-/** Figures from before there were verdicts. @param {StatusRecord} record */
-const isUnjudged = ({ speed }) => isNumber(speed?.speedup) && !plain(speed.verdict);
-
-/** Whether only blocks that gain nothing from compiling were left out. @param {StatusRecord} record */
-export const isByChoice = ({ state, compile }) =>
-  state === "partial" &&
-  !compile?.stopped &&
-  compile?.regions_without_gain === count(compile?.regions_uncompiled);
-
-/** Whether that is true of all blocks. @param {StatusRecord} record */
-export const gainsNowhere = ({ state, compile }) =>
-  state === "uncompiled" && compile?.regions_without_gain > 0 && compile?.regions_without_gain === count(compile?.regions);
-
-/**
- * Whether steps were timed both ways, and uncompiled ones are kept although they were not clearly faster.
- * @param {StatusRecord} record
- */
-export const isUnclear = ({ speed }) =>
-  speed?.kept === "uncompiled" && (speed.clear === false || ["same", "faster"].includes(speed.verdict));
-
 /** @typedef {{symbol: string, tone: Line["tone"], parts: (Part | string | null)[], short?: number}} Draft */
 
 /**
@@ -82,8 +55,7 @@ export function describe(record, words, { bypassed = false, age = 0 } = {}) {
     .map((part) => (typeof part === "string" ? { text: part } : part))
     .filter((part) => part !== null && part.text !== "");
   const shown = /** @type {Part[]} */ (parts);
-  const text = shown.map((part) => part.text).join(" · ");
-  return { symbol: draft.symbol, tone: draft.tone, parts: shown, short: draft.short, text };
+  return { ...draft, parts: shown, text: shown.map((part) => part.text).join(" · ") };
 }
 
 /** @param {string} state @param {Words} words @returns {Draft} */
@@ -175,15 +147,7 @@ function stopped(record, words) {
 
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
 function compiled(record, words) {
-  const [symbol, tone, key] = /** @type {[string, Line["tone"], string]} */ (
-    isSlower(record)
-      ? ["▼", "warn", "compiled_slower"]
-      : isSame(record)
-        ? ["=", "plain", "compiled_same"]
-        : isUnjudged(record)
-          ? ["✓", "plain", "compiled"]
-          : ["▲", "good", "compiled"]
-  );
+  const [symbol, tone, key] = markOfCompiled(record);
   return {
     symbol,
     tone,
@@ -207,9 +171,13 @@ function patched(record, words) {
     { text: processors.join(", "), elastic: true },
     bySdpa ? words("status.by_sdpa", { count: bySdpa }) : null,
   ];
+  const rejected = rejectedProcessor(record);
+  if (rejected) {
+    const said = words("status.rejected", { name: rejected.name, processor: processors.join(", ") });
+    return { symbol: "✗", tone: "bad", parts: [said, { text: rejected.why, elastic: true }] };
+  }
   const trouble = troubles(record, words);
-  // After an error the processor in use may be another one than the node names: that is more than how many sites.
-  if (trouble) return { ...trouble, parts: [trouble.parts[0], processors.length ? patch[1] : patch[0]] };
+  if (trouble) return { ...trouble, parts: [trouble.parts[0], patch[processors.length ? 1 : 0]] };
   return sites.length ? { symbol: "✓", tone: "good", parts: patch } : { symbol: "!", tone: "warn", parts: patch };
 }
 
@@ -260,9 +228,10 @@ function worstFinding(record) {
 
 /** @param {StatusRecord} record @param {Words} words */
 function speed(record, words) {
-  const { speedup, compiled_ms: step } = record.speed ?? {};
+  const { speedup, compiled_ms: step, pairs } = record.speed ?? {};
+  const ratio = isNumber(speedup) ? factor(words, speedup) : null;
   return [
-    isNumber(speedup) ? factor(words, speedup) : null,
+    isNotClearYet(record) ? words("status.not_clear_yet", { count: pairs }) : ratio,
     isNumber(step) ? words("status.a_step", { time: duration(words, step) }) : null,
   ];
 }
