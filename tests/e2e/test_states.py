@@ -21,7 +21,14 @@ ZOOMS = (0.6, 1.0, 1.8)
 COLUMNS, GAP = 6, 36
 
 #: Which node a state is seen on, where that is not the compile node.
-NODES = {"patched": PATCH, "patchedOddly": PATCH, "checked": CHECK, "findings": CHECK, "checking": CHECK}
+NODES = {
+    "patched": PATCH,
+    "patchedOddly": PATCH,
+    "rejected": PATCH,
+    "checked": CHECK,
+    "findings": CHECK,
+    "checking": CHECK,
+}
 NODES |= dict.fromkeys(("patchNotUsed", "patchCalledAround", "patchOverridden"), PATCH)
 
 #: States that a node has by its place in the graph or its file: name → record, and what makes it so.
