@@ -15,6 +15,7 @@ from ...patching.explicit_forward import repaired
 from ..built_in.sdpa import SDPAProcessor
 from ..built_in.shapes import attend, merge_heads, split_heads
 from ..contract import KernelCall, KernelProcessor, Limits, ModuleProcessor, Processor
+from ..elsewhere import note_given_up
 from ..sites.find import Site
 from .attn_view import AttnView
 from .call_plan import Form
@@ -83,7 +84,7 @@ class AdaptedKernel(_Adapted, KernelProcessor):
     def attend(self, call: KernelCall) -> torch.Tensor:
         given, dropped = call._asdict(), self.plan.dropped
         if call.mask is not None and "mask" in dropped:
-            self.note_given_up()
+            note_given_up()
             return self.fallback(**given)
         if call.enable_gqa and "enable_gqa" in dropped:
             if not call.skip_reshape:
@@ -123,7 +124,7 @@ class AdaptedModule(_Adapted, ModuleProcessor):
             "value": value,
         }
         if any(given.get(name) is not None for name in self.plan.dropped):
-            self.note_given_up()
+            note_given_up(attn)
             return attend(self.fallback, attn, hidden_states, encoder_hidden_states, attention_mask, value)
         view = AttnView(attn, hidden_states.dtype)
         options = {} if transformer_options is None else transformer_options
@@ -148,7 +149,7 @@ class AdaptedStandIn(_Adapted, ModuleProcessor):
     ) -> torch.Tensor:
         given = {"context": encoder_hidden_states, "value": value, "mask": attention_mask}
         if any(given.get(name) is not None for name in self.plan.dropped):
-            self.note_given_up()
+            note_given_up(attn)
             return attend(self.fallback, attn, hidden_states, encoder_hidden_states, attention_mask, value)
         options = {} if transformer_options is None else transformer_options
         return self.plan.call(self.inner, {"x": hidden_states, **given, "transformer_options": options})
