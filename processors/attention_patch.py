@@ -34,6 +34,7 @@ _SDPA = SDPAProcessor().eval()
 @shared
 def kernel_override(processor: Computes) -> Callable:
     """The processor as an ``optimized_attention_override``; one function a processor, so compiled graphs are shared."""
+    takes_options = getattr(processor, "takes_options", False)
 
     def override(
         func: Callable,
@@ -51,9 +52,12 @@ def kernel_override(processor: Computes) -> Callable:
         if processor.left and is_one_of(processor.left, q, mask, skip_reshape, skip_output_reshape):
             note_given_up()
             return _SDPA(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
+        if takes_options:
+            options = kwargs.get("transformer_options")
+            return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa, options)
         return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
 
-    override.__dict__["keeps_state"] = isinstance(processor, Seat)
+    override.__dict__.update(keeps_state=isinstance(processor, Seat), reader=reader_of(processor))
     return override
 
 
@@ -77,7 +81,9 @@ def kernel_forward(forward: Callable, override: Callable, superseded: Callable |
         return computing(self, lambda: forward(self, *args, **kwargs))
 
     forward_with_override.__dict__.update(
-        superseded=superseded, keeps_state=override.__dict__.get("keeps_state", False)
+        superseded=superseded,
+        keeps_state=override.__dict__.get("keeps_state", False),
+        reader=override.__dict__.get("reader"),
     )
     return forward_with_override
 

@@ -74,6 +74,9 @@ class Processor(nn.Module):
     limits: ClassVar[Limits] = Limits()
     left: tuple[CallKind, ...] = ()
 
+    #: Whether ``forward`` takes the host's ``transformer_options`` as one more argument.
+    takes_options: ClassVar[bool] = False
+
 
 class KernelCall(NamedTuple):
     """One call of ComfyUI's ``optimized_attention``: what a kernel is given, and what it is when it is left out.
@@ -128,9 +131,6 @@ class ModuleProcessor(Processor):
     """Takes the place of an attention module's computation, with diffusers' call contract."""
 
     level = "module"
-
-    #: Whether ``forward`` takes the host's ``transformer_options`` as one more argument.
-    takes_options: ClassVar[bool] = False
 
     def forward(
         self,

@@ -27,9 +27,9 @@ class StepState(Hazard):
     fix = "{fix}"
 
     counter = (
-        "Add transformer_options=None to forward: transformer_options[“sigmas”] is the noise level, a tensor (batch,), "
-        "high in the first step and near 0 in the last; choose by it with torch.where. To act on some layers only, "
-        "choose them with “blocks” in the node."
+        "Add transformer_options=None to forward: transformer_options[“sigmas”][0] is the noise level, a tensor of one "
+        "number, high in the first step and near 0 in the last; choose by it with torch.where. To act on some layers "
+        "only, choose them with “blocks” in the node."
     )
     container = (
         "What is only kept to be looked at afterwards goes under “if not torch.compiler.is_compiling():”; blocks that "
