@@ -136,6 +136,23 @@ class GraphBreak(Rule):
                     yield Hit(_in_words(reason), stop.where if own else _forward(subject), uncompiled=True)
 
 
+@rule
+class TooLong(Rule):
+    """A loop over heads, pictures or tokens. What its graph cannot hold is not known."""
+
+    layer = "hazards"
+    subject = Mounted
+    severity = "warning"
+    what = "makes {count} operations in one call, too many for a graph"
+    why = "Tracing and compiling it would take minutes, so its block runs uncompiled, and was not looked at for that."
+    fix = "Compute all slices at once, as scaled_dot_product_attention does, or in fewer, larger ones."
+
+    def hits(self, subject: Mounted) -> Iterator[Hit]:
+        count = subject.evidence(capture).too_long
+        if count is not None:
+            yield Hit({"count": count}, _forward(subject), uncompiled=True)
+
+
 class Recompiles(Rule):
     """A rule on what makes a new graph necessary again and again."""
 
