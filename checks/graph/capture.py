@@ -19,6 +19,7 @@ import torch
 from ...patching.private_tracing import PRIVATE_TRACING
 from ...processors import adapt, written
 from ..mounted import Mounted
+from ..probing.real import MOST_OPERATIONS, operations
 from .breaks import Break, break_of, recompile_reason
 from .calls import Calls, calls_at
 from .code import code
@@ -29,9 +30,6 @@ Occasion = Literal["step", "size", "block"]
 
 #: Files whose lines stand between Dynamo and the processor.
 _AROUND = frozenset({__file__, adapt.__code__.co_filename})
-
-#: Operations of a call that are captured: Dynamo takes about 10 ms for each, and an attention has 10 to 60.
-MOST_OPERATIONS = 250
 
 _numbers = itertools.count()
 _counted = threading.local()
@@ -67,8 +65,8 @@ def capture(mounted: Mounted) -> Capture:
     source, rehearsed = mounted.evidence(code), mounted.evidence(rehearsal)
     if calls is None or rehearsed.plain is None or not torch._dynamo.is_dynamo_supported():
         return found
-    if rehearsed.operations > MOST_OPERATIONS:
-        found.too_long = rehearsed.operations
+    if mounted.evidence(operations) > MOST_OPERATIONS:
+        found.too_long = mounted.evidence(operations)
         return found
     key = mounted.site.kind, mounted.site.has_projections, rehearsed.plain, rehearsed.masked
     if key in mounted.captured:

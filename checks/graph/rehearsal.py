@@ -35,7 +35,6 @@ class Rehearsal:
     ``plain`` and ``masked`` are the lines that ran without and with a mask, None where such a call failed. ``read`` are
     places where Python asked for a tensor's value, ``numpy`` where for an array, ``cpu`` where a tensor was sent to the
     CPU by name. ``changed`` are attributes and globals that a call changed, ``changing`` those that every call changes.
-    ``operations`` are calls of torch's functions, in the call that makes more of them.
     """
 
     plain: frozenset[tuple[str, int]] | None = None
@@ -45,7 +44,6 @@ class Rehearsal:
     cpu: list[Spot] = field(default_factory=list)
     changed: frozenset[str] = frozenset()
     changing: frozenset[str] = frozenset()
-    operations: int = 0
 
     def ran(self, spot: Spot) -> bool:
         """Whether any line of a place ran."""
@@ -108,13 +106,12 @@ def _watch(calls: Calls, arguments: tuple, source: Code, found: Rehearsal) -> fr
         return in_frame
 
     previous = sys.gettrace()
-    with _Reads(source, found) as reads:
+    with _Reads(source, found):
         sys.settrace(at_call)
         try:
             calls.processor(*arguments)
         finally:
             sys.settrace(previous)
-    found.operations = max(found.operations, reads.operations)
     return frozenset(lines)
 
 
@@ -123,15 +120,14 @@ def _words(args: tuple, kwargs: dict | None) -> list[str]:
 
 
 class _Reads(TorchFunctionMode):
-    """Notes where the user's own code takes values out of tensors, and counts what is computed."""
+    """Notes where the user's own code takes values out of tensors."""
 
     def __init__(self, source: Code, found: Rehearsal):
         super().__init__()
-        self.source, self.found, self.operations = source, found, 0
+        self.source, self.found = source, found
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = getattr(function, "__name__", "")
-        self.operations += name != "__get__"  # as of a shape
         if name in _READS:
             self._note(self.found.read, name)
         elif name in _TO_NUMPY:
