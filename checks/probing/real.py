@@ -40,7 +40,7 @@ def small_cases(mounted: Mounted, dtype: torch.dtype) -> list[Case]:
 
 #: Operations of a call up to which it is captured, and called in every combination of inputs: an attention has 10 to
 #: 60, and Dynamo takes about 10 ms for each.
-MOST_OPERATIONS = 250
+MOST_OPERATIONS = 200
 
 
 @dataclass(frozen=True)
