@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -23,7 +25,7 @@ from .probing.bench import geometry
 from .probing.cases import Brought
 from .probing.patience import FINAL, cannot_be_looked_at
 from .processor import check_processor
-from .reaching.reach import FindReach
+from .reaching.reach import FindReach, Reach
 
 Ask = Callable[[], Brought | None]
 _Known = dict[Hashable, dict[Hashable, tuple[Finding, ...]]]
@@ -57,8 +59,14 @@ def check_attached(
     """
     cancel = cancel or Cancel()
     merged: dict[Hashable, Finding] = {}
+    attached = list(attached)
+    looks = _looks((processor for _, processor in attached), cancel)
+    captured: dict[Hashable, dict[Any, Any]] = {}
+    reach = functools.cache(lambda: find_reach(())) if find_reach is not None else None
     for site, processor in attached:
-        found = tuple(_findings(site, processor, dtype, device, cancel, _asking(find_reach, site.path)))
+        ask = partial(_brought, reach, site.path)
+        known = captured.setdefault(id(_whose(processor)), {})
+        found = tuple(_findings(site, processor, looks[id(processor)], dtype, device, cancel, ask, known))
         _serve(processor, found)
         for finding in found:
             fault = (finding.rule, finding.cls, finding.where, finding.severity)
@@ -68,8 +76,8 @@ def check_attached(
     return [_counted(finding) for finding in merged.values()]
 
 
-def _asking(find_reach: FindReach | None, path: str) -> Ask:
-    return lambda: find_reach(()).brought(path) if find_reach is not None else None
+def _brought(reach: Callable[[], Reach] | None, path: str) -> Brought | None:
+    return reach().brought(path) if reach is not None else None
 
 
 def _serve(processor: nn.Module, found: Iterable[Finding]) -> None:
@@ -82,16 +90,57 @@ def _serve(processor: nn.Module, found: Iterable[Finding]) -> None:
             recipe.left = joined([*recipe.left, *kinds])
 
 
+def _one_a_site(processor: nn.Module) -> bool:
+    """Whether what is found at one site holds for the instances at others like it."""
+    recipe = recipe_of(processor)
+    return recipe is not None and recipe.per_site
+
+
+def _whose(processor: nn.Module) -> Any:
+    """What is looked at in one go: a processor, or what makes one for each site."""
+    return recipe_of(processor) if _one_a_site(processor) else processor
+
+
+def _looks(processors: Iterable[nn.Module], cancel: Cancel) -> dict[int, Hashable | BaseException]:
+    """The state of each processor, by its id, or what its class raised. A class is looked at in one go: a thread for
+    each of a hundred sites takes half a second."""
+    together: dict[int, dict[int, nn.Module]] = {}
+    for processor in processors:
+        together.setdefault(id(_whose(processor)), {})[id(processor)] = processor
+    found: dict[int, Hashable | BaseException] = {}
+    for group in together.values():
+        try:
+            states = Attendance(cancel, LOOK).apart(partial(_states, list(group.values())), "a look at a processor")
+        except cancel.error:
+            raise
+        except BaseException as error:  # a metaclass may do anything where its class is asked
+            found |= dict.fromkeys(group, error)
+        else:
+            found |= zip(group, states, strict=True)
+    return found
+
+
+def _states(processors: list[nn.Module]) -> list[Hashable]:
+    return [_state(written(processor), by_form=_one_a_site(processor)) for processor in processors]
+
+
 def _findings(
-    site: Site, processor: nn.Module, dtype: torch.dtype, device: torch.device, cancel: Cancel, ask: Ask
+    site: Site,
+    processor: nn.Module,
+    state: Hashable | BaseException,
+    dtype: torch.dtype,
+    device: torch.device,
+    cancel: Cancel,
+    ask: Ask,
+    captured: dict[Any, Any],
 ) -> Iterable[Finding]:
     module, recipe = written(processor), recipe_of(processor)
-    each = recipe is not None and recipe.per_site  # what is found at one site holds for the instances of others like it
+    if isinstance(state, BaseException):
+        return [cannot_be_looked_at(f"{site.path}.processor", module, state)]
     try:
-        state = Attendance(cancel, LOOK).apart(lambda: _state(module, by_form=each), "a look at a processor")
         key = (_kind_of(site), dtype, device, state)
         with _lock:
-            known = _known.setdefault(recipe if each else module, {})
+            known = _known.setdefault(recipe if _one_a_site(processor) else module, {})
             found = known.get(state) or known.get(key)
     except cancel.error:
         raise
@@ -110,7 +159,7 @@ def _findings(
         before = _attended(cancel, lambda: Kept(outside(type(module))))  # a sampling may go on: instances share this
         try:
             findings = check_processor(
-                processor, place, dtype, device, thorough=False, attendance=attendance, ask=answered
+                processor, place, dtype, device, False, attendance, ask=answered, captured=captured
             )
         finally:
             if before is not None:

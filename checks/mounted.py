@@ -31,7 +31,7 @@ class Mounted(Held):
     signature. ``thorough`` asks for every combination of inputs instead of a pairwise cover. ``device`` and ``dtype``
     are those that the model computes in. ``ask`` tells what the model's blocks hand to the site, None where nobody
     knows; it may take a second, so it is asked when something depends on it. ``attendance`` looks after the processor's
-    code.
+    code. ``captured`` is what is known of its graphs from other sites, see ``graph/capture.py``.
     """
 
     processor: Processor
@@ -41,6 +41,7 @@ class Mounted(Held):
     thorough: bool = False
     ask: Callable[[], Brought | None] = field(default=lambda: None, compare=False, repr=False)
     attendance: Attendance = field(default_factory=Attendance, compare=False, repr=False)
+    captured: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     _evidence: dict[Callable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -75,8 +76,10 @@ def mount(
     thorough: bool = False,
     attendance: Attendance | None = None,
     ask: Callable[[], Brought | None] = lambda: None,
+    captured: dict[Any, Any] | None = None,
 ) -> Mounted:
     """A processor at a site, under the site's path."""
     module: nn.Module = written(processor)
     looked_after = attendance or Attendance()
-    return Mounted(f"{site.path}.processor", module, processor, site, dtype, device, thorough, ask, looked_after)
+    path, known = f"{site.path}.processor", {} if captured is None else captured
+    return Mounted(path, module, processor, site, dtype, device, thorough, ask, looked_after, known)

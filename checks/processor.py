@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,6 +39,7 @@ def check_processor(
     thorough: bool = True,
     attendance: Attendance | None = None,
     ask: Callable[[], Brought | None] = lambda: None,
+    captured: dict[Any, Any] | None = None,
 ) -> tuple[Finding, ...]:
     """All findings on a processor at a site, worst first. Whatever its code raises or does, there is an answer in time.
 
@@ -46,13 +48,14 @@ def check_processor(
         dtype, device: what the model computes in; None is the CPU.
         thorough: every combination of inputs in the probe; False is a pairwise cover, for many sites.
         attendance: looks after the processor's code; None gives it 60 s.
-        ask: what the model's blocks hand to the site, see ``Mounted``.
+        ask, captured: see ``Mounted``.
     """
     attendance = attendance or Attendance()
     findings: list[Finding] = []
     path = f"{site.path}.processor"
+    about = (site, dtype, device or _CPU, thorough, attendance, ask, captured)
     try:
-        attendance.watched(lambda: _look(processor, site, dtype, device or _CPU, thorough, attendance, ask, findings))
+        attendance.watched(lambda: _look(processor, *about, findings))
     except Overdue as over:
         findings.append((unfinished if over.returned else not_returned)(path, written(processor), over))
     except attendance.stops:
@@ -70,6 +73,7 @@ def _look(
     thorough: bool,
     attendance: Attendance,
     ask: Callable[[], Brought | None],
+    captured: dict[Any, Any] | None,
     findings: list[Finding],
 ) -> None:
     """Adds to ``findings`` all that can be found: what one layer finds keeps no other from looking."""
@@ -92,7 +96,7 @@ def _look(
     if adapted is None:
         findings += apply("weights", Held(path, module))
         return
-    mounted = mount(adapted, site, dtype, device, thorough, attendance, ask)
+    mounted = mount(adapted, site, dtype, device, thorough, attendance, ask, captured)
     seconds = mounted.evidence(pace)
     if seconds > TOO_SLOW:
         findings += [slow(path, module, seconds), *apply("weights", Held(path, module))]

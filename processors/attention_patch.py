@@ -24,7 +24,7 @@ from .authored.instances import AT_SITE, Computes, Instances, Seat, reader_of
 from .built_in.sdpa import SDPAProcessor
 from .built_in.shapes import attend
 from .contract import KernelProcessor, ModuleProcessor, Processor
-from .elsewhere import is_one_of
+from .elsewhere import computing, is_one_of, note_given_up
 from .site_calls import SiteCalls
 from .sites.find import Site
 
@@ -34,6 +34,7 @@ _SDPA = SDPAProcessor().eval()
 @shared
 def kernel_override(processor: Computes) -> Callable:
     """The processor as an ``optimized_attention_override``; one function a processor, so compiled graphs are shared."""
+    takes_options = getattr(processor, "takes_options", False)
 
     def override(
         func: Callable,
@@ -49,11 +50,14 @@ def kernel_override(processor: Computes) -> Callable:
     ) -> torch.Tensor:
         scale, enable_gqa = kwargs.get("scale"), kwargs.get("enable_gqa", False)
         if processor.left and is_one_of(processor.left, q, mask, skip_reshape, skip_output_reshape):
-            processor.note_given_up()
+            note_given_up()
             return _SDPA(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
+        if takes_options:
+            options = kwargs.get("transformer_options")
+            return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa, options)
         return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
 
-    override.__dict__["keeps_state"] = isinstance(processor, Seat)
+    override.__dict__.update(keeps_state=isinstance(processor, Seat), reader=reader_of(processor))
     return override
 
 
@@ -72,10 +76,14 @@ def kernel_forward(forward: Callable, override: Callable, superseded: Callable |
             options = options.copy()  # not {**options}: a watched dict stays watched
             options[OVERRIDE] = override
             args, kwargs = with_options((args, kwargs), position, options)
-        return forward(self, *args, **kwargs)
+        if torch.compiler.is_compiling():
+            return forward(self, *args, **kwargs)
+        return computing(self, lambda: forward(self, *args, **kwargs))
 
     forward_with_override.__dict__.update(
-        superseded=superseded, keeps_state=override.__dict__.get("keeps_state", False)
+        superseded=superseded,
+        keeps_state=override.__dict__.get("keeps_state", False),
+        reader=override.__dict__.get("reader"),
     )
     return forward_with_override
 
@@ -98,7 +106,7 @@ def module_forward(forward: Callable, processor: Computes, superseded: Callable 
         if options.get(OVERRIDE, superseded) is not superseded:
             return forward(self, x, context, value, mask, options)
         if processor.left and is_one_of(processor.left, x, mask):
-            processor.note_given_up()
+            note_given_up(self)
             return attend(_SDPA, self, x, context, mask, value)
         if takes_options:
             return processor(self, x, context, mask, value, options)
@@ -195,25 +203,17 @@ class AttentionPatch(ModelWrapper):
             for site in self.sites
         ]
 
-    def _given_up(self) -> int:
-        """Calls so far that went to PyTorch's attention, those in graphs aside."""
-        computing = {id(one): one for one in (*map(self.instances.computes, self.sites), self.processor)}
-        return sum(one.given_up for one in computing.values()) + sum(
-            one.given_up for one in self.instances.all if id(one) not in computing
-        )
-
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of one whole sampling (``outer_sample``): looks whether the processor took part in it."""
         self.calls = SiteCalls(self, KEY, args, kwargs)
         self._begin_sampling()
-        self.within, before = True, self._given_up()
+        self.within = True
         try:
             result = executor(*args, **kwargs)
-            by_sdpa = self._given_up() - before
         finally:
             self.within = False
             self._begin_sampling()  # lets go of what this one kept
-        self.ended(self.calls.unused(executor, args, kwargs), self.calls.reached, by_sdpa)
+        self.ended(self.calls.unused(executor, args, kwargs), self.calls.reached, self.calls.by_sdpa)
         return result
 
     def _begin_sampling(self) -> None:

@@ -67,19 +67,15 @@ class Limits:
 class Processor(nn.Module):
     """Base of all processors. ``level`` and ``limits`` are declared on the class.
 
-    ``left`` are kinds of calls that the check saw it fail in: they go to PyTorch's attention. ``given_up`` counts the
-    calls that did, those in graphs aside.
+    ``left`` are kinds of calls that the check saw it fail in: they go to PyTorch's attention.
     """
 
     level: ClassVar[Level]
     limits: ClassVar[Limits] = Limits()
     left: tuple[CallKind, ...] = ()
-    given_up: int = 0
 
-    def note_given_up(self) -> None:
-        """Counts a call that goes to PyTorch's attention. A graph would be compiled anew for each count."""
-        if not torch.compiler.is_compiling():
-            self.given_up += 1
+    #: Whether ``forward`` takes the host's ``transformer_options`` as one more argument.
+    takes_options: ClassVar[bool] = False
 
 
 class KernelCall(NamedTuple):
@@ -135,9 +131,6 @@ class ModuleProcessor(Processor):
     """Takes the place of an attention module's computation, with diffusers' call contract."""
 
     level = "module"
-
-    #: Whether ``forward`` takes the host's ``transformer_options`` as one more argument.
-    takes_options: ClassVar[bool] = False
 
     def forward(
         self,

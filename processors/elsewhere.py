@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,3 +52,36 @@ def is_one_of(
 def joined(kinds: Iterable[CallKind]) -> tuple[CallKind, ...]:
     """Each kind once, in an order that is the same for equal kinds."""
     return tuple(sorted(set(kinds), key=repr))
+
+
+class _GivenUp(threading.local):
+    def __init__(self) -> None:
+        self.calls: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+        self.computing: nn.Module | None = None
+
+
+_GIVEN_UP = _GivenUp()
+
+
+def note_given_up(site: nn.Module | None = None) -> None:
+    """Counts a call that goes to PyTorch's attention; without its site, at the one that computes now, if any does. Not
+    in graphs: each count would need another."""
+    if torch.compiler.is_compiling():
+        return
+    site = site if site is not None else _GIVEN_UP.computing
+    if site is not None:
+        _GIVEN_UP.calls[site] = _GIVEN_UP.calls.get(site, 0) + 1
+
+
+def given_up_at(sites: Iterable[nn.Module]) -> int:
+    """Such calls so far at the modules of some sites: one processor may compute for several nodes."""
+    return sum(_GIVEN_UP.calls.get(site, 0) for site in sites)
+
+
+def computing(site: nn.Module, call: Callable[[], T]) -> T:
+    """What ``call`` gives, which computes a site: an attention function is not told which one."""
+    before, _GIVEN_UP.computing = _GIVEN_UP.computing, site
+    try:
+        return call()
+    finally:
+        _GIVEN_UP.computing = before

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..patching.foreign import OVERRIDE
 from ..patching.instead import StepCount, called_instead, calls_expected, named
+from .elsewhere import given_up_at
 
 if TYPE_CHECKING:
     from .attention_patch import AttentionPatch
@@ -30,6 +31,8 @@ class SiteCalls:
         self._counts: bool | None = None
         self._called = False
         self._taken: list[dict[str, str | None]] = []  # what took all sites, one a call in which something did
+        #: Calls that went to PyTorch's attention, because the processor fails in such; those in graphs aside.
+        self.by_sdpa = 0
 
     @property
     def _patch(self) -> AttentionPatch:
@@ -60,14 +63,24 @@ class SiteCalls:
         """One model call. Yields the forwards of the patched sites, which count themselves where they can."""
         self._calls += 1
         self.steps.called()
-        taken = self._taken_by(options)
+        own = self._own(options)
+        taken = self._taken_by(options, own)
         if taken is not None:
             self._taken.append(taken)
         if self._counts is None:
             self._counts = not self._is_compiled(getattr(executor, "class_obj", None), options)
-        if not self._counts or len(self._reached) == len(self._patch.sites):
-            yield self._patch.forwards
-            return
+        given_up = given_up_at(own.values())
+        try:
+            if not self._counts or len(self._reached) == len(self._patch.sites):
+                yield self._patch.forwards
+            else:
+                with self._noting() as forwards:
+                    yield forwards
+        finally:
+            self.by_sdpa += given_up_at(own.values()) - given_up
+
+    @contextmanager
+    def _noting(self) -> Iterator[Forwards]:
         hooks = [one.register_forward_pre_hook(self._note_call) for one in self._patch.instances.all]
         try:
             paths = [site.path for site in self._patch.sites]
@@ -95,15 +108,17 @@ class SiteCalls:
         ours = ((options.get("wrappers") or {}).get("apply_model") or {}).get(self._key) or []
         return ours[ours.index(self._patch) + 1 :] if self._patch in ours else []
 
-    def _taken_by(self, options: dict[str, Any]) -> dict[str, str | None] | None:
+    def _own(self, options: dict[str, Any]) -> dict[str, nn.Module]:
+        """The sites that no patch further in takes, by path, with their modules."""
+        others = {site.path for other in self._further_in(options) for site in getattr(other, "sites", ())}
+        return {site.path: site.module for site in self._patch.sites if site.path not in others}
+
+    def _taken_by(self, options: dict[str, Any], own: dict[str, nn.Module]) -> dict[str, str | None] | None:
         """What computes attention at all sites of the patch in this call, None when nothing that is known does."""
         override = options.get(OVERRIDE, self._patch.superseded)
         if override is not self._patch.superseded:
             return named(override)
-        left = {site.path for site in self._patch.sites}
-        for other in self._further_in(options):
-            left -= {site.path for site in getattr(other, "sites", ())}
-        return None if left else {"by": "Patch Attention Processors", "where": None}
+        return None if own else {"by": "Patch Attention Processors", "where": None}
 
     def _is_compiled(self, base_model: Any, options: dict[str, Any]) -> bool:
         """Whether the model, or a part of it, may run compiled: by this pack or by another node."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from ...processors import Processor
 from ..mounted import Mounted
-from ..probing.bench import geometry, site_stand_in
+from ..probing.bench import geometry, options_for, site_stand_in
 from ..probing.cases import FLAT, MASKS, SPLIT, Case, Mask
 from ..probing.probe import probe
 from ..probing.standin import stand_in
@@ -62,7 +62,7 @@ class Calls:
         batch, tokens = sizes.batch, sizes.latent[0] * sizes.latent[1]
         keys = sizes.prompt if self.mounted.site.kind == "cross" else tokens
         shape = geometry(self.mounted.site)
-        mask = None
+        mask, more = None, options_for(self.processor, batch, self.device)
         if masked and self.mask is not None:
             mask = self._new(*self.mask.shape(batch, shape.heads, tokens, keys))
             mask = mask > -1 if self.mask.boolean else mask
@@ -70,13 +70,14 @@ class Calls:
             attn: Any = self.attn
             x = self._new(batch, tokens, attn.to_q.in_features)
             context = self._new(batch, keys, attn.to_k.in_features) if keys != tokens else None
-            return attn, x, context, mask
+            return (attn, x, context, mask, None, *more) if more else (attn, x, context, mask)
         heads, channels = shape.heads, shape.head_dim
         if self.mounted.site.has_projections:
             q, k, v = (self._new(batch, count, heads * channels) for count in (tokens, keys, keys))
-            return q, k, v, heads, mask
+            return (q, k, v, heads, mask, False, False, None, False, *more) if more else (q, k, v, heads, mask)
         q, k, v = (self._new(batch, heads, count, channels) for count in (tokens, keys, keys))
-        return q, k, v, heads, mask, True  # skip_reshape, as most blocks without projections call
+        apart = (q, k, v, heads, mask, True)  # skip_reshape, as most blocks without projections call
+        return (*apart, False, None, False, *more) if more else apart
 
     def with_other_site(self) -> nn.Module | None:
         """The stand-in for another site of the same class and widths."""

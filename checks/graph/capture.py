@@ -19,6 +19,7 @@ import torch
 from ...patching.private_tracing import PRIVATE_TRACING
 from ...processors import adapt, written
 from ..mounted import Mounted
+from ..probing.real import MOST_OPERATIONS, operations
 from .breaks import Break, break_of, recompile_reason
 from .calls import Calls, calls_at
 from .code import code
@@ -46,21 +47,33 @@ class Recompile:
 @dataclass
 class Capture:
     """``plain`` and ``masked`` tell whether the call without and with a mask became one graph, None where it was not
-    tried: a call is captured when it runs lines that the other one does not. ``breaks`` are where they did not."""
+    tried: a call is captured when it runs lines that the other one does not. ``breaks`` are where they did not.
+    ``too_long`` is how many operations a call makes, where that is too many to capture it."""
 
     plain: bool | None = None
     masked: bool | None = None
     breaks: list[Break] = field(default_factory=list)
     recompiles: list[Recompile] = field(default_factory=list)
+    too_long: int | None = None
 
 
 def capture(mounted: Mounted) -> Capture:
-    """Evidence: the captures. What does not run uncompiled is not captured."""
+    """Evidence: the captures. What does not run uncompiled is not captured, and of sites of a kind in which the same
+    lines run, which differ in widths, only the first."""
     found = Capture()
     calls = mounted.evidence(calls_at)
     source, rehearsed = mounted.evidence(code), mounted.evidence(rehearsal)
     if calls is None or rehearsed.plain is None or not torch._dynamo.is_dynamo_supported():
         return found
+    if mounted.evidence(operations) > MOST_OPERATIONS:
+        found.too_long = mounted.evidence(operations)
+        return found
+    key = mounted.site.kind, mounted.site.has_projections, rehearsed.plain, rehearsed.masked
+    if key in mounted.captured:
+        return mounted.captured[key]
+    if rehearsed.changing:  # and each step is known to need another graph: once is enough
+        known = (recompile for other in mounted.captured.values() for recompile in other.recompiles)
+        found.recompiles = [recompile for recompile in known if recompile.occasion == "step"][:1]
     with (
         kept(written(calls.processor), source.globals, calls.device),
         torch.inference_mode(),
@@ -72,6 +85,7 @@ def capture(mounted: Mounted) -> Capture:
             found.plain = _captured(mounted, calls, found, source.files, masked=False)
         if masked is not None and not masked < plain:
             found.masked = _captured(mounted, calls, found, source.files, masked=True)
+    mounted.captured[key] = found
     return found
 
 
@@ -82,7 +96,7 @@ def _captured(mounted: Mounted, calls: Calls, found: Capture, files: frozenset[s
     _counted.graphs = 0
     try:
         _call(runner, calls.processor, first)
-        if found.plain is None:
+        if found.plain is None and not found.recompiles:
             found.recompiles += _recompiles(runner, name, calls, first, masked)
     except mounted.attendance.stops:
         raise

@@ -27,9 +27,9 @@ class StepState(Hazard):
     fix = "{fix}"
 
     counter = (
-        "Add transformer_options=None to forward: transformer_options[“sigmas”] is the noise level, a tensor (batch,), "
-        "high in the first step and near 0 in the last; choose by it with torch.where. To act on some layers only, "
-        "choose them with “blocks” in the node."
+        "Add transformer_options=None to forward: transformer_options[“sigmas”][0] is the noise level, a tensor of one "
+        "number, high in the first step and near 0 in the last; choose by it with torch.where. To act on some layers "
+        "only, choose them with “blocks” in the node."
     )
     container = (
         "What is only kept to be looked at afterwards goes under “if not torch.compiler.is_compiling():”; blocks that "
@@ -134,6 +134,23 @@ class GraphBreak(Rule):
                     yield Hit(_OF_PARTIALMETHOD, class_location(type(subject.module)), uncompiled=True)
                 else:
                     yield Hit(_in_words(reason), stop.where if own else _forward(subject), uncompiled=True)
+
+
+@rule
+class TooLong(Rule):
+    """A loop over heads, pictures or tokens. What its graph cannot hold is not known."""
+
+    layer = "hazards"
+    subject = Mounted
+    severity = "warning"
+    what = "makes {count} operations in one call, too many for a graph"
+    why = "Tracing and compiling it would take minutes, so its block runs uncompiled, and was not looked at for that."
+    fix = "Compute all slices at once, as scaled_dot_product_attention does, or in fewer, larger ones."
+
+    def hits(self, subject: Mounted) -> Iterator[Hit]:
+        count = subject.evidence(capture).too_long
+        if count is not None:
+            yield Hit({"count": count}, _forward(subject), uncompiled=True)
 
 
 class Recompiles(Rule):

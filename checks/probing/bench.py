@@ -125,10 +125,26 @@ def _inner(shape: Geometry) -> int:
 
 def call(processor: nn.Module, level: Level, attn: nn.Module | None, heads: int, case: Case, inputs: Inputs) -> Any:
     """One call, argument for argument as a patched site makes it."""
+    first = next(iter(inputs.values()))
+    assert first is not None
+    more = options_for(processor, case.batch, first.device)
     if level == "module":
-        return processor(attn, *inputs.values(), None)
+        return processor(attn, *inputs.values(), None, *more)
     q, k, v, mask = inputs.values()
-    return processor(q, k, v, heads, mask, case.layout.split_in, case.layout.split_out, None, False)
+    return processor(q, k, v, heads, mask, case.layout.split_in, case.layout.split_out, None, False, *more)
+
+
+def options_for(processor: nn.Module, batch: int, device: torch.device) -> tuple[dict[str, Any], ...]:
+    """What the host passes as ``transformer_options``, where a processor takes them: a noise level for each picture,
+    which with CFG are half as many as there are in the batch."""
+    if not getattr(processor, "takes_options", False):
+        return ()
+    pictures = max(1, batch // 2)
+    sigmas, every = torch.ones(pictures, device=device), torch.linspace(2, 0, 5, device=device)
+    conds = [1, 0] if batch > 1 else [0]
+    place = {"block": ("middle", 0), "block_index": 0, "transformer_index": 0}
+    given = {"sigmas": sigmas, "sample_sigmas": every, "cond_or_uncond": conds, "patches": {}, "patches_replace": {}}
+    return ({**given, **place},)
 
 
 def site_stand_in(site: Site, make: Make) -> nn.Module | None:

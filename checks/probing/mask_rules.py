@@ -49,7 +49,10 @@ class IgnoresMask(Masks):
     served = False
     what = "takes a mask and does not use it"
     why = "Its result is the same with {masks} as without. {when}"
-    fix = "Use {mask}, or take it out of forward: calls with one are then computed by PyTorch's attention."
+    fix = (
+        "Use {mask}. Where that cannot be, take it out of forward: calls with one are then computed by PyTorch's "
+        "attention, as a warning will say."
+    )
 
     def forms(self, subject: Mounted) -> Sequence[Mask]:
         return subject.evidence(trial).ignored

@@ -30,7 +30,7 @@ from .bench import (
     usual,
 )
 from .cases import Case
-from .real import Unavailable, bench
+from .real import MOST_OPERATIONS, Unavailable, bench, operations
 from .standin import Make, stand_in
 
 _FAKE_TENSORS = "torch._subclasses.fake_tensor"
@@ -158,9 +158,12 @@ class Probed:
 
 def probe(mounted: Mounted) -> Probed:
     """Evidence: every case without numbers. Those in the model's dtype run on fake tensors, which know their device:
-    what an ordinary run brings, and each mask. The others run on meta tensors, ten times as fast, which do not."""
-    tried = tuple(dict.fromkeys([*cases_of(mounted, thorough=False), *cases_of(mounted)]))
+    what an ordinary run brings, and each mask. The others run on meta tensors, ten times as fast, which do not. Of a
+    processor that makes very many operations only the former are tried."""
     first = [case for case in cases_of(mounted, thorough=False) if case.dtype == mounted.dtype]
+    is_long = bool(first) and mounted.evidence(operations) > MOST_OPERATIONS
+    every = first if is_long else [*cases_of(mounted, thorough=False), *cases_of(mounted)]
+    tried = tuple(dict.fromkeys(every))
     on_fakes = first if mounted.device.type != "cpu" else [case for case in first if case.mask is None]
     probed = Probed(mounted, tried)
     probed.look(on_fakes, mounted.device)

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ...processors.random_numbers import numbers_kept
 from ..mounted import Mounted
-from .bench import Inputs, call, cases_of, geometry, make_inputs, original, site_stand_in
+from .bench import Inputs, call, cases_of, dtypes_of, geometry, make_inputs, original, site_stand_in
 from .cases import Case, Mask
 from .standin import stand_in
 
@@ -35,6 +36,11 @@ def small_cases(mounted: Mounted, dtype: torch.dtype) -> list[Case]:
         for layout in layouts
         for batch, prompt, latent in SIZES
     ]
+
+
+#: Operations of a call up to which it is captured, and called in every combination of inputs: an attention has 10 to
+#: 60, and Dynamo takes about 10 ms for each.
+MOST_OPERATIONS = 200
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,38 @@ class Bench:
         """What the site computes with PyTorch's attention."""
         heads = geometry(self.mounted.site).heads
         return original(self.mounted.level, self.attention, heads, self.case, inputs)
+
+
+class Counted(TorchFunctionMode):
+    """Counts calls of torch's functions."""
+
+    operations = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self.operations += getattr(function, "__name__", "") != "__get__"  # as of a shape
+        return function(*args, **(kwargs or {}))
+
+
+def operations(mounted: Mounted) -> int:
+    """Evidence: those of one small call without a mask, 0 where it cannot run here."""
+    dtypes = sorted(dtypes_of(mounted), key=lambda dtype: dtype != torch.float32)
+    small = next(iter(small_cases(mounted, dtypes[0])), None) if dtypes else None
+    if small is None:
+        return 0
+    try:
+        with bench(mounted, small) as real:
+            inputs, processor, heads = real.inputs(), real.processor().eval(), geometry(mounted.site).heads
+
+            def counted() -> int:
+                with Counted() as mode:
+                    call(processor, mounted.level, real.attention, heads, small, inputs)
+                return mode.operations
+
+            return mounted.apart(counted)
+    except mounted.attendance.stops:
+        raise
+    except BaseException:  # Unavailable too; what it raises is the other layers' to tell
+        return 0
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -100,7 +100,10 @@ def _judge(real: Bench, found: Trial) -> bool:
         return False
     found.wrote = [name for name, x in inputs.items() if x is not None and not _equal(x, kept[name])]
     ordinary = isinstance(first, torch.Tensor) and first.layout is torch.strided
-    if found.wrote or not ordinary or first.shape != real.original(inputs).shape:
+    if found.wrote or not ordinary:
+        return True
+    original = real.original(inputs)
+    if first.shape != original.shape:
         return True
     found.finite = bool(first.isfinite().all())
     if not found.finite:
@@ -110,7 +113,7 @@ def _judge(real: Bench, found: Trial) -> bool:
     if not found.repeatable:
         return True
     found.training = _training(real, inputs, first)
-    _judge_masks(real, inputs, first, found)
+    _judge_masks(real, inputs, original, first, found)
     return True
 
 
@@ -122,10 +125,10 @@ def _training(real: Bench, inputs: Inputs, in_eval: torch.Tensor) -> Training:
     return "differs" if difference(real.run(inputs, processor), once) < SAME else "random"
 
 
-def _judge_masks(real: Bench, inputs: Inputs, unmasked: torch.Tensor, found: Trial) -> None:
+def _judge_masks(real: Bench, inputs: Inputs, original: torch.Tensor, unmasked: torch.Tensor, found: Trial) -> None:
     """Each form of mask against PyTorch's attention, for processors that agree with it where there is no mask. Of the
-    others is known only whether a mask does anything."""
-    plain = difference(unmasked, real.original(inputs)) < SAME
+    others is known only whether a mask does anything. ``original`` and ``unmasked`` are the results without one."""
+    plain = difference(unmasked, original) < SAME
     looks_at_keys = difference(_of_first_token(real.run(_other_keys(inputs))), _of_first_token(unmasked)) > OTHER
     name = list(inputs)[-1]
     for mask in MASKS:
@@ -133,7 +136,7 @@ def _judge_masks(real: Bench, inputs: Inputs, unmasked: torch.Tensor, found: Tri
         assert given is not None
         masked: dict[str, torch.Tensor | None] = {**inputs, name: given}
         right = real.original(masked)
-        if difference(right, real.original(inputs)) < OTHER or not _takes(real, mask):
+        if difference(right, original) < OTHER or not _takes(real, mask):
             continue
         handed = given.clone()
         result = _run(real, found, {**masked, name: handed}, mask)

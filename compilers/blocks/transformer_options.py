@@ -3,14 +3,16 @@
 The dict is full of things that change: block numbers, noise levels, conditioning ids, patches, other packs' keys.
 Compiled as it is, it costs a recompile a block; with its guards dropped, later patches are ignored. So the block is
 watched once, uncompiled, to learn which keys its own code reads. Afterwards only those are looked at, before the block
-runs: a patch on the block makes it run uncompiled, a plain value becomes part of the compiled variant's key, the rest
-never enters.
+runs: a patch on the block makes it run uncompiled, a plain value becomes part of the compiled variant's key, a tensor
+(the noise level of a step) is one more input of the graph, the rest never enters.
 """
 
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import Any
+
+import torch
 
 from ...patching.foreign import BLOCK_PATCHES, OVERRIDE, origin
 
@@ -157,7 +159,7 @@ class Unfit(str):
 def resolve(options: dict[str, Any], reads: Reads) -> dict[str, Any] | Unfit:
     """The part of ``options`` that enters the compiled block, or the reason why it must run uncompiled.
 
-    Values in the result are plain and hashable: they are part of the key of the compiled variant.
+    Values in the result are plain, or tensors: see ``in_key``.
     """
     return acting(options, reads) or plain(options, reads)
 
@@ -171,10 +173,17 @@ def plain(options: dict[str, Any], reads: Reads) -> dict[str, Any] | Unfit:
         if key not in options:
             continue
         value = options[key]
-        if not isinstance(value, bool | int | float | str | None):
+        if not isinstance(value, bool | int | float | str | None) and type(value) is not torch.Tensor:
             return Unfit(f"it reads transformer_options[{key!r}], a {type(value).__name__} that may change every step.")
         entering[key] = value
     return entering
+
+
+def in_key(entering: dict[str, Any]) -> tuple:
+    """What enters, as a part of the key of the compiled variant: plain values themselves, and which are tensors. A
+    graph is given those anew in each run."""
+    values = {key: "a tensor" if isinstance(value, torch.Tensor) else value for key, value in entering.items()}
+    return tuple(sorted(values.items()))
 
 
 def acting(options: dict[str, Any], reads: Reads) -> Unfit | None:

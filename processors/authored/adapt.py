@@ -15,6 +15,7 @@ from ...patching.explicit_forward import repaired
 from ..built_in.sdpa import SDPAProcessor
 from ..built_in.shapes import attend, merge_heads, split_heads
 from ..contract import KernelCall, KernelProcessor, Limits, ModuleProcessor, Processor
+from ..elsewhere import note_given_up
 from ..sites.find import Site
 from .attn_view import AttnView
 from .call_plan import Form
@@ -73,17 +74,35 @@ class _Adapted(Processor):
         self.inner = inner
         self.way = way
         self.plan = way.plan
+        self.takes_options = "transformer_options" in (*way.plan.named, *way.plan.positional)  # type: ignore[misc]
         self.fallback = SDPAProcessor()
         self.limits = getattr(inner, "limits", Limits())  # type: ignore[misc]
 
 
 class AdaptedKernel(_Adapted, KernelProcessor):
-    """Calls a kernel-level module by its own signature."""
+    """Calls a kernel-level module by its own signature, and with ``transformer_options`` where it has a parameter of
+    that name."""
 
-    def attend(self, call: KernelCall) -> torch.Tensor:
+    def forward(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        heads: int,
+        mask: torch.Tensor | None = None,
+        skip_reshape: bool = False,
+        skip_output_reshape: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+        transformer_options: dict[str, Any] | None = None,
+    ) -> torch.Tensor:
+        call = KernelCall(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
+        return self.attend(call, {} if transformer_options is None else transformer_options)
+
+    def attend(self, call: KernelCall, options: dict[str, Any] | None = None) -> torch.Tensor:
         given, dropped = call._asdict(), self.plan.dropped
         if call.mask is not None and "mask" in dropped:
-            self.note_given_up()
+            note_given_up()
             return self.fallback(**given)
         if call.enable_gqa and "enable_gqa" in dropped:
             if not call.skip_reshape:
@@ -95,7 +114,7 @@ class AdaptedKernel(_Adapted, KernelProcessor):
             given["q"] = given["q"] * (call.scale * call.head_dim() ** 0.5)  # the processor divides by √head_dim
         if given["skip_reshape"] and "skip_reshape" in dropped:
             given.update({name: merge_heads(given[name]) for name in "qkv"}, skip_reshape=False)
-        out = self.plan.call(self.inner, given)
+        out = self.plan.call(self.inner, {**given, "transformer_options": options})
         split_after = call.skip_output_reshape and "skip_output_reshape" in dropped
         return split_heads(out, out.shape[-1] // call.heads) if split_after else out
 
@@ -103,10 +122,6 @@ class AdaptedKernel(_Adapted, KernelProcessor):
 class AdaptedModule(_Adapted, ModuleProcessor):
     """Calls a module-level module by its own signature, with what diffusers' contract promises of ``attn``; and with
     ``transformer_options`` where it has a parameter of that name."""
-
-    def __init__(self, inner: nn.Module, way: Way):
-        super().__init__(inner, way)
-        self.takes_options = "transformer_options" in way.plan.named  # type: ignore[misc]
 
     def forward(
         self,
@@ -123,7 +138,7 @@ class AdaptedModule(_Adapted, ModuleProcessor):
             "value": value,
         }
         if any(given.get(name) is not None for name in self.plan.dropped):
-            self.note_given_up()
+            note_given_up(attn)
             return attend(self.fallback, attn, hidden_states, encoder_hidden_states, attention_mask, value)
         view = AttnView(attn, hidden_states.dtype)
         options = {} if transformer_options is None else transformer_options
@@ -148,7 +163,7 @@ class AdaptedStandIn(_Adapted, ModuleProcessor):
     ) -> torch.Tensor:
         given = {"context": encoder_hidden_states, "value": value, "mask": attention_mask}
         if any(given.get(name) is not None for name in self.plan.dropped):
-            self.note_given_up()
+            note_given_up(attn)
             return attend(self.fallback, attn, hidden_states, encoder_hidden_states, attention_mask, value)
         options = {} if transformer_options is None else transformer_options
         return self.plan.call(self.inner, {"x": hidden_states, **given, "transformer_options": options})

@@ -49,7 +49,7 @@ class Contract:
 CONTRACTS: Mapping[Form, Contract] = {
     "kernel": Contract(
         required=("q", "k", "v", "heads"),
-        optional=("mask", "skip_reshape", "skip_output_reshape", "scale", "enable_gqa"),
+        optional=("mask", "skip_reshape", "skip_output_reshape", "scale", "enable_gqa", "transformer_options"),
         aliases={
             "q": ("query",),
             "k": ("key",),

@@ -43,12 +43,6 @@ class Stands:
         self.takes_options = getattr(checked, "takes_options", False)
         self.reader = reader_of(checked)
         self.left = checked.left
-        self.given_up = 0
-
-    def note_given_up(self) -> None:
-        """As the processor's."""
-        if not torch.compiler.is_compiling():
-            self.given_up += 1
 
 
 class Seat(Stands):

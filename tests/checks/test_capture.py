@@ -252,3 +252,34 @@ class Unread(KernelProcessor):
 
     def forward(self, q, k, v, heads, mask=None, *args, **kwargs):
         return self.inner(q, k, v, heads)
+
+
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.step = 0
+
+    def forward(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
+        self.step += 1
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if hidden_states.shape[-1] > 100:
+            print(self.step)  # noqa: T201
+        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        return attn.to_out[0](SDPA(q, k, v, attn.heads, attention_mask)) / self.step
+
+
+def test_sites_that_differ_in_widths_are_captured_once_and_each_line_that_runs_is_found():
+    """A capture takes most of a check's time, and a model has sites of many widths."""
+
+    def found(*widths, kinds=("self", "cross")):
+        stats, processor = torch._dynamo.utils.counters["stats"], adapt(Counts().eval())
+        before = stats["unique_graphs"]
+        places = [(gallery.site(kind, width), processor) for kind in kinds for width in widths]
+        findings = check_attached(places, torch.float32, torch.device("cpu"))
+        return {finding.rule for finding in findings}, stats["unique_graphs"] - before
+
+    one, first = found(32)
+    several, graphs = found(32, 48, 64)
+    assert one == several == {"step-state"}
+    assert graphs == first <= 4
+    assert found(32, 128)[0] == {"step-state", "prints"}

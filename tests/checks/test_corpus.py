@@ -172,6 +172,58 @@ def test_masks_are_used_or_sdpa_uses_them(name, state, mask):
     assert_pictures(name, state, calls, BY_NAME[name].served if state == "written" else lambda call: False)
 
 
+@on_the_host
+def test_the_other_half_of_a_remedy_mends_too():
+    """TokenMerging does not use masks in self-attention: “take it out of forward”."""
+    clone, record = running.patch(model(), "merging:TokenMergingUnmasked", "mended")
+    _, findings = running.worst(record)
+    assert {finding["rule"] for finding in findings} == {"drops-mask"}, "it says what becomes of such calls"
+    for mask, picture in ((None, pictures.merged), (boolean, pictures.sdpa), (additive, pictures.sdpa)):
+        with running.recorded(clone, mask) as calls:
+            running.sample(clone, steps=1)
+        assert_equal("merging:TokenMerging", [result for _, result in calls], picture([call for call, _ in calls]))
+
+
+@on_the_host
+def test_what_goes_by_the_noise_level_is_compiled_once_for_all_steps():
+    """Which is the remedy for a counter."""
+    from passthrough import without_inductor
+    from sessions import compiled_clone
+
+    plain, *_ = patched("regions:TimeGate", "mended")
+    with without_inductor() as compiler:
+        clone, session, record = compiled_clone(plain, backend="inductor")
+        torch.testing.assert_close(running.sample(clone, steps=4), running.sample(plain, steps=4))
+        graphs = compiler.graphs
+        torch.testing.assert_close(running.sample(clone, steps=3), running.sample(plain, steps=3))
+        session.publish()
+    assert record["compile"]["regions_uncompiled"] == [] and compiler.runs
+    assert record["compile"]["recompiles"] == [] and compiler.graphs == graphs
+
+
+@on_the_host
+def test_a_block_that_was_compiled_without_is_given_the_noise_level_too():
+    """Flux's blocks are sites themselves, and read no noise level of their own."""
+    import models
+    from passthrough import without_inductor
+    from sessions import compiled_clone
+
+    plain = model("flux")
+    patched_, *_ = patched("kernels:FadingKernel", "mended", "flux")
+    with without_inductor():
+        for _ in range(2):
+            for patcher in (plain, patched_):
+                clone, session, record = compiled_clone(patcher, backend="inductor")
+                for sigma in (1.0, 1.0, 0.9, 0.1):
+                    options = {"sigmas": torch.full((2,), sigma * 15), "sample_sigmas": [sigma]}
+                    result, expected = models.step(clone, **options), models.step(patcher, **options)
+                    torch.testing.assert_close(result, expected)
+                session.publish()
+                assert record["compile"]["regions_uncompiled"] == []
+    loud, calm = (models.step(patched_, sigmas=torch.full((2,), sigma)) for sigma in (15.0, 0.1))
+    assert not torch.allclose(loud, calm)
+
+
 #: With a hazard, and some without.
 COMPILED = [name for name in NAMES if BY_NAME[name].uncompiled is not False or name in NAMES[::8]]
 

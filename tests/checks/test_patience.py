@@ -89,6 +89,22 @@ def test_a_trace_without_an_end_is_given_up_in_time():
     assert type(torch.ones(1)) is torch.Tensor and type(torch.ones(1) + 1) is torch.Tensor
 
 
+def test_a_long_loop_is_not_traced():
+    """Dynamo takes about 10 ms for each operation, and Inductor more: minutes for a loop over all heads of SDXL."""
+
+    class Sliced(Kernel):
+        def forward(self, q, k, v, heads, mask=None):
+            rounds = [super(Sliced, self).forward(q, k, v, heads, mask) for _ in range(30)]
+            return torch.stack(rounds).mean(dim=0)
+
+    check_processor(Kernel(), gallery.site(), thorough=False)  # imports
+    traced = torch._dynamo.utils.counters["stats"]["calls_captured"]
+    start = time.process_time()
+    assert rules(Sliced()) == [("warning", "too-long")]
+    assert time.process_time() - start < 10
+    assert torch._dynamo.utils.counters["stats"]["calls_captured"] == traced
+
+
 def test_after_one_kind_of_site_the_others_are_not_tried():
     calls = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from onediff_pack.compilers.blocks.transformer_options import Reads, Unfit, resolve, watched
+from onediff_pack.compilers.blocks.transformer_options import Reads, Unfit, in_key, resolve, watched
 
 
 def reads_of(block, options) -> Reads:
@@ -75,9 +75,20 @@ def test_a_plain_value_that_the_block_reads_enters():
     assert resolve({**OPTIONS, "run_vx": False}, reads) == {"run_vx": False}
 
 
-def test_a_tensor_that_the_block_reads_cannot_enter():
-    resolved = resolve(OPTIONS, reads_of(lambda options: options["sigmas"], OPTIONS))
-    assert resolved == "it reads transformer_options['sigmas'], a Tensor that may change every step."
+def test_a_tensor_that_the_block_reads_enters_and_its_numbers_are_no_part_of_the_key():
+    reads = reads_of(lambda options: options["sigmas"], OPTIONS)
+    entering = [resolve({**OPTIONS, "sigmas": sigmas}, reads) for sigmas in (OPTIONS["sigmas"], torch.zeros(2))]
+    assert [list(one) for one in entering] == [["sigmas"], ["sigmas"]]
+    assert entering[1]["sigmas"].sum() == 0
+    assert len({in_key(one) for one in entering}) == 1
+    assert in_key(entering[0]) != in_key(resolve({**OPTIONS, "sigmas": 1.0}, reads)) != in_key({})
+
+
+@pytest.mark.parametrize("value", [[0, 1], {}, torch.nn.Parameter(torch.ones(2))])
+def test_what_may_be_anything_cannot_enter(value):
+    reads = reads_of(lambda options: options["theirs"], OPTIONS)
+    resolved = resolve({**OPTIONS, "theirs": value}, reads)
+    assert resolved == f"it reads transformer_options['theirs'], a {type(value).__name__} that may change every step."
 
 
 def test_a_block_that_writes_runs_uncompiled():

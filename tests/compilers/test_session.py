@@ -22,6 +22,7 @@ from onediff_pack.compilers import (
     compile_seconds_asked,
 )
 from onediff_pack.compilers.choice.proof import Proof
+from onediff_pack.compilers.choice.prove import Proofs
 from onediff_pack.compilers.session.one_block import first_runs
 from onediff_pack.measure import stopwatch as timing
 from onediff_pack.measure.pairs import MOST_PAIRS
@@ -704,6 +705,32 @@ def test_cancelled_during_the_check_says_so_and_the_next_run_checks_again(patche
         assert (record["state"], record["summary"]) == ("idle", "stopped · goes on in the next run")
     sample(session, clone, 3)
     assert record["state"] == "compiled"
+
+
+def test_while_a_compiler_starts_that_is_what_is_awaited():
+    """Inductor takes many seconds in a new process, the check of most models under one."""
+
+    class StartsSlowly(FakeBackend):
+        name = "slow start"
+
+        def start_up(self, device):
+            shown.append((told[-1]["state"], told[-1]["summary"]))
+
+    import models
+
+    shown: list[tuple[str, str]] = []
+    told: list[dict] = []
+    slow = StartsSlowly()
+    with using(Proofs({slow.name: slow})):
+        clone, session, record = compiled_clone(models.unet_patcher(), told=told)
+        sample(session, clone, 3)
+        assert shown == [("starting", "starting the compiler")]
+        assert record["state"] == "compiled"
+        first = [state for state, _ in itertools.groupby(data["state"] for data in told)]
+        assert first[:2] == ["checking", "starting"] and first.count("starting") == 1, first
+        del told[:]
+        sample(session, clone, 3)
+        assert shown[1:] == [] and "starting" not in [data["state"] for data in told], "it has started"
 
 
 def test_a_block_that_the_model_never_calls_is_not_called_uncompiled(backend, monkeypatch):

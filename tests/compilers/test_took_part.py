@@ -9,8 +9,9 @@ import weakref
 import pytest
 import torch
 from onediff_pack.patching.wrappers import attach
-from onediff_pack.processors import find_sites, get_processor
+from onediff_pack.processors import find_sites, get_processor, select_sites
 from onediff_pack.processors.attention_patch import AttentionPatch
+from onediff_pack.processors.authored.adapt import adapt
 from sessions import FakeBackend, compiled_clone, known, using
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -198,6 +199,45 @@ def test_a_later_override_or_patch_that_takes_all_sites_is_named(patcher):
     before, said_before, _ = patched(clone, superseded=sage)
     sample(before)
     assert said_before[-1] == (None, len(sites), 0)
+
+
+class KernelWithoutMask(torch.nn.Module):
+    def forward(self, q, k, v, heads):
+        return get_processor("sdpa")(q, k, v, heads)
+
+
+class ModuleWithoutMask(torch.nn.Module):
+    def forward(self, attn, hidden_states, encoder_hidden_states=None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        return attn.to_out[0](attn.to_v(context[:, :1]).expand(-1, hidden_states.shape[1], -1))
+
+
+def hand_a_mask(module, args, kwargs):
+    """As a node for regions does."""
+    x, context = args[0], kwargs.get("context")
+    return args, {**kwargs, "mask": torch.zeros(x.shape[1], (x if context is None else context).shape[1])}
+
+
+@pytest.mark.parametrize("cls", [KernelWithoutMask, ModuleWithoutMask])
+@pytest.mark.parametrize("each", [False, True], ids=["one for both nodes", "one each"])
+def test_calls_that_go_to_sdpa_are_counted_by_the_node_whose_sites_they_are(patcher, cls, each):
+    """One processor may be on both nodes; a node that comes later takes sites from another."""
+    sites, processor, said = find_sites(patcher.model.diffusion_model), adapt(cls().eval()), {"all": [], "some": []}
+    some = select_sites(sites, "all", "middle_block")
+    clone = patcher.clone()
+    for name, places in (("all", sites), ("some", some)):
+        one = adapt(cls().eval()) if each else processor
+        tell = lambda *ended, name=name: said[name].append(ended[2])  # noqa: E731
+        attach(clone, AttentionPatch(places, one, lambda options: None, ended=tell))
+    hooks = [site.module.register_forward_pre_hook(hand_a_mask, with_kwargs=True) for site in sites[:-1]]
+    sample(clone)
+    sample(clone)
+    steps = 3
+    assert said == {"all": [steps * (len(sites) - len(some) - 1)] * 2, "some": [steps * len(some)] * 2}
+    for hook in hooks:
+        hook.remove()
+    sample(clone)
+    assert (said["all"][-1], said["some"][-1]) == (0, 0)
 
 
 def test_replaced_attention_of_single_blocks_shows_in_the_count(patcher):

@@ -124,9 +124,9 @@ class BlockRunner:
         return self._run_variant(step, entering, Call(inputs, original, foreign, under))
 
     def _kind(self) -> tuple[type, ...]:
-        """What decides what is read from ``transformer_options`` here: the block's class, and those of processors in it
-        that are handed them."""
-        readers = (getattr(function, "__dict__", {}).get("reader") for function in self._state.functions())
+        """What decides what is read from ``transformer_options`` here: the block's class, and those of processors in
+        it, or on it, that are handed them."""
+        readers = (getattr(function, "__dict__", {}).get("reader") for function in self._functions())
         return (type(self.block.module), *dict.fromkeys(reader for reader in readers if reader is not None))
 
     def _functions(self) -> tuple:

@@ -9,6 +9,7 @@ import torch
 
 from ....patching.calls import Inputs
 from ...blocks.shared_graph import SharedGraph
+from ...blocks.transformer_options import in_key
 from ...measuring.block import Block
 from ..compiler import Compiler
 
@@ -26,8 +27,8 @@ Operators = tuple
 
 
 class Variants:
-    """A variant is told by the functions that run in the block, the dtype of its weights, the plain options that it
-    reads, and the operators in it."""
+    """A variant is told by the functions that run in the block, the dtype of its weights, the options it reads and
+    the operators in it."""
 
     def __init__(self, block: Block, compiler: Compiler):
         self._block = block
@@ -44,7 +45,7 @@ class Variants:
     ) -> tuple[tuple, SharedGraph | None]:
         """The key of a variant, and its graph; no graph where there are too many variants."""
         graphs, imprecise = self._block.graphs, self._compiler.imprecise
-        key: tuple = (functions, class_forwards, dtype, operators, tuple(sorted(entering.items())))
+        key: tuple = (functions, class_forwards, dtype, operators, in_key(entering))
         if key not in graphs:
             known = [other[3] for other in graphs if EMULATED not in other]
             is_new = operators not in known and len(set(known)) >= MAX_OPERATORS

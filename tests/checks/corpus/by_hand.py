@@ -67,11 +67,11 @@ def results(source: Source, given: list[Call]) -> list[Tensor]:
 
 
 def _called(processor: Any, source: Source, call: Call) -> Tensor:
-    if source.entry.file == "kernels":
-        return call.site.to_out(processor(call.q, call.k, call.v, call.site.heads, call.mask))
     if source.entry.file == "standins":
         return processor(call.x, context=call.context, mask=call.mask)
     options = {}
     if "transformer_options" in inspect.signature(getattr(processor, "forward", processor)).parameters:
         options["transformer_options"] = {"sigmas": torch.full((len(call.x),), call.sigma)}
+    if source.entry.file == "kernels":
+        return call.site.to_out(processor(call.q, call.k, call.v, call.site.heads, call.mask, **options))
     return processor(AttnView(call.site, call.x.dtype), call.x, call.context, call.mask, **options)

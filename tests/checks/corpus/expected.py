@@ -168,6 +168,10 @@ EVERYDAY = (
         "mask[:, None]", says=("mask (batch, queries, keys)", "sdpa"), served=three_dimensional,
         on={"flux": "warning"},
     ),
+    warned(
+        "kernels:FadingKernel", p.faded, "self.step += 1", "transformer_options=None", "sigmas",
+        says=("self.step",), uncompiled=True, mended=p.faded_by_sigma, on={"flux": "warning"},
+    ),
     fine("standins:GuideAttention", p.times(0.9)),
     fine("standins:HostAttention", p.sdpa),
     fine("standins:NoAttention", p.unchanged),

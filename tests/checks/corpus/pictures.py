@@ -303,8 +303,15 @@ merged_without_mask = each(lambda call: attention(call) if call.mask is not None
 # Forms and hazards.
 
 
-def _sharp(call: Call) -> Tensor:
-    return call.site.to_out(looked(call.q * 1.25, call.k, call.v, call.site.heads, call.mask))
+def _sharp(call: Call, by: float = 1.25) -> Tensor:
+    return call.site.to_out(looked(call.q * by, call.k, call.v, call.site.heads, call.mask))
+
+
+def faded(calls: Sequence[Call]) -> list[Tensor]:
+    return [_sharp(call, 1 + 1 / n) for n, call in enumerate(calls, 1)]
+
+
+faded_by_sigma = each(lambda call: _sharp(call, 1 + call.sigma / 15))
 
 
 def _near(call: Call) -> Tensor:

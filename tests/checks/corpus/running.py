@@ -86,13 +86,13 @@ def patch(patcher: Any, name: str, state: str = "written") -> tuple[Any, dict[st
     from comfy_api.latest import io
     from onediff_pack.host import offered_processors
     from onediff_pack.nodes.patch_attention import OneDiffPatchAttention
-    from onediff_pack.processors.sources.custom import CustomProcessors
+    from onediff_pack.processors.sources import custom
 
     hidden = {"hidden_inputs": {io.Hidden.unique_id: "7", io.Hidden.extra_pnginfo: None}}
     with pytest.MonkeyPatch.context() as monkeypatch, torch.inference_mode():
-        monkeypatch.setattr(
-            offered_processors, "CUSTOM", _CUSTOM.setdefault(state, CustomProcessors(lambda: [FOLDER / state]))
-        )
+        monkeypatch.setattr(custom, "PRIVATE", f"corpus_{state}")  # Dynamo looks for globals in the module of that name
+        known = _CUSTOM.setdefault(state, custom.CustomProcessors(lambda: [FOLDER / state]))
+        monkeypatch.setattr(offered_processors, "CUSTOM", known)
         node = OneDiffPatchAttention.PREPARE_CLASS_CLONE(hidden)
         output = node.execute(model=patcher, processor=f"custom/{name}", sites="all", blocks="")
     return output.args[0], json.loads(json.dumps(output.ui["onediff"][0]))

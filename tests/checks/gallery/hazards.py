@@ -599,6 +599,20 @@ class ScriptedHelper(nn.Module):
         return SDPA(scripted(q), k, v, heads, mask, **kwargs)
 
 
+@wrong("too-long")
+class DampsInManySteps(nn.Module):
+    def forward(self, q, k, v, heads, mask=None, **kwargs):  # here
+        for _ in range(260):
+            q = q * 0.999
+        return SDPA(q, k, v, heads, mask, **kwargs)
+
+
+@mended(DampsInManySteps)
+class DampsInManyStepsMended(nn.Module):
+    def forward(self, q, k, v, heads, mask=None, **kwargs):
+        return SDPA(q * 0.999**260, k, v, heads, mask, **kwargs)
+
+
 @functools.lru_cache
 def scale_of(channels: int) -> float:
     return 1.0 + 0 * channels

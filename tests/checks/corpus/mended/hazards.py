@@ -16,8 +16,7 @@ class Attention(nn.Module):
 class CountsCalls(Attention):
     def forward(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, transformer_options=None):
         out = super().forward(attn, hidden_states, encoder_hidden_states, attention_mask)
-        sigma = (transformer_options or {}).get("sigmas")
-        return out if sigma is None else out / (1 + sigma[:1, None, None])
+        return out / (1 + transformer_options["sigmas"][0])
 
 
 class Prints(Attention):

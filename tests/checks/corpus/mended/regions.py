@@ -22,5 +22,4 @@ class TimeGate(nn.Module):
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         mask = attn.prepare_attention_mask(attention_mask, context.shape[1], context.shape[0], out_dim=4)
         out = attend(attn, hidden_states, context, mask)
-        sigma = (transformer_options or {}).get("sigmas")
-        return out if sigma is None else torch.where(sigma[:1, None, None] > self.above, out * self.gain, out)
+        return torch.where(transformer_options["sigmas"][0] > self.above, out * self.gain, out)

@@ -27,3 +27,19 @@ class PlainKernel(nn.Module):
         q, k, v = (x.view(batch, -1, heads, channels // heads).transpose(1, 2) for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return out.transpose(1, 2).reshape(batch, -1, channels)
+
+
+class FadingKernel(nn.Module):
+    """Sharpest in the first steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.step = 0
+
+    def forward(self, q, k, v, heads, mask=None):
+        self.step += 1
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        if mask is not None and mask.ndim == 3:
+            mask = mask[:, None]
+        out = F.scaled_dot_product_attention(q * (1 + 1 / self.step), k, v, attn_mask=mask)
+        return out.transpose(1, 2).flatten(2)
