@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from onediff_pack.compilers.blocks.operators.acting import Acting, uncompiled_options, with_standins
@@ -207,12 +208,15 @@ def test_a_result_of_another_form_never_reaches_the_graph(name, other):
 @pytest.mark.parametrize("inference", [True, False])
 def test_the_graph_is_given_memory_of_its_own(inference):
     """Inductor writes into what an operator gave it. So it may be nobody else's."""
-    kept, other = torch.ones(2, 3), torch.ones(4, 3)
+    kept, other, array = torch.ones(2, 3), torch.ones(4, 3), numpy.ones((2, 3), numpy.float32)
+    theirs = (kept, other, torch.from_numpy(array))
     gives = {
         "kept": lambda x, o: kept,
         "a part of something kept": lambda x, o: other[:2],
         "its input": lambda x, o: x,
         "a view of it": lambda x, o: x[:, :],
+        "its input by way of an array": lambda x, o: torch.from_numpy(x.numpy()),
+        "an array": lambda x, o: torch.from_numpy(array),
     }
     with torch.inference_mode(inference):
         for name, function in gives.items():
@@ -222,7 +226,7 @@ def test_the_graph_is_given_memory_of_its_own(inference):
             x = torch.ones(2, 3)
             (given,) = compiled.call().in_graph([x], [], *form[0], form[1])
             given.add_(1)
-            assert all(torch.equal(one, torch.ones_like(one)) for one in (kept, other, x)), name
+            assert all(torch.equal(one, torch.ones_like(one)) for one in (*theirs, x)), name
         own = torch.ones(2, 3)
         compiled = Compiled(Used(), lambda x, o: own.clone())
         compiled.uncompiled(x, compiled.call())

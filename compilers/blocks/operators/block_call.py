@@ -155,7 +155,7 @@ class BlockCall:
         self.given.append(given)
         wanted = [strides for _, strides, _ in promised(form, tensors)]
         del given
-        return _handed_over(found, wanted, tensors)
+        return _handed_over(found, wanted)
 
     def _compare(self, played: Given, role: str, text: str, tensors: list[torch.Tensor]) -> None:
         if (played.role, played.text) != (role, text):
@@ -267,23 +267,21 @@ def _written(after: Sequence[torch.Tensor], before: Sequence[torch.Tensor]) -> d
     return {number: one.clone() for number, (one, other) in pairs if not same(one, other)}
 
 
-def _handed_over(
-    found: list[torch.Tensor], wanted: Sequence[list[int]], tensors: Sequence[torch.Tensor]
-) -> list[torch.Tensor]:
+def _handed_over(found: list[torch.Tensor], wanted: Sequence[list[int]]) -> list[torch.Tensor]:
     """Results as the graph may do with them what it likes: with the promised strides, and nobody else's."""
-    inputs = {one.untyped_storage().data_ptr() for one in tensors}
     for number, strides in enumerate(wanted):
         # Counted: the list, and the argument of `getrefcount`.
         held = sys.getrefcount(found[number]) > 2 or _is_shared(found[number])
-        if held or found[number].untyped_storage().data_ptr() in inputs or list(found[number].stride()) != strides:
+        if held or list(found[number].stride()) != strides:
             found[number] = _fresh(found[number], strides)
     return found
 
 
 def _is_shared(tensor: torch.Tensor) -> bool:
-    """Whether other tensors lie in the same memory: Python's own, or results that foreign code keeps."""
+    """Whether others may use the same memory: tensors, or what a tensor was made from, such as an array."""
     storage = tensor.untyped_storage()
-    return torch._C._storage_Use_Count(storage._cdata) > 2  # the tensor's, and that of `storage`
+    # Counted: the tensor's, and that of `storage`.
+    return torch._C._storage_Use_Count(storage._cdata) > 2 or not storage.resizable()
 
 
 def _fresh(tensor: torch.Tensor, strides: Sequence[int]) -> torch.Tensor:
