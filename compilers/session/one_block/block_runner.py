@@ -17,7 +17,7 @@ from ...blocks.hindrances import BlockState
 from ...blocks.operators.acting import Acting
 from ...blocks.operators.block_call import BlockCall, OtherForm
 from ...blocks.shared_graph import SharedGraph
-from ...blocks.transformer_options import Reads, Unfit, plain
+from ...blocks.transformer_options import Reads, Unfit, carries_foreign, plain
 from ...measuring.block import Block
 from ...measuring.model_memory import ModelMemory
 from ..compiler import Compiler
@@ -98,6 +98,7 @@ class BlockRunner:
         if block.reason is not None or step.bypassing:
             return self.run_uncompiled(original)
         options = options_of(original, self._position)
+        step.ran_foreign = step.ran_foreign or (options is not None and carries_foreign(options))
         kind = self._kind()
         reads = self._memory.reads.get(kind)
         if reads is None or step.watching:
@@ -199,8 +200,8 @@ class BlockRunner:
                 return self._skip(postponed, call.original)
             return self._first_runs.run(key, graph, call)
         before = graph.graphs
-        if call.under is not None:
-            result = self._run_with_foreign(step, key, graph, call, call.under)
+        if step.ran_foreign:
+            result = self._run_once(step, key, graph, call, call.under)
         else:
             step.running = (self.block, graph)  # still set when the call raises
             result = self.run_compiled(key, graph, call.inputs)
@@ -209,27 +210,29 @@ class BlockRunner:
         step.ran_compiled = True
         return result
 
-    def _run_with_foreign(self, step: Step, key: tuple, graph: SharedGraph, call: Call, under: BlockCall) -> Any:
-        """Runs the block compiled with foreign code in it. What goes wrong in the graph ends here: another run of the
-        whole step would run foreign code of other blocks twice."""
+    def _run_once(self, step: Step, key: tuple, graph: SharedGraph, call: Call, under: BlockCall | None) -> Any:
+        """Runs the block compiled in a step in which foreign code runs, in this block or in others. What goes wrong in
+        the graph ends here: another run of the whole step would run foreign code twice."""
         before = self._foreign.kept_inputs(call.inputs)
         try:
-            with under.running():
+            with under.running() if under is not None else nullcontext():
                 result = self.run_compiled(key, graph, call.inputs)
         except BaseException as error:
-            if under.raised is not None:
+            if under is not None and under.raised is not None:
                 raise under.raised from None
             if isinstance(error, self._stops):
                 raise
             failure = ordinary(BaseException.with_traceback(error, None))
         else:
-            self._foreign.note(under, call.foreign)
+            if under is not None:
+                self._foreign.note(under, call.foreign)
             return result
         for tensor, copy in before:
             tensor.copy_(copy)
-        if not isinstance(failure, OtherForm) and (not under.met_unknown or self._foreign.is_failure(under)):
-            self._listener.failed(self.block, graph, failure)
         step.dirty = True
+        learned = under is not None and (isinstance(failure, OtherForm) or self._foreign.learned(under))
+        if not learned:
+            self._listener.failed(self.block, graph, failure)
         return self._foreign.again(self.run_uncompiled, call.original, under)
 
     def run_compiled(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> Any:
