@@ -11,7 +11,10 @@ import torch
 from torch import nn
 
 from ....patching.calls import Inputs, options_of, options_position
+from ....patching.foreign import OVERRIDE
 from ....patching.user_errors import ordinary
+from ....processors.attention_patch import kernel_override
+from ....processors.built_in.sdpa import SDPAProcessor
 from ...blocks.cast_weights import CastWeights
 from ...blocks.hindrances import BlockState
 from ...blocks.operators.acting import Acting
@@ -30,6 +33,9 @@ from .foreign_code import ForeignCode
 from .variants import MAX_VARIANTS, Variants
 
 log = logging.getLogger(__name__)
+
+#: One function, so that compiled graphs are shared.
+SDPA = kernel_override(SDPAProcessor().eval())
 
 
 class BlockRunner:
@@ -55,6 +61,7 @@ class BlockRunner:
         self.block = block
         self._compiler, self._failures, self._memory = compiler, failures, memory
         self._resolve_weights, self._stops = host.resolve_weights, host.cancel.stops
+        self._computes_with_sdpa = host.computes_with_sdpa
         self._listener, self.device, self._dtype = listener, device, dtype
         self._variants = Variants(block, compiler)
         self._foreign = ForeignCode(block, device)
@@ -120,9 +127,22 @@ class BlockRunner:
         is_new = self._compiler.holds_operators and not self._memory.watched(kind, foreign.roles)
         if is_new or not self._foreign.seen(foreign):
             return self._watch(step, options, original)
+        if self._takes_sdpa(options, reads):
+            entering = {**entering, OVERRIDE: SDPA}
         inputs = self._foreign.standing_in(original, options, entering, foreign)
         under = self._foreign.begin(original, options, foreign) if foreign.functions else None
         return self._run_variant(step, entering, Call(inputs, original, foreign, under))
+
+    def _takes_sdpa(self, options: dict[str, Any], reads: Reads) -> bool:
+        """Whether this pack's ``sdpa`` computes attention in the graph, in the place of ComfyUI's function that hands it
+        to the same one of PyTorch's: that compares the batch with a limit, so that no graph can hold every batch."""
+        return (
+            OVERRIDE in reads.keys
+            and options.get(OVERRIDE) is None
+            and self._computes_with_sdpa()
+            and self._compiler.takes_any_batch
+            and self.block.is_own(self._functions())
+        )
 
     def _kind(self) -> tuple[type, ...]:
         """What decides what is read from ``transformer_options`` here: the block's class, and those of processors in it
@@ -185,7 +205,9 @@ class BlockRunner:
         """Runs the block compiled for these options and for the processors that sit on it now."""
         dtype = self._weights.dtype(self._dtype) if self.block.casts_weights else None
         operators = self._foreign.operators(call.foreign)
-        key, graph = self._variants.find(self._functions(), self._class_forwards, dtype, entering, operators)
+        key, graph = self._variants.find(
+            self._functions(), self._class_forwards, dtype, entering, operators, call.inputs
+        )
         if graph is None:
             return self._skip(f"it was compiled for {MAX_VARIANTS} combinations of settings already.", call.original)
         step.variant.graphs.add(graph)

@@ -140,7 +140,7 @@ class FirstRuns:
             self._listener.failed(self._runner.block, graph, error.with_traceback(None))
             return False
         if not parity.passed and self._compiler.retry(graph, parity):
-            return False  # at its next call, with casts emulated
+            return False  # at its next call, compiled in another way
         if not parity.passed and self._foreign.refuse_writers(call.foreign):
             return False
         self._runner.block.parity = parity
