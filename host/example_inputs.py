@@ -76,7 +76,7 @@ def find_reach(patcher: Any) -> FindReach:
 
 
 def find_batched(patcher: Any) -> FindBatched:
-    """Which inputs of its modules carry the batch; asked once for each model."""
+    """Which inputs of the diffusion model's modules carry the batch: found out by two runs, a second in all."""
     model, parts = patcher.model, {f"{PREFIX}{path}": part for path, part in replaced_parts(patcher).items()}
 
     def find(paths: Collection[str]) -> dict[str, Batched]:

@@ -68,11 +68,10 @@ class Variants:
     def _graph_of(self, key: tuple) -> SharedGraph:
         graphs, block = self._block.graphs, self._block
         if key not in graphs:
-            batch = None if APART in key else self._compiler.batch_of(block.path)
             graph = self._compiler.graph_of((block.signature, *key), key[0][0], block.kind)
             graph.emulates_casts = EMULATED in key
-            if not graph.graphs and not graph.apart:
-                graph.batch = batch
+            if not (graph.graphs or graph.apart or APART in key):
+                graph.batch = self._compiler.batch_of(block.path)
             graphs[key] = graph
         return graphs[key]
 
