@@ -10,8 +10,8 @@ from typing import Any
 
 from .reach import ModuleCall, Reach, TensorSpec
 
-#: For every tensor of a module's calls, in their order: how many times its first dimension is the batch. 0: it is not.
-Batched = tuple[int, ...]
+#: For every tensor of a module's calls, in their order: whether its first dimension is the batch.
+Batched = tuple[bool, ...]
 
 #: Tells that of modules, by path. Of those that it leaves out nobody knows.
 FindBatched = Callable[[Collection[str]], dict[str, Batched]]
@@ -20,23 +20,23 @@ BATCHES = (2, 3)
 
 
 def batched(path: str, at_two: Reach, at_three: Reach) -> Batched | None:
-    """What two runs of a model, with batches of 2 and 3, show of a module; None where they do not agree on a number."""
+    """What two runs of a model, with batches of 2 and 3, show of a module; None where a size is neither the batch nor the
+    same in both, as with frames in it."""
     two, three = ([tuple(_tensors(call)) for call in run.calls.get(path, ())] for run in (at_two, at_three))
     if not two or [len(call) for call in two] != [len(call) for call in three]:
         return None
     found = {
-        tuple(_times(a.shape, b.shape) for a, b in zip(call, other, strict=True))
+        tuple(_carries(a.shape, b.shape) for a, b in zip(call, other, strict=True))
         for call, other in zip(two, three, strict=True)
     }
-    times = found.pop()
-    return None if found or None in times else tuple(n for n in times if n is not None)
+    (carries, *others) = found
+    return None if others or None in carries else tuple(map(bool, carries))
 
 
-def _times(at_two: tuple[int, ...], at_three: tuple[int, ...]) -> int | None:
-    if not at_two or not at_three or at_two[0] == at_three[0]:
-        return 0
-    times, rest = divmod(at_two[0], BATCHES[0])
-    return times if not rest and at_three[0] == times * BATCHES[1] else None
+def _carries(at_two: tuple[int, ...], at_three: tuple[int, ...]) -> bool | None:
+    if at_two[:1] == at_three[:1]:
+        return False
+    return True if (at_two[:1], at_three[:1]) == (BATCHES[:1], BATCHES[1:]) else None
 
 
 def _tensors(call: ModuleCall) -> Iterator[TensorSpec]:

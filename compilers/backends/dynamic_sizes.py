@@ -64,7 +64,7 @@ def mark_sizes(tensors: Sequence[torch.Tensor], batch: Batched | None) -> None:
         batch: those that carry the batch. It is one unknown for all of them, so that the graph holds for a batch of 1
             as well. None: torch compiles that apart.
     """
-    carries = [bool(times) for times in batch] if batch is not None else [False] * len(tensors)
+    carries = [False] * len(tensors) if batch is None else batch
     for tensor, carries_batch in zip(tensors, carries, strict=True):
         if carries_batch:
             tensor.__dict__.get("_dynamo_weak_dynamic_indices", set()).discard(0)

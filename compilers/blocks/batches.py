@@ -33,5 +33,5 @@ def carry(batch: Batched, tensors: Sequence[torch.Tensor]) -> bool:
     """Whether these tensors have one batch, where it is expected."""
     if len(batch) != len(tensors):
         return False
-    sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor, times in zip(tensors, batch, strict=True) if times}
+    sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor, carries in zip(tensors, batch, strict=True) if carries}
     return len(sizes) == 1 and 0 not in sizes
