@@ -20,8 +20,8 @@ BATCHES = (2, 3)
 
 
 def batched(path: str, at_two: Reach, at_three: Reach) -> Batched | None:
-    """What two runs of a model, with batches of 2 and 3, show of a module; None where a size is neither the batch nor the
-    same in both, as with frames in it."""
+    """What two runs of a model, with batches of 2 and 3, show of a module; None where a size is neither the batch nor
+    the same in both, as with frames in it."""
     two, three = ([tuple(_tensors(call)) for call in run.calls.get(path, ())] for run in (at_two, at_three))
     if not two or [len(call) for call in two] != [len(call) for call in three]:
         return None

@@ -47,8 +47,8 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """The arguments of one call, but for what is in its ``transformer_options``: tensors as ``TensorSpec``, None and plain
-    values as they are, containers and dataclasses as tuples, others by their class's name."""
+    """The arguments of one call, but for what is in its ``transformer_options``: tensors as ``TensorSpec``, None and
+    plain values as they are, containers and dataclasses as tuples, others by their class's name."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]

@@ -91,8 +91,8 @@ class Compiler:
         )
 
     def retry(self, graph: SharedGraph, parity: Parity) -> bool:
-        """Whether the blocks of a graph that was not right are compiled once more: with casts emulated, because Inductor
-        leaves out the rounding to float16 or bfloat16 between operations that it fuses; or for each batch apart."""
+        """Whether the blocks of a graph that was not right are compiled once more: with casts emulated, because
+        Inductor leaves out the rounding to float16 or bfloat16 between operations that it fuses; or batches apart."""
         can = self.backend is not None and self.backend.emulates_casts(self._device.type) and not graph.emulates_casts
         if not can or parity.dtype not in (torch.float16, torch.bfloat16):
             return self.compile_apart(graph, parity.difference)

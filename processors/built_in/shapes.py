@@ -34,7 +34,7 @@ def attend(
 
 
 def split_heads(x: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """(batch, tokens, heads * head_dim), or with heads apart as SD 3 has its values, → (batch, heads, tokens, head_dim)."""
+    """(batch, tokens, heads * head_dim) → (batch, heads, tokens, head_dim). SD 3 has its values with heads apart."""
     batch, tokens, *channels = x.shape
     return x.reshape(batch, tokens, math.prod(channels) // head_dim, head_dim).transpose(1, 2)
 

@@ -134,8 +134,8 @@ class BlockRunner:
         return self._run_variant(step, entering, Call(inputs, original, foreign, under))
 
     def _takes_sdpa(self, options: dict[str, Any], reads: Reads) -> bool:
-        """Whether this pack's ``sdpa`` computes attention in the graph, in the place of ComfyUI's function that hands it
-        to the same one of PyTorch's: that compares the batch with a limit, so that no graph can hold every batch."""
+        """Whether this pack's ``sdpa`` computes attention in the graph, in the place of ComfyUI's function around the
+        same one of PyTorch's: that compares the batch with a limit, so that no graph could hold every batch."""
         return (
             OVERRIDE in reads.keys
             and options.get(OVERRIDE) is None
