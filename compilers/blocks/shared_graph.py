@@ -41,13 +41,13 @@ class Counts:
 class SharedGraph:
     """What the blocks of one class, one set of weight shapes and one variant of options have in common.
 
-    ``forward`` is the unbound function that is compiled. Backends fill the counts: ``graphs`` compiled, ``reasons`` of
-    each compile after the first, ``cache_hits`` and ``cache_misses`` of the cache on disk and the ``seconds_saved`` by
-    it, ``runs`` of compiled code where a backend counts them, and the ``size`` of the last one compiled where it holds
-    for one size. ``unkept`` are compiles that are kept on disk once they ran. ``device`` is the type that it is
-    compiled for. ``batch`` tells which of a block's tensors carry the batch, where the graph is to hold for every one; ``apart``
-    why it cannot, so that they are compiled apart. With ``emulates_casts`` a backend rounds to float16 or bfloat16
-    wherever uncompiled code does.
+    ``forward`` is the unbound function that is compiled. Backends fill the counts: ``graphs`` compiled, ``reasons``
+    of each compile after the first, ``cache_hits`` and ``cache_misses`` of the cache on disk and the
+    ``seconds_saved`` by it, ``runs`` of compiled code where a backend counts them, and the ``size`` of the last one
+    compiled where it holds for one size. ``unkept`` are compiles that are kept on disk once they ran. ``device`` is
+    the type that it is compiled for. ``batch`` tells which of a block's tensors carry the batch, where the graph is
+    to hold for every one; ``apart`` why it cannot, so that they are compiled apart. With ``emulates_casts`` a
+    backend rounds to float16 or bfloat16 wherever uncompiled code does.
     """
 
     forward: Callable
