@@ -34,6 +34,8 @@ def batched(path: str, at_two: Reach, at_three: Reach) -> Batched | None:
 
 
 def _carries(at_two: tuple[int, ...], at_three: tuple[int, ...]) -> bool | None:
+    if at_two[1:] != at_three[1:]:
+        return None  # Cosmos has the batch behind frames, height and width
     if at_two[:1] == at_three[:1]:
         return False
     return True if (at_two[:1], at_three[:1]) == (BATCHES[:1], BATCHES[1:]) else None

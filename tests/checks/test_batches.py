@@ -61,6 +61,7 @@ CALLS = {
     "a number without dimensions": (lambda block, x, n: block(x, torch.tensor(1.0)), (1, 0)),
     "another number of tensors": (lambda block, x, n: block(x, *[torch.ones(n)] * n), None),
     "frames in the batch": (lambda block, x, n: block(x.repeat(5, 1, 1)), None),
+    "the batch elsewhere": (lambda block, x, n: block(x.transpose(0, 1)), None),
     "neither": (lambda block, x, n: block(x, torch.ones(n + 3, 4)), None),
     "two calls alike": (lambda block, x, n: (block(x), block(x[:, :2])), (1,)),
     "two calls that differ": (lambda block, x, n: (block(x), block(x[:1])), None),
