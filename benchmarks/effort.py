@@ -175,7 +175,7 @@ def measured(setting: Setting, block: Any, inputs: dict[str, Any], device: Any, 
     times it by turns with the uncompiled one."""
     import torch
     from onediff_pack.compilers.backends.deployable import entry_of
-    from onediff_pack.compilers.backends.dynamic_sizes import mark_dynamic_dimensions
+    from onediff_pack.compilers.backends.dynamic_sizes import mark_sizes
     from onediff_pack.compilers.blocks.parity import clone_inputs, compare
     from onediff_pack.compilers.blocks.shared_graph import SharedGraph
     from onediff_pack.compilers.measuring.class_gain import time_pairs
@@ -191,7 +191,7 @@ def measured(setting: Setting, block: Any, inputs: dict[str, Any], device: Any, 
     compiled = torch.compile(entry, fullgraph=True, options=dict(setting.config))
 
     def run(both: Any) -> Any:
-        mark_dynamic_dimensions(list(both[0][0].values()))
+        mark_sizes(list(both[0][0].values()), None)
         return compiled(changed, (), both[0][0])
 
     def uncompiled(both: Any) -> Any:

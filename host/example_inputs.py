@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import nn
 
+from ..checks.reaching.batches import BATCHES, Batched, FindBatched, batched
 from ..checks.reaching.reach import ExampleCall, FindReach, Reach, reach
 from ..checks.reaching.widths import Width
 from .cancelling import CANCEL
@@ -74,9 +75,28 @@ def find_reach(patcher: Any) -> FindReach:
     return find
 
 
-def example_calls() -> list[ExampleCall]:
-    """Ways to call a ``BaseModel``, the likeliest first."""
-    return [partial(example_call, example) for example in EXAMPLES]
+def find_batched(patcher: Any) -> FindBatched:
+    """Which inputs of the diffusion model's modules carry the batch: found out by two runs, a second in all."""
+    model, parts = patcher.model, {f"{PREFIX}{path}": part for path, part in replaced_parts(patcher).items()}
+
+    def find(paths: Collection[str]) -> dict[str, Batched]:
+        watch, dtype = [f"{PREFIX}{path}" for path in paths], model.get_dtype_inference()
+        runs = [
+            reach(model, example_calls(batch), dtype=dtype, replaced=parts, watch=watch, stops=CANCEL.stops)
+            for batch in BATCHES
+        ]
+        if any(run.reason is not None for run in runs):
+            return {}
+        found = {path: batched(f"{PREFIX}{path}", *runs) for path in paths}
+        return {path: times for path, times in found.items() if times is not None}
+
+    return find
+
+
+def example_calls(batch: int | None = None) -> list[ExampleCall]:
+    """Ways to call a ``BaseModel``, the likeliest first; with a batch of the caller's choice."""
+    examples = EXAMPLES if batch is None else tuple(dict.fromkeys(replace(one, batch=batch) for one in EXAMPLES))
+    return [partial(example_call, example) for example in examples]
 
 
 def example_call(example: Example, model: Any, width: Width) -> Any:

@@ -17,6 +17,7 @@ from ..patching.wrappers import attach, attached, detach
 from ..speed_report.figures import CompileCost, Sampling, SpeedReport, difference, shared_works
 from ..status import Record
 from ..status.machine import machine
+from .example_inputs import find_batched
 from .server import host
 
 SEED, SAMPLER, SCHEDULER = 0, "euler", "simple"
@@ -62,7 +63,8 @@ class BothWays:
         device = self.model.load_device
         # The session must stay compiled to be timed, and a model that cannot be compiled is a result too.
         settings = replace(self.settings, keep_faster=False, stop_if_unfit=False)
-        self.session = session = Session(settings, _relay(record), host(), device)
+        find = find_batched(self.model)
+        self.session = session = Session(settings, _relay(record), host(), device, find_batched=find)
         session.measuring.by_turns = False
         session.skips_classes_without_gain = self.settings.keep_faster
         plain, compiled = without_session(self.model), with_session(self.model, session)

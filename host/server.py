@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import comfy.ldm.modules.attention as attention
 import comfy.model_management
 import comfyui_version
 from comfy_api.latest import io
@@ -93,7 +94,13 @@ def host() -> Host:
         version=comfyui_version.__version__,
         resolve_weights=resolve_weights,
         sampler=executing_class,
+        computes_with_sdpa=computes_with_sdpa,
     )
+
+
+def computes_with_sdpa() -> bool:
+    """Whether ComfyUI's attention function is PyTorch's, as with ``--use-pytorch-cross-attention``."""
+    return attention.optimized_attention is attention.attention_pytorch
 
 
 def running_workflow() -> str | None:

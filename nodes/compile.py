@@ -10,7 +10,7 @@ from ..checks import Finding
 from ..checks.options import check_options
 from ..compilers import BACKENDS, PROOFS, Session, Settings, compile_seconds_asked
 from ..host.compile_facts import asked
-from ..host.example_inputs import find_reach
+from ..host.example_inputs import find_batched, find_reach
 from ..host.known_values import known, model_given, name_given, switch_given
 from ..host.server import begin_start, host, new_record, schema, ui
 from ..node_ids import COMPILE
@@ -97,7 +97,14 @@ class OneDiffCompile(io.ComfyNode):
         compiled = model.clone()
         findings += check_options(asked(compiled, settings))
         session = Session(
-            settings, record, host(), compiled.load_device, tuple(findings), find_reach(compiled), proofs=PROOFS
+            settings,
+            record,
+            host(),
+            compiled.load_device,
+            tuple(findings),
+            find_reach(compiled),
+            find_batched(compiled),
+            proofs=PROOFS,
         )
         PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
         session.prepare(

@@ -123,6 +123,12 @@ def _replaced_attention(setup):
     setup.model.set_model_attn1_replace(lambda q, k, v, extra_options: v, "middle", 0)
 
 
+@change("replaced cross-attention", "unet")
+def _replaced_cross_attention(setup):
+    setup.model = setup.model.clone()
+    setup.model.set_model_attn2_replace(lambda q, k, v, extra_options: q * 0.5, "middle", 0)
+
+
 @change("replaced block", "flux")
 def _replaced_block(setup):
     def half(args, extra):

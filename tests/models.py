@@ -37,6 +37,18 @@ DEEP_UNET = {
     "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
 }
 
+#: SDXL's: transformer blocks at the deeper level alone, two at each place, and an embedding of prompt and sizes.
+SDXL = {
+    **UNET,
+    "channel_mult": [1, 1],
+    "transformer_depth": [0, 2],
+    "transformer_depth_middle": 2,
+    "transformer_depth_output": [0, 0, 2, 2],
+    "use_linear_in_transformer": True,
+    "num_classes": "sequential",
+    "adm_in_channels": 32 + 6 * 256,
+}
+
 FLUX = {
     "image_model": "flux",
     "in_channels": 4,
@@ -66,6 +78,20 @@ def unet_patcher(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
 def deep_unet_patcher(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
     """The same as deep as the original, at a tenth of its width, in a ModelPatcher."""
     return _patcher(comfy.supported_models.SD15, DEEP_UNET, seed)
+
+
+def sdxl_patcher(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
+    """A Stable Diffusion XL architecture in a ModelPatcher."""
+
+    class Small(comfy.supported_models.SDXL):
+        unet_extra_config = {"num_heads": -1, "num_head_channels": 16}  # noqa: RUF012, as the host has it
+
+    return _patcher(Small, SDXL, seed)
+
+
+def flux_of_nine_patcher(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
+    """A Flux of 3 double and 6 single blocks in a ModelPatcher."""
+    return _patcher(comfy.supported_models.FluxSchnell, {**FLUX, "depth": 3, "depth_single_blocks": 6}, seed)
 
 
 def flux_patcher(

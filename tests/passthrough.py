@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,18 +14,24 @@ from sessions import known, using
 
 
 class Passthrough:
-    """Compiles nothing. Dynamo's guards and graphs are the real ones, so what a graph ignores shows in the result."""
+    """Compiles nothing. Dynamo's guards and graphs are the real ones, so what a graph ignores shows in the result.
+    ``spoil(gm)`` may change what was captured, and ``ran(gm)``, called at the end of each run, may raise."""
 
     def __init__(self) -> None:
         self.graphs = 0
         self.runs = 0
+        self.spoil: Callable[[torch.fx.GraphModule], None] = lambda gm: None
+        self.ran: Callable[[torch.fx.GraphModule], None] = lambda gm: None
 
     def compile_fx(self, gm: torch.fx.GraphModule, example_inputs: list, **_settings: Any) -> Any:
         self.graphs += 1
+        self.spoil(gm)
 
         def run(*args: Any) -> Any:
             self.runs += 1
-            return gm.forward(*args)
+            result = gm.forward(*args)
+            self.ran(gm)
+            return result
 
         return run
 

@@ -86,7 +86,12 @@ def compiled_clone(
     chosen = Settings(**{"backend": backend, "keep_faster": False, **settings})
     record = Record("workflow", "7", None if told is None else lambda record: told.append(dict(record.data)))
     clone = patcher.clone()
-    host = Host(check_interrupt, "test", resolve_weights)
-    session = Session(chosen, record, host, CPU, proofs=proofs, graphs=graphs)
+    host = Host(check_interrupt, "test", resolve_weights, computes_with_sdpa=lambda: True)
+    find = None
+    if hasattr(patcher.model, "extra_conds"):
+        from onediff_pack.host.example_inputs import find_batched
+
+        find = find_batched(clone)
+    session = Session(chosen, record, host, CPU, find_batched=find, proofs=proofs, graphs=graphs)
     attach(clone, session)
     return clone, session, record

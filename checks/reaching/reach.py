@@ -6,8 +6,10 @@ and no memory. What the inputs look like is the caller's knowledge, except their
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +20,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ...patching.calls import options_of, options_position, with_options
 from ...patching.foreign import OVERRIDE
 from ...patching.user_errors import error_words, said
 from ..probing.cases import Brought, Layout, Mask
@@ -44,8 +47,8 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """The arguments of one call: tensors as ``TensorSpec``, None and plain values as they are, others by their class's
-    name."""
+    """The arguments of one call, but for what is in its ``transformer_options``: tensors as ``TensorSpec``, None and
+    plain values as they are, containers and dataclasses as tuples, others by their class's name."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -197,6 +200,9 @@ class _Observer:
             if override is not None and not isinstance(override, _Noting):
                 options[OVERRIDE] = _Noting(override, self)  # the run's own dict
         if path in self.watch:
+            position = options_position(type(module).forward)
+            if options_of((args, kwargs), position) is not None:
+                args, kwargs = with_options((args, kwargs), position, {})
             call = ModuleCall(tuple(map(_described, args)), {name: _described(v) for name, v in kwargs.items()})
             seen = self.calls.setdefault(path, [])
             if call not in seen:
@@ -289,4 +295,10 @@ def _described(value: Any) -> Any:
         return TensorSpec(tuple(value.shape), value.dtype)
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, dict):
+        return tuple(map(_described, value.values()))
+    if isinstance(value, tuple | list | deque):
+        return tuple(map(_described, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and hasattr(value, "__dict__"):
+        return tuple(map(_described, vars(value).values()))
     return type(value).__name__

@@ -15,7 +15,7 @@ from ...checks.graph.breaks import recompile_reason
 from ...patching.private_tracing import PRIVATE_TRACING
 from ..blocks.shared_graph import SharedGraph
 from ..blocks.tensors import tensors_of
-from .dynamic_sizes import mark_dynamic_dimensions
+from .dynamic_sizes import mark_sizes
 from .plain_layout import in_plain_layout, is_plain
 
 
@@ -40,7 +40,7 @@ class CompiledModule(DeployableModule):
         if not all(map(is_plain, tensors)):
             inputs, copies = in_plain_layout(inputs)
             tensors = tensors_of(inputs)
-        mark_dynamic_dimensions(tensors)
+        mark_sizes(tensors, graph.batch)
         with PRIVATE_TRACING:
             result = graph.runner(self._torch_module, *inputs)
         for original, copy in copies:
@@ -64,9 +64,13 @@ class CompiledModule(DeployableModule):
 def entry_of(graph: SharedGraph) -> Callable:
     """The function that Dynamo compiles. Dynamo keeps graphs, recompile limits and observed sizes by code object, so
     each shared graph has its own."""
-    forward = graph.forward
+    forward, any_batch = graph.forward, graph.batch is not None
 
     def entry(block: nn.Module, args: tuple, kwargs: dict) -> Any:
+        if any_batch:  # torch cannot tell by itself that an unknown size is not 0, as group_norm asks
+            for value in (*args, *kwargs.values()):
+                if isinstance(value, torch.Tensor) and value.ndim > 1:
+                    torch._check(value.shape[0] >= 1)
         return forward(block, *args, **kwargs)
 
     entry.__code__ = entry.__code__.replace(co_name=graph.name)

@@ -48,6 +48,10 @@ class Backend(Protocol):
     uses_triton: ClassVar[bool] = False
     holds_operators: ClassVar[bool] = False
 
+    def takes_any_batch(self, device: str) -> bool:
+        """Whether one graph can hold for every batch on this type of device."""
+        return False
+
     def absent(self, device: torch.device) -> str | None:
         """Why it cannot work here, found out without compiling or loading it; None when it may."""
         raise NotImplementedError

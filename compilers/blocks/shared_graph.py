@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
+from ...checks.reaching.batches import Batched
+
 _numbers = itertools.count()
 
 
@@ -39,11 +41,13 @@ class Counts:
 class SharedGraph:
     """What the blocks of one class, one set of weight shapes and one variant of options have in common.
 
-    ``forward`` is the unbound function that is compiled. Backends fill the counts: ``graphs`` compiled, ``reasons`` of
-    each compile after the first, ``cache_hits`` and ``cache_misses`` of the cache on disk and the ``seconds_saved`` by
-    it, ``runs`` of compiled code where a backend counts them, and the ``size`` of the last one compiled where it holds
-    for one size. ``unkept`` are compiles that are kept on disk once they ran. ``device`` is the type that it is
-    compiled for. With ``emulates_casts`` a backend rounds to float16 or bfloat16 wherever uncompiled code does.
+    ``forward`` is the unbound function that is compiled. Backends fill the counts: ``graphs`` compiled, ``reasons``
+    of each compile after the first, ``cache_hits`` and ``cache_misses`` of the cache on disk and the
+    ``seconds_saved`` by it, ``runs`` of compiled code where a backend counts them, and the ``size`` of the last one
+    compiled where it holds for one size. ``unkept`` are compiles that are kept on disk once they ran. ``device`` is
+    the type that it is compiled for. ``batch`` tells which of a block's tensors carry the batch, where the graph is
+    to hold for every one; ``apart`` why it cannot, so that they are compiled apart. With ``emulates_casts`` a
+    backend rounds to float16 or bfloat16 wherever uncompiled code does.
     """
 
     forward: Callable
@@ -55,6 +59,8 @@ class SharedGraph:
     seconds_saved: float = 0.0
     runs: int = 0
     size: str = ""
+    batch: Batched | None = None
+    apart: str = ""
     reasons: list[str] = field(default_factory=list)
     unkept: list[Any] = field(default_factory=list)
     runner: Callable[..., Any] | None = None

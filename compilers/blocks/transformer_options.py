@@ -203,6 +203,12 @@ def acting(options: dict[str, Any], reads: Reads) -> Unfit | None:
     return None
 
 
+def carries_foreign(options: dict[str, Any]) -> bool:
+    """Whether another node put an override, a patch or a replacement anywhere in the model."""
+    lists = ((options.get(name) or {}).values() for name in (PATCHES, REPLACEMENTS))
+    return options.get(OVERRIDE) is not None or any(any(of_one) for of_one in lists)
+
+
 def replacement(by_block: dict | None, options: dict[str, Any]) -> Any:
     """The replacement that concerns the block that is about to run: keyed (name, number, index) or (name, number)."""
     if not by_block:

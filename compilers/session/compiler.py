@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...checks.reaching.batches import Batched
+from ..backends.errors_in_words import is_out_of_memory
 from ..backends.protocol import Backend, Failure
+from ..blocks.batches import Batches
 from ..blocks.parity import Parity
 from ..blocks.shared_graph import GRAPHS, Counts, GraphCache, SharedGraph
 from ..choice.choose import choose_backend
@@ -35,6 +38,7 @@ class Compiler:
         self.spent = 0.0
         self.waiting = False
         self.imprecise: set[SharedGraph] = set()
+        self.batches = Batches()
         self._settings = settings
         self._device = device
         self._proofs = proofs
@@ -87,13 +91,31 @@ class Compiler:
         )
 
     def retry(self, graph: SharedGraph, parity: Parity) -> bool:
-        """Whether the blocks of a graph that was not right are compiled once more, with casts emulated: where Inductor
-        fuses operations, it leaves out the rounding to float16 or bfloat16 between them."""
+        """Whether the blocks of a graph that was not right are compiled once more: with casts emulated, because
+        Inductor leaves out the rounding to float16 or bfloat16 between operations that it fuses; or batches apart."""
         can = self.backend is not None and self.backend.emulates_casts(self._device.type) and not graph.emulates_casts
         if not can or parity.dtype not in (torch.float16, torch.bfloat16):
-            return False
+            return self.compile_apart(graph, parity.difference)
         self.imprecise.add(graph)
         return True
+
+    def compile_apart(self, graph: SharedGraph, error: Exception | str) -> bool:
+        """Whether the blocks of a graph that was to hold for every batch, and failed, are compiled once more, each
+        batch apart."""
+        if graph.batch is None or (isinstance(error, Exception) and is_out_of_memory(error)):
+            return False
+        graph.batch = None
+        graph.apart = error if isinstance(error, str) else self.explain(error).reason
+        return True
+
+    def batch_of(self, path: str) -> Batched | None:
+        """Which of a block's tensors carry the batch, where one graph can hold for every one."""
+        return self.batches.of(path) if self.takes_any_batch else None
+
+    @property
+    def takes_any_batch(self) -> bool:
+        """Whether one graph can hold for every batch."""
+        return self.backend is not None and self.backend.takes_any_batch(self._device.type)
 
     @property
     def holds_operators(self) -> bool:
@@ -113,7 +135,9 @@ class Compiler:
         emulated = (
             f"With precision casts emulated, because they differed without: {', '.join(kinds)}." if kinds else None
         )
-        return [note for note in (about, emulated) if note]
+        apart = sorted({f"{graph.label}: {graph.apart}" for graph in self.baseline if graph.apart})
+        each = f"Compiled apart for a batch of 1: {' '.join(apart)}" if apart else None
+        return [note for note in (about, emulated, each) if note]
 
     @property
     def way(self) -> tuple[str | None, str, str]:

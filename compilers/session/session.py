@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ...checks import Finding
+from ...checks.reaching.batches import FindBatched
 from ...checks.reaching.reach import FindReach
 from ...patching.explicit_forward import forwards_given
 from ...patching.foreign import foreign_patches
@@ -20,6 +21,7 @@ from ...patching.wrappers import APPLY_MODEL, KEY, ModelCall, ModelWrapper
 from ...processors.attention_patch import AttentionPatch
 from ...status import Record
 from ..backends.protocol import BackendUnavailable
+from ..blocks.batches import Batches
 from ..blocks.shared_graph import GRAPHS, GraphCache, SharedGraph
 from ..choice.prove import PROOFS, Proofs
 from ..measuring.block import Block
@@ -56,6 +58,7 @@ class Session(SessionState, ModelWrapper):
         device: torch.device,
         findings: tuple[Finding, ...] = (),
         find_reach: FindReach | None = None,
+        find_batched: FindBatched | None = None,
         proofs: Proofs = PROOFS,
         graphs: GraphCache = GRAPHS,
     ):
@@ -63,7 +66,7 @@ class Session(SessionState, ModelWrapper):
         self._runners: list[BlockRunner] = []
         self._cleared = CLEARED.marks
         self._findings = findings
-        self._find_reach = find_reach
+        self._find_reach, self._find_batched = find_reach, find_batched
         self._contents: list[tuple[str, int]] = []
         self._patches: list[AttentionPatch] = []
 
@@ -172,6 +175,7 @@ class Session(SessionState, ModelWrapper):
             self.publish()
             raise
         self.model, self.memory = model, model.memory
+        self.compiler.batches = Batches(self._find_batched, [region.path for region in model.regions])
         self.record.update(check=model.check, **model_fields(diffusion_model, self.device))
         self.blocks = [Block(r, model.sites[r.path], model.unfit.get(r.path)) for r in model.regions]
         parts = (self.compiler, self.failures, self.memory, self, self.host, self.device, dtype)
@@ -283,6 +287,8 @@ class Session(SessionState, ModelWrapper):
         self.record.update(live=progress["done"] > 0, state="compiling", progress=progress)
 
     def failed(self, block: Block, graph: SharedGraph, error: Exception) -> None:
+        if self.compiler.compile_apart(graph, error):
+            return
         reason = self.failures.note(error, graph, self.shape, self.compiler.explain)
         if reason is None:
             self.step.bypassing = True

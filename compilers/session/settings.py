@@ -55,13 +55,14 @@ def compile_seconds_asked() -> float | None:
 class Host:
     """ComfyUI's part. ``check_interrupt`` raises ``interruption`` when the user pressed Cancel; without
     ``resolve_weights`` blocks of a partly loaded model run uncompiled. ``sampler`` gives the class of the node that
-    samples now, None where nobody knows."""
+    samples now, None where nobody knows. ``computes_with_sdpa`` says whether its attention function is PyTorch's."""
 
     check_interrupt: Callable[[], None]
     version: str | None = None
     resolve_weights: ResolveWeights | None = None
     sampler: Callable[[], str | None] = lambda: None
     interruption: type[BaseException] = Stopped
+    computes_with_sdpa: Callable[[], bool] = lambda: False
 
     @property
     def cancel(self) -> Cancel:

@@ -18,6 +18,7 @@ class Step:
     this one. ``watching``: it runs uncompiled, to learn what the blocks read. ``compared``: it runs uncompiled, to be
     compared with a compiled one. ``bypassing``: the rest of it runs uncompiled. ``dirty``: it compiled or compared
     something, so its time means nothing. ``running`` is the compiled block that runs, with its graph.
+    ``ran_foreign``: code of other nodes ran in it, so it cannot be run again as a whole.
     """
 
     shape: Hashable
@@ -28,6 +29,7 @@ class Step:
     dirty: bool = False
     ran_block: bool = False
     ran_compiled: bool = False
+    ran_foreign: bool = False
     running: tuple[Block, SharedGraph] | None = None
 
     @property

@@ -23,7 +23,7 @@ class SDPAProcessor(KernelProcessor):
             q, k, v = (split_heads(x, call.head_dim()) for x in (q, k, v))
         mask = broadcast_mask(call.mask)
         extra = {"enable_gqa": True} if call.enable_gqa else {}
-        if q.shape[0] <= BATCH_LIMIT or not q.is_cuda:
+        if not q.is_cuda or q.shape[0] <= BATCH_LIMIT:
             out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, **extra)
         else:
             masks = [mask] * len(q.split(BATCH_LIMIT))

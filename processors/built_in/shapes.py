@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,9 +34,9 @@ def attend(
 
 
 def split_heads(x: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """(batch, tokens, heads * head_dim) → (batch, heads, tokens, head_dim)."""
-    batch, tokens, channels = x.shape
-    return x.reshape(batch, tokens, channels // head_dim, head_dim).transpose(1, 2)
+    """(batch, tokens, heads * head_dim) → (batch, heads, tokens, head_dim). SD 3 has its values with heads apart."""
+    batch, tokens, *channels = x.shape
+    return x.reshape(batch, tokens, math.prod(channels) // head_dim, head_dim).transpose(1, 2)
 
 
 def merge_heads(x: torch.Tensor) -> torch.Tensor:

@@ -124,3 +124,17 @@ def test_a_full_size_sdxl_is_checked_in_time_also_when_it_must_be_called():
     assert time.process_time() - start < 4
     assert (finding.path, finding.severity) == (path, "error")
     assert "read in" not in finding.why
+
+
+@pytest.mark.parametrize("name", list(families.FAMILIES))
+def test_sdpa_at_every_site_gives_comfyuis_own_picture(name):
+    from onediff_pack.patching.wrappers import attach
+    from onediff_pack.processors import find_sites, get_processor
+    from onediff_pack.processors.attention_patch import AttentionPatch, not_patchable_reason
+
+    family = families.FAMILIES[name]()
+    plain, sdpa = family.patcher(), get_processor("sdpa")
+    patched = plain.clone()
+    sites = [s for s in find_sites(plain.model.diffusion_model) if not_patchable_reason(s, sdpa) is None]
+    attach(patched, AttentionPatch(sites, sdpa, lambda options: None))
+    torch.testing.assert_close(family.step(patched, families.Call()), family.step(plain, families.Call()))

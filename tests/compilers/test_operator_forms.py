@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from onediff_pack.compilers.blocks.operators.acting import Acting, uncompiled_options, with_standins
 from onediff_pack.compilers.blocks.operators.block_call import BlockCall, OtherForm
+from onediff_pack.compilers.blocks.operators.call_form import CALL_FORMS, join, split_eager
 from onediff_pack.compilers.blocks.operators.promises import Promises
 from onediff_pack.compilers.blocks.operators.result_form import fitting, promised, seen
 
@@ -53,6 +57,28 @@ def test_strides_are_promised_for_other_sizes():
         list(torch.zeros(1, 6, 4, 8).transpose(1, 2).stride()),
         torch.float32,
     )
+
+
+def text_of(*args: Any, **kwargs: Any) -> str:
+    text = CALL_FORMS.text(split_eager(args, kwargs, {})[0])
+    assert text is not None
+    return text
+
+
+def test_a_call_reads_the_same_in_every_process():
+    """A graph that was kept on disk has these texts in it."""
+    parts = [lambda q: q, functools.partial(form_of), Block(), Block.forward, [].append, torch.nn.functional.relu]
+    texts = [text_of(torch.zeros(2), part, name=part) for part in parts]
+    assert not any(re.search("0x|[0-9]{6}", text) for text in texts)
+    assert "test_a_call_reads_the_same_in_every_process.<locals>.<lambda>" in texts[0]
+
+
+def test_equal_values_of_other_types_are_other_calls():
+    """True == 1.0, and a scale of 1.0 is not a flag."""
+    values = (True, 1.0, False, 0.0)
+    forms = [CALL_FORMS[text_of(value)] for value in values]
+    found = [join(form, [], [], {}, lambda dropped, added: {})[0][0] for form in forms]
+    assert list(map(repr, found)) == list(map(repr, values))
 
 
 class Block(torch.nn.Module):
@@ -126,6 +152,23 @@ def test_threads_do_not_mix(unused):
     assert seen_by == {1: [1, 1], 2: [2, 2]}
 
 
+def test_foreign_code_may_run_another_compiled_block(unused):
+    """As a replacement does that computes with a model of its own. Afterwards the outer block goes on."""
+    compiled, calls = unused
+    inner = Compiled(Block(), lambda x, options: calls.append(options["number"]) or x)
+    inner.uncompiled(torch.zeros(2, 3), inner.call(number=0))
+    inner.compiled(torch.zeros(2, 3), inner.call(number=0))
+    calls.clear()
+
+    def outer(x, options):
+        calls.append(options["number"])
+        inner.compiled(torch.zeros(2, 3), inner.call(number=2))
+        return x
+
+    compiled.compiled(torch.zeros(2, 3), compiled.call(outer, number=1))
+    assert calls == [1, 2, 2, 1, 2, 2]
+
+
 class Used(torch.nn.Module):
     def forward(self, x: torch.Tensor, transformer_options: dict) -> torch.Tensor:
         y = transformer_options["patches"]["attn1_patch"][0](x.sin(), transformer_options)
@@ -165,12 +208,15 @@ def test_a_result_of_another_form_never_reaches_the_graph(name, other):
 @pytest.mark.parametrize("inference", [True, False])
 def test_the_graph_is_given_memory_of_its_own(inference):
     """Inductor writes into what an operator gave it. So it may be nobody else's."""
-    kept, other = torch.ones(2, 3), torch.ones(4, 3)
+    kept, other, array = torch.ones(2, 3), torch.ones(4, 3), numpy.ones((2, 3), numpy.float32)
+    theirs = (kept, other, torch.from_numpy(array))
     gives = {
         "kept": lambda x, o: kept,
         "a part of something kept": lambda x, o: other[:2],
         "its input": lambda x, o: x,
         "a view of it": lambda x, o: x[:, :],
+        "its input by way of an array": lambda x, o: torch.from_numpy(x.numpy()),
+        "an array": lambda x, o: torch.from_numpy(array),
     }
     with torch.inference_mode(inference):
         for name, function in gives.items():
@@ -180,7 +226,7 @@ def test_the_graph_is_given_memory_of_its_own(inference):
             x = torch.ones(2, 3)
             (given,) = compiled.call().in_graph([x], [], *form[0], form[1])
             given.add_(1)
-            assert all(torch.equal(one, torch.ones_like(one)) for one in (kept, other, x)), name
+            assert all(torch.equal(one, torch.ones_like(one)) for one in (*theirs, x)), name
         own = torch.ones(2, 3)
         compiled = Compiled(Used(), lambda x, o: own.clone())
         compiled.uncompiled(x, compiled.call())
@@ -224,3 +270,22 @@ def test_inductor_does_with_it_what_the_capture_does():
             x = torch.randn(4 + number * 4, 32)
         assert calls == [1] * 3 + [2] * 3 + [3] * 3
     torch._dynamo.reset()
+
+
+class Halved(torch.nn.Module):
+    def forward(self, x: torch.Tensor, transformer_options: dict) -> torch.Tensor:
+        return transformer_options["patches"]["attn1_patch"][0](x.sin(), transformer_options).cos() * 2
+
+
+def test_code_for_results_of_one_form_is_not_taken_for_another():
+    """Inductor keeps code by what the graph says, so the form has to be in it."""
+    gives = (lambda x, o: x[:1] * 0.5, lambda x, o: (x * 0.5).mT.contiguous().mT, lambda x, o: x.double() * 0.5)
+    with torch.inference_mode(), torch._inductor.utils.fresh_cache():
+        for function in gives:
+            compiled = Compiled(Halved(), function)
+            compiled.run = torch.compile(Halved.forward, backend="inductor", fullgraph=True)
+            x = torch.randn(4, 32)
+            expected = compiled.uncompiled(x, compiled.call())
+            result = compiled.compiled(x, compiled.call())
+            torch.testing.assert_close(result, expected)
+            torch._dynamo.reset()

@@ -10,6 +10,7 @@ from torch import nn
 
 from ...blocks.shared_graph import SharedGraph
 from ...compile_cache import WARM
+from ..dynamic_sizes import takes_any_batch
 from ..protocol import Backend, Failure
 from ..through_onediff import compile_through_onediff, missing_onediff
 from .effort import effort_note, inductor_config
@@ -51,6 +52,9 @@ class InductorBackend(Backend):
 
     def explain(self, error: Exception) -> Failure:
         return explain(error)
+
+    def takes_any_batch(self, device: str) -> bool:
+        return device == "cpu" and takes_any_batch()  # not run on a GPU, where Inductor would count in 64 bits
 
     def emulates_casts(self, device: str) -> bool:
         return device != "cpu"  # where Inductor's C++ leaves such casts out (torch 2.11)

@@ -69,8 +69,7 @@ class BlockCall:
         functions: foreign code by role.
         learn: notes what a call of a function gave, by role and text.
         inputs: those of the block.
-        kept: how many results are kept for a second run; the last of a block is of no use to it.
-        keeps_inputs: whether arguments are kept too, to be compared.
+        compared: whether a compiled run is to be compared with this one: arguments are kept too.
         played: what was given in the first run.
         made: the dicts that the block makes from the options.
 
@@ -83,8 +82,7 @@ class BlockCall:
     functions: dict[str, Callable]
     learn: Callable[[str, str | None, Seen, Callable], None]
     inputs: Any = ()
-    kept: int = 0
-    keeps_inputs: bool = False
+    compared: bool = False
     played: Sequence[Given] = ()
     made: MadeDicts = field(default_factory=lambda: MadeDicts())
     given: list[Given] = field(default_factory=list)
@@ -95,14 +93,13 @@ class BlockCall:
     calls: int = 0
     options_given: dict[str, Any] = field(default_factory=dict)
 
-    def again(self, kept: int = 0) -> BlockCall:
+    def again(self) -> BlockCall:
         """The same call, for a second run: foreign code that ran already does not run again."""
         return BlockCall(
             self.options,
             self.functions,
             self.learn,
             self.inputs,
-            kept,
             played=self.given,
             made=self.made,
             seconds=self.seconds,
@@ -152,17 +149,13 @@ class BlockCall:
         if outside:
             self.learn(role, text, Seen((), None, (), writes_outside=True), function)
         if not fits or outside or (is_known is None and written):
-            if len(self.given) == self.calls - 1:
-                self.given.append(given)
-            raise OtherForm(role)
-        if len(self.given) < self.kept:
-            given.tensors = [one.clone() for one in found]
             self.given.append(given)
-        else:
-            given.tensors = []
+            raise OtherForm(role)
+        given.tensors = [one.clone() for one in found]
+        self.given.append(given)
         wanted = [strides for _, strides, _ in promised(form, tensors)]
         del given
-        return _handed_over(found, wanted, tensors)
+        return _handed_over(found, wanted)
 
     def _compare(self, played: Given, role: str, text: str, tensors: list[torch.Tensor]) -> None:
         if (played.role, played.text) != (role, text):
@@ -190,9 +183,8 @@ class BlockCall:
     def _observed(
         self, role: str, function: Callable, text: str | None, form: tuple, tensors: list, numbers: list[int]
     ) -> Any:
-        keeps = len(self.given) < self.kept
         is_known = WRITERS.writes(function)
-        before = _clones(tensors) if is_known is not False or (keeps and self.keeps_inputs) else []
+        before = _clones(tensors) if is_known is not False or self.compared else []
         sizes = tuple(tuple(one.shape) for one in tensors)
         result = self._run(role, function, form, tensors, numbers)
         written = {} if is_known is False else _written(tensors, before)
@@ -200,9 +192,8 @@ class BlockCall:
         structure, found = take_apart(result)
         outside = bool(written) and self._is_outside([tensors[number] for number in written])
         self.learn(role, text, seen(sizes, result, outside), function)
-        if keeps:
-            copies = [one.clone() for one in found]
-            self.given.append(Given(role, text, structure, copies, written, before if self.keeps_inputs else []))
+        if self.compared:
+            self.given.append(Given(role, text, structure, [one.clone() for one in found], written, before))
         return result
 
     # Both.
@@ -276,23 +267,21 @@ def _written(after: Sequence[torch.Tensor], before: Sequence[torch.Tensor]) -> d
     return {number: one.clone() for number, (one, other) in pairs if not same(one, other)}
 
 
-def _handed_over(
-    found: list[torch.Tensor], wanted: Sequence[list[int]], tensors: Sequence[torch.Tensor]
-) -> list[torch.Tensor]:
+def _handed_over(found: list[torch.Tensor], wanted: Sequence[list[int]]) -> list[torch.Tensor]:
     """Results as the graph may do with them what it likes: with the promised strides, and nobody else's."""
-    inputs = {one.untyped_storage().data_ptr() for one in tensors}
     for number, strides in enumerate(wanted):
         # Counted: the list, and the argument of `getrefcount`.
         held = sys.getrefcount(found[number]) > 2 or _is_shared(found[number])
-        if held or found[number].untyped_storage().data_ptr() in inputs or list(found[number].stride()) != strides:
+        if held or list(found[number].stride()) != strides:
             found[number] = _fresh(found[number], strides)
     return found
 
 
 def _is_shared(tensor: torch.Tensor) -> bool:
-    """Whether other tensors lie in the same memory: Python's own, or results that foreign code keeps."""
+    """Whether others may use the same memory: tensors, or what a tensor was made from, such as an array."""
     storage = tensor.untyped_storage()
-    return torch._C._storage_Use_Count(storage._cdata) > 2  # the tensor's, and that of `storage`
+    # Counted: the tensor's, and that of `storage`.
+    return torch._C._storage_Use_Count(storage._cdata) > 2 or not storage.resizable()
 
 
 def _fresh(tensor: torch.Tensor, strides: Sequence[int]) -> torch.Tensor:

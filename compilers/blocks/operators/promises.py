@@ -26,11 +26,11 @@ ONE_RESULT = "foreign_1"
 
 class Promises:
     """Of one kind of block. ``changed`` are those that were other ones before; they are part of a variant's key.
-    ``counts`` are the most calls of foreign code in one call of the block, by the roles that acted in it."""
+    ``seen`` are the combinations of roles in which foreign code acted in a block that ran to its end."""
 
     def __init__(self) -> None:
         self.changed: dict[tuple[str, str], str] = {}
-        self.counts: dict[tuple[str, ...], int] = {}
+        self.seen: set[tuple[str, ...]] = set()
         self._forms: dict[tuple[str, str], str] = {}
         self._seen: dict[tuple[str, str], list[Seen]] = {}
         self._changes: dict[tuple[str, str], int] = {}
@@ -65,10 +65,6 @@ class Promises:
             self._changes[site] = self._changes.get(site, 0) + 1
             if self._changes[site] > MOST_CHANGES:
                 self.refuse(role, function, "its results have another form from call to call.")
-
-    def saw(self, roles: tuple[str, ...], calls: int) -> None:
-        """Notes that a block in which these act ran to its end."""
-        self.counts[roles] = max(calls, self.counts.get(roles, 0))
 
     def refuse(self, role: str, function: Callable, reason: str) -> None:
         """From now on blocks run uncompiled where this function, or another one from the same place, acts in a role."""

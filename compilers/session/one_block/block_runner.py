@@ -11,13 +11,16 @@ import torch
 from torch import nn
 
 from ....patching.calls import Inputs, options_of, options_position
+from ....patching.foreign import OVERRIDE
 from ....patching.user_errors import ordinary
+from ....processors.attention_patch import kernel_override
+from ....processors.built_in.sdpa import SDPAProcessor
 from ...blocks.cast_weights import CastWeights
 from ...blocks.hindrances import BlockState
 from ...blocks.operators.acting import Acting
 from ...blocks.operators.block_call import BlockCall, OtherForm
 from ...blocks.shared_graph import SharedGraph
-from ...blocks.transformer_options import Reads, Unfit, plain
+from ...blocks.transformer_options import Reads, Unfit, carries_foreign, plain
 from ...measuring.block import Block
 from ...measuring.model_memory import ModelMemory
 from ..compiler import Compiler
@@ -30,6 +33,9 @@ from .foreign_code import ForeignCode
 from .variants import MAX_VARIANTS, Variants
 
 log = logging.getLogger(__name__)
+
+#: One function, so that compiled graphs are shared.
+SDPA = kernel_override(SDPAProcessor().eval())
 
 
 class BlockRunner:
@@ -55,6 +61,7 @@ class BlockRunner:
         self.block = block
         self._compiler, self._failures, self._memory = compiler, failures, memory
         self._resolve_weights, self._stops = host.resolve_weights, host.cancel.stops
+        self._computes_with_sdpa = host.computes_with_sdpa
         self._listener, self.device, self._dtype = listener, device, dtype
         self._variants = Variants(block, compiler)
         self._foreign = ForeignCode(block, device)
@@ -98,6 +105,7 @@ class BlockRunner:
         if block.reason is not None or step.bypassing:
             return self.run_uncompiled(original)
         options = options_of(original, self._position)
+        step.ran_foreign = step.ran_foreign or (options is not None and carries_foreign(options))
         kind = self._kind()
         reads = self._memory.reads.get(kind)
         if reads is None or step.watching:
@@ -119,9 +127,22 @@ class BlockRunner:
         is_new = self._compiler.holds_operators and not self._memory.watched(kind, foreign.roles)
         if is_new or not self._foreign.seen(foreign):
             return self._watch(step, options, original)
+        if self._takes_sdpa(options, reads):
+            entering = {**entering, OVERRIDE: SDPA}
         inputs = self._foreign.standing_in(original, options, entering, foreign)
         under = self._foreign.begin(original, options, foreign) if foreign.functions else None
         return self._run_variant(step, entering, Call(inputs, original, foreign, under))
+
+    def _takes_sdpa(self, options: dict[str, Any], reads: Reads) -> bool:
+        """Whether this pack's ``sdpa`` computes attention in the graph, in the place of ComfyUI's function around the
+        same one of PyTorch's: that compares the batch with a limit, so that no graph could hold every batch."""
+        return (
+            OVERRIDE in reads.keys
+            and options.get(OVERRIDE) is None
+            and self._computes_with_sdpa()
+            and self._compiler.takes_any_batch
+            and self.block.is_own(self._functions())
+        )
 
     def _kind(self) -> tuple[type, ...]:
         """What decides what is read from ``transformer_options`` here: the block's class, and those of processors in
@@ -184,7 +205,9 @@ class BlockRunner:
         """Runs the block compiled for these options and for the processors that sit on it now."""
         dtype = self._weights.dtype(self._dtype) if self.block.casts_weights else None
         operators = self._foreign.operators(call.foreign)
-        key, graph = self._variants.find(self._functions(), self._class_forwards, dtype, entering, operators)
+        key, graph = self._variants.find(
+            self._functions(), self._class_forwards, dtype, entering, operators, call.inputs
+        )
         if graph is None:
             return self._skip(f"it was compiled for {MAX_VARIANTS} combinations of settings already.", call.original)
         step.variant.graphs.add(graph)
@@ -199,8 +222,8 @@ class BlockRunner:
                 return self._skip(postponed, call.original)
             return self._first_runs.run(key, graph, call)
         before = graph.graphs
-        if call.under is not None:
-            result = self._run_with_foreign(step, key, graph, call, call.under)
+        if step.ran_foreign:
+            result = self._run_once(step, key, graph, call, call.under)
         else:
             step.running = (self.block, graph)  # still set when the call raises
             result = self.run_compiled(key, graph, call.inputs)
@@ -209,27 +232,29 @@ class BlockRunner:
         step.ran_compiled = True
         return result
 
-    def _run_with_foreign(self, step: Step, key: tuple, graph: SharedGraph, call: Call, under: BlockCall) -> Any:
-        """Runs the block compiled with foreign code in it. What goes wrong in the graph ends here: another run of the
-        whole step would run foreign code of other blocks twice."""
+    def _run_once(self, step: Step, key: tuple, graph: SharedGraph, call: Call, under: BlockCall | None) -> Any:
+        """Runs the block compiled in a step in which foreign code runs, in this block or in others. What goes wrong in
+        the graph ends here: another run of the whole step would run foreign code twice."""
         before = self._foreign.kept_inputs(call.inputs)
         try:
-            with under.running():
+            with under.running() if under is not None else nullcontext():
                 result = self.run_compiled(key, graph, call.inputs)
         except BaseException as error:
-            if under.raised is not None:
+            if under is not None and under.raised is not None:
                 raise under.raised from None
             if isinstance(error, self._stops):
                 raise
             failure = ordinary(BaseException.with_traceback(error, None))
         else:
-            self._foreign.note(under, call.foreign)
+            if under is not None:
+                self._foreign.note(under, call.foreign)
             return result
         for tensor, copy in before:
             tensor.copy_(copy)
-        if not isinstance(failure, OtherForm) and (not under.met_unknown or self._foreign.is_failure(under)):
-            self._listener.failed(self.block, graph, failure)
         step.dirty = True
+        learned = under is not None and (isinstance(failure, OtherForm) or self._foreign.learned(under))
+        if not learned:
+            self._listener.failed(self.block, graph, failure)
         return self._foreign.again(self.run_uncompiled, call.original, under)
 
     def run_compiled(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> Any:

@@ -90,10 +90,15 @@ class FirstRuns:
         self._listener.compiling(self._runner.block)
         if call.under is not None:
             return self._verify_with_foreign(key, graph, call, call.under)
-        result, failure = self._try_compiled(key, graph, lambda: clone_inputs(call.inputs))
+        clones = self._clones(graph, call)
+        if clones is None:
+            return self._runner.run_uncompiled(call.original)
+        result, failure = self._try_compiled(key, graph, clones)
         if failure is not None:
             self._listener.failed(self._runner.block, graph, failure)
             return self._runner.run_uncompiled(call.original)
+        self._foreign.note_written(call.inputs, clones)
+        del clones
         uncompiled = self._runner.run_uncompiled(call.original)
         if self._compared(key, graph, call, lambda: compare(result, uncompiled)) and self._runner.is_timed():
             self._time(key, graph, call.inputs)
@@ -101,10 +106,8 @@ class FirstRuns:
 
     def _verify_with_foreign(self, key: tuple, graph: SharedGraph, call: Call, under: BlockCall) -> Any:
         """The same, the uncompiled run first: foreign code runs there, and the other is given what that gave."""
-        try:
-            clones = clone_inputs(call.inputs)
-        except Exception as error:  # there may be no memory for it
-            self._listener.failed(self._runner.block, graph, error.with_traceback(None))
+        clones = self._clones(graph, call)
+        if clones is None:
             return self._runner.run_uncompiled(call.original)
         uncompiled = self._foreign.first(self._runner.run_uncompiled, call.original, under, call.foreign)
         if self._foreign.note_written(clones, call.inputs) and overlapping(call.inputs):
@@ -112,7 +115,7 @@ class FirstRuns:
             return uncompiled
         second = under.again()
         with second.running():
-            result, failure = self._try_compiled(key, graph, lambda: clones)
+            result, failure = self._try_compiled(key, graph, clones)
         if isinstance(failure, OtherForm):
             return uncompiled  # compiled for what was learned just now, at its next call
         if failure is not None:
@@ -137,7 +140,7 @@ class FirstRuns:
             self._listener.failed(self._runner.block, graph, error.with_traceback(None))
             return False
         if not parity.passed and self._compiler.retry(graph, parity):
-            return False  # at its next call, with casts emulated
+            return False  # at its next call, compiled in another way
         if not parity.passed and self._foreign.refuse_writers(call.foreign):
             return False
         self._runner.block.parity = parity
@@ -160,14 +163,19 @@ class FirstRuns:
         else:
             self._runner.block.gain.note(self._runner.block.signature, pairs)
 
-    def _try_compiled(
-        self, key: tuple, graph: SharedGraph, inputs: Callable[[], Inputs]
-    ) -> tuple[Any, Exception | None]:
+    def _clones(self, graph: SharedGraph, call: Call) -> Inputs | None:
+        """Inputs for a run beside the one that counts; None, and a failure, where there is no memory for them."""
+        try:
+            return clone_inputs(call.inputs)
+        except Exception as error:
+            self._listener.failed(self._runner.block, graph, error.with_traceback(None))
+            return None
+
+    def _try_compiled(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> tuple[Any, Exception | None]:
         """The result of a compiled run, or what it raised."""
         try:
-            own = inputs()
             with self._compiler.timed():
-                return self._runner.run_compiled(key, graph, own), None
+                return self._runner.run_compiled(key, graph, inputs), None
         except self._stops:
             raise
         except BaseException as error:  # what a processor runs while it is traced may raise anything

@@ -20,9 +20,6 @@ from ...blocks.tensors import tensors_of
 from ...blocks.transformer_options import Reads, Unfit, acting, watched
 from ...measuring.block import Block, Operator
 
-#: Kept of what foreign code gave while a block is compared: all of it.
-ALL = 1 << 30
-
 #: Times that a compiled block may come upon a call that was not seen before it counts as a failure.
 MOST_UNKNOWN = 4
 
@@ -66,12 +63,11 @@ class ForeignCode:
 
     def seen(self, found: Acting) -> bool:
         """Whether blocks of this kind were seen under what acts now."""
-        return not found.functions or found.roles in self._promises.counts
+        return not found.functions or found.roles in self._promises.seen
 
     def begin(self, inputs: Inputs, options: dict[str, Any], found: Acting) -> BlockCall:
         """A call of the block that is to run compiled."""
-        kept = self._promises.counts.get(found.roles, 0) - 1
-        return BlockCall(options, found.functions, self._promises.note, _without_options(inputs, options), kept)
+        return BlockCall(options, found.functions, self._promises.note, _without_options(inputs, options))
 
     def operators(self, found: Acting) -> tuple:
         """Their part of the variant's key."""
@@ -104,18 +100,20 @@ class ForeignCode:
         seen.keys.discard(MARK)
         found = self.acting(forward, options, seen, can_hold)
         if isinstance(found, Acting):
-            self._promises.saw(found.roles, call.calls)
+            self._promises.seen.add(found.roles)
         return result, seen, found
 
     def first(self, run: Callable[[Inputs], Any], inputs: Inputs, call: BlockCall, found: Acting) -> Any:
         """The uncompiled run of a call that is compared; what foreign code gives is kept."""
-        call.kept, call.keeps_inputs = ALL, True
+        call.compared = True
         result = run(with_options(inputs, self.position, uncompiled_options(call)))
-        self._promises.saw(found.roles, call.calls)
+        self._promises.seen.add(found.roles)
         return result
 
-    def again(self, run: Callable[[Inputs], Any], inputs: Inputs, call: BlockCall) -> Any:
-        """Goes on uncompiled with a call that could not be finished compiled."""
+    def again(self, run: Callable[[Inputs], Any], inputs: Inputs, call: BlockCall | None) -> Any:
+        """Goes on uncompiled with a call that could not be finished compiled; None where no foreign code acts."""
+        if call is None:
+            return run(inputs)
         second = call.again()
         return run(with_options(inputs, self.position, uncompiled_options(second)))
 
@@ -128,8 +126,11 @@ class ForeignCode:
 
     def note_written(self, before: Inputs, after: Inputs) -> bool:
         """Notes which inputs the block writes into, and says whether it does."""
-        pairs = zip(tensors_of(before), tensors_of(after), strict=True)
-        written = {number for number, (a, b) in enumerate(pairs) if not same(a, b)}
+        pairs = list(zip(tensors_of(before), tensors_of(after), strict=True))
+        try:
+            written = {number for number, (a, b) in enumerate(pairs) if not same(a, b)}
+        except Exception:  # there may be no memory for it
+            written = set(range(len(pairs)))
         self._writes_inputs = written | (self._writes_inputs or set())
         return bool(written)
 
@@ -151,10 +152,11 @@ class ForeignCode:
             self._promises.refuse(role, function, "it writes into what the block uses later.")
         return bool(blamed)
 
-    def is_failure(self, call: BlockCall) -> bool:
-        """Whether a block that came upon something new in this call fails, rather than learns."""
+    def learned(self, call: BlockCall) -> bool:
+        """Whether the block came upon something new in this call, which it is compiled for next time. Too often is a
+        failure."""
         self._unknown += call.met_unknown
-        return self._unknown > MOST_UNKNOWN
+        return call.met_unknown and self._unknown <= MOST_UNKNOWN
 
     def note(self, call: BlockCall, found: Acting) -> None:
         """Notes what ran inside the compiled block."""

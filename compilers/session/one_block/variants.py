@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from ....patching.calls import Inputs
+from ...blocks.batches import carry
 from ...blocks.shared_graph import SharedGraph
+from ...blocks.tensors import tensors_of
 from ...blocks.transformer_options import in_key
 from ...measuring.block import Block
 from ..compiler import Compiler
@@ -21,6 +23,9 @@ MAX_OPERATORS = 16
 
 #: Part of a variant's key: compiled with casts emulated, because it was not right without.
 EMULATED = "casts emulated"
+
+#: The same: each batch is compiled apart.
+APART = "batches apart"
 
 Operators = tuple
 """In which roles foreign code acts inside the block, and of what form its results are; () when none does."""
@@ -42,26 +47,34 @@ class Variants:
         dtype: torch.dtype | None,
         entering: dict[str, Any],
         operators: Operators,
+        inputs: Inputs,
     ) -> tuple[tuple, SharedGraph | None]:
         """The key of a variant, and its graph; no graph where there are too many variants."""
-        graphs, imprecise = self._block.graphs, self._compiler.imprecise
+        graphs = self._block.graphs
         key: tuple = (functions, class_forwards, dtype, operators, in_key(entering))
         if key not in graphs:
-            known = [other[3] for other in graphs if EMULATED not in other]
+            known = [other[3] for other in graphs if EMULATED not in other and APART not in other]
             is_new = operators not in known and len(set(known)) >= MAX_OPERATORS
             if is_new or known.count(operators) >= MAX_VARIANTS:
                 return key, None
-            graphs[key] = self._graph_of(key, functions[0])
-        if graphs[key] in imprecise:
+        graph = self._graph_of(key)
+        if graph.apart or (graph.batch is not None and not carry(graph.batch, tensors_of(inputs))):
+            key = (*key, APART)
+            graph = self._graph_of(key)
+        if graph in self._compiler.imprecise:
             key = (*key, EMULATED)
-            if key not in graphs:
-                graphs[key] = self._graph_of(key, functions[0])
-        return key, graphs[key]
+            graph = self._graph_of(key)
+        return key, graph
 
-    def _graph_of(self, key: tuple, forward: Callable) -> SharedGraph:
-        graph = self._compiler.graph_of((self._block.signature, *key), forward, self._block.kind)
-        graph.emulates_casts = EMULATED in key
-        return graph
+    def _graph_of(self, key: tuple) -> SharedGraph:
+        graphs, block = self._block.graphs, self._block
+        if key not in graphs:
+            graph = self._compiler.graph_of((block.signature, *key), key[0][0], block.kind)
+            graph.emulates_casts = EMULATED in key
+            if not (graph.graphs or graph.apart or APART in key):
+                graph.batch = self._compiler.batch_of(block.path)
+            graphs[key] = graph
+        return graphs[key]
 
     def run(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> Any:
         """Runs the block compiled."""

@@ -1,0 +1,75 @@
+"""Which tensors carry the batch is seen in two runs: a first picture of batch 1 does not tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from onediff_pack.checks.reaching.batches import BATCHES, batched
+from onediff_pack.checks.reaching.reach import reach
+from torch import nn
+
+
+@dataclass
+class Modulation:
+    shift: torch.Tensor
+    gate: torch.Tensor | None = None
+
+
+class Block(nn.Module):
+    """A block as a model calls it: what it is called with is all that counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: torch.Tensor, *args: Any, transformer_options: Any = None, **kwargs: Any) -> torch.Tensor:
+        return x * self.weight
+
+
+class Model(nn.Module):
+    def __init__(self, call: Any) -> None:
+        super().__init__()
+        self.block = Block()
+        self.call = call
+
+    def forward(self, x: torch.Tensor) -> None:
+        self.call(self.block, x, x.shape[0])
+
+
+def found(call: Any) -> tuple[int, ...] | None:
+    model = Model(call)
+    runs = [reach(model, [lambda copy, width, n=n: copy(torch.ones(n, 4, 8))], watch=["block"]) for n in BATCHES]
+    return batched("block", *runs)
+
+
+CALLS = {
+    "tables and modulations of batch 1": (
+        lambda block, x, n: block(x, torch.ones(1, 4), vec=torch.ones(n, 1, 8)),
+        (1, 0, 1),
+    ),
+    "a table of as many rows as the first batch": (lambda block, x, n: block(x, torch.ones(2, 4)), (1, 0)),
+    "in a tuple, a dict and a dataclass": (
+        lambda block, x, n: block(
+            x, (torch.ones(n), torch.ones(3)), {"a": torch.ones(n, 2)}, mod=Modulation(torch.ones(n))
+        ),
+        (1, 1, 0, 1, 1),
+    ),
+    "options do not count": (lambda block, x, n: block(x, transformer_options={"sigmas": torch.ones(n)}), (1,)),
+    "a number without dimensions": (lambda block, x, n: block(x, torch.tensor(1.0)), (1, 0)),
+    "another number of tensors": (lambda block, x, n: block(x, *[torch.ones(n)] * n), None),
+    "frames in the batch": (lambda block, x, n: block(x.repeat(5, 1, 1)), None),
+    "the batch elsewhere": (lambda block, x, n: block(x.transpose(0, 1)), None),
+    "neither": (lambda block, x, n: block(x, torch.ones(n + 3, 4)), None),
+    "two calls alike": (lambda block, x, n: (block(x), block(x[:, :2])), (1,)),
+    "two calls that differ": (lambda block, x, n: (block(x), block(x[:1])), None),
+    "never called": (lambda block, x, n: None, None),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_carries_the_batch_is_told_from_what_does_not(name):
+    call, expected = CALLS[name]
+    assert found(call) == expected
