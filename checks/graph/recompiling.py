@@ -22,8 +22,11 @@ from .spots import Code, Spot
 class StepState(Hazard):
     """A counter, or another value that each step changes and the graph is built on."""
 
-    what = "changes {name} at every step, and computes with it"
-    why = "A graph is built on one value, so each step would be compiled again; soon the compiler gives up."
+    what = "changes {name} in every call, and computes with it"
+    why = (
+        "One object serves all places, so it tells neither the layer nor the step. A graph is built on one value: each "
+        "step would be compiled again, and soon the compiler gives up."
+    )
     fix = "{fix}"
 
     counter = (
@@ -57,8 +60,9 @@ class StateInForward(Hazard):
     what = "sets {name} in forward"
     why = "What one call leaves there, the next one finds, of another block too; it begins anew with each sampling."
     fix = (
-        "Make it in __init__, keep it in a local variable, or put it under “if not torch.compiler.is_compiling():”."
-        "{instead}"
+        "Keep it in a local variable if nothing needs it later. What is only looked at afterwards goes under “if not "
+        "torch.compiler.is_compiling():”; compiled blocks then do without it. What later calls compute with has to "
+        "stay, and its blocks run uncompiled.{instead}"
     )
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:

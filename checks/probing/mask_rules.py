@@ -31,7 +31,7 @@ class Masks(Rule):
         mine = [mask for mask in forms if mask in subject.evidence(brought).masks] if forms and self.served else []
         others = [mask for mask in forms if mask not in mine]
         name, place = mask_name(subject), function_location(type(subject.module).forward)
-        values = {"mask": name, "heads": per_head(name)}
+        values = {"mask": name, "heads": per_head(subject)}
         if mine:
             when_ = "This model's own blocks bring such masks."
             yield Hit({**values, "masks": in_words(mine), "when": when_}, place)
@@ -75,11 +75,8 @@ class MisreadsMask(Masks):
     """Without a mask its result is PyTorch's, with one it is not."""
 
     what = "applies masks in another way than PyTorch's attention"
-    why = "Without a mask both agree; with {masks} they do not. {when}"
-    fix = (
-        "Bool: keys where it is False get -inf before the softmax. Additive: add it to the scaled scores. "
-        "One a picture needs a dimension for the heads: {heads}."
-    )
+    why = "Where it runs without a mask both agree; with {masks} they do not. {when}"
+    fix = "Bool: keys where it is False get -inf before the softmax. Additive: add it to the scaled scores. {heads}"
 
     def forms(self, subject: Mounted) -> Sequence[Mask]:
         return subject.evidence(trial).misread

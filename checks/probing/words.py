@@ -89,9 +89,22 @@ def mask_name(mounted: Mounted) -> str:
     return str(named.get(own, own))
 
 
-def per_head(mask: str) -> str:
-    """The code that gives a mask of three dimensions one for the heads."""
-    return f"if {mask} is not None and {mask}.ndim == 3: {mask} = {mask}[:, None]"
+def per_head(mounted: Mounted) -> str:
+    """How a mask of three dimensions is given one for the heads; where a processor of diffusers' kind joins the heads
+    to the batch, how each mask is brought to that form."""
+    mask = mask_name(mounted)
+    if _joins_heads(mounted):
+        return (
+            f"Bring it to the form that heads have here, (batch * heads, queries, keys), before anything else: "
+            f"{mask} = attn.prepare_attention_mask({mask}, tokens, batch), for the tokens and the batch of the keys."
+        )
+    return f"Give one a dimension for the heads: if {mask} is not None and {mask}.ndim == 3: {mask} = {mask}[:, None]."
+
+
+def _joins_heads(mounted: Mounted) -> bool:
+    code = getattr(type(mounted.module).forward, "__code__", None)
+    used = {"get_attention_scores", "head_to_batch_dim", "baddbmm", "bmm"}
+    return mounted.level == "module" and code is not None and not used.isdisjoint(code.co_names)
 
 
 def _remedy_elsewhere(mounted: Mounted, kinds: Sequence[CallKind]) -> str:
@@ -108,8 +121,8 @@ def _remedy_elsewhere(mounted: Mounted, kinds: Sequence[CallKind]) -> str:
 def _remedy_for(mounted: Mounted, kind: CallKind) -> str:
     mask = mask_name(mounted)
     if kind.mask is not None:
-        if kind.mask[0] == 3:
-            return f"Give such a mask a dimension for the heads: {per_head(mask)}."
+        if kind.mask[0] == 3 or _joins_heads(mounted):
+            return per_head(mounted)
         if kind.mask[0] == 2:
             return f"Give such a mask dimensions for batch and heads: {mask}[None, None]."
         return f"Take {mask} as scaled_dot_product_attention does: it broadcasts to (batch, heads, queries, keys)."
@@ -135,7 +148,7 @@ def _remedy(failing: Sequence[Case], tried: Sequence[Case]) -> str:
         return "Take the number of tokens from the input, x.shape[1]: pictures need not be square, nor sides even."
     if only("batch"):
         return f"Take the batch from the input, x.shape[0]: with CFG a call has a batch of {ONE_PICTURE}."
-    return "Correct that line."
+    return "Correct that line, or where what it computes with is made."
 
 
 def _named_cause(error: Raised) -> tuple[str, str] | None:
