@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from changes import CHANGES, Setup, conditioning, relative, sample, strengthen
+from onediff_pack.compilers.blocks.operators import block_call
 from onediff_pack.patching.wrappers import KEY, OUTER_SAMPLE
 from passthrough import Passthrough, without_inductor
 from sessions import compiled_clone
@@ -354,6 +355,24 @@ def test_a_graph_that_fails_after_foreign_code_ran_does_not_run_it_again(model, 
     reasons = [one["reason"] for one in sitting.record["compile"]["regions_uncompiled"]]
     assert reasons
     assert all("on purpose" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("at", [(2, 9), (2, 50)], ids=["watched and compared", "watched and compiled"])
+def test_without_memory_for_copies_the_picture_is_right_and_nothing_runs_twice(at, inductor, monkeypatch):
+    """What other nodes' code is given, and gives, may be large."""
+    sitting, expected, witness = new_sitting("flux", inductor), Witness(), Witness()
+    picture, clones, calls = sitting.uncompiled(expected.change("flux")), block_call._clones, []
+
+    def failing(tensors):
+        calls.append(None)
+        if len(calls) in at:
+            raise torch.OutOfMemoryError("on purpose")
+        return clones(tensors)
+
+    monkeypatch.setattr(block_call, "_clones", failing)
+    assert relative(sitting.with_compiled(witness.change("flux")), picture) <= TOLERANCE
+    assert witness.seen == expected.seen
+    assert len(calls) >= max(at)
 
 
 def test_wrong_arguments_of_foreign_code_are_found(inductor, monkeypatch):
