@@ -240,8 +240,6 @@ class Session(SessionState, ModelWrapper):
         again, without that graph."""
         assert step.running is not None
         self.failed(*step.running, error)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         self.publish()
         return call()
 
@@ -284,6 +282,8 @@ class Session(SessionState, ModelWrapper):
 
     def failed(self, block: Block, graph: SharedGraph, error: Exception) -> None:
         reason = self.failures.note(error, graph, self.shape, self.compiler.explain)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what runs uncompiled next needs memory
         if reason is None:
             self.step.bypassing = True
         else:
