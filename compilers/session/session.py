@@ -244,8 +244,6 @@ class Session(SessionState, ModelWrapper):
         again, without that graph."""
         assert step.running is not None
         self.failed(*step.running, error)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         self.publish()
         return call()
 
@@ -290,6 +288,8 @@ class Session(SessionState, ModelWrapper):
         if self.compiler.compile_apart(graph, error):
             return
         reason = self.failures.note(error, graph, self.shape, self.compiler.explain)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what runs uncompiled next needs memory
         if reason is None:
             self.step.bypassing = True
         else:

@@ -237,6 +237,38 @@ def test_the_graph_is_given_memory_of_its_own(inference):
         assert given.data_ptr() == pointers[0], "what is new is not copied"
 
 
+def test_what_the_graph_hands_over_is_not_written_into():
+    """It may use it again, where it would not have written itself."""
+    compiled, x = Compiled(Used(), lambda x, o: x * 2), torch.ones(2, 3)
+
+    def writing(x: torch.Tensor, options: dict) -> torch.Tensor:
+        return x.mul_(2)
+
+    with torch.inference_mode():
+        compiled.uncompiled(x, compiled.call())
+        ((site, form),) = compiled.promises._forms.items()
+        with pytest.raises(OtherForm):  # nobody knew that it writes
+            compiled.call(writing).in_graph([x], [], *site, form)
+        (given,) = compiled.call(writing).in_graph([x], [], *site, form)
+    assert torch.equal(x, torch.ones(2, 3))
+    assert torch.equal(given, torch.full((2, 3), 2.0))
+
+
+def test_arguments_that_are_one_tensor_stay_one():
+    """Keys and values of a prompt are; what is written into one is read from the other."""
+    x = torch.ones(2, 3)
+
+    def writing(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        k.mul_(2)
+        return v + 0
+
+    call = BlockCall({}, {"attn2_patch 0": writing}, lambda *noted: None)
+    form = form_of(([(2, 3), (2, 3)], torch.zeros(2, 3)))
+    with pytest.raises(OtherForm):
+        call.in_graph([x, x.view(2, 3)], [], "attn2_patch 0", text_of(x, x), form)
+    assert torch.equal(call.given[0].tensors[0], torch.full((2, 3), 2.0))
+
+
 class Thrice(torch.nn.Module):
     """A block in which foreign code is called three times, once for nothing."""
 

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from changes import CHANGES, Setup, conditioning, relative, sample, strengthen
+from onediff_pack.compilers.blocks.operators import block_call
+from onediff_pack.patching.stopping import Stopped
 from onediff_pack.patching.wrappers import KEY, OUTER_SAMPLE
 from passthrough import Passthrough, without_inductor
 from sessions import compiled_clone
@@ -246,6 +248,11 @@ def context_patch(q, k, v, extra_options):
     return q, k, v
 
 
+def faint_context_patch(q, k, v, extra_options):
+    k.mul_(1 + 9e-5)  # too little for the comparison of a block
+    return q, k, v
+
+
 class Keeping:
     """Gives the same tensor each time."""
 
@@ -274,6 +281,7 @@ HOSTILE: dict[str, Callable[[], Callable[[Setup], None]]] = {
     "writes into what it is given": lambda: patched(attn1_patch=writing_patch),
     "writes into keys": lambda: patched(override=writing_override),
     "writes into the prompt": lambda: patched(attn2_patch=context_patch),
+    "writes a little into the prompt": lambda: patched(attn2_patch=faint_context_patch),
     "gives what it keeps": lambda: patched(middle_patch=Keeping()),
     "gives what it was given": lambda: patched(attn1_output_patch=lambda x, extra: x.view_as(x)),
     "gives other strides": lambda: patched(attn1_output_patch=lambda x, e: (x * 0.5).mT.contiguous().mT),
@@ -283,7 +291,8 @@ HOSTILE: dict[str, Callable[[], Callable[[Setup], None]]] = {
 
 #: Why blocks run uncompiled under these; under the others they do not.
 REASONS = {
-    "writes into the prompt": "it writes into what the block",
+    "writes into the prompt": "it writes into what the block was given",
+    "writes a little into the prompt": "it writes into what the block was given",
     "gives more tokens later": "it changes the number of tokens",
 }
 
@@ -296,8 +305,22 @@ def test_hostile_code_gives_the_picture_that_it_gives_uncompiled(name, sittings)
         assert relative(sitting.with_compiled(HOSTILE[name]()), expected) <= TOLERANCE
         reasons = {one["reason"] for one in sitting.record["compile"]["regions_uncompiled"]}
         assert all(REASONS.get(name, "none is expected") in reason for reason in reasons), "\n".join(reasons)
+    assert bool(reasons) is (name in REASONS)
     assert relative(sitting.with_compiled(lambda setup: None), sitting.plain) <= TOLERANCE
     sitting.assert_all_compiled()
+
+
+def test_a_write_that_compiled_code_comes_upon_takes_effect(sittings):
+    """Blocks were compiled with a function that does not write; the next one in its place does."""
+    sitting = sittings("unet")
+    sitting.with_compiled(patched(attn2_patch=lambda q, k, v, extra_options: (q, k * 0.5, v)))
+
+    def writing(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict) -> tuple:
+        k.mul_(0.5)
+        return q, k, v
+
+    expected = sitting.uncompiled(patched(attn2_patch=writing))
+    assert relative(sitting.with_compiled(patched(attn2_patch=writing)), expected) <= TOLERANCE
 
 
 def test_what_foreign_code_raises_is_raised_and_nothing_is_given_up(sittings):
@@ -321,6 +344,21 @@ def test_what_foreign_code_raises_is_raised_and_nothing_is_given_up(sittings):
         with pytest.raises(kind, match="on purpose"):
             sitting.with_compiled(breaking(kind, 8))
         assert len(raised) == 8, "nothing is tried again"
+    assert relative(sitting.with_compiled(scaled(0.5)), sitting.uncompiled(scaled(0.5))) <= TOLERANCE
+    sitting.assert_all_compiled()
+
+
+def test_cancel_gets_through_from_inside_a_graph(sittings, monkeypatch):
+    sitting = sittings("flux")
+    sitting.with_compiled(scaled(0.5))
+
+    def cancelled(gm: torch.fx.GraphModule) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sitting.inductor, "ran", cancelled)
+        with pytest.raises(Stopped):
+            sitting.with_compiled(scaled(0.5))
     assert relative(sitting.with_compiled(scaled(0.5)), sitting.uncompiled(scaled(0.5))) <= TOLERANCE
     sitting.assert_all_compiled()
 
@@ -354,6 +392,24 @@ def test_a_graph_that_fails_after_foreign_code_ran_does_not_run_it_again(model, 
     reasons = [one["reason"] for one in sitting.record["compile"]["regions_uncompiled"]]
     assert reasons
     assert all("on purpose" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("at", [(2, 9), (2, 50)], ids=["watched and compared", "watched and compiled"])
+def test_without_memory_for_copies_the_picture_is_right_and_nothing_runs_twice(at, inductor, monkeypatch):
+    """What other nodes' code is given, and gives, may be large."""
+    sitting, expected, witness = new_sitting("flux", inductor), Witness(), Witness()
+    picture, clones, calls = sitting.uncompiled(expected.change("flux")), block_call._clones, []
+
+    def failing(tensors):
+        calls.append(None)
+        if len(calls) in at:
+            raise torch.OutOfMemoryError("on purpose")
+        return clones(tensors)
+
+    monkeypatch.setattr(block_call, "_clones", failing)
+    assert relative(sitting.with_compiled(witness.change("flux")), picture) <= TOLERANCE
+    assert witness.seen == expected.seen
+    assert len(calls) >= max(at)
 
 
 def test_wrong_arguments_of_foreign_code_are_found(inductor, monkeypatch):

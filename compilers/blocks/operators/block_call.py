@@ -75,7 +75,8 @@ class BlockCall:
 
     ``raised`` is what foreign code raised. ``met_unknown``: Dynamo traced a call in a form that was never seen.
     ``parities`` are how far arguments of the second run are from those of the first, and ``seconds`` what was spent in
-    each role. ``options_given`` is what the block gets as options while it runs uncompiled.
+    each role. ``lost``: why something could not be kept, for want of memory. ``options_given`` are the block's
+    options while it runs uncompiled.
     """
 
     options: dict[str, Any]
@@ -90,6 +91,7 @@ class BlockCall:
     met_unknown: bool = False
     parities: list[Parity] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    lost: Exception | None = None
     calls: int = 0
     options_given: dict[str, Any] = field(default_factory=dict)
 
@@ -136,11 +138,12 @@ class BlockCall:
         tensors = _without_twins(tensors)
         arguments = tensors if is_known is False else _clones(tensors)
         result = self._run(role, function, text, arguments, numbers)
-        written = {} if is_known is False else _written(arguments, tensors)
-        WRITERS.note(function, bool(written))
         structure, found = take_apart(result)
+        given = Given(role, text, structure, found, {}, [])
+        self.given.append(given)  # before anything that there may be no memory for
+        written = given.written = {} if is_known is False else _written(arguments, tensors)
+        WRITERS.note(function, bool(written))
         del result, arguments
-        given = Given(role, text, structure, found, written, [])
         fits = _fits(given, form, tensors)
         if not fits:
             sizes = tuple(tuple(one.shape) for one in tensors)
@@ -149,10 +152,8 @@ class BlockCall:
         if outside:
             self.learn(role, text, Seen((), None, (), writes_outside=True), function)
         if not fits or outside or (is_known is None and written):
-            self.given.append(given)
             raise OtherForm(role)
-        given.tensors = [one.clone() for one in found]
-        self.given.append(given)
+        given.tensors = _clones(found)
         wanted = [strides for _, strides, _ in promised(form, tensors)]
         del given
         return _handed_over(found, wanted)
@@ -184,17 +185,25 @@ class BlockCall:
         self, role: str, function: Callable, text: str | None, form: tuple, tensors: list, numbers: list[int]
     ) -> Any:
         is_known = WRITERS.writes(function)
-        before = _clones(tensors) if is_known is not False or self.compared else []
+        before = self._copies(tensors) if is_known is not False or self.compared else []
         sizes = tuple(tuple(one.shape) for one in tensors)
         result = self._run(role, function, form, tensors, numbers)
-        written = {} if is_known is False else _written(tensors, before)
-        WRITERS.note(function, bool(written))
+        written = _written(tensors, before) if is_known is not False and before else {}
+        if before:
+            WRITERS.note(function, bool(written))
         structure, found = take_apart(result)
         outside = bool(written) and self._is_outside([tensors[number] for number in written])
         self.learn(role, text, seen(sizes, result, outside), function)
         if self.compared:
-            self.given.append(Given(role, text, structure, [one.clone() for one in found], written, before))
+            self.given.append(Given(role, text, structure, self._copies(found), written, before))
         return result
+
+    def _copies(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        try:
+            return _clones(tensors)
+        except Exception as error:
+            self.lost = error.with_traceback(None)
+            return []
 
     # Both.
 

@@ -110,6 +110,9 @@ class FirstRuns:
         if clones is None:
             return self._runner.run_uncompiled(call.original)
         uncompiled = self._foreign.first(self._runner.run_uncompiled, call.original, under, call.foreign)
+        if under.lost is not None:
+            self._listener.failed(self._runner.block, graph, under.lost)
+            return uncompiled
         if self._foreign.note_written(clones, call.inputs) and overlapping(call.inputs):
             self._listener.gave_up(self._runner.block, WRITES_INTO_VIEWS)
             return uncompiled
