@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from ..memo import Notes, Same
 from ..patching.inside import tensors_in
 from ..patching.stopping import Overdue
 from ..patching.user_code import Attendance, Cancel
@@ -33,7 +33,7 @@ _UNASKED = "unasked"
 
 #: What was found out, by processor, and by what the blocks hand to it. Findings and keys hold neither the processor nor
 #: a model.
-_known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
+_known: Notes[_Known] = Notes(dict)
 _lock = threading.Lock()
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ def _findings(
         state = Attendance(cancel, LOOK).apart(lambda: _state(module, by_form=each), "a look at a processor")
         key = (_kind_of(site), dtype, device, state)
         with _lock:
-            known = _known.setdefault(recipe if each else module, {})
+            known = _known.on(recipe if each else module)
             found = known.get(state) or known.get(key)
     except cancel.error:
         raise
@@ -147,11 +147,11 @@ def _kind_of(site: Site) -> Hashable:
 
 def _state(module: nn.Module, by_form: bool) -> Hashable:
     """Changes when a processor's tensors or mode do; by their form alone where it is one of many."""
-    tensors = list(tensors_in(module))
+    tensors, forward = list(tensors_in(module)), type(module).forward
     if by_form:
-        return type(module).forward, module.training, tuple((n, tuple(t.shape), t.dtype, t.device) for n, t in tensors)
+        return Same(forward), module.training, tuple((n, tuple(t.shape), t.dtype, t.device) for n, t in tensors)
     marks = tuple((name, id(t), _version(t), t.dtype, t.device, t.requires_grad) for name, t in tensors)
-    return type(module).forward, module.training, marks
+    return Same(forward), module.training, marks
 
 
 def _version(tensor: torch.Tensor) -> int:

@@ -15,7 +15,7 @@ from ..checks import Finding
 from ..checks.attached import check_attached
 from ..checks.source import short_path
 from ..patching.stopping import Overdue
-from ..patching.user_errors import error_words, files_of, is_harmless, lines_in
+from ..patching.user_errors import error_words, files_of, is_harmless, lines_in, said
 from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names, written
 from ..processors.attention_patch import not_patchable_reason
 from ..processors.authored.instances import at_site
@@ -131,8 +131,9 @@ def processor_error(node: str, name: str, processor: Processor, error: BaseExcep
     line. What a person wrote is not passed on as it is: ``KeyError: 'x'`` says little, StopIteration becomes another
     error in ComfyUI's coroutines, and with SystemExit, or one that raises when it is shown, its thread would end and
     the queue stand still. ComfyUI knows its own interrupt, and what ends for want of memory, by their classes."""
-    if issubclass(type(error), (CANCEL.error, *_HOSTS)):
-        return error
+    hosts = next((cls for cls in (CANCEL.error, *_HOSTS) if issubclass(type(error), cls)), None)
+    if hosts is not None:  # a class of a person's own may derive from it
+        return error if is_harmless(error) else hosts(said(error))
     if name in processor_names() and issubclass(type(error), Exception) and is_harmless(error):
         return error
     lines = lines_in(error, files_of(written(processor)))

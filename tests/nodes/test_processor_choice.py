@@ -290,6 +290,27 @@ def test_what_comfyui_frees_memory_for_reaches_it_as_it_is(choose, error):
     assert caught.value is error
 
 
+@pytest.mark.parametrize("base", ["torch.OutOfMemoryError", "MemoryError", "Interrupt"])
+def test_a_class_derived_from_comfyuis_own_reaches_it_as_its_own(choose, tmp_path, base):
+    """ComfyUI shows what it frees memory for, in the thread that would end."""
+    import comfy.model_management
+
+    interrupt = comfy.model_management.InterruptProcessingException
+    text = written(line=WHERE_NOW.format(repr(str(tmp_path / "now")), "raise Mean('no memory')"))
+    text += f"""
+
+from comfy.model_management import InterruptProcessingException as Interrupt
+class Mean({base}):
+    __str__ = __repr__ = exit
+"""
+    _, found, _, processor, site = choose("custom/mine:Mine", text)
+    (tmp_path / "now").touch()
+    with pytest.raises((torch.OutOfMemoryError, MemoryError, interrupt)) as caught:
+        sampled("custom/mine:Mine", processor, site, lambda: site.module(torch.ones(1, 64, site.module.to_q.in_features)))
+    assert type(caught.value) in (torch.OutOfMemoryError, MemoryError, interrupt), found
+    assert "cannot be read" in str(caught.value)
+
+
 @pytest.mark.parametrize("where", ["__init__", "forward", "file"])
 @pytest.mark.parametrize("raised", ["StopIteration", "KeyError('x')", "Odd", "ModuleNotFoundError('no such')"])
 def test_a_finding_on_such_an_error_names_class_file_and_line(choose, where, raised):
