@@ -51,7 +51,7 @@ class Notes(Generic[T]):
 
 
 def cached(function: F) -> F:
-    """Remembers every result, and the arguments, for good: for classes, names and sizes, never for what holds weights."""
+    """Remembers results and arguments for good: for classes, names and sizes, never for what holds weights."""
 
     @functools.cache
     def known(*arguments: Any) -> Any:

@@ -28,7 +28,7 @@ class SiteCalls:
         self._calls = 0
         self._reached: set[str] = set()
         self._counts: bool | None = None
-        self._called = False
+        self._called = self._entered = False
         self._taken: list[dict[str, str | None]] = []  # what took all sites, one a call in which something did
 
     @property
@@ -59,16 +59,18 @@ class SiteCalls:
     def counted(self, executor: Any, options: dict[str, Any]) -> Iterator[Forwards]:
         """One model call. Yields the forwards of the patched sites, which count themselves where they can."""
         self._calls += 1
-        self.steps.called()
         taken = self._taken_by(options)
         if taken is not None:
             self._taken.append(taken)
         if self._counts is None:
             self._counts = not self._is_compiled(getattr(executor, "class_obj", None), options)
-        if not self._counts or len(self._reached) == len(self._patch.sites):
+        if not self._counts:
             yield self._patch.forwards
+            self.steps.called()
             return
-        hooks = [one.register_forward_pre_hook(self._note_call) for one in self._patch.instances.all]
+        left = len(self._reached) < len(self._patch.sites)
+        hooks = [one.register_forward_pre_hook(self._note_call) for one in self._patch.instances.all] if left else []
+        self._entered = False
         try:
             paths = [site.path for site in self._patch.sites]
             both = zip(self._patch.forwards, paths, strict=True)
@@ -76,10 +78,11 @@ class SiteCalls:
         finally:
             for hook in hooks:
                 hook.remove()
+        self.steps.called(self._entered)
 
     def _counting(self, forward: Callable, path: str) -> Callable:
         def counting(*args: Any, **kwargs: Any) -> Any:
-            self._called = False
+            self._called, self._entered = False, True
             result = forward(*args, **kwargs)
             if self._called:
                 self._reached.add(path)

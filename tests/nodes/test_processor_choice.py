@@ -306,7 +306,8 @@ class Mean({base}):
     _, found, _, processor, site = choose("custom/mine:Mine", text)
     (tmp_path / "now").touch()
     with pytest.raises((torch.OutOfMemoryError, MemoryError, interrupt)) as caught:
-        sampled("custom/mine:Mine", processor, site, lambda: site.module(torch.ones(1, 64, site.module.to_q.in_features)))
+        step = partial(site.module, torch.ones(1, 64, site.module.to_q.in_features))
+        sampled("custom/mine:Mine", processor, site, step)
     assert type(caught.value) in (torch.OutOfMemoryError, MemoryError, interrupt), found
     assert "cannot be read" in str(caught.value)
 
