@@ -15,7 +15,7 @@ from ..checks import Finding
 from ..checks.attached import check_attached
 from ..checks.source import short_path
 from ..patching.stopping import Overdue
-from ..patching.user_errors import error_words, files_of, is_harmless, lines_in, said
+from ..patching.user_errors import error_words, files_of, is_harmless, lines_in
 from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names, written
 from ..processors.attention_patch import not_patchable_reason
 from ..processors.authored.instances import at_site
@@ -133,7 +133,7 @@ def processor_error(node: str, name: str, processor: Processor, error: BaseExcep
     the queue stand still. ComfyUI knows its own interrupt, and what ends for want of memory, by their classes."""
     hosts = next((cls for cls in (CANCEL.error, *_HOSTS) if issubclass(type(error), cls)), None)
     if hosts is not None:  # a class of a person's own may derive from it
-        return error if is_harmless(error) else hosts(said(error))
+        return error if is_harmless(error) else hosts(f"{node}: {name} raised {error_words(error)}")
     if name in processor_names() and issubclass(type(error), Exception) and is_harmless(error):
         return error
     lines = lines_in(error, files_of(written(processor)))

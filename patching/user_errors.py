@@ -62,7 +62,7 @@ def _is_simple(error: BaseException) -> bool:
 
 def _text(error: BaseException) -> str | None:
     try:
-        return str.__getitem__(str(error), slice(LONGEST))
+        return str.__getitem__(str(error), slice(LONGEST)).encode("utf-8", "backslashreplace").decode()[:LONGEST]
     except Stopped:
         raise
     except BaseException:
