@@ -26,6 +26,7 @@ from .built_in.sdpa import SDPAProcessor
 from .built_in.shapes import attend
 from .contract import KernelProcessor, ModuleProcessor, Processor
 from .elsewhere import is_one_of
+from .random_numbers import default_dtype_kept
 from .site_calls import SiteCalls
 from .sites.find import Site
 
@@ -246,6 +247,7 @@ class AttentionPatch(ModelWrapper):
                 self.calls.counted(call.executor, call.options) as forwards,
                 swapped_forwards(forwards),
                 swapped_attributes(AT_SITE, self.instances.attributes()),
+                default_dtype_kept(),
             ):
                 result = call()
             self.instances.end_call()

@@ -232,6 +232,7 @@ UNCLEAR = {
     "StopAsyncIteration('no')": "StopAsyncIteration: no",
     "KeyError('x')": "KeyError: 'x'",
     "ValueError": "ValueError",
+    "ValueError('\\ud800')": "ValueError: \\ud800",
     "ValueError(' \\n')": "ValueError",
     "AssertionError": "AssertionError",
     "Odd": "Odd: its message cannot be read",
@@ -310,6 +311,18 @@ class Mean({base}):
         sampled("custom/mine:Mine", processor, site, step)
     assert type(caught.value) in (torch.OutOfMemoryError, MemoryError, interrupt), found
     assert str(caught.value).endswith("custom/mine:Mine raised Mean: its message cannot be read")
+
+
+def test_the_default_dtype_is_put_back_after_each_model_call(choose, tmp_path):
+    line = WHERE_NOW.format(repr(str(tmp_path / "now")), "torch.set_default_dtype(torch.float64)")
+    name, found, _, processor, site = choose("custom/mine:Mine", written(line=line))
+    assert name == "custom/mine:Mine", found
+    (tmp_path / "now").touch()
+    try:
+        sampled(name, processor, site, partial(site.module, torch.ones(1, 64, site.module.to_q.in_features)))
+        assert torch.get_default_dtype() == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("where", ["__init__", "forward", "file"])
