@@ -148,6 +148,19 @@ def test_cancel_ends_a_check_that_runs():
     assert type(torch.ones(1) + 1) is torch.Tensor, "no fake tensors are left"
 
 
+def test_processors_are_told_apart_without_being_asked():
+    class Alike(Kernel):
+        def __hash__(self):
+            return 0
+
+        def __eq__(self, other):
+            raise SystemExit
+
+    both = Alike(), Alike()
+    for processor in (*both, *both):
+        assert attached.check_attached([(gallery.site(), processor)], torch.float32, torch.device("cpu")) == []
+
+
 def test_random_numbers_come_as_they_would_have():
     site = gallery.site()
     torch.manual_seed(5)

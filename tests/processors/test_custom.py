@@ -331,6 +331,29 @@ def test_what_never_ends_slows_nothing_afterwards(custom, folder, what, cancelle
     assert_nothing_runs()
 
 
+HANGS = """
+import time
+start = time.monotonic()
+
+
+class Hangs(type):
+    def __getattribute__(cls, name):
+        while name == "__module__" and time.monotonic() < start + 15:
+            time.sleep(0.01)
+        return super().__getattribute__(name)
+
+"""
+
+
+def test_a_metaclass_that_does_not_return_holds_up_nobody(custom, folder):
+    """It is asked for the class's file and line, too, when a finding is written."""
+    write(folder, "meta.py", HANGS + MODULE.replace("(nn.Module)", "(nn.Module, metaclass=Hangs)"))
+    start = time.monotonic()
+    finding = refused(custom, "custom/meta:Gain", patience=0.3)
+    assert finding.what == "was not made within 0.3 s"
+    assert time.monotonic() - start < 8
+
+
 class Cancelled(Exception):
     """The host's interrupt was an Exception up to ComfyUI 0.18.2."""
 
