@@ -8,11 +8,11 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from ..memo import Notes, Same
 from ..patching.inside import tensors_in
 from ..patching.stopping import Overdue
 from ..patching.user_code import Attendance, Cancel
@@ -35,7 +35,7 @@ _UNASKED = "unasked"
 
 #: What was found out, by processor, and by what the blocks hand to it. Findings and keys hold neither the processor nor
 #: a model.
-_known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
+_known: Notes[_Known] = Notes(dict)
 _lock = threading.Lock()
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ def _findings(
     try:
         key = (_kind_of(site), dtype, device, state)
         with _lock:
-            known = _known.setdefault(recipe if _one_a_site(processor) else module, {})
+            known = _known.on(recipe if _one_a_site(processor) else module)
             found = known.get(state) or known.get(key)
     except cancel.error:
         raise
@@ -196,11 +196,11 @@ def _kind_of(site: Site) -> Hashable:
 
 def _state(module: nn.Module, by_form: bool) -> Hashable:
     """Changes when a processor's tensors or mode do; by their form alone where it is one of many."""
-    tensors = list(tensors_in(module))
+    tensors, forward = list(tensors_in(module)), type(module).forward
     if by_form:
-        return type(module).forward, module.training, tuple((n, tuple(t.shape), t.dtype, t.device) for n, t in tensors)
+        return Same(forward), module.training, tuple((n, tuple(t.shape), t.dtype, t.device) for n, t in tensors)
     marks = tuple((name, id(t), _version(t), t.dtype, t.device, t.requires_grad) for name, t in tensors)
-    return type(module).forward, module.training, marks
+    return Same(forward), module.training, marks
 
 
 def _version(tensor: torch.Tensor) -> int:

@@ -153,8 +153,9 @@ def processor_error(node: str, name: str, processor: Processor, error: BaseExcep
     line. What a person wrote is not passed on as it is: ``KeyError: 'x'`` says little, StopIteration becomes another
     error in ComfyUI's coroutines, and with SystemExit, or one that raises when it is shown, its thread would end and
     the queue stand still. ComfyUI knows its own interrupt, and what ends for want of memory, by their classes."""
-    if issubclass(type(error), (CANCEL.error, *_HOSTS)):
-        return error
+    hosts = next((cls for cls in (CANCEL.error, *_HOSTS) if issubclass(type(error), cls)), None)
+    if hosts is not None:  # a class of a person's own may derive from it
+        return error if is_harmless(error) else hosts(f"{node}: {name} raised {error_words(error)}")
     if name in processor_names() and issubclass(type(error), Exception) and is_harmless(error):
         return error
     lines = lines_in(error, files_of(written(processor)))

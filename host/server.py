@@ -95,6 +95,7 @@ def host() -> Host:
         resolve_weights=resolve_weights,
         sampler=executing_class,
         computes_with_sdpa=computes_with_sdpa,
+        prompt=executing_prompt,
     )
 
 
@@ -114,6 +115,12 @@ def executing_class() -> str | None:
     prompt, context = _running_prompt(), get_executing_context()
     node = None if prompt is None or context is None else prompt[2].get(context.node_id)
     return None if node is None else node.get("class_type")
+
+
+def executing_prompt() -> str | None:
+    """The id of the prompt that asks; None outside of prompts."""
+    context = get_executing_context()
+    return None if context is None else context.prompt_id
 
 
 def _running_prompt() -> tuple | None:

@@ -15,7 +15,7 @@ from ..compilers import PROOFS
 from ..host.cancelling import CANCEL
 from ..host.known_values import known, model_given, name_given, shown, text_given
 from ..host.offered_processors import Chosen, choices, choose, fingerprint, not_listed, processor_error
-from ..host.server import executing_class, new_record, schema, seen_now, ui
+from ..host.server import executing_class, executing_prompt, new_record, schema, seen_now, ui
 from ..node_ids import PATCH_ATTENTION
 from ..patching.foreign import OVERRIDE, foreign_patches
 from ..patching.user_code import Attendance
@@ -125,8 +125,9 @@ class OneDiffPatchAttention(io.ComfyNode):
         superseded = patched.model_options["transformer_options"].get(OVERRIDE)
         node = f"Patch Attention Processors (node {cls.hidden.unique_id})"
         observe, failed = _observer(record, superseded), partial(processor_error, node, name, instance)
+        ended, attendance = _ended(record), partial(Attendance, CANCEL)
         patch = AttentionPatch(
-            fitting, instance, observe, superseded, name, _ended(record), failed, lambda: Attendance(CANCEL)
+            fitting, instance, observe, superseded, name, ended, failed, attendance, executing_prompt
         )
         patch.rejected = rejected and {**rejected, "by": node}
         attach(patched, patch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .foreign import origin
@@ -24,34 +25,58 @@ def calls_expected(args: tuple, kwargs: dict[str, Any]) -> bool:
 
 
 class StepCount:
-    """In how many of a sampling's steps the model was called as the host calls it. Some samplers ask for the model
-    several times in a step, and the host calls it several times then: what was asked for is counted."""
+    """In how many of a sampling's steps the model's blocks were called as the host calls them. Some samplers ask for
+    the model several times in a step, and the host may call it several times then: what was asked for is counted."""
 
     def __init__(self, args: tuple = (), kwargs: dict[str, Any] | None = None):
         sigmas = args[SIGMAS] if len(args) > SIGMAS else (kwargs or {}).get("sigmas")
-        self._steps = 0 if sigmas is None else max(0, len(sigmas) - 1)
-        self._asked = self._answered = 0
-        self._waits = False
-        self.calls = 0
+        self.steps = 0 if sigmas is None else max(0, len(sigmas) - 1)
+        self._asked = self._called = self._answered = self.calls = 0
+        self._was_called = self._was_answered = True
 
     def asked(self) -> None:
         """The sampler wants what the model predicts."""
         self._asked += 1
-        self._waits = True
+        self._was_called = self._was_answered = False
 
-    def called(self) -> None:
+    def called(self, ran_blocks: bool = True) -> None:
+        """The model was called, and its blocks were, or something inside the model went without them."""
         self.calls += 1
-        self._answered += self._waits
-        self._waits = False
+        self._called += not self._was_called
+        self._answered += ran_blocks and not self._was_answered
+        self._was_called, self._was_answered = True, self._was_answered or ran_blocks
 
     def some(self, guider: Any, own: str) -> dict[str, Any] | None:
         """The record's ``unused`` where another node did some of the steps: ``{"why": "some steps", "steps": 1, "of":
         12, "by": "DeepCache", …}``; None where that was none, or all."""
-        if not self._answered or self._answered == self._asked or self._steps < 2:
+        # A wrapper outside of this pack's own may have kept what the sampler asked for to itself.
+        asked = max(self._asked, self.steps) if _wrappers(guider, own, ("predict_noise",)) else self._asked
+        if not self._answered or self._answered >= asked or self.steps < 2:
             return None
-        took_part = round(self._answered / self._asked * self._steps)
-        by = called_instead(guider, own)
-        return {"why": "some steps", "steps": min(max(took_part, 1), self._steps - 1), "of": self._steps, **by}
+        took_part = round(self._answered / asked * self.steps)
+        by = called_instead(guider, own, inside=self._called == asked)
+        return {"why": "some steps", "steps": min(max(took_part, 1), self.steps - 1), "of": self.steps, **by}
+
+
+class TookPart:
+    """In how many steps of a prompt: one that samples a model several times has one line for all of them."""
+
+    def __init__(self) -> None:
+        self._prompt: Any = None
+        self._steps = self._of = 0
+        self._unused: dict[str, Any] | None = None
+
+    def with_earlier(self, prompt: Any, steps: int, unused: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The record's ``unused`` for a sampling of ``steps`` that ended, together with those before it in its prompt;
+        None for ``prompt`` is a sampling of its own."""
+        if prompt is None or prompt != self._prompt:
+            self._prompt, self._steps, self._of, self._unused = prompt, 0, 0, None
+        self._of += steps
+        self._steps += steps if unused is None else unused.get("steps", 0)
+        self._unused = unused or self._unused
+        if self._unused is None or not self._steps:
+            return self._unused
+        return {**self._unused, "why": "some steps", "steps": self._steps, "of": self._of}
 
 
 def called_instead(guider: Any, own: str, inside: bool = False) -> dict[str, str | None]:
@@ -64,17 +89,26 @@ def called_instead(guider: Any, own: str, inside: bool = False) -> dict[str, str
         inside: the model was called, but not its blocks.
     """
     options = getattr(guider, "model_options", None) or {}
+    functions = [] if inside else [(name, options[name]) for name in FUNCTIONS if options.get(name) is not None]
+    found = functions + _wrappers(guider, own, INSIDE if inside else AROUND)
+    # Of several nodes nobody knows which one kept the call to itself.
+    return named(found[0][1], found[0][0]) if len({key for key, _ in found}) == 1 else {"by": None, "where": None}
+
+
+def _wrappers(guider: Any, own: str, kinds: Sequence[str]) -> list[tuple[str, Any]]:
+    """Other nodes' wrappers of these kinds, each with the key under which its node put it there."""
+    options = getattr(guider, "model_options", None) or {}
     wrappers = (options.get("transformer_options") or {}).get("wrappers") or {}
-    found = [] if inside else [options[name] for name in FUNCTIONS if options.get(name) is not None]
-    for kind in INSIDE if inside else AROUND:
-        found += [f for key, functions in (wrappers.get(kind) or {}).items() if key != own for f in functions]
-    # Of several nobody knows which one kept the call to itself.
-    return named(found[0]) if len(found) == 1 else {"by": None, "where": None}
+    of_kinds = [item for kind in kinds for item in (wrappers.get(kind) or {}).items()]
+    return [(str(key), function) for key, functions in of_kinds if key != own for function in functions]
 
 
-def named(function: Any) -> dict[str, str | None]:
-    """A function by a name for people, and where it comes from: the class that made it, else the pack or its file."""
+def named(function: Any, key: str = "") -> dict[str, str | None]:
+    """A function by a name for people, and where it comes from: the class that made it, else the pack or its file. Of
+    ComfyUI's own nodes, which are one pack, the ``key`` under which it was put on the model."""
     where = origin(function)
     module, _, name = where.rpartition(":")
-    first = name.partition(".")[0]
-    return {"by": first if first[:1].isupper() else module.partition(".")[0].lstrip("_") or name, "where": where}
+    first, pack = name.partition(".")[0], module.partition(".")[0].lstrip("_")
+    if pack == "comfy_extras" and key:
+        return {"by": key, "where": where}
+    return {"by": first if first[:1].isupper() else pack or name, "where": where}

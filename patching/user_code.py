@@ -199,10 +199,10 @@ def end(thread: threading.Thread, label: str) -> bool:
     while thread.is_alive() and time.monotonic() < start + GRACE:
         _raise_in(thread.ident)
         thread.join(0.02)
+    _take_back(thread)
     if thread.is_alive():
         threading.Thread(target=_end_later, args=(thread, label), name="OneDiff: end", daemon=True).start()
         return False
-    _settle()
     return True
 
 
@@ -212,14 +212,15 @@ def _end_later(thread: threading.Thread, label: str) -> None:
         for _ in range(20):  # in quick succession, so that one comes where nothing catches it
             _raise_in(thread.ident)
             time.sleep(0)
-        thread.join(0.02 if quiet else 0.5)
+        thread.join(0.02)
+        _take_back(thread)
+        thread.join(0 if quiet else 0.5)
         if quiet and time.monotonic() > start + STUBBORN:
             quiet = False
             log.warning(
                 "OneDiff: %s cannot be ended: it waits in C code or imports a package. Restart ComfyUI if it slows it.",
                 label,
             )
-    _settle()
 
 
 def _raise_in(ident: int | None, base: FrameType | None = None) -> None:
@@ -238,9 +239,17 @@ def _set(ident: int) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Stopped))
 
 
+def _take_back(thread: threading.Thread) -> None:
+    """Takes back an exception that a thread did not meet, because it has ended or waits in C code."""
+    if thread.is_alive():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), None)
+    _settle()
+
+
 def _settle() -> None:
-    """Meets an exception that waits in this thread, or one of its own. Python 3.11 goes on looking for one that a
-    thread did not meet before its end, which slows all code and hangs what is traced; taking it back does not help."""
+    """Meets an exception that waits in this thread, or one of its own. As long as one waits in any thread, and after it
+    was taken back, Python 3.11 goes on looking for it in all, which slows their code; in those that ``sys.settrace``
+    follows, as the check does, it never gets further."""
     try:
         _set(threading.get_ident())
         while True:

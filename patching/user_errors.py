@@ -7,9 +7,9 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import TracebackType
-from typing import cast
+from typing import TypeVar, cast
 
 from torch import nn
 
@@ -25,6 +25,8 @@ _HEAP_TYPE = 1 << 9
 
 #: The longest message of an exception that is passed on, and seconds that its class has to give it.
 LONGEST, READING = 2000, 1.0
+
+T = TypeVar("T")
 
 #: Their text is made of their arguments alone.
 _SIMPLE: tuple[type, ...] = (
@@ -62,7 +64,7 @@ def _is_simple(error: BaseException) -> bool:
 
 def _text(error: BaseException) -> str | None:
     try:
-        return str.__getitem__(str(error), slice(LONGEST))
+        return str.__getitem__(str(error), slice(LONGEST)).encode("utf-8", "backslashreplace").decode()[:LONGEST]
     except Stopped:
         raise
     except BaseException:
@@ -135,8 +137,23 @@ def _is_plain(value: object) -> bool:
     return value is None or type(value) in (str, int, float, bool, bytes)
 
 
+def told(look: Callable[[], T], otherwise: T) -> T:
+    """What a look at a person's class gives; ``otherwise`` where its metaclass raises, or does not return in time."""
+    try:
+        return Attendance(seconds=READING).apart(look, "a look at a class")
+    except Stopped:
+        raise
+    except BaseException:
+        return otherwise
+
+
 def files_of(module: nn.Module) -> set[str]:
-    """Source files of the classes of a module and of those inside it; torch's are not counted."""
+    """Source files of the classes of a module and of those inside it; torch's are not counted. None where a metaclass
+    does not return."""
+    return told(lambda: _files_of(module), set())
+
+
+def _files_of(module: nn.Module) -> set[str]:
     files: set[str | None] = set()
     for _, part in modules_in(module):
         for cls in type.__dict__["__mro__"].__get__(type(part)):

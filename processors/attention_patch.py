@@ -18,6 +18,7 @@ from ..memo import shared
 from ..patching.calls import accepts_options, options_of, options_position, with_options
 from ..patching.foreign import OVERRIDE
 from ..patching.forwards import swapped_attributes, swapped_forwards
+from ..patching.instead import TookPart
 from ..patching.user_code import Attendance
 from ..patching.wrappers import KEY, ModelCall, ModelWrapper
 from .authored.instances import AT_SITE, Computes, Instances, Seat, reader_of
@@ -25,6 +26,7 @@ from .built_in.sdpa import SDPAProcessor
 from .built_in.shapes import attend
 from .contract import KernelProcessor, ModuleProcessor, Processor
 from .elsewhere import computing, is_one_of, note_given_up
+from .random_numbers import default_dtype_kept
 from .site_calls import SiteCalls
 from .sites.find import Site
 
@@ -162,10 +164,10 @@ class AttentionPatch(ModelWrapper):
     """The sites that one node patched, as a wrapper of ``apply_model``.
 
     ``observe(options)`` is called once a sampling with the ``transformer_options``, for the record; ``ended(unused,
-    reached, by_sdpa)`` when a sampling has ended: why the processor took no part in it, if it did not; at how many
-    sites it was called, None where compiled code ran, which does not tell; and how many calls went to PyTorch's
-    attention, because it fails in such, those in graphs aside. ``failed(error)`` gives what is raised for what a model
-    call raised.
+    reached, by_sdpa)`` when a sampling has ended: why the processor took no part in those of its ``prompt()``, or in
+    how many of their steps; at how many sites it was called, None where compiled code ran, which does not tell; and how
+    many calls went to PyTorch's attention, because it fails in such, those in graphs aside. ``failed(error)`` gives
+    what is raised for what a model call raised.
     """
 
     order = 0
@@ -180,6 +182,7 @@ class AttentionPatch(ModelWrapper):
         ended: Callable[[dict[str, Any] | None, int | None, int], None] = lambda unused, reached, by_sdpa: None,
         failed: Callable[[BaseException], BaseException] = lambda error: error,
         attendance: Callable[[], Attendance] = Attendance,
+        prompt: Callable[[], Any] = lambda: None,
     ):
         self.sites = sites
         self.processor = processor
@@ -188,6 +191,8 @@ class AttentionPatch(ModelWrapper):
         self.observe = observe
         self.ended = ended
         self.failed = failed
+        self.prompt = prompt
+        self.took_part = TookPart()
         self.seen: Any = None
         self.superseded = superseded
         self.calls = SiteCalls(self, KEY)
@@ -213,7 +218,9 @@ class AttentionPatch(ModelWrapper):
         finally:
             self.within = False
             self._begin_sampling()  # lets go of what this one kept
-        self.ended(self.calls.unused(executor, args, kwargs), self.calls.reached, self.calls.by_sdpa)
+        unused = self.calls.unused(executor, args, kwargs)
+        unused = self.took_part.with_earlier(self.prompt(), self.calls.steps.steps, unused)
+        self.ended(unused, self.calls.reached, self.calls.by_sdpa)
         return result
 
     def _begin_sampling(self) -> None:
@@ -242,6 +249,7 @@ class AttentionPatch(ModelWrapper):
                 self.calls.counted(call.executor, call.options) as forwards,
                 swapped_forwards(forwards),
                 swapped_attributes(AT_SITE, self.instances.attributes()),
+                default_dtype_kept(),
             ):
                 result = call()
             self.instances.end_call()

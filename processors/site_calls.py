@@ -29,7 +29,7 @@ class SiteCalls:
         self._calls = 0
         self._reached: set[str] = set()
         self._counts: bool | None = None
-        self._called = False
+        self._called = self._entered = False
         self._taken: list[dict[str, str | None]] = []  # what took all sites, one a call in which something did
         #: Calls that went to PyTorch's attention, because the processor fails in such; those in graphs aside.
         self.by_sdpa = 0
@@ -62,7 +62,6 @@ class SiteCalls:
     def counted(self, executor: Any, options: dict[str, Any]) -> Iterator[Forwards]:
         """One model call. Yields the forwards of the patched sites, which count themselves where they can."""
         self._calls += 1
-        self.steps.called()
         own = self._own(options)
         taken = self._taken_by(options, own)
         if taken is not None:
@@ -70,18 +69,21 @@ class SiteCalls:
         if self._counts is None:
             self._counts = not self._is_compiled(getattr(executor, "class_obj", None), options)
         given_up = given_up_at(own.values())
+        self._entered = not self._counts  # compiled code does not tell
         try:
-            if not self._counts or len(self._reached) == len(self._patch.sites):
+            if not self._counts:
                 yield self._patch.forwards
             else:
                 with self._noting() as forwards:
                     yield forwards
         finally:
             self.by_sdpa += given_up_at(own.values()) - given_up
+        self.steps.called(self._entered)
 
     @contextmanager
     def _noting(self) -> Iterator[Forwards]:
-        hooks = [one.register_forward_pre_hook(self._note_call) for one in self._patch.instances.all]
+        left = len(self._reached) < len(self._patch.sites)
+        hooks = [one.register_forward_pre_hook(self._note_call) for one in self._patch.instances.all] if left else []
         try:
             paths = [site.path for site in self._patch.sites]
             both = zip(self._patch.forwards, paths, strict=True)
@@ -89,10 +91,11 @@ class SiteCalls:
         finally:
             for hook in hooks:
                 hook.remove()
+        self.steps.called(self._entered)
 
     def _counting(self, forward: Callable, path: str) -> Callable:
         def counting(*args: Any, **kwargs: Any) -> Any:
-            self._called = False
+            self._called, self._entered = False, True
             result = forward(*args, **kwargs)
             if self._called:
                 self._reached.add(path)

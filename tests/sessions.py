@@ -77,6 +77,7 @@ def compiled_clone(
     check_interrupt: Callable[[], None] = lambda: None,
     resolve_weights: Any = None,
     told: list[dict[str, Any]] | None = None,
+    prompt: Callable[[], Any] = lambda: None,
     **settings: Any,
 ) -> tuple[Any, Session, Record]:
     """A clone of a ModelPatcher with a session on it, as OneDiff Compile attaches one: clone, session and record.
@@ -86,7 +87,7 @@ def compiled_clone(
     chosen = Settings(**{"backend": backend, "keep_faster": False, **settings})
     record = Record("workflow", "7", None if told is None else lambda record: told.append(dict(record.data)))
     clone = patcher.clone()
-    host = Host(check_interrupt, "test", resolve_weights, computes_with_sdpa=lambda: True)
+    host = Host(check_interrupt, "test", resolve_weights, prompt=prompt, computes_with_sdpa=lambda: True)
     find = None
     if hasattr(patcher.model, "extra_conds"):
         from onediff_pack.host.example_inputs import find_batched

@@ -7,8 +7,8 @@ import time
 import torch
 from torch import nn
 
-from ...patching.stopping import Overdue, Stopped
-from ...patching.user_errors import class_name, error_words, files_of, lines_in
+from ...patching.stopping import Overdue
+from ...patching.user_errors import class_name, error_words, files_of, lines_in, told
 from ..finding import Finding, Severity
 from ..mounted import Mounted
 from ..source import class_location, function_location, short_path
@@ -117,9 +117,4 @@ def _finding(
 
 
 def _place(cls: type[nn.Module]) -> str:
-    try:
-        return function_location(cls.forward) or class_location(cls)
-    except Stopped:
-        raise
-    except BaseException:  # its metaclass does not tell
-        return "input"
+    return told(lambda: function_location(cls.forward) or class_location(cls), "input")

@@ -227,6 +227,19 @@ class WritesInputs(Probe):
 
 
 @rule
+class SetsDefaultDtype(Probe):
+    """It is one for the whole process. Where tensors are made by it in the blocks that follow, the picture fails."""
+
+    what = "changes PyTorch's default dtype"
+    why = "That is one for all of ComfyUI: what comes after this processor is made in the other dtype."
+    fix = "Take out torch.set_default_dtype, and say the dtype where a tensor is made: torch.ones(4, dtype=q.dtype)."
+
+    def hits(self, subject: Mounted) -> Iterator[Hit]:
+        if subject.evidence(trial).sets_dtype:
+            yield Hit(where=self.where(subject))
+
+
+@rule
 class TrainingMode(Probe):
     """It would be used in training mode, where it computes something else."""
 

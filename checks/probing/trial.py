@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from ...processors.random_numbers import default_dtype_kept
 from ..mounted import Mounted
 from .bench import Inputs, Raised, dtypes_of, raised
 from .cases import MASKS, Case, Mask
@@ -22,13 +23,15 @@ Training = Literal["equal", "differs", "random"]
 @dataclass
 class Trial:
     """What a few calls gave. ``errors`` are those that come with numbers only, with the cases in which they came.
-    ``wrote`` are inputs that were changed, ``training`` how train() compares with eval(); ``ignored``, ``inverted`` and
-    ``misread`` are masks that did nothing, the reverse, or something else than in PyTorch's attention."""
+    ``sets_dtype``: it changes the default dtype. ``wrote`` are inputs that were changed, ``training`` how train()
+    compares with eval(); ``ignored``, ``inverted`` and ``misread`` are masks that did nothing, the reverse, or
+    something else than in PyTorch's attention."""
 
     errors: dict[Raised, list[Case]] = field(default_factory=dict)
     finite: bool = True
     repeatable: bool = True
     training: Training = "equal"
+    sets_dtype: bool = False
     wrote: list[str] = field(default_factory=list)
     ignored: list[Mask] = field(default_factory=list)
     inverted: list[Mask] = field(default_factory=list)
@@ -62,8 +65,12 @@ def working_case(mounted: Mounted, dtype: torch.dtype) -> Case | None:
 
 def _run(real: Bench, found: Trial, inputs: Inputs, mask: Mask | None, processor: Any = None) -> Any:
     """The result of a call, None where it raised, which is noted."""
+    before = torch.get_default_dtype()
     try:
-        return real.run(inputs, processor)
+        with default_dtype_kept():
+            result = real.run(inputs, processor)
+            found.sets_dtype |= torch.get_default_dtype() is not before
+        return result
     except real.mounted.attendance.stops:
         raise
     except BaseException as error:  # SystemExit too: whatever forward raises is its author's to read

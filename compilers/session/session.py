@@ -15,7 +15,7 @@ from ...checks.reaching.reach import FindReach
 from ...patching.explicit_forward import forwards_given
 from ...patching.foreign import foreign_patches
 from ...patching.forwards import swapped_forwards
-from ...patching.instead import StepCount, calls_expected
+from ...patching.instead import StepCount, TookPart, calls_expected
 from ...patching.user_errors import ordinary
 from ...patching.wrappers import APPLY_MODEL, KEY, ModelCall, ModelWrapper
 from ...processors.attention_patch import AttentionPatch
@@ -69,6 +69,7 @@ class Session(SessionState, ModelWrapper):
         self._find_reach, self._find_batched = find_reach, find_batched
         self._contents: list[tuple[str, int]] = []
         self._patches: list[AttentionPatch] = []
+        self._took_part = TookPart()
 
     # What ComfyUI calls.
 
@@ -85,6 +86,7 @@ class Session(SessionState, ModelWrapper):
             self.measuring.end_sampling()
             if self.failures.given_up is None and calls_expected(args, kwargs):
                 during.note_use(executor, self.blocks)
+                during.unused = self._took_part.with_earlier(self.host.prompt(), during.steps.steps, during.unused)
             self.record.sampled(self.host.sampler())
             return result
         finally:
@@ -100,17 +102,20 @@ class Session(SessionState, ModelWrapper):
         return executor(*args, **kwargs)
 
     def around(self, call: ModelCall) -> Any:
-        self.during.steps.called()
         if not self.during.now:  # a node with a loop of its own
             self.record.sampled(self.host.sampler())
         inputs = (call.x, call.c_concat, call.c_crossattn, call.more)
         if self.measuring.begin_step(shape_of(inputs, call.control, call.options)):
             self._begin(call.executor.class_obj, call.options)
         is_slow = self.measuring.is_slow and not self.measuring.looks
+        before = self.step
         if is_slow or self.failures.concerning(self.shape) is not None:
-            return call()
-        with forwards_given(self.model.called_directly if self.model else []):
-            return self._run(call)
+            result = call()
+        else:
+            with forwards_given(self.model.called_directly if self.model else []):
+                result = self._run(call)
+        self.during.steps.called(self.step is before or self.step.ran_block)
+        return result
 
     def _begin(self, base_model: Any, options: dict[str, Any]) -> None:
         """Looks once a sampling at the model, and at what other nodes have put on it."""

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ...patching.stopping import Stopped
 from ...patching.user_code import Cancel
@@ -55,12 +56,14 @@ def compile_seconds_asked() -> float | None:
 class Host:
     """ComfyUI's part. ``check_interrupt`` raises ``interruption`` when the user pressed Cancel; without
     ``resolve_weights`` blocks of a partly loaded model run uncompiled. ``sampler`` gives the class of the node that
-    samples now, None where nobody knows. ``computes_with_sdpa`` says whether its attention function is PyTorch's."""
+    samples now, ``prompt`` tells the prompts apart that it does so for; None where nobody knows.
+    ``computes_with_sdpa`` says whether its attention function is PyTorch's."""
 
     check_interrupt: Callable[[], None]
     version: str | None = None
     resolve_weights: ResolveWeights | None = None
     sampler: Callable[[], str | None] = lambda: None
+    prompt: Callable[[], Any] = lambda: None
     interruption: type[BaseException] = Stopped
     computes_with_sdpa: Callable[[], bool] = lambda: False
 

@@ -92,7 +92,7 @@ class Instances:
         self._at: dict[str, Processor] = {}
         self._for_check: dict[str, Processor] = {}
         self._seats: dict[str, Seat] = {}
-        self._looked: dict[Processor, tuple[Places, dict[str, Any]]] = {}
+        self._looked: list[tuple[Places, dict[str, Any]]] = []
         self._calls = 0
         if self.per_site and not self.keeps_state:
             self._at = {site.path: self._new(site) for site in sites}
@@ -167,7 +167,7 @@ class Instances:
         if self._recipe is not None and not self.keeps_state and not self._looked:
             for processor in self.all:
                 places = places_of(written(processor), self._foreign())
-                self._looked[processor] = places, prints(places)
+                self._looked.append((places, prints(places)))
 
     def end_call(self) -> None:
         """After each model call: looks whether it shows for the first time that the class keeps state. The present
@@ -176,10 +176,10 @@ class Instances:
             return
         self._calls += 1
         if not self.keeps_state and self._calls <= LOOKS:
-            for processor, (places, before) in self._looked.items():
+            for number, (places, before) in enumerate(self._looked):
                 now = prints(places)
                 self._recipe.keeps |= differing(before, now) - self._recipe.harmless
-                self._looked[processor] = places, now
+                self._looked[number] = places, now
         if self.keeps_state:
             self._at = self._at or {"": self.checked}
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...patching.stopping import Overdue, Stopped
+from ...patching.stopping import Overdue
 from ...patching.user_code import Attendance
-from ...patching.user_errors import cause_in_words, class_name, error_words, said, traceback_of
+from ...patching.user_errors import cause_in_words, class_name, error_words, said, told, traceback_of
 from ..contract import Limits
 from ..sites.find import Site
 from .recipe import ChangesSite, Recipe
@@ -143,22 +143,12 @@ def failed(name: str, path: str, shown: str, what: str, error: BaseException, at
 
 
 def _line_of_init(cls: type) -> int:
-    try:
-        code = getattr(getattr(cls, "__init__", None), "__code__", None)
-    except Stopped:
-        raise
-    except BaseException:  # its metaclass raises
-        code = None
+    code = told(lambda: getattr(getattr(cls, "__init__", None), "__code__", None), None)
     return _line_of(cls) if code is None else code.co_firstlineno
 
 
 def _line_of(cls: type) -> int:
-    try:
-        return inspect.getsourcelines(cls)[1]
-    except Stopped:
-        raise
-    except BaseException:  # there is no source, it was saved while it is read, or the metaclass raises
-        return 1
+    return told(lambda: inspect.getsourcelines(cls)[1], 1)  # 1 also where it was saved while it is read
 
 
 def _limits(name: str, where: str, module: nn.Module) -> Limits | None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ...patching.explicit_forward import with_forward
-from ...patching.inside import modules_in, tensors_in
+from ...patching.inside import attributes_of, modules_in, tensors_in
 from ...patching.stopping import Stopped
 from ..elsewhere import CallKind
 from ..random_numbers import numbers_kept
@@ -109,7 +109,7 @@ class ChangesSite(ValueError):
 
 def recipe_of(processor: nn.Module) -> Recipe | None:
     """What made a processor; None for a built-in one, and one that another node hands over."""
-    return processor.__dict__.get(RECIPE)
+    return (attributes_of(processor) or {}).get(RECIPE)
 
 
 def keeps_state(processor: nn.Module) -> bool:

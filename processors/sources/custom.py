@@ -25,6 +25,7 @@ from ...patching.user_code import PATIENCE, Attendance, Cancel
 from ...patching.user_errors import class_name
 from ..authored.make import CannotLoad, failed, make, too_slow
 from ..authored.recipe import Recipe, recipe_of, tensors_of
+from ..random_numbers import default_dtype_kept
 from ..sites.find import Site
 from .latest import PATIENCE as LISTING_PATIENCE
 from .latest import Latest
@@ -187,7 +188,8 @@ def _run_file(file: UserFile, source: bytes) -> types.ModuleType:
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module  # dataclasses and inspect look there
     try:
-        exec(code, module.__dict__)
+        with default_dtype_kept():
+            exec(code, module.__dict__)
     except BaseException:
         if sys.modules.get(module.__name__) is module:  # it may have been left behind, and loaded again
             sys.modules.pop(module.__name__)

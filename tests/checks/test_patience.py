@@ -70,6 +70,19 @@ def test_one_that_never_returns_is_an_error_and_goes_on_nowhere():
         time.sleep(0.02)
 
 
+def test_one_that_waits_in_c_code_spoils_no_later_check():
+    """As a download that nobody answers. Its thread cannot be ended, and each half second it is tried again."""
+    waits = threading.Lock()
+    waits.acquire()
+    try:
+        assert rules(Kernel(lambda q, mask: waits.acquire()), seconds=0.5) == [("error", "never-returns")]
+        assert any(thread.name.startswith("OneDiff: end") for thread in threading.enumerate())
+        for _ in range(3):
+            assert rules(Kernel(), seconds=30.0) == []
+    finally:
+        waits.release()
+
+
 def test_a_trace_without_an_end_is_given_up_in_time():
     """Quick to run, and for Dynamo a graph of millions of operations."""
 
@@ -149,6 +162,19 @@ def test_cancel_ends_a_check_that_runs():
     with pytest.raises(OldInterrupt):
         rules(Kernel(endless), cancel=Cancel(check, OldInterrupt))
     assert type(torch.ones(1) + 1) is torch.Tensor, "no fake tensors are left"
+
+
+def test_processors_are_told_apart_without_being_asked():
+    class Alike(Kernel):
+        def __hash__(self):
+            return 0
+
+        def __eq__(self, other):
+            raise SystemExit
+
+    both = Alike(), Alike()
+    for processor in (*both, *both):
+        assert attached.check_attached([(gallery.site(), processor)], torch.float32, torch.device("cpu")) == []
 
 
 def test_random_numbers_come_as_they_would_have():

@@ -140,6 +140,52 @@ def test_a_wrapper_that_takes_over_most_steps_is_said_on_both_nodes(patcher):
     assert record["unused"] is None and said[-1][0] is None
 
 
+def caching(patcher, name):
+    """A clone with one of ComfyUI's own caching nodes, which leave out steps: inside the model, or around it."""
+    from comfy_extras import nodes_easycache
+
+    node = getattr(nodes_easycache, f"{name}Node")
+    return node.execute(patcher, reuse_threshold=3.0, start_percent=0.0, end_percent=1.0, verbose=False).args[0]
+
+
+@pytest.mark.parametrize("name", ["EasyCache", "LazyCache"])
+@pytest.mark.parametrize("first", [True, False])
+def test_comfyuis_caching_nodes_are_said_on_both_nodes(patcher, name, first):
+    base = caching(patcher, name) if first else patcher
+    clone, said, _ = patched(base)
+    sample(clone if first else caching(clone, name), SIGMAS)
+    unused = said[-1][0]
+    assert (unused["why"], unused["of"], unused["by"]) == ("some steps", 12, name.lower())
+    assert 2 <= unused["steps"] < 12
+    clone, record = compiled(base)
+    for _ in range(2):  # compiles in the first
+        sample(clone if first else caching(clone, name), SIGMAS)
+        assert record["unused"] == unused
+    words = f" · took part in {unused['steps']} of 12 steps (the others: “{name.lower()}”)"
+    assert record["summary"].endswith(words)
+
+
+@pytest.mark.parametrize("second", [SIGMAS, SIGMAS[-2:]])
+def test_a_later_sampling_of_the_same_prompt_does_not_make_up_for_an_earlier_one(patcher, second):
+    """As when a picture is made, and made larger in a second sampling, where only one of both goes its own way."""
+    prompt = ["first"]
+    clone, said, _ = patched(patcher)
+    clone.get_wrappers("apply_model", "onediff")[0].prompt = lambda: prompt[0]
+    clone, _, record = compiled_clone(clone, prompt=lambda: prompt[0])
+    sample(DeepCache().apply(clone), SIGMAS)
+    assert record["summary"] == "no effect: “DeepCache” calls the blocks itself"
+    sample(clone, second)
+    steps = len(second) - 1
+    unused = record["unused"]
+    assert (unused["why"], unused["steps"], unused["of"], unused["by"]) == (
+        "some steps", steps, 12 + steps, "DeepCache"
+    )  # fmt: skip
+    assert said[-1][0] == unused
+    prompt[0] = "next"
+    sample(clone, second)
+    assert record["unused"] is None and said[-1][0] is None
+
+
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2s_ancestral", "dpm_fast", "lms", "uni_pc"])
 def test_no_step_is_missed_whatever_sampler_calls_the_model(patcher, sampler):
     clone, said, _ = patched(patcher)

@@ -211,3 +211,19 @@ def test_a_node_that_never_was_sampled_says_so_too(server):
     said = server.run({**nodes, "merge": merge, "sample": sampling("merge")})
     assert said == {"patch": NOT_USED, "compile": NOT_USED}
     assert server.run({**nodes, "merge": merge, "sample": sampling("merge", seed=3)}) == said
+
+
+def test_one_line_for_two_samplings_of_a_prompt_speaks_for_both(server):
+    """As where a picture is made in one way and made larger in another."""
+    larger = sampling("patch")
+    larger["inputs"]["latent_image"] = ["first", 0]
+    nodes = {
+        **PATCHED,
+        "deep": {"class_type": "DeepCache", "inputs": {"model": ["patch", 0]}},
+        "first": sampling("deep"),
+        "sample": larger,
+    }
+    said = server.run(nodes)["patch"]
+    assert said.endswith(" · took part in 2 of 4 steps (the others: “DeepCache”)")
+    again = {**nodes, "sample": {**larger, "inputs": {**larger["inputs"], "seed": 2}}}
+    assert "took part" not in server.run(again)["patch"], "only the second was sampled anew"

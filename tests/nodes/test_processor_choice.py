@@ -233,6 +233,7 @@ UNCLEAR = {
     "StopAsyncIteration('no')": "StopAsyncIteration: no",
     "KeyError('x')": "KeyError: 'x'",
     "ValueError": "ValueError",
+    "ValueError('\\ud800')": "ValueError: \\ud800",
     "ValueError(' \\n')": "ValueError",
     "AssertionError": "AssertionError",
     "Odd": "Odd: its message cannot be read",
@@ -289,6 +290,40 @@ def test_what_comfyui_frees_memory_for_reaches_it_as_it_is(choose, error):
     finally:
         del builtins.given
     assert caught.value is error
+
+
+@pytest.mark.parametrize("base", ["torch.OutOfMemoryError", "MemoryError", "Interrupt"])
+def test_a_class_derived_from_comfyuis_own_reaches_it_as_its_own(choose, tmp_path, base):
+    """ComfyUI shows what it frees memory for, in the thread that would end."""
+    import comfy.model_management
+
+    interrupt = comfy.model_management.InterruptProcessingException
+    text = written(line=WHERE_NOW.format(repr(str(tmp_path / "now")), "raise Mean('no memory')"))
+    text += f"""
+
+from comfy.model_management import InterruptProcessingException as Interrupt
+class Mean({base}):
+    __str__ = __repr__ = exit
+"""
+    _, found, _, processor, site = choose("custom/mine:Mine", text)
+    (tmp_path / "now").touch()
+    with pytest.raises((torch.OutOfMemoryError, MemoryError, interrupt)) as caught:
+        step = partial(site.module, torch.ones(1, 64, site.module.to_q.in_features))
+        sampled("custom/mine:Mine", processor, site, step)
+    assert type(caught.value) in (torch.OutOfMemoryError, MemoryError, interrupt), found
+    assert str(caught.value).endswith("custom/mine:Mine raised Mean: its message cannot be read")
+
+
+def test_the_default_dtype_is_put_back_after_each_model_call(choose, tmp_path):
+    line = WHERE_NOW.format(repr(str(tmp_path / "now")), "torch.set_default_dtype(torch.float64)")
+    name, found, _, processor, site = choose("custom/mine:Mine", written(line=line))
+    assert name == "custom/mine:Mine", found
+    (tmp_path / "now").touch()
+    try:
+        sampled(name, processor, site, partial(site.module, torch.ones(1, 64, site.module.to_q.in_features)))
+        assert torch.get_default_dtype() == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("where", ["__init__", "forward", "file"])

@@ -162,6 +162,19 @@ def test_an_edit_is_picked_up_also_one_of_the_same_size_in_the_same_instant(cust
     assert factor(custom.load("custom/mine:Gain")) == 3
 
 
+@pytest.mark.parametrize("where", ["the file", "__init__"])
+def test_the_default_dtype_stays_as_it_was(custom, folder, where):
+    """People set it for their own weights, and would set it for all of ComfyUI."""
+    sets = "torch.set_default_dtype(torch.float64)"
+    init = f"    def __init__(self):\n        super().__init__()\n        {sets}\n"
+    write(folder, "sets.py", MODULE + (init if where == "__init__" else f"\n{sets}\n"))
+    try:
+        assert factor(custom.load("custom/sets:Gain")) == 2
+        assert torch.get_default_dtype() == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_names_that_are_not_listed_reach_no_file(custom, folder, tmp_path):
     write(folder, "mine.py", MODULE)
     write(tmp_path, "outside.py", "raise SystemExit('run')\n" + MODULE)
@@ -316,6 +329,29 @@ def test_what_never_ends_slows_nothing_afterwards(custom, folder, what, cancelle
         assert "within 0.2 s" in refused(custom, "custom/endless:Gain", patience=0.2).what
     assert time.monotonic() - start < 2
     assert_nothing_runs()
+
+
+HANGS = """
+import time
+start = time.monotonic()
+
+
+class Hangs(type):
+    def __getattribute__(cls, name):
+        while name == "__module__" and time.monotonic() < start + 15:
+            time.sleep(0.01)
+        return super().__getattribute__(name)
+
+"""
+
+
+def test_a_metaclass_that_does_not_return_holds_up_nobody(custom, folder):
+    """It is asked for the class's file and line, too, when a finding is written."""
+    write(folder, "meta.py", HANGS + MODULE.replace("(nn.Module)", "(nn.Module, metaclass=Hangs)"))
+    start = time.monotonic()
+    finding = refused(custom, "custom/meta:Gain", patience=0.3)
+    assert finding.what == "was not made within 0.3 s"
+    assert time.monotonic() - start < 8
 
 
 class Cancelled(Exception):

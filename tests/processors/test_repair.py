@@ -154,6 +154,18 @@ def test_what_has_a_forward_or_no_way_to_be_called_is_left_alone():
     assert repaired(module) is module
 
 
+def test_a_class_that_has_no_hash_is_repaired_once():
+    class Compares(type):
+        def __eq__(cls, other):
+            raise SystemExit
+
+    class Odd(Called, metaclass=Compares):
+        pass
+
+    assert with_forward(Odd) is with_forward(Odd)
+    assert vars(with_forward(Odd))["repaired_from"] is Odd
+
+
 def test_a_repaired_module_shares_weights_and_hooks_take_effect():
     module = Called()
     better = repaired(module)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ....memo import Same
 from ....patching.calls import Inputs, options_of, options_position
 from ....patching.foreign import OVERRIDE
 from ....patching.user_errors import ordinary
@@ -144,11 +145,11 @@ class BlockRunner:
             and self.block.is_own(self._functions())
         )
 
-    def _kind(self) -> tuple[type, ...]:
+    def _kind(self) -> tuple[type | Same, ...]:
         """What decides what is read from ``transformer_options`` here: the block's class, and those of processors in
         it, or on it, that are handed them."""
         readers = (getattr(function, "__dict__", {}).get("reader") for function in self._functions())
-        return (type(self.block.module), *dict.fromkeys(reader for reader in readers if reader is not None))
+        return (type(self.block.module), *dict.fromkeys(Same(reader) for reader in readers if reader is not None))
 
     def _functions(self) -> tuple:
         """What runs in this block now: its forward and those that were set on modules inside it."""

@@ -221,6 +221,18 @@ class ScalesKeysInPlaceMended(nn.Module):
         return SDPA(q, k * 1.1, v, heads, mask, **kwargs)
 
 
+@wrong("sets-default-dtype")
+class ComputesInDouble(nn.Module):
+    def forward(self, q, k, v, heads, mask=None, **kwargs):
+        torch.set_default_dtype(torch.float64)
+        return SDPA(q, k, v, heads, mask, **kwargs) * torch.ones((), dtype=q.dtype)
+
+
+@mended(ComputesInDouble)
+class ComputesInDoubleMended(Attention):
+    pass
+
+
 @wrong("writes-inputs")
 class FillsMaskInPlace(nn.Module):
     def forward(self, q, k, v, heads, mask=None, **kwargs):
