@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from .reach import ModuleCall, Reach, TensorSpec
+from .module_call import ModuleCall, TensorSpec
+from .reach import Reach
 
 #: For every tensor of a module's calls, in their order: whether its first dimension is the batch.
 Batched = tuple[bool, ...]

@@ -6,10 +6,8 @@ and no memory. What the inputs look like is the caller's knowledge, except their
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import random
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +22,7 @@ from ...patching.calls import options_of, options_position, with_options
 from ...patching.foreign import OVERRIDE
 from ...patching.user_errors import error_words, said
 from ..probing.cases import Brought, Layout, Mask
+from .module_call import ModuleCall, described
 from .shadow import Fakes, shadow
 from .widths import Width, Widths, WrongWidth
 
@@ -35,23 +34,6 @@ ExampleCall = Callable[[nn.Module, Width], Any]
 
 #: Runs with one more width right each, before the search is given up.
 MAX_RUNS = 16
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """What a module got as an argument: shape and dtype of a tensor."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class ModuleCall:
-    """The arguments of one call, but for what is in its ``transformer_options``: tensors as ``TensorSpec``, None and
-    plain values as they are, containers and dataclasses as tuples, others by their class's name."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -203,7 +185,7 @@ class _Observer:
             position = options_position(type(module).forward)
             if options_of((args, kwargs), position) is not None:
                 args, kwargs = with_options((args, kwargs), position, {})
-            call = ModuleCall(tuple(map(_described, args)), {name: _described(v) for name, v in kwargs.items()})
+            call = ModuleCall(tuple(map(described, args)), {name: described(v) for name, v in kwargs.items()})
             seen = self.calls.setdefault(path, [])
             if call not in seen:
                 seen.append(call)
@@ -288,17 +270,3 @@ def _quiet() -> Iterator[None]:
 
 def _first_tensor(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     return next((a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)), None)
-
-
-def _described(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return TensorSpec(tuple(value.shape), value.dtype)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, dict):
-        return tuple(map(_described, value.values()))
-    if isinstance(value, tuple | list | deque):
-        return tuple(map(_described, value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type) and hasattr(value, "__dict__"):
-        return tuple(map(_described, vars(value).values()))
-    return type(value).__name__

@@ -15,7 +15,7 @@ from ...checks.reaching.reach import FindReach
 from ...patching.explicit_forward import forwards_given
 from ...patching.foreign import foreign_patches
 from ...patching.forwards import swapped_forwards
-from ...patching.instead import StepCount, TookPart, calls_expected
+from ...patching.instead import StepCount, calls_expected
 from ...patching.user_errors import ordinary
 from ...patching.wrappers import APPLY_MODEL, KEY, ModelCall, ModelWrapper
 from ...processors.attention_patch import AttentionPatch
@@ -65,11 +65,9 @@ class Session(SessionState, ModelWrapper):
         super().__init__(settings, record, host, device, proofs, graphs)
         self._runners: list[BlockRunner] = []
         self._cleared = CLEARED.marks
-        self._findings = findings
-        self._find_reach, self._find_batched = find_reach, find_batched
+        self._findings, self._find_reach, self._find_batched = findings, find_reach, find_batched
         self._contents: list[tuple[str, int]] = []
         self._patches: list[AttentionPatch] = []
-        self._took_part = TookPart()
 
     # What ComfyUI calls.
 
@@ -86,7 +84,7 @@ class Session(SessionState, ModelWrapper):
             self.measuring.end_sampling()
             if self.failures.given_up is None and calls_expected(args, kwargs):
                 during.note_use(executor, self.blocks)
-                during.unused = self._took_part.with_earlier(self.host.prompt(), during.steps.steps, during.unused)
+                during.unused = self.took_part.with_earlier(self.host.prompt(), during.steps.steps, during.unused)
             self.record.sampled(self.host.sampler())
             return result
         finally:
@@ -206,8 +204,6 @@ class Session(SessionState, ModelWrapper):
         if self.skips_classes_without_gain:
             find_gains(self.blocks, self.device.type, (*self.compiler.way, self.dtype))
 
-    # One step.
-
     def _run(self, call: Callable[[], Any]) -> Any:
         measuring = self.measuring
         functions = tuple(runner.look() for runner in self._runners)
@@ -279,8 +275,6 @@ class Session(SessionState, ModelWrapper):
         if self.measuring.found_slow():
             self.publish()
         return self.measuring.is_slow
-
-    # What runners tell: see `Listener`.
 
     def compiling(self, block: Block) -> None:
         """Tells people which block is next, and lets Cancel through."""

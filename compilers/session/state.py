@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ...patching.instead import TookPart
 from ...status import Record
 from ..blocks.shared_graph import GRAPHS, GraphCache
 from ..choice.prove import PROOFS, Proofs
@@ -54,6 +55,7 @@ class SessionState:
         self.patched: list[dict[str, str]] = []
         self.replaced_by: str | None = None
         self.during = Sampling()  # the one that goes on, or went on last
+        self.took_part = TookPart()  # in the samplings of a prompt
         self.step = Step(None, Variant())  # the one that runs, or ran last
 
     @property

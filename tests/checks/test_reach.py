@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from onediff_pack.checks import check_model
-from onediff_pack.checks.reaching.reach import ModuleCall, TensorSpec, reach
+from onediff_pack.checks.reaching.module_call import ModuleCall, TensorSpec
+from onediff_pack.checks.reaching.reach import reach
 from torch import nn
 
 
