@@ -40,8 +40,10 @@ class Model(nn.Module):
 
 
 def found(call: Any) -> tuple[int, ...] | None:
-    model = Model(call)
-    runs = [reach(model, [lambda copy, width, n=n: copy(torch.ones(n, 4, 8))], watch=["block"]) for n in BATCHES]
+    def example(n: int) -> Any:
+        return lambda copy, width: copy(torch.ones(n, 4, 8))
+
+    runs = [reach(Model(call), [example(n)], watch=["block"]) for n in BATCHES]
     return batched("block", *runs)
 
 

@@ -419,8 +419,9 @@ def test_wrong_arguments_of_foreign_code_are_found(inductor, monkeypatch):
 
     def spoil(gm: torch.fx.GraphModule) -> None:
         for node in operators_in(gm):
+            given: Any = node.args[1]
             with gm.graph.inserting_before(node):
-                wrong = [gm.graph.call_function(torch.mul, (one, 1.5)) for one in node.args[1]]
+                wrong = [gm.graph.call_function(torch.mul, (one, 1.5)) for one in given]
             node.args = (node.args[0], wrong, *node.args[2:])
         gm.recompile()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from onediff_pack.compilers.blocks.transformer_options import Reads, Unfit, in_key, resolve, watched
@@ -77,11 +79,12 @@ def test_a_plain_value_that_the_block_reads_enters():
 
 def test_a_tensor_that_the_block_reads_enters_and_its_numbers_are_no_part_of_the_key():
     reads = reads_of(lambda options: options["sigmas"], OPTIONS)
-    entering = [resolve({**OPTIONS, "sigmas": sigmas}, reads) for sigmas in (OPTIONS["sigmas"], torch.zeros(2))]
+    entering: list[Any] = [resolve({**OPTIONS, "sigmas": one}, reads) for one in (OPTIONS["sigmas"], torch.zeros(2))]
+    plain: Any = resolve({**OPTIONS, "sigmas": 1.0}, reads)
     assert [list(one) for one in entering] == [["sigmas"], ["sigmas"]]
     assert entering[1]["sigmas"].sum() == 0
     assert len({in_key(one) for one in entering}) == 1
-    assert in_key(entering[0]) != in_key(resolve({**OPTIONS, "sigmas": 1.0}, reads)) != in_key({})
+    assert in_key(entering[0]) != in_key(plain) != in_key({})
 
 
 @pytest.mark.parametrize("value", [[0, 1], {}, torch.nn.Parameter(torch.ones(2))])
