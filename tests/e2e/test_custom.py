@@ -68,7 +68,7 @@ def with_processor(server: Server, name: str, model: str = "sd15", **changes):
     return example(model, server, steps=4, OneDiffPatchAttention={"processor": name}, OneDiffCompile=KEEP, **changes)
 
 
-@pytest.mark.parametrize("cls", ["Called", "Plain", "Kernel"])
+@pytest.mark.parametrize("cls", ["Called", pytest.param("Plain", marks=pytest.mark.long), "Kernel"])
 def test_it_runs_compiled_and_equal_to_uncompiled(own_server, cls):
     workflow = with_processor(own_server, f"custom/mine:{cls}")
     compiled = run(own_server, workflow)

@@ -91,9 +91,9 @@ def test_a_second_sampling_compiles_nothing_and_its_history_holds_the_record(att
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's memory there")
-def test_twenty_varied_runs_take_no_more_memory(environment):
+def test_varied_runs_take_no_more_memory_and_compile_nothing(environment):
     """Sizes, batches, with and without CFG: each twice, on a server that has run each of them before."""
-    changes = list(itertools.product([(128, 128), (192, 128), (128, 256)], [1, 2], [1.0, 4.0]))[:10]
+    changes = list(itertools.product([(128, 128), (192, 128), (128, 256)], [1, 2], [1.0, 4.0]))[:6]
     seeds = itertools.count(100)
 
     def all_changes() -> float:
