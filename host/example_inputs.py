@@ -76,7 +76,7 @@ def find_reach(patcher: Any) -> FindReach:
 
 
 def find_batched(patcher: Any) -> FindBatched:
-    """Which inputs of the diffusion model's modules carry the batch: found out by two runs, a second in all."""
+    """Which inputs of the diffusion model's modules carry the batch: found out by two runs on fake tensors."""
     model, parts = patcher.model, {f"{PREFIX}{path}": part for path, part in replaced_parts(patcher).items()}
 
     def find(paths: Collection[str]) -> dict[str, Batched]:
@@ -88,7 +88,7 @@ def find_batched(patcher: Any) -> FindBatched:
         if any(run.reason is not None for run in runs):
             return {}
         found = {path: batched(f"{PREFIX}{path}", *runs) for path in paths}
-        return {path: times for path, times in found.items() if times is not None}
+        return {path: carries for path, carries in found.items() if carries is not None}
 
     return find
 

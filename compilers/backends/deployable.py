@@ -67,7 +67,7 @@ def entry_of(graph: SharedGraph) -> Callable:
     forward, any_batch = graph.forward, graph.batch is not None
 
     def entry(block: nn.Module, args: tuple, kwargs: dict) -> Any:
-        if any_batch:  # torch cannot tell by itself that an unknown size is not 0, as group_norm asks
+        if any_batch:  # else torch cannot tell that sizes times the batch are not 1, which group_norm asks
             for value in (*args, *kwargs.values()):
                 if isinstance(value, torch.Tensor) and value.ndim > 1:
                     torch._check(value.shape[0] >= 1)

@@ -199,7 +199,8 @@ def test_one_graph_a_kind_holds_for_every_batch_also_when_the_first_is_1(name, i
     assert kinds <= counted[0] <= counted[1] <= 2 * kinds
     assert counted[1:] == [counted[1]] * 5
     assert recompiles == [graphs - kinds for graphs in counted]
-    assert record["backend"]["reason"].rpartition("Compiled apart for a batch of 1: ")[2]
+    said = record["backend"]["reason"].partition("Compiled apart for a batch of 1: ")[2]
+    assert bool(said) is (name != "Qwen-Image"), "there it was not tried: its inputs do not carry one batch"
 
 
 @pytest.mark.parametrize(
