@@ -18,7 +18,7 @@ from ...processors.random_numbers import numbers_kept
 from ..graph.calls import Calls, calls_at
 from ..mounted import Mounted
 from .bench import site_stand_in
-from .standin import stand_in
+from .standin import random_weight, stand_in
 
 #: Calls of each instance. What a first one makes for the others to use is no state.
 CALLS = 3
@@ -57,7 +57,7 @@ def _run(calls: Calls, recipe: Recipe, seed: int) -> list[dict[str, Any]]:
     with numbers_kept(device, seed):
 
         def weight(tensor: torch.Tensor) -> torch.Tensor:
-            return torch.randn(tensor.shape).mul(tensor.shape[-1] ** -0.5).to(device, mounted.dtype)
+            return random_weight(tensor.shape, mounted.dtype).to(device)
 
         attn = None if calls.attn is None else site_stand_in(mounted.site, weight)
         processor = recipe.instance(mounted.site)

@@ -15,7 +15,7 @@ from ...processors.random_numbers import numbers_kept
 from ..mounted import Mounted
 from .bench import Inputs, call, cases_of, dtypes_of, geometry, make_inputs, original, site_stand_in
 from .cases import Case, Mask
-from .standin import stand_in
+from .standin import random_weight, stand_in
 
 
 class Unavailable(Exception):
@@ -137,8 +137,7 @@ def bench(mounted: Mounted, case: Case) -> Iterator[Bench]:
     generator = torch.Generator().manual_seed(0)
 
     def weight(tensor: torch.Tensor) -> torch.Tensor:
-        bound = (3 / tensor.shape[-1]) ** 0.5
-        return torch.empty(tensor.shape).uniform_(-bound, bound, generator=generator).to(device, case.dtype)
+        return random_weight(tensor.shape, case.dtype, generator).to(device)
 
     with torch.no_grad(), numbers_kept(device):
         attention = site_stand_in(mounted.site, weight) if mounted.level == "module" else None
