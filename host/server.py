@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.ldm.modules.attention as attention
@@ -95,6 +95,7 @@ def host() -> Host:
         resolve_weights=resolve_weights,
         sampler=executing_class,
         computes_with_sdpa=computes_with_sdpa,
+        opaque_attention=opaque_attention,
         prompt=executing_prompt,
     )
 
@@ -102,6 +103,13 @@ def host() -> Host:
 def computes_with_sdpa() -> bool:
     """Whether ComfyUI's attention function is PyTorch's, as with ``--use-pytorch-cross-attention``."""
     return attention.optimized_attention is attention.attention_pytorch
+
+
+def opaque_attention() -> Callable | None:
+    """ComfyUI's attention function, where no graph can hold it: some read free memory, some are libraries' own. None
+    for those that can be traced."""
+    used = attention.optimized_attention
+    return None if used in (attention.attention_pytorch, attention.attention_basic) else used
 
 
 def running_workflow() -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 #: Key in ``transformer_options`` of a function that takes the place of ComfyUI's attention function.
@@ -15,6 +17,20 @@ BLOCK_PATCHES = {
     "attn2_output_patch": "cross-attention output patch",
     "middle_patch": "patch between attentions",
 }
+
+#: Attribute of an override that only calls ComfyUI's attention function. Processors take its place.
+HOSTS_OWN = "hosts_own"
+
+
+@functools.lru_cache(maxsize=8)
+def hosts_own(attention: Callable) -> Callable:
+    """ComfyUI's attention function as an override; what is called is the function that the block asks for."""
+
+    def as_it_is(function: Callable, *args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    as_it_is.__dict__.update({"func": attention, HOSTS_OWN: True})
+    return as_it_is
 
 
 def origin(function: Any) -> str:

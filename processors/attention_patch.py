@@ -16,7 +16,7 @@ from torch import nn
 
 from ..memo import shared
 from ..patching.calls import accepts_options, options_of, options_position, with_options
-from ..patching.foreign import OVERRIDE
+from ..patching.foreign import HOSTS_OWN, OVERRIDE
 from ..patching.forwards import swapped_attributes, swapped_forwards
 from ..patching.instead import TookPart
 from ..patching.user_code import Attendance
@@ -74,7 +74,7 @@ def kernel_forward(forward: Callable, override: Callable, superseded: Callable |
     def forward_with_override(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         options = options_of((args, kwargs), position)
         options = {} if options is None else options
-        if options.get(OVERRIDE, superseded) is superseded:
+        if _gives_way(options.get(OVERRIDE, superseded), superseded):
             options = options.copy()  # not {**options}: a watched dict stays watched
             options[OVERRIDE] = override
             args, kwargs = with_options((args, kwargs), position, options)
@@ -105,7 +105,7 @@ def module_forward(forward: Callable, processor: Computes, superseded: Callable 
         transformer_options: dict[str, Any] | None = None,
     ) -> torch.Tensor:
         options = transformer_options or {}
-        if options.get(OVERRIDE, superseded) is not superseded:
+        if not _gives_way(options.get(OVERRIDE, superseded), superseded):
             return forward(self, x, context, value, mask, options)
         if processor.left and is_one_of(processor.left, x, mask):
             note_given_up(self)
@@ -118,6 +118,17 @@ def module_forward(forward: Callable, processor: Computes, superseded: Callable 
         superseded=superseded, keeps_state=isinstance(processor, Seat), reader=reader_of(processor)
     )
     return forward_of_processor
+
+
+def _gives_way(override: Callable | None, superseded: Callable | None) -> bool:
+    """Whether a processor takes the place of an override."""
+    return override is superseded or getattr(override, HOSTS_OWN, False)
+
+
+def has_processor(site: nn.Module, forward: Callable | None) -> bool:
+    """Whether a site's forward, with None the one that it has now, asks a processor."""
+    forward = forward or site.__dict__.get("forward")
+    return hasattr(getattr(forward, "__func__", None), "superseded")
 
 
 def supersedes(site: nn.Module, forward: Callable | None, override: Callable) -> bool:

@@ -78,16 +78,24 @@ def compiled_clone(
     resolve_weights: Any = None,
     told: list[dict[str, Any]] | None = None,
     prompt: Callable[[], Any] = lambda: None,
+    opaque_attention: Callable | None = None,
     **settings: Any,
 ) -> tuple[Any, Session, Record]:
     """A clone of a ModelPatcher with a session on it, as OneDiff Compile attaches one: clone, session and record.
-    ``told`` collects what pages are told, if it is given."""
+    ``told`` collects what pages are told, if it is given; ``opaque_attention`` is what no graph can hold of ComfyUI."""
     proofs, graphs = _in_use[-1]
     backend = next(iter(proofs.backends))
     chosen = Settings(**{"backend": backend, "keep_faster": False, **settings})
     record = Record("workflow", "7", None if told is None else lambda record: told.append(dict(record.data)))
     clone = patcher.clone()
-    host = Host(check_interrupt, "test", resolve_weights, prompt=prompt, computes_with_sdpa=lambda: True)
+    host = Host(
+        check_interrupt,
+        "test",
+        resolve_weights,
+        prompt=prompt,
+        computes_with_sdpa=lambda: opaque_attention is None,
+        opaque_attention=lambda: opaque_attention,
+    )
     find = None
     if hasattr(patcher.model, "extra_conds"):
         from onediff_pack.host.example_inputs import find_batched

@@ -57,7 +57,8 @@ class Host:
     """ComfyUI's part. ``check_interrupt`` raises ``interruption`` when the user pressed Cancel; without
     ``resolve_weights`` blocks of a partly loaded model run uncompiled. ``sampler`` gives the class of the node that
     samples now, ``prompt`` tells the prompts apart that it does so for; None where nobody knows.
-    ``computes_with_sdpa`` says whether its attention function is PyTorch's."""
+    ``computes_with_sdpa`` says whether its attention function is PyTorch's, and ``opaque_attention`` gives the function
+    where no graph can hold it."""
 
     check_interrupt: Callable[[], None]
     version: str | None = None
@@ -66,6 +67,7 @@ class Host:
     prompt: Callable[[], Any] = lambda: None
     interruption: type[BaseException] = Stopped
     computes_with_sdpa: Callable[[], bool] = lambda: False
+    opaque_attention: Callable[[], Callable | None] = lambda: None
 
     @property
     def cancel(self) -> Cancel:

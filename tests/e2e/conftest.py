@@ -25,9 +25,9 @@ def environment(host: Path) -> Environment:
 
 @pytest.fixture(scope="session")
 def server(environment: Environment) -> Iterator[Server]:
-    """ComfyUI as it starts by default; on a CPU its own attention (sub-quadratic) then breaks every graph."""
+    """ComfyUI as it starts by default; on a CPU no graph can hold its own attention (sub-quadratic)."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # the editor keeps its settings in the server's folder
-    with start(environment, f"default{worker}", cold=True) as running:
+    with start(environment, f"default{worker}") as running:
         yield running
 
 

@@ -79,7 +79,7 @@ test("what runs inside compiled blocks: where it comes from, in how many, and ho
   const { groups } = section({ ...compiled, compile: { ...compiled.compile, operators } }, "blocks");
   assert.deepEqual(groups, [
     {
-      title: "2 pieces of other nodes' code run inside compiled blocks",
+      title: "2 functions run uncompiled inside compiled blocks",
       items: [
         { where: "ComfyUI-KJNodes.nodes:sage", text: "attention override in 9 blocks, 1.25 ms a step" },
         { where: "pack:ip", text: "replacement of attn2 in 1 block" },

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ....patching.foreign import BLOCK_PATCHES, OVERRIDE, origin
+from ....patching.foreign import BLOCK_PATCHES, HOSTS_OWN, OVERRIDE, origin
 from ..transformer_options import PATCHES, REPLACEMENTS, Reads, Unfit, replacement, watched
 from .block_call import BlockCall
 from .call_form import MARK
-from .promises import Promises
+from .promises import HOSTS_ROLE, Promises
 
 #: The place that a block is told to be at, inside a graph: where it looks up what replaces its attention.
 PLACE = ("block", 0)
@@ -18,8 +18,8 @@ PLACE = ("block", 0)
 
 @dataclass(frozen=True)
 class Acting:
-    """Foreign functions that act inside a block at this call, by role: "override", "attn1_patch 0" and so
-    on, "attn2 replaced"."""
+    """Foreign functions that act inside a block at this call, by role: "override", or "attention" where that is
+    ComfyUI's own, "attn1_patch 0" and so on, "attn2 replaced"."""
 
     functions: dict[str, Callable]
 
@@ -33,10 +33,18 @@ class Acting:
             yield role, in_words(role), origin(function)
 
 
+#: Roles of an attention override, with the words for them.
+_OVERRIDES = {"override": "attention override", HOSTS_ROLE: "ComfyUI's attention"}
+
+
+def _role_of(override: Callable) -> str:
+    return HOSTS_ROLE if getattr(override, HOSTS_OWN, False) else "override"
+
+
 def in_words(role: str) -> str:
     """A role for people: "attention override"."""
-    if role == "override":
-        return "attention override"
+    if role in _OVERRIDES:
+        return _OVERRIDES[role]
     name, _, which = role.partition(" ")
     return f"replacement of {name}" if which == "replaced" else BLOCK_PATCHES.get(name, name)
 
@@ -45,7 +53,7 @@ def acting_on(options: dict[str, Any], reads: Reads) -> Acting | Unfit:
     """What acts on a block that reads this, or why it cannot be an operator."""
     functions: dict[str, Callable] = {}
     if options.get(OVERRIDE) is not None:
-        functions["override"] = options[OVERRIDE]
+        functions[_role_of(options[OVERRIDE])] = options[OVERRIDE]
     patches = options.get(PATCHES) or {}
     for name in sorted(reads.patches & patches.keys()):
         for number, function in enumerate(patches[name] or ()):
@@ -69,7 +77,7 @@ def with_standins(options: dict[str, Any], entering: dict[str, Any], acting: Act
     inside: dict[str, Any] = {**entering, PATCHES: patches, REPLACEMENTS: replacements}
     for role in acting.roles:
         standin, (name, _, which) = promises.standin(role), role.partition(" ")
-        if role == "override":
+        if role in _OVERRIDES:
             inside[OVERRIDE] = standin
         elif which == "replaced":
             replacements[name] = {PLACE: standin}
@@ -86,8 +94,10 @@ def uncompiled_options(call: BlockCall, reads: Reads | None = None, keeps_overri
     """The options of a call with functions that go through it in the place of foreign ones. ``reads`` notes what the
     block itself reads. With ``keeps_override`` the attention override is left as it is: a processor takes its place."""
     options = dict(call.options)
-    if options.get(OVERRIDE) is not None and not keeps_override:
-        options[OVERRIDE] = call.uncompiled("override", options[OVERRIDE])
+    override = options.get(OVERRIDE)
+    if override is not None and not keeps_override:
+        options[OVERRIDE] = call.uncompiled(_role_of(override), override)
+        options[OVERRIDE].__dict__[HOSTS_OWN] = getattr(override, HOSTS_OWN, False)
     options[PATCHES] = {
         name: [
             call.uncompiled(f"{name} {number}", one) if callable(one) else one for number, one in enumerate(functions)

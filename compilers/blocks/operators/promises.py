@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ....patching.foreign import origin
+from ....patching.foreign import HOSTS_OWN, origin
 from . import block_call
 from .call_form import CALL_FORMS, Form, split_traced
 from .opaque import ORDER, registered
@@ -19,6 +19,9 @@ from .result_form import MOST_SEEN, Seen, fitting, is_strange, parsed, promised,
 
 #: Times that a function's results may turn out to have another form before its blocks run uncompiled.
 MOST_CHANGES = 4
+
+#: The role of ComfyUI's own attention function.
+HOSTS_ROLE = "attention"
 
 #: The operator that gives a tensor; others give tuples.
 ONE_RESULT = "foreign_1"
@@ -124,6 +127,7 @@ def _standin(promises: Promises, role: str) -> Callable:
         results = getattr(torch.ops.onediff_comfy, operator)(ORDER, tensors, numbers, role, text, promised_form)
         return put_together(structure, [results] if operator == ONE_RESULT else results)
 
+    standin.__dict__[HOSTS_OWN] = role == HOSTS_ROLE
     return standin
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ....memo import Same
-from ....patching.calls import Inputs, options_of, options_position
+from ....patching.calls import Inputs, options_of, options_position, with_options
 from ....patching.foreign import OVERRIDE
 from ....patching.user_errors import ordinary
 from ....processors.attention_patch import kernel_override
@@ -62,7 +62,7 @@ class BlockRunner:
         self.block = block
         self._compiler, self._failures, self._memory = compiler, failures, memory
         self._resolve_weights, self._stops = host.resolve_weights, host.cancel.stops
-        self._computes_with_sdpa = host.computes_with_sdpa
+        self._computes_with_sdpa, self._opaque_attention = host.computes_with_sdpa, host.opaque_attention
         self._listener, self.device, self._dtype = listener, device, dtype
         self._variants = Variants(block, compiler)
         self._foreign = ForeignCode(block, device)
@@ -109,6 +109,10 @@ class BlockRunner:
         step.ran_foreign = step.ran_foreign or (options is not None and carries_foreign(options))
         kind = self._kind()
         reads = self._memory.reads.get(kind)
+        if options is not None and self._compiler.holds_operators:
+            given = self._foreign.with_hosts(self._opaque_attention(), self._forward, options)
+            if given is not options:
+                options, original = given, with_options(original, self._position, given)
         if reads is None or step.watching:
             return self._watch(step, options, original)
         foreign: Acting | Unfit = Acting({})
@@ -132,6 +136,7 @@ class BlockRunner:
             entering = {**entering, OVERRIDE: SDPA}
         inputs = self._foreign.standing_in(original, options, entering, foreign)
         under = self._foreign.begin(original, options, foreign) if foreign.functions else None
+        step.ran_foreign = step.ran_foreign or under is not None
         return self._run_variant(step, entering, Call(inputs, original, foreign, under))
 
     def _takes_sdpa(self, options: dict[str, Any], reads: Reads) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ....patching.calls import Inputs, with_options
-from ....patching.foreign import OVERRIDE, origin
-from ....processors.attention_patch import supersedes
+from ....patching.foreign import OVERRIDE, hosts_own, origin
+from ....processors.attention_patch import has_processor, supersedes
 from ...blocks.operators.acting import Acting, acting_on, in_words, uncompiled_options, with_standins
 from ...blocks.operators.block_call import BlockCall
 from ...blocks.operators.call_form import MARK
@@ -43,6 +43,16 @@ class ForeignCode:
             return "none"
         taken = [supersedes(site, forward if site is own else None, override) for site in sites]
         return "all" if all(taken) else "some" if any(taken) else "none"
+
+    def with_hosts(self, attention: Callable | None, forward: Callable, options: dict[str, Any]) -> dict[str, Any]:
+        """The options of a call, with ComfyUI's ``attention``, which no graph can hold, as an override. None is needed
+        where another one is there, and where processors compute all attention of the block."""
+        own, sites = self._block.module, self._block.sites
+        if attention is None or options.get(OVERRIDE) is not None:
+            return options
+        if sites and all(has_processor(site, forward if site is own else None) for site in sites):
+            return options
+        return {**options, OVERRIDE: hosts_own(attention)}
 
     def acting(self, forward: Callable, options: dict[str, Any], reads: Reads, can_hold: bool) -> Acting | Unfit:
         """What acts on the block now, or why it must run uncompiled. ``can_hold``: a graph can hold operators."""
@@ -163,6 +173,7 @@ class ForeignCode:
         self._block.operators = {
             role: Operator(what, where, call.seconds.get(role, 0.0) * 1000 if self._times_work else None)
             for role, what, where in found.described()
+            if role in call.seconds
         }
 
 
