@@ -24,9 +24,10 @@ from scripts.typescript import prepare_tsc
 
 OLDEST_NODE = 20
 QUICK, COVERAGE, ALL, ONEFLOW = "--quick", "--coverage", "--all", "--oneflow"
-#: Tests wait half of the time, for servers and pages. The tests of a file build on each other.
-SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial")
-QUICK_ONES = ("-q", *SIDE_BY_SIDE, "tests/checks", "tests/benchmarks", "tests/processors", "tests/status")
+#: The tests of a file build on each other. A third one beside two, on two cores: servers and pages are waited for.
+BY_FILE = ("--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial")
+SIDE_BY_SIDE = ("-n", "3", *BY_FILE)
+QUICK_ONES = ("-q", "-n", "2", *BY_FILE, "tests/checks", "tests/benchmarks", "tests/processors", "tests/status")
 ONEFLOW_TESTS = ("tests/compilers/test_oneflow.py", "tests/e2e/test_oneflow.py")
 
 

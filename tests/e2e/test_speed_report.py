@@ -109,6 +109,7 @@ def test_without_a_compile_node_the_defaults_are_used_and_named(server, entry):
     assert not figures["compile"]["fresh"], "the graphs of the first report serve here too"
 
 
+@pytest.mark.long
 def test_without_a_compiler_the_report_comes_and_says_what_is_missing(environment: Environment, tmp_path: Path):
     variables = {"CXX": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
     with start(environment, "no_compiler_report", cold=True, variables=variables) as bare:

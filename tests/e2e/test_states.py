@@ -6,6 +6,7 @@ kept in ``states.json`` beside this file.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -18,6 +19,13 @@ from editor import CHECK, PATCH, RENDERERS, SCREENS, open_editor, set_setting, s
 TEXTS = json.loads(Path(__file__).with_name("states.json").read_text(encoding="utf-8"))
 PALETTES = ("dark", "light")
 ZOOMS = (0.6, 1.0, 1.8)
+
+#: Each renderer, palette and language once in an ordinary run, in all combinations with --all.
+ORDINARY = {("classic", "dark", "en"), ("nodes2", "light", "zh")}
+COMBINATIONS = [
+    pytest.param(*combination, marks=() if combination in ORDINARY else pytest.mark.long)
+    for combination in itertools.product(RENDERERS, PALETTES, TEXTS)
+]
 COLUMNS, GAP = 6, 36
 
 #: Which node a state is seen on, where that is not the compile node.
@@ -129,9 +137,7 @@ def page(browser: Any, server: Any) -> Iterator[Any]:
     page.close()
 
 
-@pytest.mark.parametrize("language", TEXTS)
-@pytest.mark.parametrize("palette", PALETTES)
-@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize("renderer, palette, language", COMBINATIONS)
 def test_every_state_fits_and_says_what_it_should(page: Any, renderer: str, palette: str, language: str) -> None:
     use_renderer(page, renderer)
     set_setting(page, "Comfy.ColorPalette", palette)

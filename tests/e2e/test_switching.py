@@ -40,7 +40,7 @@ def page(browser: Any, server: Any) -> Iterator[Any]:
     page.close()
 
 
-@pytest.mark.parametrize("slowed", [1, 6])
+@pytest.mark.parametrize("slowed", [pytest.param(1, marks=pytest.mark.long), 6])
 def test_no_line_is_empty_while_the_editor_is_changed(page: Any, slowed: int) -> None:
     """Also on a machine that is six times as slow."""
     before = [text[2:] for text in page.evaluate(TEXTS)]
