@@ -68,6 +68,7 @@ def check_attached(
         known = captured.setdefault(id(_whose(processor)), {})
         found = tuple(_findings(site, processor, looks[id(processor)], dtype, device, cancel, ask, known))
         _serve(processor, found)
+        found = _set_apart(processor, found)
         for finding in found:
             fault = (finding.rule, finding.cls, finding.where, finding.severity)
             first = merged.setdefault(fault, finding)
@@ -88,6 +89,25 @@ def _serve(processor: nn.Module, found: Iterable[Finding]) -> None:
         recipe = recipe_of(processor)
         if recipe is not None:  # for its other instances
             recipe.left = joined([*recipe.left, *kinds])
+
+
+#: Rules on processors of which each call counts.
+_COUNTS = {"step-state", "state-in-forward", "random-outside-torch", "writes-inputs"}
+
+
+def _set_apart(processor: nn.Module, found: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Notes that no graph can hold a processor, where an operator can. The findings say so."""
+    recipe, hazards = recipe_of(processor), [finding for finding in found if finding.uncompiled]
+    counts = (recipe is not None and recipe.keeps) or any(finding.rule in _COUNTS | FINAL for finding in found)
+    if not hazards or counts or not issubclass(type(processor), Processor):
+        return found
+    ours = cast(Processor, processor)
+    if getattr(ours, "takes_options", False) or any(finding.severity == "error" for finding in found):
+        return found
+    ours.apart = True
+    if recipe is not None:  # for its other instances
+        recipe.apart = True
+    return tuple(replace(finding, apart=finding.uncompiled) for finding in found)
 
 
 def _one_a_site(processor: nn.Module) -> bool:

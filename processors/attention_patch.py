@@ -21,7 +21,7 @@ from ..patching.forwards import swapped_attributes, swapped_forwards
 from ..patching.instead import TookPart
 from ..patching.user_code import Attendance
 from ..patching.wrappers import KEY, ModelCall, ModelWrapper
-from .authored.instances import AT_SITE, Computes, Instances, Seat, reader_of
+from .authored.instances import AT_SITE, Apart, Computes, Instances, Seat, reader_of
 from .built_in.sdpa import SDPAProcessor
 from .built_in.shapes import attend
 from .contract import KernelProcessor, ModuleProcessor, Processor
@@ -59,7 +59,9 @@ def kernel_override(processor: Computes) -> Callable:
             return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa, options)
         return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
 
-    override.__dict__.update(keeps_state=isinstance(processor, Seat), reader=reader_of(processor))
+    override.__dict__.update(
+        keeps_state=isinstance(processor, Seat), apart=isinstance(processor, Apart), reader=reader_of(processor)
+    )
     return override
 
 
@@ -85,6 +87,7 @@ def kernel_forward(forward: Callable, override: Callable, superseded: Callable |
     forward_with_override.__dict__.update(
         superseded=superseded,
         keeps_state=override.__dict__.get("keeps_state", False),
+        apart=override.__dict__.get("apart", False),
         reader=override.__dict__.get("reader"),
     )
     return forward_with_override
@@ -115,7 +118,10 @@ def module_forward(forward: Callable, processor: Computes, superseded: Callable 
         return processor(self, x, context, mask, value)
 
     forward_of_processor.__dict__.update(
-        superseded=superseded, keeps_state=isinstance(processor, Seat), reader=reader_of(processor)
+        superseded=superseded,
+        keeps_state=isinstance(processor, Seat),
+        apart=isinstance(processor, Apart),
+        reader=reader_of(processor),
     )
     return forward_of_processor
 
@@ -151,6 +157,11 @@ def not_patchable_reason(site: Site, processor: Processor) -> str | None:
 def keeps_state(forward: Callable) -> bool:
     """Whether a forward that was set on a module calls a processor that keeps something between calls."""
     return bool(getattr(getattr(forward, "__func__", forward), "keeps_state", False))
+
+
+def is_apart(forward: Callable) -> bool:
+    """Whether a forward that was set on a module calls its processor by an operator in compiled blocks."""
+    return bool(getattr(getattr(forward, "__func__", forward), "apart", False))
 
 
 def site_forward(
@@ -213,7 +224,7 @@ class AttentionPatch(ModelWrapper):
         self._set_forwards()
 
     def _set_forwards(self) -> None:
-        self.seated = self.instances.keeps_state
+        self.called_as = self.instances.called_as
         self.forwards: list[tuple[nn.Module, Callable]] = [
             (site.module, site_forward(site, self.processor, self.superseded, self.instances.computes(site)))
             for site in self.sites
@@ -276,7 +287,7 @@ class AttentionPatch(ModelWrapper):
         if not self.within and sampling is not self.sigmas:
             self.instances.begin_sampling()
         self.sigmas = sampling
-        if self.instances.keeps_state and not self.seated:  # a check, or the last model call, has shown it
+        if self.called_as != self.instances.called_as:  # a check, or the last model call, has shown more
             self._set_forwards()
         self.instances.begin_call()
 

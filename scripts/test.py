@@ -48,12 +48,14 @@ def main() -> int:
         # Not always: on Python 3.11 these tests take more than twice as long with it.
         covered = ("--cov",) if kind == COVERAGE else ()
         command = [*pytest, *QUICK_ONES, *covered, *arguments]
-        results["pytest"] = step("Tests without ComfyUI (pytest)", command, without_host)
+        results["pytest"] = step("Tests without ComfyUI (pytest)", command, {"OMP_NUM_THREADS": "1", **without_host})
     elif arguments:
         results["pytest"] = step("Tests (pytest)", [*pytest, *arguments], variables)
     else:
         say_compiler()
-        results["pytest"] = step("Tests (pytest)", [*pytest, *SIDE_BY_SIDE], variables)
+        # Threads of several processes on the same cores spin while they wait for each other.
+        beside = {"OMP_NUM_THREADS": "1", **variables}
+        results["pytest"] = step("Tests (pytest)", [*pytest, *SIDE_BY_SIDE], beside)
         results["serial"] = step("Tests that measure (pytest)", [*pytest, "-m", "serial"], variables)
     if kind == ALL:
         results["OneFlow"] = oneflow_tests(environment, variables, [])

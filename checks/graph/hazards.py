@@ -29,7 +29,7 @@ class Prints(Calls):
 
     functions = ("builtins.print", "logging.", "warnings.warn", "pprint.", "sys.stdout", "sys.stderr", "loguru.")
     what = "prints or logs ({name}) in forward"
-    why = "A graph holds computation only. It would be cut here, so the block runs uncompiled."
+    why = "A graph holds computation only. It would be cut here, so it runs uncompiled."
     fix = "Take it out, or put it under “if not torch.compiler.is_compiling():”."
 
 
@@ -43,7 +43,7 @@ class FilesInForward(Calls):
         "numpy.load", "json.dump", "json.load", "pickle.", "_pickle.", "safetensors.", "shutil.", "subprocess.",
     )  # fmt: skip
     what = "reads or writes a file ({name}) in forward"
-    why = "A graph cannot hold it, so the block runs uncompiled, and every step waits for the disk."
+    why = "A graph cannot hold it, so it runs uncompiled, and every step waits for the disk."
     fix = "Load it in __init__ and keep it as an attribute or buffer; save results after sampling, in a node."
 
 
@@ -53,7 +53,7 @@ class Clock(Calls):
 
     functions = ("time.", "datetime.")
     what = "reads the clock ({name}) in forward"
-    why = "A graph cannot hold it, so the block runs uncompiled."
+    why = "A graph cannot hold it, so it runs uncompiled."
     fix = "Take it out; OneDiff Compile shows the time of each step, and torch.profiler the time inside."
 
 
@@ -74,7 +74,7 @@ class InspectsPython(Calls):
 
     functions = ("sys._getframe", "inspect.", "traceback.", "gc.", "threading.", "_thread.", "threading")
     what = "looks at the running program ({name}) in forward"
-    why = "Inside a graph there are no frames, threads or collections to look at, so the block runs uncompiled."
+    why = "Inside a graph there are no frames, threads or collections to look at, so it runs uncompiled."
     fix = "Do it in __init__ and keep the result as an attribute, or pass the value as an argument."
 
 
@@ -95,7 +95,7 @@ class CompilerDisabled(Calls):
 
     functions = ("disabled ",)
     what = "calls {name}, which is marked torch.compiler.disable"
-    why = "Such a function is left out of every graph, so the block runs uncompiled."
+    why = "Such a function is left out of every graph, so it runs uncompiled."
     fix = "Take @torch.compiler.disable off, or register the function with torch.library.custom_op and register_fake."
 
 
@@ -105,7 +105,7 @@ class OpaqueKernel(Calls):
 
     functions = ("ctypes.", "_ctypes.", "cffi.", "numba.", "cupy.", "torch.ops.", "torch._ops.", "torch._library.")
     what = "calls {name}, which a graph cannot look into"
-    why = "The compiler knows neither the shape of its result nor what it changes, so the block runs uncompiled."
+    why = "The compiler knows neither the shape of its result nor what it changes, so it runs uncompiled."
     fix = "Register it with torch.library.custom_op, and its result's shape with register_fake."
 
 
@@ -115,7 +115,7 @@ class ScriptedModule(Calls):
 
     functions = ("torch.jit.",)
     what = "calls {name}, a scripted or traced module"
-    why = "The compiler cannot look into a module made by torch.jit, so the block runs uncompiled."
+    why = "The compiler cannot look into a module made by torch.jit, so it runs uncompiled."
     fix = "Use the module as it was before scripting, since the compiler does the same work; or script a function."
 
 
@@ -124,7 +124,7 @@ class DependsOnValues(Hazard):
     """A branch, a loop or a list that depends on the values in a tensor."""
 
     what = "decides, loops or makes Python values by the numbers in a tensor ({name})"
-    why = "A graph takes the same way for all numbers. It would be cut here, so the block runs uncompiled."
+    why = "A graph takes the same way for all numbers. It would be cut here, so it runs uncompiled."
     fix = "Compute both ways and choose: torch.where(condition, one, other); or decide by a shape or a setting."
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:
@@ -180,7 +180,7 @@ class ReliesOnCaughtError(Hazard):
     """An exception that is caught and stands for a decision."""
 
     what = "relies on an error being caught"
-    why = "In a graph the error is not raised where it is expected, so the block runs uncompiled."
+    why = "In a graph the error is not raised where it is expected, so it runs uncompiled."
     fix = "Ask beforehand what can be used, once in __init__, and call that."
 
     def spots(self, mounted: Mounted) -> Iterable[Spot]:

@@ -120,7 +120,7 @@ class GraphBreak(Rule):
     subject = Mounted
     severity = "warning"
     what = "{what}"
-    why = "{why} The block runs uncompiled."
+    why = "{why} It runs uncompiled."
     fix = "{fix}"
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:
@@ -148,7 +148,7 @@ class TooLong(Rule):
     subject = Mounted
     severity = "warning"
     what = "makes {count} operations in one call, too many for a graph"
-    why = "Tracing and compiling it would take minutes, so its block runs uncompiled, and was not looked at for that."
+    why = "Tracing and compiling it would take minutes, so it runs uncompiled, and was not looked at for that."
     fix = "Compute all slices at once, as scaled_dot_product_attention does, or in fewer, larger ones."
 
     def hits(self, subject: Mounted) -> Iterator[Hit]:

@@ -29,6 +29,7 @@ class Block:
     Args:
         sites: the modules in it that compute attention.
         reason: why it is not compiled at all, None while nothing speaks against it.
+        without_operators: why not, by a backend whose graphs hold no operators.
 
     ``skipped`` says why it ran uncompiled in this sampling although it could be compiled; ``postponed``, that it waits
     for the next one. ``called`` says whether the model calls it, as far as is known, and ``calls`` how often in the
@@ -37,15 +38,24 @@ class Block:
     ``casts_weights`` says that its weights are resolved before it runs compiled, because the model is only partly
     loaded; ``in_dynamic_vram`` that ComfyUI's dynamic VRAM looks after them. ``gain`` is what compiling gains for its
     class, which is known of the class's own code alone. ``operators`` is the foreign code that ran inside the compiled
-    block last, by role.
+    block last, by role. ``places`` are ``sites`` by their names in it.
     """
 
-    def __init__(self, region: Region, sites: Sequence[nn.Module] = (), reason: str | None = None):
+    def __init__(
+        self,
+        region: Region,
+        sites: Sequence[nn.Module] = (),
+        reason: str | None = None,
+        without_operators: str | None = None,
+    ):
         self.path = region.path
         self.module: nn.Module = region.module
         self.signature = region.signature
         self.sites = sites
         self.reason = reason
+        self.without_operators = without_operators
+        names = {id(module): name for name, module in region.module.named_modules()}
+        self.places = {names[id(site)]: site for site in sites if id(site) in names}
         self.skipped: str | None = None
         self.postponed = False
         self.ran = False

@@ -24,7 +24,8 @@ from ..measuring.model_memory import ModelMemory, memory_of
 class PreparedModel:
     """A diffusion model that was checked and divided into regions.
 
-    ``check`` is the report as the record has it; ``unfit`` maps the path of each region with a finding to its reason.
+    ``check`` is the report as the record has it; ``unfit`` maps the path of each region with a finding to its reason,
+    ``without_operators`` those that only graphs with operators in them can hold.
     ``sites`` maps the path of each region to the modules in it that compute attention.
     ``called_directly`` holds the modules whose class has no forward of its own, because it overrides ``__call__``.
     """
@@ -59,7 +60,16 @@ class PreparedModel:
         }
         self.called_directly = [module for module in diffusion_model.modules() if needs_repair(type(module))]
         broken = {region.path: report.under(region.path) for region in self.regions}
-        self.unfit = {path: found[0].brief for path, found in broken.items() if found}
+        self.unfit, self.without_operators = _reasons(broken, apart=False), _reasons(broken, apart=True)
+
+    def reasons(self, path: str) -> tuple[str | None, str | None]:
+        """Why a region is not compiled, and why not without operators."""
+        return self.unfit.get(path), self.without_operators.get(path)
+
+
+def _reasons(broken: dict[str, list[Finding]], apart: bool) -> dict[str, str]:
+    found = {path: [one for one in findings if one.apart is apart] for path, findings in broken.items()}
+    return {path: findings[0].brief for path, findings in found.items() if findings}
 
 
 def contents(diffusion_model: nn.Module, patches: Sequence[AttentionPatch]) -> list[tuple[str, int]]:

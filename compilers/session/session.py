@@ -180,7 +180,7 @@ class Session(SessionState, ModelWrapper):
         self.model, self.memory = model, model.memory
         self.compiler.batches = Batches(self._find_batched, [region.path for region in model.regions])
         self.record.update(check=model.check, **model_fields(diffusion_model, self.device))
-        self.blocks = [Block(r, model.sites[r.path], model.unfit.get(r.path)) for r in model.regions]
+        self.blocks = [Block(r, model.sites[r.path], *model.reasons(r.path)) for r in model.regions]
         parts = (self.compiler, self.failures, self.memory, self, self.host, self.device, dtype)
         self._runners = [BlockRunner(block, *parts) for block in self.blocks]
         if not self.blocks:

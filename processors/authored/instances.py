@@ -14,6 +14,7 @@ from torch import nn
 
 from ...patching.user_code import Attendance, Cancel
 from ...patching.user_errors import class_name
+from ..apart import PLACE, in_graph, number_of
 from ..contract import Processor
 from ..sites.find import Site
 from .adapt import written
@@ -65,8 +66,22 @@ class OwnInstance(Stands):
         return attn.onediff_processor(attn, *args)
 
 
+class Apart(Stands):
+    """For one that no graph can hold: in a compiled block it is called through an operator."""
+
+    def __init__(self, checked: Processor, computes: Processor | OwnInstance):
+        super().__init__(checked)
+        self.level, self.computes = checked.level, computes
+        self.number = number_of(computes)
+
+    def __call__(self, *args: Any) -> torch.Tensor:
+        if torch.compiler.is_compiling() and (self.level == "kernel" or hasattr(args[0], PLACE)):
+            return in_graph(self.number, self.level, args)
+        return self.computes(*args)
+
+
 #: What computes at a site, called as a processor of its level is.
-Computes = Processor | Seat | OwnInstance
+Computes = Processor | Seat | OwnInstance | Apart
 
 
 def reader_of(computes: Computes) -> type | None:
@@ -92,6 +107,7 @@ class Instances:
         self._at: dict[str, Processor] = {}
         self._for_check: dict[str, Processor] = {}
         self._seats: dict[str, Seat] = {}
+        self._apart: dict[int, Apart] = {}
         self._looked: list[tuple[Places, dict[str, Any]]] = []
         self._calls = 0
         if self.per_site and not self.keeps_state:
@@ -101,6 +117,17 @@ class Instances:
     def keeps_state(self) -> bool:
         """Whether each sampling has instances of its own."""
         return self._recipe is not None and bool(self._recipe.keeps)
+
+    @property
+    def apart(self) -> bool:
+        """Whether compiled blocks call it through an operator. An operator hands on no options."""
+        known = self.checked.apart or (self._recipe is not None and self._recipe.apart)
+        return known and not self.keeps_state and not getattr(self.checked, "takes_options", False)
+
+    @property
+    def called_as(self) -> tuple[bool, bool]:
+        """What decides how forwards call it."""
+        return self.keeps_state, self.apart
 
     @property
     def per_site(self) -> bool:
@@ -124,6 +151,12 @@ class Instances:
         """What the forward of a site calls."""
         if self.keeps_state:
             return self._seats.setdefault(site.path if self.per_site else "", Seat(self.checked))
+        computes = self._in_graphs(site)
+        if not self.apart:
+            return computes
+        return self._apart.setdefault(id(computes), Apart(self.checked, computes))
+
+    def _in_graphs(self, site: Site) -> Processor | OwnInstance:
         if self._recipe is None or not self.per_site:
             return self.checked
         if self.checked.level == "kernel":  # an attention function is not told its site

@@ -33,8 +33,8 @@ class Recipe:
     ``per_site``: its ``__init__`` takes values of a site, so each has an instance of its own. ``keeps`` names what its
     calls were seen to keep; empty, one instance serves all samplings. ``harmless`` names what a first call makes and
     others use, as tables. ``pristine`` is what it keeps outside of its instances, as it was before the first call.
-    ``left`` are kinds of calls that go to PyTorch's attention. ``own`` is what forwards call at sites with an instance
-    each.
+    ``left`` are kinds of calls that go to PyTorch's attention. ``apart``: no graph can hold it, an operator can.
+    ``own`` is what forwards call at sites with an instance each.
     """
 
     cls: type
@@ -42,6 +42,7 @@ class Recipe:
     keeps: frozenset[str] = frozenset()
     harmless: frozenset[str] = frozenset()
     left: tuple[CallKind, ...] = ()
+    apart: bool = False
     own: Any = None
 
     def __post_init__(self) -> None:

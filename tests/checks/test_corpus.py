@@ -224,6 +224,29 @@ def test_a_block_that_was_compiled_without_is_given_the_noise_level_too():
     assert not torch.allclose(loud, calm)
 
 
+#: No graph can hold them, and nothing hangs on how often they are called.
+APART = ["hazards:Prints", "hazards:BranchesOnValue", "hazards:BranchesOnItem", "kernels:LoudKernel"]
+
+
+@on_the_host
+@pytest.mark.parametrize("name", APART)
+def test_a_block_is_compiled_around_what_no_graph_can_hold(name):
+    from passthrough import without_inductor
+    from sessions import compiled_clone
+
+    plain, *_ = patched(name)
+    with redirect_stdout(io.StringIO()), without_inductor() as compiler:
+        clone, session, record = compiled_clone(plain, backend="inductor")
+        for _ in range(2):
+            torch.testing.assert_close(running.sample(clone, steps=4), running.sample(plain, steps=4))
+            graphs = compiler.graphs
+        session.publish()
+    assert record["compile"]["regions_uncompiled"] == []
+    assert record["compile"]["graph_breaks"] == []
+    assert 0 < compiler.graphs == graphs
+    assert any(found["rule"] not in ("", None) for found in record["check"]["findings"]), "the hazard is still said"
+
+
 #: With a hazard, and some without.
 COMPILED = [name for name in NAMES if BY_NAME[name].uncompiled is not False or name in NAMES[::8]]
 

@@ -172,6 +172,10 @@ EVERYDAY = (
         "kernels:FadingKernel", p.faded, "self.step += 1", "transformer_options=None", "sigmas",
         says=("self.step",), uncompiled=True, mended=p.faded_by_sigma, on={"flux": "warning"},
     ),
+    warned(
+        "kernels:LoudKernel", p.sdpa, "print(", "torch.compiler.is_compiling()", says=("print",), uncompiled=True,
+        on={"flux": "warning"},
+    ),
     fine("standins:GuideAttention", p.times(0.9)),
     fine("standins:HostAttention", p.sdpa),
     fine("standins:NoAttention", p.unchanged),
