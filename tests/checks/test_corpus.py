@@ -7,6 +7,7 @@ import importlib.util
 import io
 import sys
 from contextlib import redirect_stdout
+from typing import Any
 
 import pytest
 import torch
@@ -44,9 +45,8 @@ def test_what_is_wrong_has_a_line_and_a_remedy(name):
 def assert_equal(name: str, results, expected) -> None:
     assert results
     for number, (result, formula) in enumerate(zip(results, expected, strict=True)):
-        torch.testing.assert_close(
-            result, formula, atol=BY_NAME[name].within, rtol=1e-3, msg=lambda m, n=number: f"call {n}: {m}"
-        )
+        said = functools.partial("call {}: {}".format, number)
+        torch.testing.assert_close(result, formula, atol=BY_NAME[name].within, rtol=1e-3, msg=said)
 
 
 def formula(name: str, state: str) -> pictures.Picture:
@@ -215,7 +215,7 @@ def test_a_block_that_was_compiled_without_is_given_the_noise_level_too():
             for patcher in (plain, patched_):
                 clone, session, record = compiled_clone(patcher, backend="inductor")
                 for sigma in (1.0, 1.0, 0.9, 0.1):
-                    options = {"sigmas": torch.full((2,), sigma * 15), "sample_sigmas": [sigma]}
+                    options: dict[str, Any] = {"sigmas": torch.full((2,), sigma * 15), "sample_sigmas": [sigma]}
                     result, expected = models.step(clone, **options), models.step(patcher, **options)
                     torch.testing.assert_close(result, expected)
                 session.publish()

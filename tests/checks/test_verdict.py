@@ -10,7 +10,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gallery
 import pytest
@@ -53,15 +53,16 @@ def _of_the_corpus() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
 
 def _of_diffusers() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
     attention = pytest.importorskip("diffusers.models.attention_processor")
-    for name, cls in list(vars(attention).items()):  # some import more when they are made
-        if inspect.isclass(cls) and "Processor" in name:
-            yield name, cls
+    every: list[tuple[str, Any]] = list(vars(attention).items())  # some import more when they are made
+    for name, cls in every:
+        if isinstance(cls, type) and "Processor" in name:
+            yield name, cast(Callable[[], nn.Module], cls)
 
 
 SOURCES = {"gallery": _of_the_gallery, "corpus": _of_the_corpus, "diffusers": _of_diffusers}
 
 
-def made(cls: Callable[[], nn.Module], site: Any) -> nn.Module | None:
+def made(cls: Callable[[], nn.Module], site: Any) -> Any:
     """A processor that can be mounted, None where there is none: then sdpa runs in its place, and nothing fails.
     ``site`` is for the values that its ``__init__`` asks for."""
     from onediff_pack.processors import Processor
@@ -95,7 +96,7 @@ class Run:
         places = [(site, at_site(processor, site)) for site in self.sites]
         return check_attached(places, torch.float32, torch.device("cpu"), find_reach=self.find_reach)
 
-    def patched(self, processor: nn.Module) -> Any:
+    def patched(self, processor: Any) -> Any:
         """A clone with the processor in the block, as the node attaches it."""
         from onediff_pack.patching.wrappers import attach
         from onediff_pack.processors.attention_patch import AttentionPatch
@@ -104,7 +105,7 @@ class Run:
         attach(clone, AttentionPatch(self.sites, processor, lambda options: None))
         return clone
 
-    def fits(self, processor: nn.Module) -> bool:
+    def fits(self, processor: Any) -> bool:
         from onediff_pack.processors.attention_patch import not_patchable_reason
 
         return all(not_patchable_reason(site, processor) is None for site in self.sites)
@@ -185,14 +186,14 @@ def test_an_error_is_what_an_ordinary_run_meets(name, source, runs):
         findings = run.check(processor)
         errors = [finding for finding in findings if finding.severity == "error"]
         patched = run.patched(processor)
-        failed = "; ".join(filter(None, (finished(lambda p=patched, c=call: run.step(p, *c)) for call in ORDINARY)))
+        failed = "; ".join(filter(None, (finished(functools.partial(run.step, patched, *call)) for call in ORDINARY)))
         if not failed and {finding.rule for finding in errors} - WRONG_PICTURE:
             wrong.append(f"{title} runs to a finished picture, and is called an error: {errors[0]}")
         if failed and not errors:
             wrong.append(f"{title} fails ({failed}), and is not called an error: {[str(f) for f in findings]}")
         if not failed and not errors:
             for form in ((2, False), (3, True), (4, True)):
-                said = finished(lambda p=patched, f=form: run.with_mask(p, f))
+                said = finished(functools.partial(run.with_mask, patched, form))
                 if said:
                     wrong.append(f"{title} fails with a mask of {form}: {said}; {[str(f) for f in findings]}")
     assert not wrong, "\n".join(wrong)

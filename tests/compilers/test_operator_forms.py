@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
@@ -18,7 +18,7 @@ from onediff_pack.compilers.blocks.operators.promises import Promises
 from onediff_pack.compilers.blocks.operators.result_form import fitting, promised, seen
 
 
-def form_of(*calls: tuple[list[tuple[int, ...]], Any]) -> str:
+def form_of(*calls: tuple[Sequence[tuple[int, ...]], Any]) -> str:
     form = fitting([seen(tuple(sizes), result) for sizes, result in calls])
     assert form is not None
     return form

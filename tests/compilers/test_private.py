@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -286,7 +287,8 @@ def test_a_bisection_that_somebody_planted_does_not_replace_the_backend(shared, 
 def test_a_profile_that_somebody_planted_is_not_unpickled_nor_written_over(shared, asked, tmp_path, what):
     pgo = pytest.importorskip("torch._dynamo.pgo")
     trap = tmp_path / "sprung"
-    with torch.compiler.config.patch({"job_id": "nightly"}):
+    settings: Any = torch.compiler.config
+    with settings.patch({"job_id": "nightly"}):
         profile = Path(pgo.code_state_path(pgo.get_cache_key()))
         assert profile.is_relative_to(shared)
         profile.parent.mkdir()

@@ -4,6 +4,7 @@ and compiled, and each called once a model call."""
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -202,7 +203,8 @@ def chosen(custom, patcher, name):
     sites = find_sites(patcher.model.diffusion_model)
     processor = custom.load(f"custom/mine:{name}", CPU, torch.float32, site=sites[0])
     for site in {site.kind: site for site in reversed(sites)}.values():
-        mount(at_site(processor, site), site, torch.float32, CPU).evidence(keeping)
+        instance: Any = at_site(processor, site)
+        mount(instance, site, torch.float32, CPU).evidence(keeping)
     return processor, sites
 
 

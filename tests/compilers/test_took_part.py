@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -131,7 +132,7 @@ def test_a_wrapper_that_takes_over_most_steps_is_said_on_both_nodes(patcher):
     sample(clone, SIGMAS)  # compiles
     assert record["unused"] is None
     sample(EverySecondStep(1).apply(clone), SIGMAS)
-    unused = record["unused"]
+    unused: Any = record["unused"]
     assert (unused["why"], unused["steps"], unused["of"], unused["by"]) == ("some steps", 1, 12, "EverySecondStep")
     assert record["state"] == "compiled"
     assert record["summary"].endswith(" · took part in 1 of 12 steps (the others: “EverySecondStep”)")

@@ -282,13 +282,13 @@ def _said_in_a_sampling(choose, tmp_path, line):
 def test_what_comfyui_frees_memory_for_reaches_it_as_it_is(choose, error):
     import builtins
 
-    builtins.given = error
+    vars(builtins)["given"] = error
     try:
         name, _, _, processor, site = choose("custom/mine:Mine", written(line="if q.shape[1] == 67: raise given"))
         with pytest.raises(type(error)) as caught:
             sampled(name, processor, site, lambda: site.module(torch.ones(1, 67, site.module.to_q.in_features)))
     finally:
-        del builtins.given
+        del vars(builtins)["given"]
     assert caught.value is error
 
 

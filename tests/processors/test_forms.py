@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -80,7 +81,7 @@ class HandsTheRestOn(Named):
 
 class Mixin:
     def forward(self, *args, **kwargs):
-        return super().forward(*args, **kwargs)
+        return super().forward(*args, **kwargs)  # type: ignore[misc]
 
 
 class Mixed(Mixin, Named):
@@ -319,7 +320,7 @@ def test_a_class_is_given_the_sizes_of_its_site_and_keeps_its_own_defaults(custo
     processor = custom.load("custom/mine:Sized", torch.device("cpu"), torch.float16, site=site(kind))
     assert processor.inner.own == (16, context, 2, 1.0)
     assert processor.inner.to_k_own.weight.dtype == torch.float16
-    again = recipe_of(processor).instance(site(kind))
+    again: Any = recipe_of(processor).instance(site(kind))
     assert again is not processor
     assert torch.equal(again.inner.to_k_own.weight, processor.inner.to_k_own.weight), "drawn alike each time"
 
@@ -333,7 +334,7 @@ def test_what_nobody_knows_is_named_with_how_to_give_a_default(custom):
 
 
 def test_where_attention_is_computed_in_another_way_that_is_the_reason(custom):
-    block = nn.Module()
+    block: Any = nn.Module()
     block.num_heads = 2
     kernel_site = Site("double_blocks.0", block, "self", False)
     with pytest.raises(CannotLoad) as error:
@@ -399,7 +400,8 @@ def test_equal_sites_with_an_instance_each_run_one_graph():
     sites = [site("self"), site("self")]
     sites[1].module.to_q.weight.data.mul_(2)
     recipe = Recipe(StandIn)
-    patch = Instances(recipe.instance(sites[0]), [replace(one, path=f"blocks.{n}") for n, one in enumerate(sites)])
+    first: Any = recipe.instance(sites[0])
+    patch = Instances(first, [replace(one, path=f"blocks.{n}") for n, one in enumerate(sites)])
     compiled = []
 
     def count(graph, _inputs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from onediff_pack.status.plain import plain, plain_check
@@ -28,7 +29,9 @@ def size(record: Record) -> int:
 )
 def test_no_field_makes_a_record_larger_than_a_page_can_take(value):
     record = Record("workflow", "7")
-    fields = {name: {"long": value, "more": value} for name in set(FIELDS) - {"workflow", "node", "state", "summary"}}
+    fields: dict[str, Any] = {
+        name: {"long": value, "more": value} for name in set(FIELDS) - {"workflow", "node", "state", "summary"}
+    }
     fields["patches"] = {"sites": [], "foreign": [], "long": value}
     fields["unused"] = None
     record.update(**{**fields, "compile": {"regions": 3, "regions_compiled": 2, "list": value}})
