@@ -182,16 +182,28 @@ def _size(calls: Sequence[Seen], number: int, dim: int, tensors: Sequence[int]) 
     return None
 
 
+#: A size: the product of these (tensor, dimension), and so many more; without any, that number.
+Size = tuple[tuple[tuple[int, int], ...], int]
+
+
 @lru_cache(maxsize=1024)
-def parsed(form: str) -> tuple[Any, tuple[tuple[tuple[str, ...], torch.dtype, Sizes], ...]]:
+def parsed(form: str) -> tuple[Any, tuple[tuple[tuple[Size, ...], torch.dtype, Sizes], ...]]:
     """The structure of a form, and of each tensor its sizes, dtype and order."""
     structure, _, leaves = form.rpartition("|")
     tensors = []
     for leaf in leaves.split(";") if leaves else []:
         sizes, dtype, order = leaf.split(":")
         dims = tuple(int(dim) for dim in order.split(",") if dim)
-        tensors.append((tuple(size for size in sizes.split(",") if size), getattr(torch, dtype), dims))
+        tensors.append((tuple(_read(size) for size in sizes.split(",") if size), getattr(torch, dtype), dims))
     return ast.literal_eval(structure), tuple(tensors)
+
+
+def _read(size: str) -> Size:
+    base, _, more = size.partition("+")
+    if "." not in base:
+        return (), int(base)
+    factors = (factor.partition(".") for factor in base.split("*"))
+    return tuple((int(tensor), int(dim)) for tensor, _, dim in factors), int(more or 0)
 
 
 def promised(form: str, tensors: Sequence[torch.Tensor]) -> list[tuple[list[int], list[int], torch.dtype]]:
@@ -207,12 +219,11 @@ def promised(form: str, tensors: Sequence[torch.Tensor]) -> list[tuple[list[int]
     return found
 
 
-def _evaluated(size: str, tensors: Sequence[torch.Tensor]) -> int:
-    base, _, more = size.partition("+")
-    if "." not in base:
-        return int(base)
+def _evaluated(size: Size, tensors: Sequence[torch.Tensor]) -> int:
+    factors, more = size
+    if not factors:
+        return more
     product: int = 1
-    for factor in base.split("*"):
-        tensor, _, dim = factor.partition(".")
-        product = product * tensors[int(tensor)].shape[int(dim)]
-    return product + int(more) if more else product
+    for tensor, dim in factors:
+        product = product * tensors[tensor].shape[dim]
+    return product + more if more else product
