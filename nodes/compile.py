@@ -33,7 +33,16 @@ class OneDiffCompile(io.ComfyNode):
             category="OneDiff",
             description="Compiles the model's blocks through OneDiff. A few steps are timed uncompiled and compared; "
             "the faster way is kept.",
-            search_aliases=["torch.compile", "speed up", "inductor", "oneflow", "ModelSpeedup"],
+            search_aliases=[
+                "torch.compile",
+                "speed up",
+                "faster",
+                "accelerate",
+                "inductor",
+                "oneflow",
+                "nexfort",
+                "ModelSpeedup",
+            ],
             not_idempotent=True,
             has_intermediate_output=True,
             inputs=[

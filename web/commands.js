@@ -8,11 +8,13 @@
  * @param {() => any[]} options.selected the selected nodes
  * @param {(node: any) => void} options.open shows the report of a node
  * @param {() => void} options.overview shows all of them
+ * @param {() => void} options.accelerate puts the nodes into the workflow
+ * @param {() => void} options.remove takes them out
  * @param {(what: string) => Promise<{cleared?: unknown, error?: unknown}>} options.clear asks the server
  * @param {() => void} options.retried called when backends are to be tried again
  * @param {(toast: {severity: string, summary: string, detail?: string, life?: number}) => void} options.toast
  */
-export function createCommands({ words, nodes, selected, open, overview, clear, retried, toast }) {
+export function createCommands({ words, nodes, selected, open, overview, accelerate, remove, clear, retried, toast }) {
   /** @param {string} what @param {() => void} [then] */
   const clearing = (what, then) => async () => {
     const { cleared, error } = await clear(what);
@@ -24,9 +26,11 @@ export function createCommands({ words, nodes, selected, open, overview, clear, 
     if (typeof cleared === "string") then?.();
   };
   return [
+    { id: "OneDiff.Accelerate", icon: "pi pi-bolt", label: "Accelerate with OneDiff", function: accelerate },
+    { id: "OneDiff.Remove", icon: "pi pi-times", label: "Remove OneDiff", function: remove },
     {
       id: "OneDiff.ShowReport",
-      icon: "pi pi-bolt",
+      icon: "pi pi-chart-bar",
       label: "Show OneDiff report",
       function: () => {
         const node = nodeToReport(nodes(), selected());

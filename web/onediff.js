@@ -5,6 +5,8 @@
 import { api } from "../../scripts/api.js";
 // @ts-expect-error served by the host
 import { app } from "../../scripts/app.js";
+import { createChanges } from "./accelerate/change.js";
+import { createMenus } from "./accelerate/menus.js";
 import { createCommands } from "./commands.js";
 import { createMarks, samplersToMark } from "./marks.js";
 import { COMPILE, NODES } from "./node_ids.js";
@@ -40,12 +42,26 @@ const backends = createBackends({
   again: () => clear("backends"),
   changed: () => board.refresh(),
 });
+const menus = createMenus({
+  words,
+  changes: createChanges({
+    root,
+    canvas: () => app.canvas,
+    create: (type) => /** @type {any} */ (globalThis).LiteGraph.createNode(type),
+  }),
+  open: panel.open,
+  forget: () => app.extensionManager.command.execute("OneDiff.ClearMeasurements"),
+  show: select,
+  toast,
+});
 const commands = createCommands({
   words,
   nodes: board.nodes,
   selected: () => Object.values(app.canvas.selected_nodes ?? {}),
   open: panel.open,
   overview: () => app.extensionManager.command.execute("Workspace.ToggleSidebarTab.onediff"),
+  accelerate: () => menus.accelerate(),
+  remove: menus.remove,
   clear,
   retried: () => void backends.load(),
   toast,
@@ -102,6 +118,13 @@ function find(node) {
   app.canvas.centerOnNode(node);
 }
 
+/** Nodes of the graph that is open. @param {any[]} nodes */
+function select(nodes) {
+  const here = nodes.filter((node) => node.graph === app.canvas.graph);
+  app.canvas.deselectAll();
+  if (here.length) app.canvas.selectItems(here);
+}
+
 /** @param {any} node a node of the host */
 function attach(node) {
   const line = createLine({ steps: node.comfyClass === COMPILE });
@@ -153,6 +176,8 @@ app.registerExtension({
     },
   }),
   commands,
+  getCanvasMenuItems: menus.canvas,
+  getNodeMenuItems: menus.node,
   menuCommands: [{ path: ["Extensions", "OneDiff"], commands: commands.map(({ id }) => id) }],
 
   async init() {
@@ -183,7 +208,8 @@ app.registerExtension({
     app.ui.settings.addEventListener("Comfy.Locale.change", board.refresh);
     // Before the host builds nodes from their badges.
     app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", marks.clear);
-    app.extensionManager.registerSidebarTab(createSidebar({ board, backends, words, root, open: panel.open, find }));
+    const sidebar = createSidebar({ board, backends, words, root, open: panel.open, find, ...menus });
+    app.extensionManager.registerSidebarTab(sidebar);
     board.watch(() => {
       const marked = marking ? samplersToMark(root(), board.nodes(), board.look) : new Map();
       marks.show(new Map([...marked].map(([node, state]) => [node, `▽ ${words()(`mark.${state}`)}`])));

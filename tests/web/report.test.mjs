@@ -18,7 +18,7 @@ const fact = (status, id, name) => section(status, id)?.facts.find(([key]) => ke
 
 test("a compiled model: gain, cost, blocks, sameness, memory, backend and machine", () => {
   const { compiled } = states;
-  assert.equal(of(compiled).line.text, "compiled · 1.62× · 148 ms a step · inductor");
+  assert.equal(of(compiled).line.text, "compiled · 1.62× · 148 ms a compiled step · inductor");
   assert.deepEqual(
     of(compiled).sections.map(({ title }) => title),
     ["Speed", "Blocks", "Same picture?", "Peak memory", "Backend", "Model and machine"],

@@ -4,6 +4,7 @@
 import { duration, elapsed, factor, millions, tiny } from "../status/format.js";
 import { count, findings, isNumber, list, patchedSites, plain, sentence } from "../status/record.js";
 import { troubleCounts } from "../status/text.js";
+import { isNoisy } from "../status/verdict.js";
 import { advice } from "./advice.js";
 
 /** @typedef {import("../words.js").Words} Words */
@@ -70,7 +71,7 @@ function speed(record, words, say) {
     per_second: rate,
     breakeven_images: images,
   } = record.speed ?? {};
-  const { seconds, cache } = record.compile ?? {};
+  const { seconds, cache, earlier } = record.compile ?? {};
   const kept = record.speed?.kept;
   const { seconds: busy } = record.progress ?? {};
   return {
@@ -78,19 +79,22 @@ function speed(record, words, say) {
       ["busy_for", isNumber(busy) && elapsed(words, busy)],
       ["uncompiled_step", isNumber(eager) && duration(words, eager)],
       ["compiled_step", isNumber(step) && duration(words, step)],
-      ["gain", isNumber(speedup) && say("gain_value", { factor: factor(words, speedup) })],
+      [
+        "gain",
+        isNumber(speedup) && say(isNoisy(record) ? "noisy_value" : "gain_value", { factor: factor(words, speedup) }),
+      ],
       ["kept", (kept === "compiled" || kept === "uncompiled") && say(`kept_${kept}`)],
       ["rate", isNumber(rate) && say("rate_value", { value: rate.toPrecision(3) })],
-      ["compile_time", isNumber(seconds) && compileTime(seconds, cache, say)],
+      ["compile_time", isNumber(seconds) && compileTime(seconds, earlier ? "earlier" : cache, say)],
       ["breakeven", isNumber(images) && say("breakeven_value", { count: Math.ceil(images) })],
     ]),
     plot: list(record.speed?.steps_ms).length > 0,
   };
 }
 
-/** @param {number} seconds @param {unknown} cache @param {Words} say */
-function compileTime(seconds, cache, say) {
-  const key = cache === "warm" ? "seconds_warm" : cache === "cold" ? "seconds_cold" : "seconds";
+/** @param {number} seconds @param {unknown} how @param {Words} say */
+function compileTime(seconds, how, say) {
+  const key = how === "warm" || how === "cold" || how === "earlier" ? `seconds_${how}` : "seconds";
   return say(key, { seconds: seconds.toFixed(seconds < 10 ? 1 : 0) });
 }
 
@@ -247,6 +251,7 @@ function machine(record, say) {
   const when = new Date(record.measured_at ?? "");
   const { device: name, device_name, ...versions } = record.machine ?? {};
   const parts = [
+    plain(record.model?.file),
     plain(record.model?.class),
     isNumber(parameters) && say("parameters", { value: millions(parameters) }),
     plain(dtype),

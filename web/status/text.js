@@ -16,7 +16,7 @@ import {
   tookPart,
   unusedBecause,
 } from "./record.js";
-import { gainsNowhere, isByChoice, isNotClearYet, isSlower, isUnclear, markOfCompiled } from "./verdict.js";
+import { gainsNowhere, isByChoice, isNoisy, isNotClearYet, isSlower, isUnclear, markOfCompiled } from "./verdict.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("./record.js").StatusRecord} StatusRecord */
@@ -231,8 +231,12 @@ function speed(record, words) {
   const { speedup, compiled_ms: step, pairs } = record.speed ?? {};
   const ratio = isNumber(speedup) ? factor(words, speedup) : null;
   return [
-    isNotClearYet(record) ? words("status.not_clear_yet", { count: pairs }) : ratio,
-    isNumber(step) ? words("status.a_step", { time: duration(words, step) }) : null,
+    isNoisy(record)
+      ? words("status.noisy")
+      : isNotClearYet(record)
+        ? words("status.not_clear_yet", { count: pairs })
+        : ratio,
+    isNumber(step) ? words("status.a_compiled_step", { time: duration(words, step) }) : null,
   ];
 }
 
@@ -252,7 +256,7 @@ function ofAll(record) {
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
 function uncompiled(record, words) {
   const { eager_ms: eager, compiled_ms: compiled } = record.speed ?? {};
-  const step = isNumber(eager) ? words("status.a_step", { time: duration(words, eager) }) : null;
+  const step = isNumber(eager) ? words("status.an_uncompiled_step", { time: duration(words, eager) }) : null;
   // Where it is not clear, the summary says that no gain was seen.
   const by = isSlower(record) && !isUnclear(record) ? slowerBy(eager, compiled, words) : "";
   if (by) return { symbol: "▽", tone: "plain", parts: [words("status.slower", { by }), step] };
