@@ -21,7 +21,7 @@ from ..status.machine import machine
 from ..status.plain import short_id
 from ..status.routes import add_routes
 from .cancelling import CANCEL
-from .compile_cache_folder import cache_place, own_folder, remember_folder
+from .compile_cache_folder import cache_place, cache_size, own_folder, remember_folder
 from .offered_processors import register_folder
 from .prompt_ends import PromptEnds, class_of
 from .weights import resolve_weights
@@ -49,6 +49,7 @@ def start() -> None:
         HUB,
         lambda: backend_rows(comfy.model_management.get_torch_device()),
         {"measurements": clear_measurements, "compile cache": clear_compile_cache, "backends": clear_backends},
+        cache_size,
     )
 
 

@@ -12,6 +12,7 @@ import { createMarks, samplersToMark } from "./marks.js";
 import { COMPILE, NODES } from "./node_ids.js";
 import { createBackends } from "./panel/backends.js";
 import { createPanel } from "./panel/dialog.js";
+import { cacheText, keptView, modelTexts } from "./panel/kept.js";
 import { createSidebar } from "./panel/sidebar.js";
 import { createEntered } from "./presence/entered.js";
 import { createReceiptExtension } from "./receipt/extension.js";
@@ -22,6 +23,7 @@ import { createLine } from "./status/line.js";
 import { createPoll } from "./status/poll.js";
 import { createStore } from "./status/store.js";
 import { addStatusWidget } from "./status/widget.js";
+import { worst } from "./status/worst.js";
 import { createToasts } from "./toasts.js";
 import { createWords } from "./words.js";
 
@@ -59,7 +61,11 @@ const commands = createCommands({
   nodes: board.nodes,
   selected: () => Object.values(app.canvas.selected_nodes ?? {}),
   open: panel.open,
-  overview: () => app.extensionManager.command.execute("Workspace.ToggleSidebarTab.onediff"),
+  worst: (nodes) => worst(nodes, (node) => board.look(node).line),
+  overview() {
+    if (!document.querySelector(".onediff-sidebar"))
+      void app.extensionManager.command.execute("Workspace.ToggleSidebarTab.onediff");
+  },
   accelerate: () => menus.accelerate(),
   remove: menus.remove,
   clear,
@@ -110,6 +116,16 @@ async function load() {
   const mark = store.mark();
   const answer = await ask("/onediff/status");
   if (answer !== null) store.load(answer.records, mark);
+}
+
+/**
+ * What the server keeps, for the settings page.
+ * @param {string} button a key of words @param {string} command clears it
+ * @param {(kept: any, say: import("./words.js").Words) => string[]} texts
+ */
+function kept(button, command, texts) {
+  const run = () => commands.find(({ id }) => id === `OneDiff.${command}`)?.function();
+  return keptView({ ask: () => ask("/onediff/kept"), texts, button: `kept.${button}`, clear: run, words });
 }
 
 /** Brings a node into view, also one in a subgraph that is not open. @param {any} node */
@@ -165,16 +181,22 @@ function loadAfterRuns() {
 app.registerExtension(receipts.extension);
 app.registerExtension({
   name: "OneDiff.Status",
-  settings: settings({
-    display(value) {
-      shown = value;
-      for (const node of board.nodes()) displays.get(node)?.(value);
+  settings: settings(
+    {
+      display(value) {
+        shown = value;
+        for (const node of board.nodes()) displays.get(node)?.(value);
+      },
+      mark(value) {
+        marking = value;
+        board.refresh();
+      },
     },
-    mark(value) {
-      marking = value;
-      board.refresh();
+    {
+      cache: () => kept("clear_cache", "ClearCompileCache", (answer, say) => [cacheText(answer, say)]),
+      models: () => kept("forget", "ClearMeasurements", modelTexts),
     },
-  }),
+  ),
   commands,
   getCanvasMenuItems: menus.canvas,
   getNodeMenuItems: menus.node,

@@ -43,8 +43,8 @@ FAULTS = """() => {
         for (const other of boxes) {
             if (other.node === node || other.node === from) continue;
             if (!ours(other.node) && !(ours(node) || ours(from))) continue;
-            for (let x = other.x + 4; x < other.x + other.w; x += 3) for (let y = other.y + 4; y < other.y + other.h; y += 3)
-                if (context.isPointInStroke(path, x, y)) {
+            for (let i = 4; i < other.w; i += 3) for (let j = 4, x = other.x + i; j < other.h; j += 3)
+                if (context.isPointInStroke(path, x, other.y + j)) {
                     faults.push(`${from.type} → ${node.type} under ${other.node.type}`);
                     return;
                 }

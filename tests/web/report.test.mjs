@@ -34,6 +34,14 @@ test("a compiled model: gain, cost, blocks, sameness, memory, backend and machin
   assert.equal(section(compiled, "speed").plot, true);
 });
 
+test("a speed report that was noisy says so, whose model it was, and that it was compiled earlier", () => {
+  const { noisy } = states;
+  assert.equal(fact(noisy, "speed", "Gain"), "1.07×, but noisy: steps differ by more than that");
+  assert.equal(fact(noisy, "speed", "Compiling took"), "37 s (in an earlier run)");
+  assert.equal(fact(noisy, "machine", "Model"), "sd15.safetensors, UNetModel");
+  assert.deepEqual(of(noisy).advice, ["Measure again while nothing else runs on this machine, or with more steps."]);
+});
+
 test("findings by severity, each with path, class, place and remedy", () => {
   const { groups } = section(states.findings, "check");
   assert.deepEqual(

@@ -53,6 +53,7 @@ test("each state reads as a person would say it", () => {
     patchOverridden: "▽ no effect: “SageAttention” computes attention instead",
     slower: "▽ off: compiled is 9 % slower · 3.00 s an uncompiled step",
     noGain: "= compiled, no gain · 1.01× · 149 ms a compiled step · inductor",
+    noisy: "✓ compiled · noisy, no clear difference · 140 ms a compiled step · inductor",
     unclear:
       "▽ uncompiled · no clear gain: compiled steps ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",
     differs: "▽ uncompiled · result differs too much",
