@@ -31,5 +31,6 @@ def compile_seconds() -> float | None:
     if asked is not None:
         return asked
     chosen = user_settings().get(SECONDS_SETTING)
-    is_number = isinstance(chosen, int | float) and not isinstance(chosen, bool)
-    return float(chosen) if is_number and math.isfinite(chosen) and chosen > 0 else None
+    if not isinstance(chosen, int | float) or isinstance(chosen, bool):
+        return None
+    return float(chosen) if math.isfinite(chosen) and chosen > 0 else None

@@ -17,7 +17,7 @@ def model_file(prompt: Any, node: Any, class_of: Callable[[str], NodeClass]) -> 
     tell."""
     seen: set[str] = set()
     current: str | None = str(node)
-    while isinstance(prompt, dict) and current in prompt and current not in seen:
+    while isinstance(prompt, dict) and current is not None and current in prompt and current not in seen:
         seen.add(current)
         inputs = prompt[current].get("inputs")
         values = list(inputs.values()) if isinstance(inputs, dict) else []

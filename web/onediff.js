@@ -15,6 +15,7 @@ import { createPanel } from "./panel/dialog.js";
 import { cacheText, keptView, modelTexts } from "./panel/kept.js";
 import { createSidebar } from "./panel/sidebar.js";
 import { createEntered } from "./presence/entered.js";
+import { faces, faceText } from "./presence/faces.js";
 import { createReceiptExtension } from "./receipt/extension.js";
 import { settings } from "./settings.js";
 import { forwardToCanvas, openWith } from "./status/pointer.js";
@@ -144,7 +145,7 @@ function select(nodes) {
 /** @param {any} node a node of the host */
 function attach(node) {
   const line = createLine({ steps: node.comfyClass === COMPILE });
-  const display = addStatusWidget(node, line, words()("status.label"), classic);
+  const display = addStatusWidget(node, line, words()("status.label"), classic, () => app.canvas.low_quality === true);
   if (shown !== "full") display(shown);
   displays.set(node, display);
 
@@ -186,6 +187,7 @@ app.registerExtension({
       display(value) {
         shown = value;
         for (const node of board.nodes()) displays.get(node)?.(value);
+        board.refresh();
       },
       mark(value) {
         marking = value;
@@ -234,7 +236,14 @@ app.registerExtension({
     app.extensionManager.registerSidebarTab(sidebar);
     board.watch(() => {
       const marked = marking ? samplersToMark(root(), board.nodes(), board.look) : new Map();
-      marks.show(new Map([...marked].map(([node, state]) => [node, `▽ ${words()(`mark.${state}`)}`])));
+      const lineIn = (/** @type {any} */ node, /** @type {any} */ use) => board.look(node, use).line;
+      const inside = shown === "none" ? new Map() : faces(root(), board.nodes(), lineIn);
+      /** @type {Map<any, import("./marks.js").Mark>} */
+      const wanted = new Map();
+      for (const [node, state] of marked)
+        wanted.set(node, { text: `▽ ${words()(`mark.${state}`)}`, tone: "warn" });
+      for (const [node, line] of inside) wanted.set(node, { text: faceText(line), tone: line.tone });
+      marks.show(wanted);
     });
     loadAfterRuns();
     app.canvas.canvas.addEventListener("subgraph-opening", (/** @type {CustomEvent} */ { detail }) => {
