@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..status.installing import with_python
 from ..status.summary import count
 from .figures import SpeedReport, duration
 from .words import breakeven_line, cost_line, footer, headline, place, spread, subject
@@ -31,7 +32,7 @@ CLIP = 2.2
 def plot(report: SpeedReport) -> tuple[np.ndarray, str | None]:
     """The report as a picture, shape (675, 1200, 3), values 0 to 255; and a note when it is not what it could be."""
     if importlib.util.find_spec("matplotlib") is None:
-        return text_picture(report), NO_MATPLOTLIB
+        return text_picture(report), with_python(NO_MATPLOTLIB)
     return drawing(report), None
 
 
@@ -199,7 +200,7 @@ def text_lines(report: SpeedReport) -> list[str]:
             lines.append(f"{name}: {duration(times.median_ms)} a step (median of {times.steps} steps)")
     said = [cost_line(report), breakeven_line(report), report.reason or "", "", *footer(report)]
     wrapped = [part for line in said for part in textwrap.wrap(line, 100) or [""]]
-    return [*lines, *wrapped, "", *textwrap.wrap(NO_MATPLOTLIB, 100)]
+    return [*lines, *wrapped, "", *textwrap.wrap(with_python(NO_MATPLOTLIB), 100)]
 
 
 def text_picture(report: SpeedReport) -> np.ndarray:
