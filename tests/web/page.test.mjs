@@ -12,11 +12,11 @@ import { createToasts, worthAToast } from "../../web/toasts.js";
 import { english, record, states } from "./records.mjs";
 
 test("only what names something to be done is worth a toast", () => {
-  const worth = Object.keys(states).filter((name) => worthAToast(states[name]) !== null);
+  const worth = Object.keys(states).filter((name) => worthAToast(states[name], english) !== null);
   assert.deepEqual(worth, ["uncompiled"]);
-  assert.equal(worthAToast(states.uncompiled)?.detail, "no C++ compiler was found");
+  assert.equal(worthAToast(states.uncompiled, english)?.detail, "no C++ compiler was found");
   const failed = record({ state: "failed", check: states.findings.check });
-  assert.deepEqual(worthAToast(failed), {
+  assert.deepEqual(worthAToast(failed, english), {
     severity: "error",
     state: "failed",
     detail: "AttnProcessor: has no forward (models/custom.py:12). rename __call__ to forward.",

@@ -3,6 +3,7 @@
 
 import { duration, elapsed, factor, millions, tiny } from "../status/format.js";
 import { count, findings, isNumber, list, patchedSites, plain, sentence } from "../status/record.js";
+import { reasonIn } from "../status/reasons.js";
 import { troubleCounts } from "../status/text.js";
 import { isNoisy } from "../status/verdict.js";
 import { advice } from "./advice.js";
@@ -38,7 +39,7 @@ export function report({ record, line, bypassed, details, stopped }, title, word
           blocks(record, words, say),
           parity(record, say),
           memory(record, say),
-          backend(record, say),
+          backend(record, words, say),
           machine(record, say),
         ];
   const filled = sections.filter(({ facts, groups }) => facts.length || groups.length);
@@ -187,7 +188,7 @@ function blocks(record, words, say) {
   const kept = { hits: String(hits), total: String(looked), saved: isNumber(saved) ? saved.toFixed(1) : "0" };
   /** @param {unknown} items @param {string} where @returns {Item[]} */
   const items = (items, where) =>
-    list(items).map((item) => ({ where: plain(item?.[where]), text: plain(item?.reason) }));
+    list(items).map((item) => ({ where: plain(item?.[where]), text: reasonIn(item?.reason, words) }));
   const uncompiled = items(left, "path");
   const inside = list(operators).map((one) => ({ where: plain(one?.where), text: operator(one, words, say) }));
   const without = list(uncalled).map((path) => ({ where: plain(path) }));
@@ -235,13 +236,13 @@ function memory(record, say) {
   ]);
 }
 
-/** @param {StatusRecord} record @param {Words} say */
-function backend(record, say) {
+/** @param {StatusRecord} record @param {Words} words @param {Words} say */
+function backend(record, words, say) {
   const { requested, used, version, reason } = record.backend ?? {};
   return section("backend", say, [
     ["requested", plain(requested)],
     ["used", record.backend && ([plain(used), plain(version)].filter(Boolean).join(" ") || say("none"))],
-    ["reason", plain(reason)],
+    ["reason", reasonIn(reason, words)],
   ]);
 }
 
