@@ -73,6 +73,7 @@ const commands = createCommands({
   retried: () => void backends.load(),
   toast,
 });
+const COMPILE_WIDTH = 290;
 /** @type {import("./status/line.js").Display} */
 let shown = "full";
 let marking = true;
@@ -148,6 +149,8 @@ function attach(node) {
   const display = addStatusWidget(node, line, words()("status.label"), classic, () => app.canvas.low_quality === true);
   if (shown !== "full") display(shown);
   displays.set(node, display);
+  // Wide enough for the longest name of an input beside its value; a saved size comes later and holds.
+  if (node.comfyClass === COMPILE) node.setSize([Math.max(node.size[0], COMPILE_WIDTH), node.size[1]]);
 
   /** @type {AbortController | undefined} */
   let attached;
