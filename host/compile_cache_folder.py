@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import folder_paths
 
 from ..compilers import Place
 from ..compilers.compile_cache.used_folders import CacheFolders
+from .user_settings import user_settings
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def cache_place() -> Place:
     A folder of ComfyUI's, or one that holds such a folder, is not followed, whoever names it: pages put files there,
     or it is served, or what lies there is run.
     """
-    settings = _settings()
+    settings = user_settings()
     limit = _bytes(os.environ.get(LIMIT)) or _bytes(settings.get(_LIMIT_SETTING)) or Place().limit
     chosen = settings.get(_FOLDER_SETTING)
     named, who = os.environ.get(FOLDER, "").strip(), FOLDER
@@ -63,6 +63,21 @@ def cache_place() -> Place:
     refused = folder if folder.is_absolute() else None
     note = f"The folder that {who} names is not used: {refusal}. {instead}"
     return Place(own, limit, others=others, old=old, refused=refused, note=note)
+
+
+def cache_size() -> dict[str, int | None]:
+    """How large the compile cache is now: ``bytes`` and ``files``, and the ``limit`` in bytes; null where nothing is
+    kept."""
+    place = cache_place()
+    if place.folder is None:
+        return {"bytes": None, "files": None, "limit": None}
+    sizes = []
+    with contextlib.suppress(OSError):
+        for file in place.folder.rglob("*"):
+            with contextlib.suppress(OSError):  # it is being deleted
+                if file.is_file():
+                    sizes.append(file.stat().st_size)
+    return {"bytes": sum(sizes), "files": len(sizes), "limit": place.limit}
 
 
 def remember_folder(folder: Path) -> None:
@@ -116,16 +131,6 @@ def _is_within(inner: Path, outer: Path) -> bool:
     return found.st_ino != 0 and any(
         os.path.samestat(found, one.stat()) for one in (inner, *inner.parents) if one.exists()
     )
-
-
-def _settings() -> dict[str, Any]:
-    """The default user's settings, as the page saved them."""
-    file = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _bytes(megabytes: Any) -> int | None:

@@ -47,7 +47,17 @@ def without_session(model: Any) -> Any:
 class BothWays:
     """The samplings behind one report. ``record`` is kept informed while they run."""
 
-    def __init__(self, model: Any, positive: Any, negative: Any, latent: dict[str, Any], steps: int, cfg: float):
+    def __init__(
+        self,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        latent: dict[str, Any],
+        steps: int,
+        cfg: float,
+        file: str | None = None,
+    ):
+        self.file = file
         self.model, self.positive, self.negative, self.latent = model, positive, negative, latent
         self.steps, self.cfg = steps, cfg
         found = attached(model, Session)
@@ -168,7 +178,10 @@ class BothWays:
             error=difference(compiled[0], plain[0]) if both else None,
             repeat=difference(plain[1], plain[0]) if len(plain) > 1 else None,
             reason=None if both else session.uncompiled_because or _why_not_compared(samplings),
-            model=model_fields(self.model.get_model_object("diffusion_model"), session.device)["model"],
+            model={
+                **model_fields(self.model.get_model_object("diffusion_model"), session.device)["model"],
+                "file": self.file,
+            },
             machine=machine(session.device, session.host.version),
             backend=session.record["backend"] or {},
             setup={

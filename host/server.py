@@ -18,10 +18,10 @@ from ..compilers import CLEARED, PROOFS, WARM, Host, backend_rows
 from ..status import HUB, Record
 from ..status.hub import Run
 from ..status.machine import machine
-from ..status.plain import short_id
+from ..status.plain import plain, short_id
 from ..status.routes import add_routes
 from .cancelling import CANCEL
-from .compile_cache_folder import cache_place, own_folder, remember_folder
+from .compile_cache_folder import cache_place, cache_size, own_folder, remember_folder
 from .offered_processors import register_folder
 from .prompt_ends import PromptEnds, class_of
 from .weights import resolve_weights
@@ -47,8 +47,9 @@ def start() -> None:
     add_routes(
         server.routes,
         HUB,
-        lambda: backend_rows(comfy.model_management.get_torch_device()),
+        lambda: plain(backend_rows(comfy.model_management.get_torch_device())),
         {"measurements": clear_measurements, "compile cache": clear_compile_cache, "backends": clear_backends},
+        cache_size,
     )
 
 

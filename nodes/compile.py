@@ -8,11 +8,12 @@ from comfy_api.latest import io
 
 from ..checks import Finding
 from ..checks.options import check_options
-from ..compilers import BACKENDS, PROOFS, Session, Settings, compile_seconds_asked
+from ..compilers import BACKENDS, PROOFS, Session, Settings
 from ..host.compile_facts import asked
 from ..host.example_inputs import find_batched, find_reach
 from ..host.known_values import known, model_given, name_given, switch_given
 from ..host.server import begin_start, host, new_record, schema, ui
+from ..host.user_settings import compile_seconds
 from ..node_ids import COMPILE
 from ..patching.wrappers import attach, attached
 from ..processors.attention_patch import AttentionPatch
@@ -33,7 +34,16 @@ class OneDiffCompile(io.ComfyNode):
             category="OneDiff",
             description="Compiles the model's blocks through OneDiff. A few steps are timed uncompiled and compared; "
             "the faster way is kept.",
-            search_aliases=["torch.compile", "speed up", "inductor", "oneflow", "ModelSpeedup"],
+            search_aliases=[
+                "torch.compile",
+                "speed up",
+                "faster",
+                "accelerate",
+                "inductor",
+                "oneflow",
+                "nexfort",
+                "ModelSpeedup",
+            ],
             not_idempotent=True,
             has_intermediate_output=True,
             inputs=[
@@ -92,7 +102,7 @@ class OneDiffCompile(io.ComfyNode):
             effort=known(COMPILE, "effort", effort, EFFORTS, findings),
             stop_if_unfit=known(COMPILE, "if_unfit", if_unfit, (RUN, STOP), findings) == STOP,
             keep_faster=switch_given(COMPILE, "keep_faster", keep_faster, True, findings),
-            compile_seconds=compile_seconds_asked(),
+            compile_seconds=compile_seconds(),
         )
         compiled = model.clone()
         findings += check_options(asked(compiled, settings))

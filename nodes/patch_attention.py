@@ -51,7 +51,15 @@ class OneDiffPatchAttention(io.ComfyNode):
             display_name="Patch Attention Processors",
             category="OneDiff",
             description="Computes attention with another processor at the chosen places of the model.",
-            search_aliases=["attention processor", "sdpa", "set_attn_processor", "onediff"],
+            search_aliases=[
+                "attention processor",
+                "sdpa",
+                "sage attention",
+                "faster",
+                "accelerate",
+                "set_attn_processor",
+                "onediff",
+            ],
             not_idempotent=True,
             has_intermediate_output=True,
             inputs=[

@@ -14,13 +14,16 @@ from comfy_api.latest import ui as host_ui
 from ..checks import Finding, Report
 from ..compilers import CLEARED, Session
 from ..host.known_values import model_given, number_given, refuse
+from ..host.prompt_ends import class_of
 from ..host.sample_both_ways import BothWays
 from ..host.server import new_record, schema, ui
 from ..node_ids import SPEED_REPORT
 from ..patching.user_errors import said
+from ..patching.wrappers import attached
 from ..speed_report.figures import SpeedReport
 from ..speed_report.plot import plot
 from ..status import Record
+from ..status.model_file import model_file
 from ..status.plain import plain
 
 log = logging.getLogger(__name__)
@@ -41,7 +44,7 @@ class OneDiffSpeedReport(io.ComfyNode):
             display_name="Speed Report",
             category="OneDiff",
             description="Samples the model uncompiled and compiled, by turns, and shows what compiling gains.",
-            search_aliases=["benchmark", "speed", "compare", "it/s", "onediff"],
+            search_aliases=["benchmark", "speed", "faster", "compare", "it/s", "onediff"],
             not_idempotent=True,
             is_output_node=True,
             inputs=[
@@ -72,25 +75,45 @@ class OneDiffSpeedReport(io.ComfyNode):
         findings: list[Finding] = []
         steps = int(number_given(SPEED_REPORT, "steps", steps, STEPS, 1, MOST_STEPS, findings))
         cfg = number_given(SPEED_REPORT, "cfg", cfg, CFG, 0.0, MOST_CFG, findings)
-        both = BothWays(model, positive, negative, latent, steps, cfg)
+        file = model_file(cls.hidden.prompt, cls.hidden.unique_id, class_of)
+        both = BothWays(model, positive, negative, latent, steps, cfg, file)
+        waiting = [session.record for session in attached(model, Session) if session.record["state"] == "idle"]
+        _tell(waiting, state="measuring")
         try:
             report = both.report(record)
         except comfy.model_management.InterruptProcessingException:
             record.update(state="idle", progress=None)
+            _tell(waiting, state="idle")
             raise
         except Exception as error:
             reason = {"requested": both.settings.backend, "used": None, "version": None, "reason": said(error)}
             record.update(state="failed", progress=None, backend=reason)
+            _tell(waiting, state="idle")
             raise
         pixels, note = plot(report)
         image = torch.from_numpy(pixels).float().div(255).unsqueeze(0)  # (height, width, 3) to (1, height, width, 3)
         figures = report.as_dict()
         figures["notes"] += [f"{finding.what}." for finding in findings] + ([note] if note else [])
         assert both.session is not None
-        record.update(**_fields(report, both.session, findings))
+        fields = _fields(report, both.session, findings)
+        record.update(**fields)
+        for other in waiting:
+            other.sampled(SPEED_REPORT)
+        _tell(waiting, **{name: fields[name] for name in fields.keys() - {"check", "patches"}})
         log.info("Speed Report (node %s): %s", record["node"], report.verdict)
         shown = {**host_ui.PreviewImage(image, cls=cls).as_dict(), **ui(record)}
         return io.NodeOutput(image, json.dumps(plain(figures), ensure_ascii=False), ui=shown)
+
+
+def _tell(records: list[Record], **fields: Any) -> None:
+    """The same for Compile nodes whose settings are measured here: nothing else samples with their sessions."""
+    for record in records:
+        record.update(**fields)
+
+
+def _cost(report: SpeedReport) -> dict[str, Any]:
+    """What compiling took, as the plot has it: also where the graphs are from an earlier run."""
+    return {} if report.cost is None else {"seconds": round(report.cost.seconds, 1), "earlier": not report.cost.fresh}
 
 
 def _check_samples(latent: Any, positive: Any, negative: Any, record: Record) -> None:
@@ -113,6 +136,8 @@ def _fields(report: SpeedReport, session: Session, findings: list[Finding]) -> d
     timed = [(ms, sampling.compiled) for sampling in report.samplings for ms in sampling.steps_ms][-40:]
     compiled = report.compiled
     kept = {"faster": "compiled", "same": "compiled"}.get(report.outcome, "uncompiled")
+    if report.noisy:
+        kept = "compiled"
     current = compiled.median_ms if compiled and kept == "compiled" else report.uncompiled.median_ms
     figures = report.as_dict()
     check = measured["check"] or Report(0, 0, ()).as_dict()
@@ -123,7 +148,7 @@ def _fields(report: SpeedReport, session: Session, findings: list[Finding]) -> d
     }
     return {
         **{name: measured[name] for name in ("patches", "parity", "memory")},
-        "compile": measured["compile"] and {**measured["compile"], "stopped": None},
+        "compile": measured["compile"] and {**measured["compile"], "stopped": None, **_cost(report)},
         "check": check if findings else measured["check"],
         "model": report.model,
         "state": "uncompiled" if kept == "uncompiled" else measured["state"],
@@ -135,11 +160,12 @@ def _fields(report: SpeedReport, session: Session, findings: list[Finding]) -> d
             "eager_ms": figures["uncompiled"]["median_ms"],
             "compiled_ms": figures["compiled"]["median_ms"] if compiled else None,
             "speedup": figures["speedup"],
-            "verdict": report.outcome if compiled else None,
+            "verdict": report.outcome if compiled and not report.noisy else None,
+            "noisy": report.noisy,
             "per_second": round(1e3 / current, 3),
             "steps_ms": [round(ms, 2) for ms, _ in timed],
             "steps_kind": ["compiled" if way else "uncompiled" for _, way in timed],
-            "kept": kept if compiled else None,
+            "kept": kept if compiled and not report.noisy else None,
             "breakeven_images": figures["breakeven_images"],
         },
     }

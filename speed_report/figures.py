@@ -185,7 +185,7 @@ class SpeedReport:
         30 s of compiling and pictures of 3 s instead of 5 s give 15.
         """
         uncompiled, compiled = self.picture_seconds
-        if self.cost is None or compiled is None or self.outcome != "faster":
+        if self.cost is None or compiled is None or self.outcome != "faster" or self.noisy:
             return None
         return self.cost.seconds / (uncompiled - compiled)
 
@@ -195,6 +195,16 @@ class SpeedReport:
         return "uncompiled" if self.speedup is None else verdict(self.speedup)
 
     @property
+    def noisy(self) -> bool:
+        """Whether the middle halves of both ways overlap, so that the ratio of the medians says little: steps of 90 to
+        130 ms against 100 to 140 ms. Steps that ran different blocks, as under a caching node, are no noise."""
+        compiled, uncompiled = self.compiled, self.uncompiled
+        if compiled is None or self.outcome == "same" or len(shared_works(self.samplings)) > 1:
+            return False
+        fast, slow = (compiled, uncompiled) if self.outcome == "faster" else (uncompiled, compiled)
+        return fast.high_ms >= slow.low_ms
+
+    @property
     def verdict(self) -> str:
         """The result in one sentence."""
         compiled = self.compiled
@@ -202,6 +212,8 @@ class SpeedReport:
             return f"Nothing was compiled: {self.reason}" if self.reason else "Nothing was compiled."
         assert self.speedup is not None
         both = f"{duration(compiled.median_ms)} a step against {duration(self.uncompiled.median_ms)} uncompiled."
+        if self.noisy:
+            return f"Noisy, no clear difference ({self.speedup:.2f}×): {both}"
         if self.outcome == "faster":
             return f"Compiled, the model is {self.speedup:.2f} times as fast: {both}"
         if self.outcome == "slower":
@@ -216,6 +228,7 @@ class SpeedReport:
             "verdict": self.verdict,
             "outcome": self.outcome,
             "speedup": _round(self.speedup),
+            "noisy": self.noisy,
             "uncompiled": self.uncompiled.as_dict(),
             "compiled": compiled.as_dict() if compiled else None,
             "steps": self.steps,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..status.installing import with_python
 from ..status.summary import count
 from .figures import SpeedReport, duration
-from .words import breakeven_line, cost_line, footer, headline, spread, subject
+from .words import breakeven_line, cost_line, footer, headline, place, spread, subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +32,7 @@ CLIP = 2.2
 def plot(report: SpeedReport) -> tuple[np.ndarray, str | None]:
     """The report as a picture, shape (675, 1200, 3), values 0 to 255; and a note when it is not what it could be."""
     if importlib.util.find_spec("matplotlib") is None:
-        return text_picture(report), NO_MATPLOTLIB
+        return text_picture(report), with_python(NO_MATPLOTLIB)
     return drawing(report), None
 
 
@@ -43,8 +44,8 @@ def drawing(report: SpeedReport) -> np.ndarray:
     figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100, facecolor=PAPER)
     canvas = FigureCanvasAgg(figure)
     _heading(figure, report)
-    _steps(figure.add_axes((0.07, 0.185, 0.405, 0.525)), report)
-    _pictures(figure.add_axes((0.645, 0.185, 0.315, 0.525)), report)
+    _steps(figure.add_axes((0.07, 0.185, 0.405, 0.505)), report)
+    _pictures(figure.add_axes((0.645, 0.185, 0.315, 0.505)), report)
     for line, y in zip(footer(report), (0.058, 0.025), strict=True):
         _write(figure, 0.04, y, line, size=10, color=FAINT)
     canvas.draw()
@@ -60,9 +61,10 @@ def _write(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
 
 
 def _heading(figure: Figure, report: SpeedReport) -> None:
-    good = {"faster": COMPILED, "slower": UNCOMPILED}.get(report.outcome, INK)
+    good = INK if report.noisy else {"faster": COMPILED, "slower": UNCOMPILED}.get(report.outcome, INK)
     _write(figure, 0.04, 0.905, headline(report), size=27, weight="bold", color=good)
-    _write(figure, 0.04, 0.852, subject(report), size=11.5)
+    _write(figure, 0.04, 0.856, place(report), size=11.5, weight="bold")
+    _write(figure, 0.04, 0.822, subject(report), size=11.5)
     figure.text(0.96, 0.915, "OneDiff · Speed Report", size=11.5, ha="right", va="baseline", color=FAINT)
 
 
@@ -192,13 +194,13 @@ def _unit(seconds: float) -> tuple[str, float]:
 
 def text_lines(report: SpeedReport) -> list[str]:
     """The figures of the report as lines of text."""
-    lines = [headline(report), subject(report), ""]
+    lines = [headline(report), place(report), subject(report), ""]
     for name, times in (("uncompiled", report.uncompiled), ("compiled", report.compiled)):
         if times is not None:
             lines.append(f"{name}: {duration(times.median_ms)} a step (median of {times.steps} steps)")
     said = [cost_line(report), breakeven_line(report), report.reason or "", "", *footer(report)]
     wrapped = [part for line in said for part in textwrap.wrap(line, 100) or [""]]
-    return [*lines, *wrapped, "", *textwrap.wrap(NO_MATPLOTLIB, 100)]
+    return [*lines, *wrapped, "", *textwrap.wrap(with_python(NO_MATPLOTLIB), 100)]
 
 
 def text_picture(report: SpeedReport) -> np.ndarray:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ..status.summary import count, longer
-from .figures import Difference, SpeedReport, duration
+from .figures import Difference, SpeedReport
 
 
 def headline(report: SpeedReport) -> str:
@@ -13,6 +14,8 @@ def headline(report: SpeedReport) -> str:
     speedup = report.speedup
     if speedup is None:
         return "Nothing was compiled"
+    if report.noisy:
+        return f"Noisy, no clear difference ({speedup:.2f}×)"
     words = {
         "faster": f"{speedup:.2f}× as fast compiled",
         "slower": f"Compiled steps take {longer(speedup)}",
@@ -42,6 +45,11 @@ def subject(report: SpeedReport) -> str:
     return " · ".join(part for part in parts if part)
 
 
+def place(report: SpeedReport) -> str:
+    """Which file on which machine: "sd15.safetensors · NVIDIA H200"."""
+    return " · ".join(part for part in (report.model.get("file"), report.machine.get("device")) if part)
+
+
 def attention(processors: Sequence[str]) -> str | None:
     """``attention(["sdpa"])`` is "attention sdpa"; a long list is counted. None: the model's own."""
     named = f"attention {', '.join(processors)}"
@@ -65,13 +73,13 @@ def parameters_short(number: int) -> str:
 
 
 def footer(report: SpeedReport) -> tuple[str, str]:
-    """Two lines: how far the pictures are apart, and the machine."""
+    """Two lines: how far the pictures are apart, and what ran where and when."""
     machine, backend = report.machine, report.backend
     versions = [f"{name} {machine[key]}" for key, name in _VERSIONS.items() if machine.get(key)]
     if backend.get("used"):
         versions.insert(0, f"backend {backend['used']}")
     when = (report.measured_at or "")[:10]
-    return error_line(report), " · ".join(part for part in (machine.get("device"), *versions, when) if part)
+    return error_line(report), " · ".join(part for part in (*versions, when) if part)
 
 
 _VERSIONS = {"onediff": "OneDiff", "torch": "PyTorch", "comfyui": "ComfyUI"}
@@ -95,16 +103,16 @@ def _apart(found: Difference) -> str:
 
 
 def cost_line(report: SpeedReport) -> str:
-    """What compiling took: "compiled in 41.3 s · 36 of 38 blocks"."""
+    """What compiling took: "compiling took 41 s (from scratch) · 36 of 38 blocks"."""
     cost = report.cost
     if cost is None:
         return ""
     blocks = count(cost.blocks, "block")
     if cost.blocks_compiled != cost.blocks:
         blocks = f"{cost.blocks_compiled} of {blocks}"
-    when = "compiled" if cost.fresh else "compiled earlier"
-    warm = ", cache warm" if cost.cache == "warm" else ""
-    return f"{when} in {duration(cost.seconds * 1e3)}{warm} · {blocks}"
+    how = {"warm": "warm start", "cold": "from scratch"}.get(cost.cache or "") if cost.fresh else "in an earlier run"
+    seconds = f"{cost.seconds:.1f}" if cost.seconds < 10 else f"{cost.seconds:.0f}"
+    return f"compiling took {seconds} s{f' ({how})' if how else ''} · {blocks}"
 
 
 def breakeven_line(report: SpeedReport) -> str:
@@ -113,7 +121,8 @@ def breakeven_line(report: SpeedReport) -> str:
     if report.compiled is None:
         return ""
     if pictures is None:
+        if report.noisy:
+            return "not clear whether compiling is earned back"
         return "compiling is never earned back" if report.outcome == "slower" else "compiling earns nothing back"
-    if pictures < 0.05:
-        return "earned back at once"
-    return f"earned back after {f'{pictures:.1f}' if pictures < 9.95 else f'{pictures:,.0f}'} pictures"
+    whole = math.ceil(pictures)
+    return f"earned back after {whole:,} picture{'s' * (whole != 1)}" if whole else "earned back at once"

@@ -134,6 +134,18 @@ class Hub:
             self._move(record, prompt.workflow)
         record.update(progress=None, **fields)
 
+    def measured(self) -> list[dict[str, Any]]:
+        """The models of which step times are kept, each once, the one that was measured last first."""
+        found: dict[str, dict[str, Any]] = {}
+        for record in sorted(list(self._records.values()), key=lambda one: str(one["measured_at"])):
+            model = record["model"]
+            if model and record["speed"]:
+                known = {name: model.get(name) for name in ("file", "class", "parameters", "dtype")}
+                key = repr([value for name, value in known.items() if name != "file"])
+                file = known["file"] or found.pop(key, {}).get("file")
+                found[key] = {**known, "file": file, "measured_at": record["measured_at"]}
+        return list(found.values())[::-1]
+
     def forget_speed(self) -> None:
         """Takes measured times out of all records. A node that went uncompiled because of them is idle again."""
         for record in list(self._records.values()):

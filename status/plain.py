@@ -7,6 +7,8 @@ import json
 import math
 from typing import Any
 
+from .installing import with_python
+
 #: Letters of a text, of an id and of a record's one line, items of a list, findings, and levels of nesting.
 LONGEST_TEXT, LONGEST_ID, LONGEST_LINE, MOST_ITEMS, MOST_FINDINGS, DEEPEST = 2_000, 100, 500, 1_000, 100, 8
 
@@ -93,7 +95,7 @@ def _one(value: Any) -> Any:
     if isinstance(value, int):  # Python writes no number of more than some 4,300 digits
         return value if abs(value) < 2**63 else cut(f"a number of {value.bit_length()} bits")
     if isinstance(value, str):
-        return cut(value)
+        return cut(with_python(value))
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return cut(type(value).__name__)

@@ -20,8 +20,10 @@ def add_routes(
     hub: Hub,
     backends: Callable[[], list[dict[str, Any]]],
     clear: Mapping[str, Callable[[], str]],
+    cache_size: Callable[[], dict[str, int | None]] = dict,
 ) -> None:
-    """Adds ``GET /onediff/status``, ``GET /onediff/backends`` and ``POST /onediff/clear`` to the server's route table.
+    """Adds ``GET /onediff/status``, ``GET /onediff/backends``, ``GET /onediff/kept`` and ``POST /onediff/clear`` to the
+    server's route table.
 
     ``clear`` holds, by the ``what`` of the request, what forgets something and says so in a sentence.
     """
@@ -39,6 +41,11 @@ def add_routes(
             answering = asyncio.get_running_loop().run_in_executor(None, backends)
         rows = await asyncio.shield(answering)  # who goes away does not end it for the others
         return web.json_response({"backends": rows})
+
+    @routes.get("/onediff/kept")
+    async def kept(_request: web.Request) -> web.Response:
+        size = await asyncio.get_running_loop().run_in_executor(None, cache_size)
+        return web.json_response({"cache": size, "models": hub.measured()})
 
     @routes.post("/onediff/clear")
     async def clear_something(request: web.Request) -> web.Response:

@@ -45,6 +45,40 @@ READ = """type => {
     };
 }"""
 
+# Nodes that lie on each other, and links that run under a node, by what is drawn; with `true` only what we put there.
+FAULTS = """onlyOurs => {
+    const { graph } = app.canvas;
+    const box = node => ({ node, x: node.pos[0], y: node.pos[1] - 30, w: node.size[0], h: node.size[1] + 30 });
+    const boxes = graph.nodes.map(box);
+    const faults = [];
+    for (const a of boxes) for (const b of boxes)
+        if (a.node.id < b.node.id && a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h)
+            faults.push(`${a.node.type} on ${b.node.type}`);
+    const ours = node => node.type.startsWith("OneDiff");
+    for (const { node } of boxes) node.inputs.forEach((input, slot) => {
+        const link = input.link == null ? null : graph.getLink(input.link);
+        if (!link) return;
+        const from = graph.getNodeById(link.origin_id);
+        if (!from) return; // it comes from the subgraph's edge
+        const [x0, y0] = from.getConnectionPos(false, link.origin_slot);
+        const [x1, y1] = node.getConnectionPos(true, slot);
+        const reach = Math.hypot(x1 - x0, y1 - y0) / 4;
+        const path = new Path2D(`M ${x0} ${y0} C ${x0 + reach} ${y0} ${x1 - reach} ${y1} ${x1} ${y1}`);
+        const context = document.createElement("canvas").getContext("2d");
+        context.lineWidth = 1;
+        for (const other of boxes) {
+            if (other.node === node || other.node === from) continue;
+            if (onlyOurs && !ours(other.node) && !(ours(node) || ours(from))) continue;
+            for (let i = 4; i < other.w; i += 3) for (let j = 4, x = other.x + i; j < other.h; j += 3)
+                if (context.isPointInStroke(path, x, other.y + j)) {
+                    faults.push(`${from.type} → ${node.type} under ${other.node.type}`);
+                    return;
+                }
+        }
+    });
+    return [...new Set(faults)];
+}"""
+
 QUEUE = """async () => {
     const api = window.comfyAPI.api.api;
     const ended = new Promise((resolve, reject) => {

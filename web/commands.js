@@ -7,12 +7,16 @@
  * @param {() => any[]} options.nodes OneDiff's nodes of the page
  * @param {() => any[]} options.selected the selected nodes
  * @param {(node: any) => void} options.open shows the report of a node
- * @param {() => void} options.overview shows all of them
+ * @param {(nodes: any[]) => any} options.worst the one that is worst off, null of none
+ * @param {() => void} options.overview shows the sidebar
+ * @param {() => void} options.accelerate puts the nodes into the workflow
+ * @param {() => void} options.remove takes them out
  * @param {(what: string) => Promise<{cleared?: unknown, error?: unknown}>} options.clear asks the server
  * @param {() => void} options.retried called when backends are to be tried again
  * @param {(toast: {severity: string, summary: string, detail?: string, life?: number}) => void} options.toast
  */
-export function createCommands({ words, nodes, selected, open, overview, clear, retried, toast }) {
+export function createCommands(options) {
+  const { words, nodes, selected, open, worst, overview, accelerate, remove, clear, retried, toast } = options;
   /** @param {string} what @param {() => void} [then] */
   const clearing = (what, then) => async () => {
     const { cleared, error } = await clear(what);
@@ -24,12 +28,14 @@ export function createCommands({ words, nodes, selected, open, overview, clear, 
     if (typeof cleared === "string") then?.();
   };
   return [
+    { id: "OneDiff.Accelerate", icon: "pi pi-bolt", label: "Accelerate with OneDiff", function: accelerate },
+    { id: "OneDiff.Remove", icon: "pi pi-times", label: "Remove OneDiff", function: remove },
     {
       id: "OneDiff.ShowReport",
-      icon: "pi pi-bolt",
+      icon: "pi pi-chart-bar",
       label: "Show OneDiff report",
       function: () => {
-        const node = nodeToReport(nodes(), selected());
+        const node = nodeToReport(nodes(), selected(), worst);
         if (node) open(node);
         else overview();
       },
@@ -56,14 +62,14 @@ export function createCommands({ words, nodes, selected, open, overview, clear, 
 }
 
 /**
- * The selected OneDiff node, or the only one; null when that is not clear.
+ * The worst of the selected OneDiff nodes, of all when none is selected; null when there is none.
  * @template N
  * @param {N[]} nodes
  * @param {unknown[]} selected
+ * @param {(nodes: N[]) => N | null} worst
  * @returns {N | null}
  */
-export function nodeToReport(nodes, selected) {
+export function nodeToReport(nodes, selected, worst) {
   const chosen = nodes.filter((node) => selected.includes(node));
-  if (chosen.length === 1) return chosen[0];
-  return chosen.length === 0 && nodes.length === 1 ? nodes[0] : null;
+  return worst(chosen.length ? chosen : nodes);
 }

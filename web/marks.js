@@ -1,5 +1,6 @@
 // @ts-check
-// Points at samplers whose model OneDiff Compile could not speed up. Nothing is written into the nodes' properties.
+// Marks above nodes of the host: samplers whose model OneDiff Compile could not speed up, and subgraphs with OneDiff
+// nodes inside. Nothing is written into the nodes' properties.
 
 import { samplersOf } from "./graph/walk.js";
 import { COMPILE } from "./node_ids.js";
@@ -33,6 +34,13 @@ export function samplersToMark(root, nodes, look) {
   return marked;
 }
 
+/** @typedef {{text: string, tone: import("./status/text.js").Line["tone"]}} Mark */
+
+const COLORS = { good: "#166534", bad: "#991b1b", warn: "#92400e", live: "#1e40af" };
+
+/** White text is readable on it. @param {Mark["tone"]} tone */
+const colorOf = (tone) => COLORS[/** @type {keyof typeof COLORS} */ (tone)] ?? "#374151";
+
 /**
  * Draws the marks. In the classic renderer a mark is a badge above the node, which the canvas asks for at every draw;
  * in Nodes 2.0 badges do not change, there it is a rule of a style sheet for the node's element.
@@ -44,34 +52,35 @@ export function samplersToMark(root, nodes, look) {
 export function createMarks({ canvas, classic, badge }) {
   const sheet = new CSSStyleSheet();
   document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
-  /** @type {Map<any, {text: string, badge: () => any}>} */
+  /** @type {Map<any, {text: string, tone: Mark["tone"], badge: () => any}>} */
   const shown = new Map();
   let rules = "";
 
   const marks = {
     clear: () => marks.show(new Map()),
 
-    /** @param {Map<any, string>} texts by node; nodes that are not in it lose their mark */
-    show(texts) {
+    /** @param {Map<any, Mark>} wantedMarks by node; nodes that are not in it lose their mark */
+    show(wantedMarks) {
       let changed = false;
       for (const [node, mark] of shown) {
-        if (classic() && texts.get(node) === mark.text) continue;
+        const same = wantedMarks.get(node);
+        if (classic() && same?.text === mark.text && same.tone === mark.tone) continue;
         const index = node.badges?.indexOf(mark.badge) ?? -1;
         if (index >= 0) node.badges.splice(index, 1);
         shown.delete(node);
         changed = true;
       }
-      for (const [node, text] of classic() ? texts : []) {
+      for (const [node, { text, tone }] of classic() ? wantedMarks : []) {
         if (shown.has(node) || !Array.isArray(node.badges)) continue;
-        const made = badge({ text, fgColor: "#ffffff", bgColor: "#92400e" });
-        const mark = { text, badge: () => made };
+        const made = badge({ text, fgColor: "#ffffff", bgColor: colorOf(tone) });
+        const mark = { text, tone, badge: () => made };
         node.badges.push(mark.badge);
         shown.set(node, mark);
         changed = true;
       }
-      const wanted = [...(classic() ? [] : texts)]
+      const wanted = [...(classic() ? [] : wantedMarks)]
         .filter(([node]) => node.graph === canvas().graph)
-        .map(([node, text]) => rule(node.id, text))
+        .map(([node, mark]) => rule(node.id, mark))
         .join("\n");
       if (wanted !== rules) {
         rules = wanted;
@@ -85,8 +94,9 @@ export function createMarks({ canvas, classic, badge }) {
 
 const LOOK =
   "position: absolute; right: 0; bottom: 100%; margin-bottom: 2px; padding: 0 6px; border-radius: 5px;" +
-  "background: #92400e; color: #fff; font: 12px/20px Inter, Arial, sans-serif; white-space: nowrap; pointer-events: none;";
+  "color: #fff; font: 12px/20px Inter, Arial, sans-serif; white-space: nowrap; pointer-events: none;";
 
-/** For the marked node alone: the host's other nodes keep their looks. @param {unknown} id @param {string} text */
-const rule = (id, text) =>
-  `.lg-node[data-node-id="${CSS.escape(String(id))}"]::before { content: "${CSS.escape(text)}"; ${LOOK} }`;
+/** For the marked node alone: the host's other nodes keep their looks. @param {unknown} id @param {Mark} mark */
+const rule = (id, { text, tone }) =>
+  `.lg-node[data-node-id="${CSS.escape(String(id))}"]::before ` +
+  `{ content: "${CSS.escape(text)}"; background: ${colorOf(tone)}; ${LOOK} }`;

@@ -5,13 +5,17 @@
 import { api } from "../../scripts/api.js";
 // @ts-expect-error served by the host
 import { app } from "../../scripts/app.js";
+import { createChanges } from "./accelerate/change.js";
+import { createMenus } from "./accelerate/menus.js";
 import { createCommands } from "./commands.js";
 import { createMarks, samplersToMark } from "./marks.js";
 import { COMPILE, NODES } from "./node_ids.js";
 import { createBackends } from "./panel/backends.js";
 import { createPanel } from "./panel/dialog.js";
+import { cacheText, keptView, modelTexts } from "./panel/kept.js";
 import { createSidebar } from "./panel/sidebar.js";
 import { createEntered } from "./presence/entered.js";
+import { faces, faceText } from "./presence/faces.js";
 import { createReceiptExtension } from "./receipt/extension.js";
 import { settings } from "./settings.js";
 import { forwardToCanvas, openWith } from "./status/pointer.js";
@@ -20,6 +24,7 @@ import { createLine } from "./status/line.js";
 import { createPoll } from "./status/poll.js";
 import { createStore } from "./status/store.js";
 import { addStatusWidget } from "./status/widget.js";
+import { worst } from "./status/worst.js";
 import { createToasts } from "./toasts.js";
 import { createWords } from "./words.js";
 
@@ -40,16 +45,35 @@ const backends = createBackends({
   again: () => clear("backends"),
   changed: () => board.refresh(),
 });
+const menus = createMenus({
+  words,
+  changes: createChanges({
+    root,
+    canvas: () => app.canvas,
+    create: (type) => /** @type {any} */ (globalThis).LiteGraph.createNode(type),
+  }),
+  open: panel.open,
+  forget: () => app.extensionManager.command.execute("OneDiff.ClearMeasurements"),
+  show: select,
+  toast,
+});
 const commands = createCommands({
   words,
   nodes: board.nodes,
   selected: () => Object.values(app.canvas.selected_nodes ?? {}),
   open: panel.open,
-  overview: () => app.extensionManager.command.execute("Workspace.ToggleSidebarTab.onediff"),
+  worst: (nodes) => worst(nodes, (node) => board.look(node).line),
+  overview() {
+    if (!document.querySelector(".onediff-sidebar"))
+      void app.extensionManager.command.execute("Workspace.ToggleSidebarTab.onediff");
+  },
+  accelerate: () => menus.accelerate(),
+  remove: menus.remove,
   clear,
   retried: () => void backends.load(),
   toast,
 });
+const COMPILE_WIDTH = 290;
 /** @type {import("./status/line.js").Display} */
 let shown = "full";
 let marking = true;
@@ -96,18 +120,37 @@ async function load() {
   if (answer !== null) store.load(answer.records, mark);
 }
 
+/**
+ * What the server keeps, for the settings page.
+ * @param {string} button a key of words @param {string} command clears it
+ * @param {(kept: any, say: import("./words.js").Words) => string[]} texts
+ */
+function kept(button, command, texts) {
+  const run = () => commands.find(({ id }) => id === `OneDiff.${command}`)?.function();
+  return keptView({ ask: () => ask("/onediff/kept"), texts, button: `kept.${button}`, clear: run, words });
+}
+
 /** Brings a node into view, also one in a subgraph that is not open. @param {any} node */
 function find(node) {
   if (node.graph !== app.canvas.graph) app.canvas.setGraph(node.graph);
   app.canvas.centerOnNode(node);
 }
 
+/** Nodes of the graph that is open. @param {any[]} nodes */
+function select(nodes) {
+  const here = nodes.filter((node) => node.graph === app.canvas.graph);
+  app.canvas.deselectAll();
+  if (here.length) app.canvas.selectItems(here);
+}
+
 /** @param {any} node a node of the host */
 function attach(node) {
   const line = createLine({ steps: node.comfyClass === COMPILE });
-  const display = addStatusWidget(node, line, words()("status.label"), classic);
+  const display = addStatusWidget(node, line, words()("status.label"), classic, () => app.canvas.low_quality === true);
   if (shown !== "full") display(shown);
   displays.set(node, display);
+  // Wide enough for the longest name of an input beside its value; a saved size comes later and holds.
+  if (node.comfyClass === COMPILE) node.setSize([Math.max(node.size[0], COMPILE_WIDTH), node.size[1]]);
 
   /** @type {AbortController | undefined} */
   let attached;
@@ -142,17 +185,26 @@ function loadAfterRuns() {
 app.registerExtension(receipts.extension);
 app.registerExtension({
   name: "OneDiff.Status",
-  settings: settings({
-    display(value) {
-      shown = value;
-      for (const node of board.nodes()) displays.get(node)?.(value);
+  settings: settings(
+    {
+      display(value) {
+        shown = value;
+        for (const node of board.nodes()) displays.get(node)?.(value);
+        board.refresh();
+      },
+      mark(value) {
+        marking = value;
+        board.refresh();
+      },
     },
-    mark(value) {
-      marking = value;
-      board.refresh();
+    {
+      cache: () => kept("clear_cache", "ClearCompileCache", (answer, say) => [cacheText(answer, say)]),
+      models: () => kept("forget", "ClearMeasurements", modelTexts),
     },
-  }),
+  ),
   commands,
+  getCanvasMenuItems: menus.canvas,
+  getNodeMenuItems: menus.node,
   menuCommands: [{ path: ["Extensions", "OneDiff"], commands: commands.map(({ id }) => id) }],
 
   async init() {
@@ -183,10 +235,18 @@ app.registerExtension({
     app.ui.settings.addEventListener("Comfy.Locale.change", board.refresh);
     // Before the host builds nodes from their badges.
     app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", marks.clear);
-    app.extensionManager.registerSidebarTab(createSidebar({ board, backends, words, root, open: panel.open, find }));
+    const sidebar = createSidebar({ board, backends, words, root, open: panel.open, find, ...menus });
+    app.extensionManager.registerSidebarTab(sidebar);
     board.watch(() => {
       const marked = marking ? samplersToMark(root(), board.nodes(), board.look) : new Map();
-      marks.show(new Map([...marked].map(([node, state]) => [node, `▽ ${words()(`mark.${state}`)}`])));
+      const lineIn = (/** @type {any} */ node, /** @type {any} */ use) => board.look(node, use).line;
+      const inside = shown === "none" ? new Map() : faces(root(), board.nodes(), lineIn);
+      /** @type {Map<any, import("./marks.js").Mark>} */
+      const wanted = new Map();
+      for (const [node, state] of marked)
+        wanted.set(node, { text: `▽ ${words()(`mark.${state}`)}`, tone: "warn" });
+      for (const [node, line] of inside) wanted.set(node, { text: faceText(line), tone: line.tone });
+      marks.show(wanted);
     });
     loadAfterRuns();
     app.canvas.canvas.addEventListener("subgraph-opening", (/** @type {CustomEvent} */ { detail }) => {

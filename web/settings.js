@@ -23,12 +23,45 @@ const cacheSettings = [
   },
 ];
 
+const compileSetting = {
+  id: "OneDiff.Compile.Seconds",
+  category: ["OneDiff", "Compiling", "Seconds"],
+  name: "Seconds of compiling in one picture",
+  tooltip:
+    "Blocks that are left then wait for the next picture. 0: as “effort” of the node says, 300 with fast start and 1200 with max speed.",
+  type: "number",
+  defaultValue: 0,
+  attrs: { min: 0, step: 30 },
+};
+
+/**
+ * What the server keeps, with a button each. They have no value.
+ * @param {{cache: () => HTMLElement, models: () => HTMLElement}} views
+ */
+const keptSettings = (views) => [
+  {
+    id: "OneDiff.CompileCache.Kept",
+    category: ["OneDiff", "Compile cache", "Kept"],
+    name: "Compile cache now",
+    type: views.cache,
+    defaultValue: "",
+  },
+  {
+    id: "OneDiff.Measurements.Kept",
+    category: ["OneDiff", "Measurements", "Kept"],
+    name: "Models whose step times are kept",
+    type: views.models,
+    defaultValue: "",
+  },
+];
+
 /**
  * The host says the value of each once at the start, and whenever it changes.
  * @param {{display: (value: "full" | "short" | "none") => void, mark: (value: boolean) => void}} changed
+ * @param {{cache: () => HTMLElement, models: () => HTMLElement}} views of what the server keeps
  * @returns {any[]} as `registerExtension` takes them
  */
-export const settings = (changed) => [
+export const settings = (changed, views) => [
   {
     id: "OneDiff.Status.MarkSamplers",
     category: ["OneDiff", "Status on the canvas", "MarkSamplers"],
@@ -52,7 +85,9 @@ export const settings = (changed) => [
     defaultValue: "full",
     onChange: (/** @type {unknown} */ value) => changed.display(displayOf(value)),
   },
+  compileSetting,
   ...cacheSettings,
+  ...keptSettings(views),
 ];
 
 /** @param {() => void} changed */

@@ -12,6 +12,7 @@ from editor import (
     PATCH,
     READ,
     RENDERERS,
+    SCREENS,
     example_workflow,
     line,
     load,
@@ -113,10 +114,11 @@ def test_the_line_can_be_short_or_absent(page: Any) -> None:
         full[2] - line_and_gaps - 12,
     ]
     assert page.evaluate(prompt) == asked
-    page.evaluate("app.extensionManager.command.execute('OneDiff.ShowReport')")
+    show_report = "app.extensionManager.command.execute('OneDiff.ShowReport')"
+    page.evaluate(show_report)
     page.wait_for_timeout(500)
-    assert page.locator(".onediff-sidebar").count() == 1, "which of the three nodes is not clear: all of them"
-    page.locator(".onediff-tab-button").click()
+    assert "1.62× the uncompiled speed" in page.locator("dialog.onediff-panel").inner_text(), "the one that has run"
+    page.keyboard.press("Escape")
     set_setting(page, DISPLAY, "full")
     assert page.evaluate(heights, types) == full
     read = page.evaluate(READ, COMPILE)
@@ -157,6 +159,56 @@ def test_a_sampler_behind_an_uncompiled_model_is_marked_until_that_changes(page:
     assert "runs uncompiled" not in page.evaluate("JSON.stringify(app.graph.serialize())")
     tell(page, known["compiled"])
     assert mark_of_the_sampler(page) == ""
+
+
+def test_the_command_opens_the_worst_report_and_without_nodes_the_sidebar_and_never_closes_it(page: Any) -> None:
+    known = states(page)
+    show_report = "app.extensionManager.command.execute('OneDiff.ShowReport')"
+    tell(page, known["compiled"])
+    tell(page, known["findings"], CHECK)
+    page.evaluate("app.canvas.deselectAll()")
+    page.evaluate(show_report)
+    page.wait_for_timeout(500)
+    assert "rename __call__ to forward" in page.locator("dialog.onediff-panel").inner_text()
+    page.keyboard.press("Escape")
+    page.evaluate("app.graph.clear()")
+    page.wait_for_timeout(700)
+    for _ in range(2):
+        page.evaluate(show_report)
+        page.wait_for_timeout(700)
+        assert page.locator(".onediff-sidebar").count() == 1
+    page.locator(".onediff-tab-button").click()
+
+
+def test_the_settings_page_says_what_is_kept_and_clears_it(page: Any) -> None:
+    kept = {
+        "cache": {"bytes": 312 * 2**20, "files": 40, "limit": 2**31},
+        "models": [{"file": "sd15.safetensors", "class": "UNetModel", "parameters": 859_520_964, "dtype": "float16"}],
+    }
+    empty = {"cache": {"bytes": 0, "files": 0, "limit": 2**31}, "models": []}
+    cleared: list[str] = []
+
+    def clear(route: Any) -> None:
+        cleared.append(route.request.post_data_json["what"])
+        route.fulfill(json={"cleared": "Done."})
+
+    page.route("**/onediff/kept", lambda route: route.fulfill(json=empty if cleared else kept))
+    page.route("**/onediff/clear", clear)
+    page.evaluate("app.extensionManager.command.execute('Comfy.ShowSettingsDialog')")
+    page.wait_for_timeout(1000)
+    page.get_by_role("dialog").get_by_text("OneDiff", exact=True).first.click()
+    page.get_by_text("312 MB in 40 files, of 2048 MB at most").wait_for(timeout=5000)
+    assert page.get_by_text("sd15.safetensors, UNetModel, 860 M parameters, float16").count() == 1
+    assert page.get_by_text("Seconds of compiling in one picture").count() == 1
+    page.screenshot(path=SCREENS / f"settings-{len(page.query_selector_all('.lg-node')) > 0}.png")
+    page.locator(".onediff-kept button", has_text="Clear").click()
+    page.get_by_text("empty", exact=True).wait_for(timeout=5000)
+    assert cleared == ["compile cache"]
+    page.unroute("**/onediff/kept")
+    page.unroute("**/onediff/clear")
+    page.keyboard.press("Escape")
+    page.evaluate("app.extensionManager.toast.removeAll()")
+    page.wait_for_timeout(500)
 
 
 def test_clearing_says_what_the_server_answers(page: Any) -> None:

@@ -95,11 +95,31 @@ def test_the_record_says_what_the_report_says(entry):
     assert record["node"] == "100"
     assert record["speed"]["eager_ms"] == figures["uncompiled"]["median_ms"]
     assert record["speed"]["speedup"] == figures["speedup"]
-    assert record["speed"]["verdict"] == figures["outcome"]
+    assert record["speed"]["verdict"] == (None if figures["noisy"] else figures["outcome"])
     assert set(record["speed"]["steps_kind"]) == {"compiled", "uncompiled"}
-    slower = figures["outcome"] == "slower"
+    slower = figures["outcome"] == "slower" and not figures["noisy"]
     assert record["state"] == ("uncompiled" if slower else "compiled")
     assert record["progress"] is None
+
+
+def test_panel_and_plot_have_the_same_cost_and_name_the_checkpoint(entry):
+    record, figures = entry["outputs"]["100"]["onediff"][0], figures_of(entry)
+    assert record["compile"]["seconds"] == pytest.approx(figures["compile"]["seconds"], abs=0.06)
+    assert record["compile"]["earlier"] is (not figures["compile"]["fresh"])
+    assert record["speed"]["breakeven_images"] == figures["breakeven_images"]
+    assert record["speed"]["noisy"] is figures["noisy"]
+    assert record["model"]["file"] == figures["model"]["file"] == "flux_small.safetensors"
+
+
+def test_the_compile_node_in_front_says_what_was_measured(server, entry):
+    """Nothing else samples with its settings: it must not wait for ever, nor say that it was not used."""
+    (report,) = (record for record in server.status().values() if record["node"] == "100")
+    prompt = report_prompt(server)
+    (compile_id,) = (key for key, node in prompt.items() if node["class_type"] == "OneDiffCompile")
+    (record,) = (record for record in server.status().values() if record["node"] == compile_id)
+    assert record["state"] == report["state"]
+    assert record["speed"] == report["speed"]
+    assert record["unused"] is None
 
 
 def test_without_a_compile_node_the_defaults_are_used_and_named(server, entry):

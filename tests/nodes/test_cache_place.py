@@ -420,3 +420,44 @@ def test_a_list_of_folders_that_is_no_file_is_neither_waited_for_nor_followed(at
     thread.join(timeout=10)
     assert found, "it waits for a writer"
     assert remembered not in found[0].others
+
+
+def test_how_large_the_cache_is_now(place, tmp_path, monkeypatch):
+    from onediff_pack.host import compile_cache_folder
+
+    kept = place({})
+    size = compile_cache_folder.cache_size
+    assert size() == {"bytes": 0, "files": 0, "limit": kept.limit}, "before anything was kept"
+    kept.folder.mkdir(parents=True)
+    (kept.folder / "a").write_bytes(b"12345")
+    (kept.folder / "b").write_bytes(b"123")
+    assert size() == {"bytes": 8, "files": 2, "limit": kept.limit}
+    monkeypatch.setenv("ONEDIFF_COMPILE_CACHE", "off")
+    assert size() == {"bytes": None, "files": None, "limit": None}
+
+
+@pytest.mark.parametrize(
+    ("environment", "setting", "seconds"),
+    [
+        (None, None, None),
+        (None, 0, None),
+        (None, 30, 30.0),
+        ("5", 30, 5.0),
+        ("0", 30, 0.0),
+        ("soon", 30, 30.0),
+        (None, "30", None),
+        (None, -1, None),
+        (None, True, None),
+        (None, 1e999, None),
+    ],
+)
+def test_seconds_of_compiling_are_those_of_the_environment_then_of_the_setting(
+    place, monkeypatch, environment, setting, seconds
+):
+    from onediff_pack.host import user_settings
+
+    monkeypatch.delenv("ONEDIFF_COMPILE_SECONDS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("ONEDIFF_COMPILE_SECONDS", environment)
+    monkeypatch.setattr(user_settings, "user_settings", lambda: {"OneDiff.Compile.Seconds": setting})
+    assert user_settings.compile_seconds() == seconds

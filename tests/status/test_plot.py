@@ -76,9 +76,9 @@ def test_the_words():
         "UNetModel · 860 M parameters · float16 · 512×512 pixels, latent 1×4×64×64 · attention sdpa"
         " · euler, 20 steps, cfg 7"
     )
-    assert plot_words.cost_line(FASTER) == "compiled in 41.3 s · 36 of 38 blocks"
-    assert plot_words.cost_line(AT_ONCE) == "compiled earlier in 0.00 ms, cache warm · 1 block"
-    assert plot_words.breakeven_line(FASTER) == "earned back after 44 pictures"
+    assert plot_words.cost_line(FASTER) == "compiling took 41 s · 36 of 38 blocks"
+    assert plot_words.cost_line(AT_ONCE) == "compiling took 0.0 s (in an earlier run) · 1 block"
+    assert plot_words.breakeven_line(FASTER) == "earned back after 45 pictures"
     assert plot_words.breakeven_line(SLOWER) == "compiling is never earned back"
     assert plot_words.breakeven_line(AT_ONCE) == "earned back at once"
     difference, machine = plot_words.footer(FASTER)
@@ -86,10 +86,25 @@ def test_the_words():
         "Difference of the final latents, compiled to uncompiled: 1.2e-03 relative, 3.0e-03 at most; "
         "two uncompiled runs: none."
     )
-    assert machine == (
-        "A card with $ and $ in its name · backend inductor · OneDiff 1.2.0 · PyTorch 2.11.0 · ComfyUI 0.30.0 "
-        "· 2026-01-02"
-    )
+    assert machine == "backend inductor · OneDiff 1.2.0 · PyTorch 2.11.0 · ComfyUI 0.30.0 · 2026-01-02"
+
+
+def test_checkpoint_and_machine_are_named_below_the_headline():
+    named = replace(FASTER, model=FASTER.model | {"file": "sd15.safetensors"})
+    assert plot_words.place(named) == "sd15.safetensors · A card with $ and $ in its name"
+    assert plot_words.place(FASTER) == "A card with $ and $ in its name"
+    assert plot.text_lines(named)[1] == plot_words.place(named)
+
+
+def test_steps_that_overlap_read_as_noisy_and_it_is_not_clear_what_they_earn():
+    noisy = replace(FASTER, samplings=(Sampling(False, (90.0, 120, 150, 100)), Sampling(True, (80.0, 110, 140, 95))))
+    assert noisy.noisy and noisy.outcome == "faster"
+    assert plot_words.headline(noisy) == "Noisy, no clear difference (1.07×)"
+    assert plot_words.breakeven_line(noisy) == "not clear whether compiling is earned back"
+    assert plot_words.headline(FASTER) == "1.64× as fast compiled"
+    slower = replace(FASTER, samplings=tuple(replace(one, compiled=not one.compiled) for one in noisy.samplings))
+    assert plot_words.headline(slower).startswith("Noisy")
+    assert plot_words.breakeven_line(slower) == "not clear whether compiling is earned back"
 
 
 def test_without_matplotlib_the_figures_are_there_as_text(monkeypatch):
@@ -172,13 +187,14 @@ def test_what_is_not_there_is_left_out_or_named():
     assert plot_words.error_line(NOTHING) == "Uncompiled steps only; there is nothing to compare."
     assert plot_words.breakeven_line(SAME) == "compiling earns nothing back"
     assert plot_words.breakeven_line(replace(FASTER, cost=CompileCost(0.047, True, 1, 1, 1))) == (
-        "earned back after 0.1 pictures"
+        "earned back after 1 picture"
     )
     assert plot_words.breakeven_line(replace(FASTER, cost=CompileCost(2000.0, True, 1, 1, 1))) == (
         "earned back after 2,151 pictures"
     )
     assert (
-        plot_words.cost_line(replace(FASTER, cost=CompileCost(100.0, True, 1, 1, 1))) == "compiled in 100 s · 1 block"
+        plot_words.cost_line(replace(FASTER, cost=CompileCost(100.0, True, 1, 1, 1)))
+        == "compiling took 100 s · 1 block"
     )
     apart = replace(FASTER, error=Difference(0.5, float("inf")), repeat=None)
     assert plot_words.error_line(apart).endswith("compiled to uncompiled: NaN, Inf or another shape.")

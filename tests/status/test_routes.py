@@ -15,12 +15,12 @@ from onediff_pack.status.routes import add_routes
 JSON = "application/json"
 
 
-def ask(questions, backends=list, clear=None):
+def ask(questions, backends=list, clear=None, hub=None, cache_size=dict):
     """What ``questions(client)`` gives, asked of a server with the routes."""
 
     async def serve():
         routes = web.RouteTableDef()
-        add_routes(routes, Hub(), backends, clear or {})
+        add_routes(routes, hub or Hub(), backends, clear or {}, cache_size)
         app = web.Application()
         app.add_routes(routes)
         async with TestClient(TestServer(app)) as client:
@@ -120,3 +120,28 @@ def test_a_body_that_is_not_packed_as_it_says_is_no_fault_of_the_server():
         return response.status
 
     assert ask(post, clear={"a": lambda: pytest.fail("cleared")}) == 400
+
+
+def test_what_is_kept_is_the_cache_and_each_measured_model_once_the_last_one_first():
+    hub = Hub()
+    small = {"class": "UNetModel", "parameters": 9, "dtype": "float16", "device": "cpu"}
+    for node, model, speed, when in (
+        ("1", {**small, "file": "sd15.safetensors"}, {"eager_ms": 5}, "2026-01-02T00:00:00+00:00"),
+        ("2", {**small, "class": "Flux"}, {"eager_ms": 5}, "2026-01-01T00:00:00+00:00"),
+        ("3", small, {"eager_ms": 7}, "2026-01-03T00:00:00+00:00"),
+        ("4", {**small, "class": "Never"}, None, None),
+    ):
+        hub.record("w", node).data.update(model=model, speed=speed, measured_at=when)
+
+    async def get(client):
+        return await (await client.get("/onediff/kept")).json()
+
+    kept = ask(get, hub=hub, cache_size=lambda: {"bytes": 3, "files": 1, "limit": 9})
+    assert kept["cache"] == {"bytes": 3, "files": 1, "limit": 9}
+    assert [(model["file"], model["class"]) for model in kept["models"]] == [
+        ("sd15.safetensors", "UNetModel"),
+        (None, "Flux"),
+    ]
+    assert kept["models"][0]["measured_at"] == "2026-01-03T00:00:00+00:00"
+    hub.forget_speed()
+    assert ask(get, hub=hub)["models"] == []

@@ -66,6 +66,30 @@ def test_compiling_is_earned_back_after_its_seconds_divided_by_what_a_picture_sa
 
 
 @pytest.mark.parametrize(
+    ("uncompiled", "compiled", "noisy"),
+    [
+        ([100, 110, 120, 130], [80, 85, 90, 95], False),
+        ([100, 110, 120, 130], [85, 95, 125, 105], True),
+        ([80, 85, 90, 95], [100, 110, 120, 130], False),
+        ([85, 95, 125, 105], [100, 110, 120, 130], True),
+        ([100, 110, 120, 130], [100, 110, 120, 130], False),
+        ([100], [90], False),
+    ],
+)
+def test_it_is_noisy_where_the_middle_halves_of_both_ways_overlap(uncompiled, compiled, noisy):
+    both = report(uncompiled, compiled)
+    assert both.noisy is noisy
+    assert both.verdict.startswith("Noisy") is noisy
+    assert (both.breakeven_images is None) is (noisy or both.outcome != "faster")
+
+
+def test_steps_that_ran_other_blocks_are_no_noise():
+    full, cheap = (1, 1), (1, 0)
+    ways = (Sampling(False, (100, 40) * 4, (full, cheap) * 4), Sampling(True, (80, 30) * 4, (full, cheap) * 4))
+    assert not SpeedReport(ways, 8, cost=COST).noisy
+
+
+@pytest.mark.parametrize(
     ("compiled", "outcome", "words"),
     [(120, "slower", "take 20 % longer"), (101, "same", "makes no difference"), (98, "same", "makes no difference")],
 )
@@ -137,6 +161,7 @@ def test_the_report_as_json_has_all_figures_rounded():
         "verdict": "Compiled, the model is 1.67 times as fast: 300 ms a step against 500 ms uncompiled.",
         "outcome": "faster",
         "speedup": 1.666,
+        "noisy": False,
         "uncompiled": {"median_ms": 500.0, "low_ms": 500.0, "high_ms": 500.0, "steps": 3},
         "compiled": {"median_ms": 300.123, "low_ms": 300.123, "high_ms": 300.123, "steps": 3},
         "steps": 10,

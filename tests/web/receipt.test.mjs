@@ -31,7 +31,7 @@ test("without the device's name nothing names it", () => {
 });
 
 test("the author's line and the own earlier one tell themselves apart from what this machine measured", () => {
-  assert.match(describeReceipt(receipt, english, false).text, /^author measured 1\.62× · 148 ms a step · NVIDIA H100 · /);
+  assert.match(describeReceipt(receipt, english, false).text, /^author measured 1\.62× · 148 ms a compiled step · NVIDIA H100 · /);
   assert.match(describeReceipt(receipt, english, true).text, /^measured earlier: 1\.62× · /);
   assert.match(describeReceipt(receipt, chinese, false).text, /^作者测得 1\.62× · /);
   assert.equal(describeReceipt(receipt, english, false).tone, "past");
@@ -44,10 +44,10 @@ test("the author's line and the own earlier one tell themselves apart from what 
 test("a receipt of a step that is faster uncompiled, and one without figures", () => {
   const slower = shapeReceipt(states.slower, "on");
   assert.match(describeReceipt(slower, english, false).text, /^author: compiled 9 % slower · /);
-  assert.match(describeReceipt(slower, english, false).text, /3\.00 s a step/);
+  assert.match(describeReceipt(slower, english, false).text, /3\.00 s an uncompiled step/);
   const { verdict: _, ...figures } = slower.speed;
   const old = describeReceipt(readReceipt({ ...slower, speed: figures }), english, false).text;
-  assert.match(old, /^author kept it uncompiled · 3\.00 s a step/, "an earlier version's, without a verdict");
+  assert.match(old, /^author kept it uncompiled · 3\.00 s an uncompiled step/, "an earlier version's, without a verdict");
   assert.equal(readReceipt({ speed: { ...figures, verdict: "<b>" } }).speed.verdict, undefined);
   const none = readReceipt({ summary: "checked 686 modules, no problems" });
   assert.equal(describeReceipt(none, english, false).text, "author · checked 686 modules, no problems");

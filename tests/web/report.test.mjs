@@ -18,7 +18,7 @@ const fact = (status, id, name) => section(status, id)?.facts.find(([key]) => ke
 
 test("a compiled model: gain, cost, blocks, sameness, memory, backend and machine", () => {
   const { compiled } = states;
-  assert.equal(of(compiled).line.text, "compiled · 1.62× · 148 ms a step · inductor");
+  assert.equal(of(compiled).line.text, "compiled · 1.62× · 148 ms a compiled step · inductor");
   assert.deepEqual(
     of(compiled).sections.map(({ title }) => title),
     ["Speed", "Blocks", "Same picture?", "Peak memory", "Backend", "Model and machine"],
@@ -32,6 +32,14 @@ test("a compiled model: gain, cost, blocks, sameness, memory, backend and machin
   assert.equal(fact(compiled, "backend", "Used"), "inductor 2.11.0");
   assert.equal(fact(compiled, "machine", "Versions"), "torch 2.11.0");
   assert.equal(section(compiled, "speed").plot, true);
+});
+
+test("a speed report that was noisy says so, whose model it was, and that it was compiled earlier", () => {
+  const { noisy } = states;
+  assert.equal(fact(noisy, "speed", "Gain"), "1.07×, but noisy: steps differ by more than that");
+  assert.equal(fact(noisy, "speed", "Compiling took"), "37 s (in an earlier run)");
+  assert.equal(fact(noisy, "machine", "Model"), "sd15.safetensors, UNetModel");
+  assert.deepEqual(of(noisy).advice, ["Measure again while nothing else runs on this machine, or with more steps."]);
 });
 
 test("findings by severity, each with path, class, place and remedy", () => {

@@ -265,6 +265,13 @@ export const states = {
     compile: blocks,
     speed: { eager_ms: 150, compiled_ms: 148.5, speedup: 1.01, verdict: "same", kept: "compiled" },
   }),
+  noisy: record({
+    state: "compiled",
+    backend: inductor,
+    model: { file: "sd15.safetensors", class: "UNetModel" },
+    compile: { ...blocks, earlier: true },
+    speed: { eager_ms: 150, compiled_ms: 140, speedup: 1.07, verdict: null, noisy: true, kept: null },
+  }),
   unclear: record({
     state: "uncompiled",
     summary: "uncompiled: no clear gain: compiled steps ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",

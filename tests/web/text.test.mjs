@@ -41,9 +41,9 @@ test("each state reads as a person would say it", () => {
     checking: "… checking 412/686 · middle_block.1",
     compiling: "… compiling 7/38 · 12 s · input_blocks.1.0",
     measuring: "… measuring",
-    compiled: "▲ compiled · 1.62× · 148 ms a step · inductor",
-    partial: "◐ partly compiled 36/38 · 1.40× · 171 ms a step · inductor",
-    byChoice: "▲ compiled 36/38 · 1.40× · 171 ms a step · inductor",
+    compiled: "▲ compiled · 1.62× · 148 ms a compiled step · inductor",
+    partial: "◐ partly compiled 36/38 · 1.40× · 171 ms a compiled step · inductor",
+    byChoice: "▲ compiled 36/38 · 1.40× · 171 ms a compiled step · inductor",
     stoppedAt: "◐ stopped at 1/17 · goes on in the next run",
     stoppedEarly: "◐ stopped · goes on in the next run",
     notUsed: "▽ not used: nothing sampled this model",
@@ -51,8 +51,9 @@ test("each state reads as a person would say it", () => {
     calledAround: "▽ no effect: “DeepCache” calls the blocks itself",
     patchCalledAround: "▽ no effect: the sampler did not call this model",
     patchOverridden: "▽ no effect: “SageAttention” computes attention instead",
-    slower: "▽ off: compiled is 9 % slower · 3.00 s a step",
-    noGain: "= compiled, no gain · 1.01× · 149 ms a step · inductor",
+    slower: "▽ off: compiled is 9 % slower · 3.00 s an uncompiled step",
+    noGain: "= compiled, no gain · 1.01× · 149 ms a compiled step · inductor",
+    noisy: "✓ compiled · noisy, no clear difference · 140 ms a compiled step · inductor",
     unclear:
       "▽ uncompiled · no clear gain: compiled steps ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",
     differs: "▽ uncompiled · result differs too much",
@@ -67,9 +68,9 @@ test("whose attention runs inside compiled blocks is said, unless it is ComfyUI'
     const { compiled } = states;
     return describe({ ...compiled, compile: { ...compiled.compile, operators } }, english).text;
   };
-  const plain = "compiled · 1.62× · 148 ms a step · inductor";
+  const plain = "compiled · 1.62× · 148 ms a compiled step · inductor";
   const kj = "ComfyUI-KJNodes.nodes.model_optimization_nodes:sage";
-  assert.equal(under(kj), "compiled · 1.62× · 148 ms a step · with attention from KJNodes · inductor");
+  assert.equal(under(kj), "compiled · 1.62× · 148 ms a compiled step · with attention from KJNodes · inductor");
   assert.match(under(kj, "ComfyUI_IPAdapter_plus.CrossAttentionPatch:Attn2Replace"), /from KJNodes, IPAdapter_plus ·/);
   assert.equal(under("comfy.model_patcher:ModelAttentionBackend", "comfy_extras.nodes_pag:perturbed"), plain);
   assert.equal(under(null), plain);
@@ -98,7 +99,7 @@ test("what the server calls no gain does not look like one, whatever the figure 
 test("figures without a verdict, of an earlier version, are shown without one", () => {
   const compiled = describe(record({ state: "compiled", speed: { speedup: 0.7, compiled_ms: 100 } }), english);
   assert.deepEqual([compiled.symbol, compiled.tone], ["✓", "plain"]);
-  assert.equal(compiled.text, "compiled · 0.70× · 100 ms a step");
+  assert.equal(compiled.text, "compiled · 0.70× · 100 ms a compiled step");
   const speed = { eager_ms: 70, compiled_ms: 100, speedup: 0.7, kept: "uncompiled" };
   const summary = "uncompiled: compiled steps took 43 % longer";
   const { text } = describe(record({ state: "uncompiled", summary, speed }), english);
@@ -110,10 +111,10 @@ test("before steps were compared, or while they differ more than the ways do, no
     const { symbol, text } = describe({ ...states.compiled, speed }, english);
     return `${symbol} ${text}`;
   };
-  assert.equal(at({ compiled_ms: 2250, speedup: null, verdict: null, pairs: 0 }), "✓ compiled · 2.25 s a step · inductor");
+  assert.equal(at({ compiled_ms: 2250, speedup: null, verdict: null, pairs: 0 }), "✓ compiled · 2.25 s a compiled step · inductor");
   const unclear = { compiled_ms: 2250, speedup: 1.22, verdict: null, pairs: 3 };
-  assert.equal(at(unclear), "✓ compiled · not clear yet (3 comparisons) · 2.25 s a step · inductor");
-  assert.equal(at({ ...unclear, pairs: 1 }), "✓ compiled · not clear yet (1 comparison) · 2.25 s a step · inductor");
+  assert.equal(at(unclear), "✓ compiled · not clear yet (3 comparisons) · 2.25 s a compiled step · inductor");
+  assert.equal(at({ ...unclear, pairs: 1 }), "✓ compiled · not clear yet (1 comparison) · 2.25 s a compiled step · inductor");
 });
 
 test("uncompiled by a hair is no gain and no warning", () => {
@@ -171,7 +172,7 @@ test("uncompiled and much faster reads as a factor", () => {
   const speed = { eager_ms: 279, compiled_ms: 2324, verdict: "slower", kept: "uncompiled" };
   assert.equal(
     describe(record({ state: "uncompiled", speed }), english).text,
-    "off: compiled is 8.33× slower · 279 ms a step",
+    "off: compiled is 8.33× slower · 279 ms an uncompiled step",
   );
 });
 
@@ -199,7 +200,7 @@ test("kept compiled although slower does not look like a gain", () => {
     record({ state: "compiled", speed: { speedup: 0.91, verdict: "slower", compiled_ms: 110, kept: "compiled" } }),
     english,
   );
-  assert.equal(`${symbol} ${text}`, "▼ compiled, but slower · 0.91× · 110 ms a step");
+  assert.equal(`${symbol} ${text}`, "▼ compiled, but slower · 0.91× · 110 ms a compiled step");
   assert.equal(tone, "warn");
 });
 
@@ -270,7 +271,7 @@ test("text of the server stays one line of printable length", () => {
 });
 
 test("Chinese has words for every state", () => {
-  assert.equal(describe(states.compiled, chinese).text, "已编译 · 1.62× · 每步 148 毫秒 · inductor");
+  assert.equal(describe(states.compiled, chinese).text, "已编译 · 1.62× · 编译后每步 148 毫秒 · inductor");
   assert.equal(describe(states.findings, chinese).text, "2 个错误，1 个警告 · AttnProcessor: has no forward");
   for (const name of [
     "idle",

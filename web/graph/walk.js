@@ -27,14 +27,16 @@
  * used first.
  * @param {WalkGraph} root
  * @param {WalkNode} node
+ * @param {Slot} [first] the input to begin at; left out, the first that takes a model
  * @returns {WalkNode[]} this node first, the one that loads the model last
  */
-export function wayOf(root, node) {
+export function wayOf(root, node, first) {
   /** @type {Set<WalkNode>} */
   const way = new Set();
   for (let current = /** @type {WalkNode | null} */ (node); current && !way.has(current);) {
+    const slot =
+      (current === node && first) || (current.inputs ?? []).find(({ type }) => type === "MODEL" || type === "*");
     way.add(current);
-    const slot = (current.inputs ?? []).find(({ type }) => type === "MODEL" || type === "*");
     current = slot ? origin(root, current.graph, slot.link) : null;
   }
   return [...way];

@@ -2,7 +2,7 @@
 // What a person can do about a record, as one or two sentences.
 
 import { findings, isLive, plain, stoppedAt, unusedBecause } from "../status/record.js";
-import { gainsNowhere, isByChoice, isSlower, isUnclear } from "../status/verdict.js";
+import { gainsNowhere, isByChoice, isNoisy, isSlower, isUnclear } from "../status/verdict.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("../status/record.js").StatusRecord} StatusRecord */
@@ -28,6 +28,7 @@ export function advice(record, words, bypassed = false) {
     case "failed":
       return fixes.length ? fixes : [say("failed")];
     case "compiled":
+      if (isNoisy(record)) return [say("noisy")];
       if (isSlower(record)) return [say(record.speed?.kept ? "compiled_slower" : "still_timed")];
       return [say("nothing"), ...fixes];
     case "partial":

@@ -2,6 +2,7 @@
 // What can compile on the server's machine: asked for, put into words, and shown in the sidebar.
 
 import { list, plain, sentence } from "../status/record.js";
+import { reasonIn } from "../status/reasons.js";
 import { make, makeButton } from "./make.js";
 
 /** @typedef {import("../words.js").Words} Words */
@@ -24,7 +25,7 @@ import { make, makeButton } from "./make.js";
  */
 export function backendLine(row, words) {
   const name = [plain(row?.name), row?.available ? plain(row?.version) : ""].filter(Boolean).join(" ");
-  const why = sentence(row?.reason);
+  const why = sentence(reasonIn(row?.reason, words));
   if (!row?.available) return { symbol: "○", tone: "quiet", name, state: words("backends.unavailable"), why };
   return row.slower === true
     ? { symbol: "▼", tone: "plain", name, state: words("backends.slow"), why }

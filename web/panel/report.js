@@ -3,7 +3,9 @@
 
 import { duration, elapsed, factor, millions, tiny } from "../status/format.js";
 import { count, findings, isNumber, list, patchedSites, plain, sentence } from "../status/record.js";
+import { reasonIn } from "../status/reasons.js";
 import { troubleCounts } from "../status/text.js";
+import { isNoisy } from "../status/verdict.js";
 import { advice } from "./advice.js";
 
 /** @typedef {import("../words.js").Words} Words */
@@ -37,7 +39,7 @@ export function report({ record, line, bypassed, details, stopped }, title, word
           blocks(record, words, say),
           parity(record, say),
           memory(record, say),
-          backend(record, say),
+          backend(record, words, say),
           machine(record, say),
         ];
   const filled = sections.filter(({ facts, groups }) => facts.length || groups.length);
@@ -70,7 +72,7 @@ function speed(record, words, say) {
     per_second: rate,
     breakeven_images: images,
   } = record.speed ?? {};
-  const { seconds, cache } = record.compile ?? {};
+  const { seconds, cache, earlier } = record.compile ?? {};
   const kept = record.speed?.kept;
   const { seconds: busy } = record.progress ?? {};
   return {
@@ -78,19 +80,22 @@ function speed(record, words, say) {
       ["busy_for", isNumber(busy) && elapsed(words, busy)],
       ["uncompiled_step", isNumber(eager) && duration(words, eager)],
       ["compiled_step", isNumber(step) && duration(words, step)],
-      ["gain", isNumber(speedup) && say("gain_value", { factor: factor(words, speedup) })],
+      [
+        "gain",
+        isNumber(speedup) && say(isNoisy(record) ? "noisy_value" : "gain_value", { factor: factor(words, speedup) }),
+      ],
       ["kept", (kept === "compiled" || kept === "uncompiled") && say(`kept_${kept}`)],
       ["rate", isNumber(rate) && say("rate_value", { value: rate.toPrecision(3) })],
-      ["compile_time", isNumber(seconds) && compileTime(seconds, cache, say)],
+      ["compile_time", isNumber(seconds) && compileTime(seconds, earlier ? "earlier" : cache, say)],
       ["breakeven", isNumber(images) && say("breakeven_value", { count: Math.ceil(images) })],
     ]),
     plot: list(record.speed?.steps_ms).length > 0,
   };
 }
 
-/** @param {number} seconds @param {unknown} cache @param {Words} say */
-function compileTime(seconds, cache, say) {
-  const key = cache === "warm" ? "seconds_warm" : cache === "cold" ? "seconds_cold" : "seconds";
+/** @param {number} seconds @param {unknown} how @param {Words} say */
+function compileTime(seconds, how, say) {
+  const key = how === "warm" || how === "cold" || how === "earlier" ? `seconds_${how}` : "seconds";
   return say(key, { seconds: seconds.toFixed(seconds < 10 ? 1 : 0) });
 }
 
@@ -183,7 +188,7 @@ function blocks(record, words, say) {
   const kept = { hits: String(hits), total: String(looked), saved: isNumber(saved) ? saved.toFixed(1) : "0" };
   /** @param {unknown} items @param {string} where @returns {Item[]} */
   const items = (items, where) =>
-    list(items).map((item) => ({ where: plain(item?.[where]), text: plain(item?.reason) }));
+    list(items).map((item) => ({ where: plain(item?.[where]), text: reasonIn(item?.reason, words) }));
   const uncompiled = items(left, "path");
   const inside = list(operators).map((one) => ({ where: plain(one?.where), text: operator(one, words, say) }));
   const without = list(uncalled).map((path) => ({ where: plain(path) }));
@@ -231,13 +236,13 @@ function memory(record, say) {
   ]);
 }
 
-/** @param {StatusRecord} record @param {Words} say */
-function backend(record, say) {
+/** @param {StatusRecord} record @param {Words} words @param {Words} say */
+function backend(record, words, say) {
   const { requested, used, version, reason } = record.backend ?? {};
   return section("backend", say, [
     ["requested", plain(requested)],
     ["used", record.backend && ([plain(used), plain(version)].filter(Boolean).join(" ") || say("none"))],
-    ["reason", plain(reason)],
+    ["reason", reasonIn(reason, words)],
   ]);
 }
 
@@ -247,6 +252,7 @@ function machine(record, say) {
   const when = new Date(record.measured_at ?? "");
   const { device: name, device_name, ...versions } = record.machine ?? {};
   const parts = [
+    plain(record.model?.file),
     plain(record.model?.class),
     isNumber(parameters) && say("parameters", { value: millions(parameters) }),
     plain(dtype),

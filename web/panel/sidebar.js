@@ -16,8 +16,10 @@ import { modelsOf } from "./overview.js";
  * @param {() => any} options.root the root graph on the canvas
  * @param {(node: any) => void} options.open shows the report of a node
  * @param {(node: any) => void} options.find brings a node into view
+ * @param {() => void} options.accelerate puts the nodes into the workflow
+ * @param {() => void} options.remove takes them out
  */
-export function createSidebar({ board, backends, words, root, open, find }) {
+export function createSidebar({ board, backends, words, root, open, find, accelerate, remove }) {
   /** @type {(() => void) | undefined} */
   let unwatch;
   return {
@@ -81,8 +83,19 @@ export function createSidebar({ board, backends, words, root, open, find }) {
       section.append(list);
       box.append(section);
     }
+    const change = make("p", "onediff-sidebar-change");
+    change.append(button("accelerate.menu_add", () => accelerate(), say));
+    if (models.length) change.append(button("accelerate.menu_remove", () => remove(), say));
+    box.append(change);
     box.append(backendsView(backends.known(), () => void backends.retry(), say));
     return box;
+  }
+
+  /** @param {string} key @param {() => void} action @param {Words} say */
+  function button(key, action, say) {
+    const made = makeButton(say(key), action);
+    made.dataset.key = key;
+    return made;
   }
 
   /** @param {any} node @param {Words} say */

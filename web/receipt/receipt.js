@@ -74,7 +74,9 @@ export function readReceipt(value) {
 export function describeReceipt(receipt, words, mine) {
   const { speed, summary, machine, measured_at: at } = receipt;
   const who = mine ? "mine" : "author";
-  const step = speed && (speed.kept === "uncompiled" ? speed.eager_ms : (speed.compiled_ms ?? speed.eager_ms));
+  const isCompiled = speed?.kept !== "uncompiled" && isNumber(speed?.compiled_ms);
+  const step = isCompiled ? speed?.compiled_ms : speed?.eager_ms;
+  const stepOf = isCompiled ? "status.a_compiled_step" : "status.an_uncompiled_step";
   const by = isSlower(receipt) ? slowerBy(speed?.eager_ms, speed?.compiled_ms, words) : "";
   const gain =
     speed?.kept === "uncompiled"
@@ -87,7 +89,7 @@ export function describeReceipt(receipt, words, mine) {
   const figures = gain
     ? [
         { text: gain },
-        { text: isNumber(step) ? words("status.a_step", { time: duration(words, step) }) : "" },
+        { text: isNumber(step) ? words(stepOf, { time: duration(words, step) }) : "" },
       ]
     : [{ text: words(`receipt.${who}`) }, { text: summary ?? "", elastic: true }];
   // Without figures the machine means little; the tooltip has it.

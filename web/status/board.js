@@ -25,6 +25,11 @@ import { stoppedBy, SWITCHED_OFF } from "./stopped.js";
 
 const PAUSE = 500;
 const TICK = 1000;
+/** Milliseconds in which a node that was taken out may come back inside a subgraph. */
+const MOVING = 3000;
+
+/** @param {BoardNode} node */
+const nameOf = (node) => `${node.type} ${node.id}`;
 
 /**
  * @param {Object} options
@@ -42,23 +47,38 @@ export function createBoard({ store, words, root, past = () => null, entered = (
   let connected = true;
   /** @type {Set<BoardNode>} */
   const fresh = new Set();
+  /** @type {WeakMap<BoardNode, import("./store.js").Entry>} */
+  const last = new WeakMap();
+  /** Nodes that were taken out a moment ago, by type and id: @type {Map<string, import("./store.js").Entry>} */
+  const left = new Map();
   /** @type {Set<() => void>} */
   const watchers = new Set();
 
-  /** @param {BoardNode} node */
-  function newest(node) {
+  /** @param {BoardNode} node @param {BoardNode} [use] of a subgraph that holds the node */
+  function newest(node, use) {
     const graph = root();
     const ids = executionIds(graph, node);
+    if (use) {
+      const doors = executionIds(graph, use).map((id) => `${id}:`);
+      return store.find(
+        String(graph.id),
+        ids.filter((id) => doors.some((door) => id.startsWith(door))),
+      );
+    }
     const open = entered(node);
     return store.find(String(graph.id), open !== null && ids.includes(open) ? [open] : ids);
   }
 
-  /** @param {BoardNode} node @returns {View} */
-  function look(node) {
-    const entry = newest(node);
+  /**
+   * @param {BoardNode} node
+   * @param {BoardNode} [use] of a subgraph that holds the node; left out, the one that is open, or the newest
+   * @returns {View}
+   */
+  function look(node, use) {
+    const entry = newest(node, use);
     const age = entry && connected ? store.age(entry) : 0;
     const bypassed = SWITCHED_OFF.has(node.mode ?? 0);
-    const stopped = stoppedBy(wayOf(root(), node), newest, entry);
+    const stopped = stoppedBy(wayOf(root(), node), (other) => newest(other), entry);
     const known = { entry, past: past(node), bypassed, age, stopped };
     return { record: entry?.record ?? null, bypassed, ...shown(known, words()) };
   }
@@ -69,16 +89,33 @@ export function createBoard({ store, words, root, past = () => null, entered = (
    * @param {import("../words.js").Words} say
    */
   function writeOne(node, line, say) {
-    const { record, line: said, details, stopped } = look(node);
-    const eager = record?.speed?.eager_ms;
+    const entry = newest(node) ?? moveIn(node);
+    if (entry) last.set(node, entry);
+    const { record, bypassed, line: said, details, stopped } = look(node);
+    const plotted = stopped || bypassed ? [] : steps(record);
+    const eager = plotted.length ? record?.speed?.eager_ms : null;
     line.show({
       line: said,
-      details: [...details, say("status.open")],
+      details: [...details, ...(plotted.length ? [say("status.bars")] : []), say("status.open")],
       label: say("status.label"),
-      steps: stopped ? [] : steps(record),
+      steps: plotted,
       uncompiledMs: isNumber(eager) ? eager : null,
     });
     return record;
+  }
+
+  /**
+   * A node that the host moved into a subgraph is another object with the same id, and is asked for by another path.
+   * @param {BoardNode} node
+   */
+  function moveIn(node) {
+    const graph = root();
+    const ids = executionIds(graph, node);
+    const entry = left.get(nameOf(node));
+    if (!entry || entry.record.workflow !== String(graph.id) || !ids.some((id) => id.includes(":"))) return null;
+    left.delete(nameOf(node));
+    for (const id of ids) store.move(entry, id);
+    return newest(node);
   }
 
   function writeFresh() {
@@ -137,6 +174,11 @@ export function createBoard({ store, words, root, past = () => null, entered = (
     /** @param {BoardNode} node */
     remove(node) {
       lines.delete(node);
+      const entry = last.get(node);
+      if (!entry) return;
+      const name = nameOf(node);
+      left.set(name, entry);
+      setTimeout(() => left.delete(name), MOVING);
     },
 
     /**

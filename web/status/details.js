@@ -14,6 +14,7 @@ import {
   tookPart,
   unusedBecause,
 } from "./record.js";
+import { reasonIn } from "./reasons.js";
 import { troubleCounts } from "./text.js";
 
 /** @typedef {import("../words.js").Words} Words */
@@ -33,10 +34,10 @@ export function details(record, words) {
   return [
     ...unused(record, words, tell),
     ...model(record, tell),
-    ...backend(record, tell),
+    ...backend(record, words, tell),
     ...patches(record, tell),
     ...check(record, words, tell),
-    ...compiled(record, tell),
+    ...compiled(record, words, tell),
     ...speed(record, words, tell),
     ...parity(record, tell),
     ...memory(record, tell),
@@ -82,13 +83,13 @@ function unused(record, words, tell) {
   return [sentence(words(`unused.${because}`, { by })), where ? tell("unused_where", { by, where }) : ""];
 }
 
-/** @param {StatusRecord} record @param {Words} tell */
-function backend(record, tell) {
+/** @param {StatusRecord} record @param {Words} words @param {Words} tell */
+function backend(record, words, tell) {
   if (!record.backend) return [];
   const requested = plain(record.backend.requested);
   const used = plain(record.backend.used);
   const version = plain(record.backend.version);
-  const reason = plain(record.backend.reason);
+  const reason = reasonIn(record.backend.reason, words);
   const name = version ? `${used} ${version}` : used;
   const said = used
     ? tell(["", "auto", used].includes(requested) ? "backend" : "backend_instead", { name, requested })
@@ -135,8 +136,8 @@ function finding(found, tell) {
   return tell("finding", { severity, at, said });
 }
 
-/** @param {StatusRecord} record @param {Words} tell */
-function compiled(record, tell) {
+/** @param {StatusRecord} record @param {Words} words @param {Words} tell */
+function compiled(record, words, tell) {
   if (!record.compile) return [];
   const { regions, regions_compiled: done, graphs, graph_breaks: breaks, recompiles, seconds, cache } = record.compile;
   const said = [];
@@ -158,7 +159,7 @@ function compiled(record, tell) {
   return [
     said.join(" "),
     ...some(list(record.compile.regions_uncompiled), tell, (left) =>
-      tell("region_uncompiled", { path: plain(left?.path), reason: sentence(left?.reason) }),
+      tell("region_uncompiled", { path: plain(left?.path), reason: sentence(reasonIn(left?.reason, words)) }),
     ),
     ...some(list(breaks), tell, (broken) =>
       tell("graph_break", { where: plain(broken?.where), reason: sentence(broken?.reason) }),

@@ -24,6 +24,7 @@ const STEPS_HEIGHT = 12;
  * @property {HTMLElement} element
  * @property {(shown: Shown) => void} show
  * @property {(display: Display) => void} display
+ * @property {(yes: boolean) => void} far shows the symbol alone, as large as the line
  * @property {() => number} height in canvas units; the host takes it for the node's smallest size
  */
 
@@ -85,6 +86,9 @@ export function createLine({ steps: hasSteps = false } = {}) {
       display = wanted;
       element.dataset.display = wanted;
       write();
+    },
+    far(yes) {
+      if (yes !== element.hasAttribute("data-far")) element.toggleAttribute("data-far", yes);
     },
     height: () => WORDS_HEIGHT[display] + (spark && display === "full" ? STEPS_HEIGHT : 0),
   };

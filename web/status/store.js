@@ -11,6 +11,7 @@ import { isOutcome } from "./record.js";
  * @property {number} order later is larger
  * @property {number} at when it arrived, in milliseconds of the store's clock
  * @property {boolean} stale the server does not know it any more: it has restarted since
+ * @property {string} [from] key under which the server knows it: the node has got another id since
  * @property {StatusRecord | null} outcome the last record that was not one of a run in progress
  */
 
@@ -56,17 +57,30 @@ export function createStore(clock = () => performance.now()) {
      */
     load(records, mark) {
       const newer = new Set();
+      const all = Object.values(records && typeof records === "object" ? records : {}).filter(isRecord);
+      const names = new Set(all.map((record) => key(record.workflow, record.node)));
       for (const [name, entry] of entries) {
-        if (entry.order > mark) newer.add(name);
+        if (entry.order > mark || (entry.from && names.has(entry.from))) newer.add(name);
         else if (entry.outcome) entries.set(name, { ...entry, record: entry.outcome, stale: true });
         else entries.delete(name);
       }
-      const known = Object.values(records && typeof records === "object" ? records : {}).filter(isRecord);
+      const known = all;
       // A record that is still being made has no time yet: it is the newest.
       const time = (/** @type {StatusRecord} */ record) => Date.parse(record.measured_at ?? "") || Infinity;
       known.sort((a, b) => (time(a) === time(b) ? 0 : time(a) - time(b)));
       for (const record of known) if (!newer.has(key(record.workflow, record.node))) keep(record);
       tell();
+    },
+
+    /**
+     * A node has got another id, as one that went into a subgraph: what was known of it holds under that one too.
+     * @param {Entry} entry
+     * @param {string} node the new execution id
+     */
+    move({ record, from, ...rest }, node) {
+      const moved = { ...record, node };
+      const before = from ?? key(record.workflow, record.node);
+      entries.set(key(record.workflow, node), { ...rest, record: moved, from: before });
     },
 
     /**

@@ -16,7 +16,8 @@ import {
   tookPart,
   unusedBecause,
 } from "./record.js";
-import { gainsNowhere, isByChoice, isNotClearYet, isSlower, isUnclear, markOfCompiled } from "./verdict.js";
+import { reasonIn } from "./reasons.js";
+import { gainsNowhere, isByChoice, isNoisy, isNotClearYet, isSlower, isUnclear, markOfCompiled } from "./verdict.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("./record.js").StatusRecord} StatusRecord */
@@ -102,7 +103,7 @@ function outcome(record, words) {
       return {
         symbol: "✗",
         tone: "bad",
-        parts: [words("status.failed"), { text: worstFinding(record) || reason(record), elastic: true }],
+        parts: [words("status.failed"), { text: worstFinding(record) || reason(record, words), elastic: true }],
       };
     case "idle":
       if (record.backend?.replaced_by) return quiet("replaced", words);
@@ -231,8 +232,12 @@ function speed(record, words) {
   const { speedup, compiled_ms: step, pairs } = record.speed ?? {};
   const ratio = isNumber(speedup) ? factor(words, speedup) : null;
   return [
-    isNotClearYet(record) ? words("status.not_clear_yet", { count: pairs }) : ratio,
-    isNumber(step) ? words("status.a_step", { time: duration(words, step) }) : null,
+    isNoisy(record)
+      ? words("status.noisy")
+      : isNotClearYet(record)
+        ? words("status.not_clear_yet", { count: pairs })
+        : ratio,
+    isNumber(step) ? words("status.a_compiled_step", { time: duration(words, step) }) : null,
   ];
 }
 
@@ -252,11 +257,11 @@ function ofAll(record) {
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
 function uncompiled(record, words) {
   const { eager_ms: eager, compiled_ms: compiled } = record.speed ?? {};
-  const step = isNumber(eager) ? words("status.a_step", { time: duration(words, eager) }) : null;
+  const step = isNumber(eager) ? words("status.an_uncompiled_step", { time: duration(words, eager) }) : null;
   // Where it is not clear, the summary says that no gain was seen.
   const by = isSlower(record) && !isUnclear(record) ? slowerBy(eager, compiled, words) : "";
   if (by) return { symbol: "▽", tone: "plain", parts: [words("status.slower", { by }), step] };
-  const why = !isUnclear(record) && record.parity?.passed === false ? words("status.differs") : reason(record);
+  const why = !isUnclear(record) && record.parity?.passed === false ? words("status.differs") : reason(record, words);
   const tone = isUnclear(record) || gainsNowhere(record) ? "plain" : "warn";
   return { symbol: "▽", tone, parts: [words("status.uncompiled"), { text: why, elastic: true }] };
 }
@@ -275,19 +280,20 @@ export function slowerBy(eager, compiled, words) {
 }
 
 /**
- * Why something did not happen, in the server's words: the summary says it behind its colon.
+ * Why something did not happen: the summary says it behind its colon.
  * @param {StatusRecord} record
+ * @param {Words} words
  */
-export function reason(record) {
+export function reason(record, words) {
   const summary = plain(record.summary);
   const colon = summary.indexOf(": ");
-  if (colon >= 0) return summary.slice(colon + 2);
+  if (colon >= 0) return reasonIn(summary.slice(colon + 2), words);
   const error = findings(record).find((found) => found.severity === "error");
   const region = Array.isArray(record.compile?.regions_uncompiled) ? record.compile.regions_uncompiled[0] : null;
   return (
     plain(error?.what) ||
-    plain(region?.reason) ||
-    plain(record.backend?.reason) ||
+    reasonIn(region?.reason, words) ||
+    reasonIn(record.backend?.reason, words) ||
     (summary === record.state ? "" : summary)
   );
 }

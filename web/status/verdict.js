@@ -17,6 +17,9 @@ const isSame = ({ speed }) => speed?.verdict === "same";
 /** Whether steps were compared, and differ by more among themselves than one way from the other. @param {StatusRecord} record */
 export const isNotClearYet = ({ speed }) => speed?.verdict === null && isNumber(speed.pairs) && speed.pairs > 0;
 
+/** Whether a speed report's steps differ by more among themselves than one way from the other. @param {StatusRecord} record */
+export const isNoisy = ({ speed }) => speed?.noisy === true;
+
 /**
  * Symbol, tone and words of compiled blocks: green only for a gain that was measured.
  * @param {StatusRecord} record

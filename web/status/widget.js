@@ -14,13 +14,16 @@ const GAP = 4;
  * @param {import("./line.js").StatusLine} line
  * @param {string} label
  * @param {() => boolean} classic whether the classic renderer draws; Nodes 2.0 leaves no margin around the line
+ * @param {() => boolean} far whether the classic renderer draws no text, because it is zoomed far out
  * @returns {(display: Display) => void} changes how much of it is shown; the node shrinks or grows by as much
  */
-export function addStatusWidget(node, line, label, classic) {
+export function addStatusWidget(node, line, label, classic, far) {
   const height = () => line.height() + 2 * MARGIN;
   const widget = node.addDOMWidget("onediff_status", "onediff_status", line.element, {
     serialize: false,
     margin: MARGIN,
+    hideOnZoom: false, // of far away nodes the mark is still to be seen
+    onDraw: () => line.far(far()),
     getMinHeight: height,
   });
   widget.serialize = false;

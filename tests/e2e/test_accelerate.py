@@ -1,0 +1,197 @@
+"""“Accelerate with OneDiff” and “Remove OneDiff” in the real editor, in both renderers, and what finds the nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from editor import CHECK, COMPILE, FAULTS, PATCH, RENDERERS, SCREENS, example_workflow, load, open_editor, use_renderer
+
+# The nodes that a model passes, from the loader to the sampler.
+WAY = """() => {
+    const way = [];
+    for (let node = app.canvas.graph.nodes.find(node => node.type === "KSampler"); node;) {
+        way.unshift(node.type);
+        const link = app.canvas.graph.getLink(node.inputs.find(input => input.type === "MODEL")?.link);
+        node = link && app.canvas.graph.getNodeById(link.origin_id);
+    }
+    return way;
+}"""
+
+STATE = """() => JSON.stringify(app.rootGraph.serialize().nodes
+    .map(node => [node.id, node.type, node.pos.map(Math.round), node.inputs?.map(input => input.link != null)])
+    .sort((a, b) => a[0] - b[0]))"""
+RUN = "id => app.extensionManager.command.execute(id)"
+TRACKER = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+PLAIN = ["CheckpointLoaderSimple", "KSampler"]
+PAIR = ["CheckpointLoaderSimple", PATCH, COMPILE, "KSampler"]
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, server: Any) -> Iterator[Any]:
+    page = open_editor(browser.new_page(viewport={"width": 1600, "height": 900}), server.url)
+    yield page
+    use_renderer(page, "classic")
+    page.close()
+
+
+@pytest.fixture(params=RENDERERS)
+def page(request: pytest.FixtureRequest, opened: Any) -> Any:
+    """The example workflow, with OneDiff taken out of it."""
+    use_renderer(opened, request.param)
+    load(opened, example_workflow(opened))
+    assert opened.evaluate(WAY) == ["CheckpointLoaderSimple", PATCH, CHECK, COMPILE, "KSampler"]
+    run(opened, "OneDiff.Remove")
+    opened.evaluate("app.extensionManager.toast.removeAll()")
+    assert opened.evaluate(WAY) == PLAIN
+    assert not opened.evaluate("app.graph.nodes.some(node => node.type.startsWith('OneDiff'))")
+    return opened
+
+
+def run(page: Any, command: str) -> None:
+    page.evaluate(RUN, command)
+    page.wait_for_timeout(1200)
+
+
+def fit(page: Any, name: str) -> None:
+    page.evaluate("app.canvas.deselectAll()")
+    page.evaluate(RUN, "Comfy.Canvas.FitView")
+    page.wait_for_timeout(1500)
+    page.screenshot(path=SCREENS / f"{name}.png")
+
+
+def renderer(page: Any) -> str:
+    return "nodes2" if page.evaluate("LiteGraph.vueNodesMode === true") else "classic"
+
+
+def test_one_command_puts_the_pair_in_and_one_undo_takes_it_out(page: Any) -> None:
+    before = page.evaluate(STATE)
+    run(page, "OneDiff.Accelerate")
+    assert page.evaluate(WAY) == PAIR
+    chosen = "Object.values(app.canvas.selected_nodes).map(node => node.type).sort()"
+    assert page.evaluate(chosen) == [COMPILE, PATCH], "what is new is selected"
+    said = page.locator(".p-toast-message").all_inner_texts()
+    assert any("2 nodes added" in text and "Queue the workflow" in text for text in said), said
+    fit(page, f"accelerated-{renderer(page)}")
+    assert page.evaluate(FAULTS, True) == []
+    page.evaluate(f"{TRACKER}.undo()")
+    page.wait_for_timeout(1500)
+    assert page.evaluate(STATE) == before
+    page.evaluate(f"{TRACKER}.redo()")
+    page.wait_for_timeout(1500)
+    assert page.evaluate(WAY) == PAIR
+
+
+def test_twice_adds_nothing_and_a_bypassed_node_is_switched_on(page: Any) -> None:
+    run(page, "OneDiff.Accelerate")
+    page.evaluate("type => void (app.graph.nodes.find(node => node.type === type).mode = 4)", COMPILE)
+    run(page, "OneDiff.Accelerate")
+    assert page.evaluate("app.graph.nodes.filter(node => node.type.startsWith('OneDiff')).map(n => n.mode)") == [0, 0]
+    page.evaluate("app.extensionManager.toast.removeAll()")
+    run(page, "OneDiff.Accelerate")
+    assert page.evaluate(WAY) == PAIR
+    assert "already goes through OneDiff" in " ".join(page.locator(".p-toast-message").all_inner_texts())
+    run(page, "OneDiff.Remove")
+    assert page.evaluate(WAY) == PLAIN
+
+
+def test_the_default_workflow_is_laid_out_without_faults(page: Any) -> None:
+    """ComfyUI's own: the text encoders stand between the loader and the sampler."""
+    page.evaluate("app.loadGraphData()")
+    page.wait_for_timeout(1500)
+    run(page, "OneDiff.Accelerate")
+    fit(page, f"accelerated-default-{renderer(page)}")
+    assert page.evaluate(WAY)[-3:] == PAIR[1:]
+    assert page.evaluate(FAULTS, True) == []
+
+
+def test_a_sampler_in_a_subgraph_gets_it_there_and_gives_it_back(page: Any) -> None:
+    page.evaluate(
+        """() => {
+        const sampler = app.graph.nodes.find(node => node.type === "KSampler");
+        const { node } = app.graph.convertToSubgraph(new Set([sampler]));
+        node.title = node.subgraph.name = "Sampling";
+    }"""
+    )
+    page.wait_for_timeout(1000)
+    run(page, "OneDiff.Accelerate")
+    said = " ".join(page.locator(".p-toast-message").all_inner_texts())
+    assert "in the subgraph “Sampling”" in said
+    inside = "app.graph.nodes.find(node => node.subgraph).subgraph"
+    page.evaluate(f"app.canvas.setGraph({inside})")
+    page.wait_for_timeout(1500)
+    fit(page, f"accelerated-subgraph-{renderer(page)}")
+    assert page.evaluate(WAY) == PAIR[1:]
+    assert page.evaluate(FAULTS, True) == []
+    page.evaluate("app.canvas.setGraph(app.rootGraph)")
+    way = "app.graphToPrompt().then(({ output }) => Object.values(output).map(node => node.class_type))"
+    assert {PATCH, COMPILE} <= set(page.evaluate(way))
+    run(page, "OneDiff.Remove")
+    assert not {PATCH, COMPILE} & set(page.evaluate(way))
+    model = f"{inside}.nodes.find(node => node.type === 'KSampler').inputs.find(i => i.type === 'MODEL').link != null"
+    assert page.evaluate(model), "the sampler gets its model from the subgraph's input again"
+    page.evaluate("app.extensionManager.toast.removeAll()")
+
+
+def test_the_menus_of_canvas_and_nodes_and_the_sidebar_offer_it(page: Any) -> None:
+    entries = "items => items.map(item => item?.content).filter(Boolean)"
+    canvas = page.evaluate(f"({entries})(app.canvas.getCanvasMenuOptions())")
+    assert {"Accelerate with OneDiff", "Remove OneDiff"} <= set(canvas)
+    of = "type => app.canvas.getNodeMenuOptions(app.graph.nodes.find(node => node.type === type))"
+    loader = page.evaluate(f"type => ({entries})(({of})(type))", "CheckpointLoaderSimple")
+    assert "Accelerate with OneDiff" in loader
+    assert "Accelerate with OneDiff" not in page.evaluate(f"type => ({entries})(({of})(type))", "KSampler")
+    page.evaluate(f"(({of})('CheckpointLoaderSimple')).find(i => i?.content === 'Accelerate with OneDiff').callback()")
+    page.wait_for_timeout(1000)
+    assert page.evaluate(WAY) == PAIR
+    ours = page.evaluate(f"type => ({entries})(({of})(type))", COMPILE)
+    assert {"Show OneDiff report", "Forget OneDiff measurements", "Remove OneDiff"} <= set(ours)
+    page.locator(".onediff-tab-button").click()
+    page.wait_for_timeout(700)
+    page.locator(".onediff-sidebar button", has_text="Remove OneDiff").click()
+    page.wait_for_timeout(700)
+    assert page.evaluate(WAY) == PLAIN
+    page.locator(".onediff-sidebar button", has_text="Accelerate with OneDiff").click()
+    page.wait_for_timeout(700)
+    assert page.evaluate(WAY) == PAIR
+    page.locator(".onediff-tab-button").click()
+
+
+def test_a_right_click_on_the_loader_shows_the_entry(page: Any) -> None:
+    at = page.evaluate(
+        """() => {
+        const node = app.graph.nodes.find(node => node.type === "CheckpointLoaderSimple");
+        app.canvas.ds.scale = 1;
+        app.canvas.ds.offset = [300 - node.pos[0], 300 - node.pos[1]];
+        app.canvas.setDirty(true, true);
+        const { left, top } = app.canvas.canvas.getBoundingClientRect();
+        return [left + 380, top + 290];
+    }"""
+    )
+    page.wait_for_timeout(800)
+    page.mouse.click(*at, button="right")
+    page.wait_for_timeout(800)
+    page.screenshot(path=SCREENS / f"menu-loader-{renderer(page)}.png")
+    extensions = page.get_by_text("Extensions", exact=True).last
+    if page.get_by_text("Accelerate with OneDiff").count() == 0:
+        extensions.hover()
+        page.wait_for_timeout(500)
+    page.get_by_text("Accelerate with OneDiff").last.click()
+    page.wait_for_timeout(1000)
+    assert page.evaluate(WAY) == PAIR
+
+
+@pytest.mark.parametrize("words", ["faster", "accelerate", "sage attention", "nexfort"])
+def test_the_search_finds_the_nodes(opened: Any, words: str) -> None:
+    opened.keyboard.press("Escape")
+    opened.evaluate(RUN, "Workspace.SearchBox.Toggle")
+    opened.wait_for_timeout(1000)
+    opened.keyboard.type(words)
+    opened.wait_for_timeout(1200)
+    opened.screenshot(path=SCREENS / f"search-{words.replace(' ', '-')}.png")
+    wanted = "Patch Attention Processors" if words == "sage attention" else "OneDiff Compile"
+    found = opened.get_by_text(wanted, exact=True).count()
+    opened.keyboard.press("Escape")
+    opened.wait_for_timeout(300)
+    assert found

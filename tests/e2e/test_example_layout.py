@@ -1,0 +1,61 @@
+"""How the example workflows look when they are opened on a small screen, in both renderers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from editor import FAULTS, RENDERERS, ROOT, SCREENS, load, open_editor, set_setting, use_renderer
+
+EXAMPLES = ("sd15_onediff", "flux_onediff")
+
+# Links that lead back, and nodes that are not wholly on the screen, or higher or lower than what they hold.
+LOOK = """() => {
+    const wrong = [];
+    const { scale, offset } = app.canvas.ds;
+    const { width, height } = app.canvas.canvas.getBoundingClientRect();
+    for (const node of app.graph.nodes) {
+        const [x, y] = [(node.pos[0] + offset[0]) * scale, (node.pos[1] - 30 + offset[1]) * scale];
+        if (x < 60 || y < 60 || x + node.size[0] * scale > width || y + (node.size[1] + 30) * scale > height)
+            wrong.push(`${node.type} is not on the screen`);
+        const name = LiteGraph.vueNodesMode ? 40 : 2; // Nodes 2.0 writes the pack's name below
+        if (node.type.startsWith("OneDiff") && Math.abs(node.size[1] - node.computeSize()[1]) > name)
+            wrong.push(`${node.type} is ${node.size[1]} high and holds ${node.computeSize()[1]}`);
+        for (const { link } of node.inputs ?? []) {
+            const from = link == null ? null : app.graph.getNodeById(app.graph.getLink(link).origin_id);
+            if (from && from.pos[0] + from.size[0] > node.pos[0]) wrong.push(`${from.type} → ${node.type} leads back`);
+        }
+    }
+    return wrong;
+}"""
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, server: Any) -> Iterator[Any]:
+    page = open_editor(browser.new_page(viewport={"width": 1280, "height": 720}), server.url)
+    set_setting(page, "Comfy.RightSidePanel.IsOpen", False)
+    set_setting(page, "Comfy.Minimap.Visible", False)
+    yield page
+    set_setting(page, "Comfy.Minimap.Visible", True)
+    use_renderer(page, "classic")
+    page.close()
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_it_reads_from_left_to_right_on_a_small_screen(page: Any, example: str, renderer: str) -> None:
+    use_renderer(page, renderer)
+    load(page, json.loads((ROOT / "example_workflows" / f"{example}.json").read_text(encoding="utf-8")))
+    page.wait_for_timeout(500)
+    page.screenshot(path=SCREENS / f"example-{example}-{renderer}.png")
+    assert page.evaluate(LOOK) == []
+    assert page.evaluate(FAULTS, False) == []
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_another_picture_comes_with_each_run(example: str) -> None:
+    workflow = json.loads((ROOT / "example_workflows" / f"{example}.json").read_text(encoding="utf-8"))
+    (sampler,) = (node for node in workflow["nodes"] if node["type"] == "KSampler")
+    assert sampler["widgets_values"][1] == "randomize"

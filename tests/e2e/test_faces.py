@@ -1,0 +1,172 @@
+"""What is seen of the nodes from far away, of those inside a subgraph, and the inputs' names, in the real editor."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from editor import (
+    CHECK,
+    COMPILE,
+    PATCH,
+    RENDERERS,
+    SCREENS,
+    example_workflow,
+    load,
+    open_editor,
+    show,
+    states,
+    tell,
+    use_renderer,
+)
+
+# What stands above a node, and in which colour; empty when there is nothing.
+FACE = """() => {
+    const node = app.rootGraph.nodes.find(node => node.subgraph);
+    const element = document.querySelector(`.lg-node[data-node-id="${node.id}"]`);
+    if (element) {
+        const { content, backgroundColor } = getComputedStyle(element, "::before");
+        return content === "none" ? ["", ""] : [content.replace(/^"|"$/g, ""), backgroundColor];
+    }
+    const badges = (node.badges ?? []).map(badge => (typeof badge === "function" ? badge() : badge));
+    const ours = badges.find(badge => badge.text.startsWith("OneDiff "));
+    return ours ? [ours.text, ours.bgColor] : ["", ""];
+}"""
+
+CONVERT = """types => {
+    const nodes = app.graph.nodes.filter(node => types.includes(node.type));
+    const { node } = app.graph.convertToSubgraph(new Set(nodes));
+    node.title = node.subgraph.name = "Fast model";
+    window.inside = node.subgraph;
+    return String(node.id);
+}"""
+
+SYMBOL = """type => {
+    const element = app.graph.nodes.find(node => node.type === type).widgets.at(-1).element;
+    const box = selector => element.querySelector(selector).getBoundingClientRect();
+    const symbol = box(".onediff-status-symbol");
+    const shown = document.elementFromPoint(symbol.left + symbol.width / 2, symbol.top + symbol.height / 2);
+    return {
+        height: parseFloat(getComputedStyle(element.querySelector(".onediff-status-symbol")).fontSize)
+            * app.canvas.ds.scale,
+        color: getComputedStyle(element.querySelector(".onediff-status-symbol")).color,
+        visible: symbol.width > 0 && element.contains(shown),
+        words: box(".onediff-status-words").width > 0,
+    };
+}"""
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, server: Any) -> Iterator[Any]:
+    page = open_editor(browser.new_page(viewport={"width": 1600, "height": 900}), server.url)
+    yield page
+    use_renderer(page, "classic")
+    page.close()
+
+
+@pytest.fixture(params=RENDERERS)
+def page(request: pytest.FixtureRequest, opened: Any) -> Any:
+    """The example workflow, each time as one of its own, so that no test sees what another one told."""
+    use_renderer(opened, request.param)
+    load(opened, {**example_workflow(opened), "id": str(uuid.uuid4())})
+    show(opened)
+    return opened
+
+
+def say(page: Any, record: dict[str, Any], node: str) -> None:
+    """A record for a node by its execution id."""
+    page.evaluate(
+        """([record, node]) => {
+        const detail = { ...record, workflow: String(app.rootGraph.id), node };
+        window.comfyAPI.api.api.dispatchEvent(new CustomEvent("onediff.status", { detail }));
+    }""",
+        [record, node],
+    )
+    page.wait_for_timeout(900)
+
+
+def zoom(page: Any, scale: float) -> None:
+    page.evaluate(
+        "scale => { app.canvas.ds.scale = scale; app.canvas.ds.offset = [300, 300]; app.canvas.setDirty(true, true); }",
+        scale,
+    )
+    page.wait_for_timeout(900)
+
+
+def name(page: Any) -> str:
+    return "nodes2" if page.evaluate("LiteGraph.vueNodesMode === true") else "classic"
+
+
+def test_the_mark_is_still_seen_from_far_away(page: Any) -> None:
+    tell(page, states(page)["compiled"])
+    assert page.evaluate(SYMBOL, COMPILE)["words"]
+    zoom(page, 0.3)
+    page.screenshot(path=SCREENS / f"far-{name(page)}.png")
+    far = page.evaluate(SYMBOL, COMPILE)
+    assert far["visible"]
+    if name(page) == "classic":  # Nodes 2.0 draws all text at any zoom
+        assert far["height"] >= 9, "large enough to be told from the others"
+        assert not far["words"]
+    near = far["color"]
+    tell(page, states(page)["failed"])
+    assert page.evaluate(SYMBOL, COMPILE)["color"] != near
+    zoom(page, 1)
+    assert page.evaluate(SYMBOL, COMPILE)["words"]
+
+
+def test_a_subgraph_shows_the_worst_of_what_is_inside(page: Any) -> None:
+    known = states(page)
+    use = page.evaluate(CONVERT, [PATCH, CHECK, COMPILE])
+    page.wait_for_timeout(1500)
+    assert page.evaluate(FACE) == ["", ""], "nothing is known yet"
+    compiled, patch = page.evaluate(
+        "types => types.map(type => String(window.inside.nodes.find(node => node.type === type).id))", [COMPILE, PATCH]
+    )
+    say(page, known["compiled"], f"{use}:{compiled}")
+    say(page, known["patched"], f"{use}:{patch}")
+    good = page.evaluate(FACE)
+    assert good[0] == "OneDiff ▲ compiled · 1.62×"
+    page.evaluate("app.canvas.deselectAll()")
+    page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.wait_for_timeout(1200)
+    page.screenshot(path=SCREENS / f"face-{name(page)}.png")
+    say(page, known["failed"], f"{use}:{compiled}")
+    bad = page.evaluate(FACE)
+    assert bad[0] == "OneDiff ✗ failed" and bad[1] != good[1]
+    assert "OneDiff ✗" not in page.evaluate("JSON.stringify(app.rootGraph.serialize())")
+
+
+def test_converting_into_a_subgraph_loses_nothing(page: Any) -> None:
+    tell(page, states(page)["compiled"])
+    tell(page, states(page)["patched"], PATCH)
+    values = "type => graph => graph.nodes.find(node => node.type === type).serialize().widgets_values"
+    before = page.evaluate(f"type => ({values})(type)(app.graph)", COMPILE)
+    page.evaluate(CONVERT, [PATCH, COMPILE])
+    page.wait_for_timeout(1500)
+    assert page.evaluate(FACE)[0] == "OneDiff ▲ compiled · 1.62×"
+    page.evaluate("app.canvas.setGraph(window.inside)")
+    page.wait_for_timeout(1500)
+    line = "type => app.canvas.graph.nodes.find(n => n.type === type).widgets.at(-1).element.title.split('\\n')[0]"
+    assert page.evaluate(line, COMPILE).startswith("▲ compiled · 1.62×")
+    assert page.evaluate(line, PATCH) == "✓ 10 sites patched · sdpa"
+    assert page.evaluate(f"type => ({values})(type)(app.canvas.graph)", COMPILE) == before
+    page.evaluate("app.canvas.setGraph(app.rootGraph)")
+    page.wait_for_timeout(500)
+
+
+def test_bars_go_when_the_node_is_switched_off(page: Any) -> None:
+    tell(page, states(page)["compiled"])
+    bars = "type => app.graph.nodes.find(n => n.type === type).widgets.at(-1).element.querySelectorAll('rect').length"
+    assert page.evaluate(bars, COMPILE) > 0
+    page.evaluate("type => { app.graph.nodes.find(n => n.type === type).mode = 4; }", COMPILE)
+    page.wait_for_timeout(1200)
+    assert page.evaluate(bars, COMPILE) == 0
+
+
+def test_the_inputs_say_what_they_decide(page: Any) -> None:
+    labels = "type => app.graph.nodes.find(n => n.type === type).widgets.map(w => w.label ?? w.name)"
+    assert {"if it cannot compile", "only if faster"} <= set(page.evaluate(labels, COMPILE))
+    names = page.evaluate("type => app.graph.nodes.find(n => n.type === type).widgets.map(w => w.name)", COMPILE)
+    assert {"if_unfit", "keep_faster"} <= set(names)

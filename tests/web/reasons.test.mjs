@@ -1,0 +1,67 @@
+// What the server says in English, in the language of the page.
+
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { test } from "node:test";
+
+import { backendLine } from "../../web/panel/backends.js";
+import { report } from "../../web/panel/report.js";
+import { REASONS, reasonIn } from "../../web/status/reasons.js";
+import { describe } from "../../web/status/text.js";
+import { chinese, english, record, states } from "./records.mjs";
+
+const root = new URL("../../", import.meta.url);
+
+test("a reason is said in the language of the page, with its figures", () => {
+  const said = "no clear gain: compiled steps ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).";
+  assert.equal(reasonIn(said, english), said);
+  assert.equal(reasonIn(said, chinese), "没有明显收益：编译后的速度为 0.93× 至 1.06×（16 次比较中间的一半）。");
+});
+
+test("a reason within a reason is said too", () => {
+  const said = "no block could be compiled: another node put a hook on it at attn1.to_q.";
+  assert.equal(reasonIn(said, chinese), "没有任何块可以编译：另一个节点在其 attn1.to_q 上加了钩子。");
+  const asked = "Asked for. It compiled and ran a small attention in 3.2 s.";
+  assert.equal(reasonIn(asked, chinese), "按要求选用。编译并运行一个小型注意力用了 3.2 秒。");
+  assert.equal(reasonIn(asked, english), asked);
+});
+
+test("with a capital at its beginning it keeps it, and what is not known stays as it is", () => {
+  assert.equal(reasonIn("Another node put a hook on it.", english), "Another node put a hook on it.");
+  assert.equal(reasonIn("Another node put a hook on it.", chinese), "另一个节点在其上加了钩子。");
+  for (const text of ["something new happened.", "", "{why}", "(.+)"]) assert.equal(reasonIn(text, chinese), text);
+  assert.equal(reasonIn(null, chinese), "");
+});
+
+test("line, report and sidebar say it", () => {
+  const why = "another node put a hook on it.";
+  const status = record({
+    ...states.uncompiled,
+    summary: `uncompiled: ${why}`,
+    backend: { requested: "auto", used: null, reason: why },
+    compile: { regions: 1, regions_compiled: 0, regions_uncompiled: [{ path: "middle_block.1", reason: why }] },
+  });
+  const line = describe(status, chinese);
+  assert.match(line.text, /另一个节点在其上加了钩子/);
+  const { sections } = report({ record: status, line, bypassed: false, details: [] }, "x", chinese);
+  const text = JSON.stringify(sections);
+  assert.equal(text.split("另一个节点在其上加了钩子").length, 3, "as the backend's reason and as the block's");
+  const row = { name: "nexfort", available: false, reason: REASONS.find(([key]) => key === "nexfort_gpu")?.[1] };
+  assert.match(backendLine(row, chinese).why, /^nexfort 需要 NVIDIA 显卡/);
+});
+
+test("English says what the server says, and the server still says it", () => {
+  const files = ["compilers", "nodes"].flatMap((folder) =>
+    readdirSync(new URL(folder, root), { recursive: true })
+      .filter((name) => name.endsWith(".py"))
+      .map((name) => readFileSync(new URL(`${folder}/${name}`, root), "utf8")),
+  );
+  const sources = files.join("\n").replace(/"\s*\n\s*f?"/g, "");
+  for (const [key, text] of REASONS) {
+    assert.equal(reasonIn(text.replace(/\{(\w+)\}/g, "X"), english), text.replace(/\{(\w+)\}/g, "X"), key);
+    const [longest] = text.split(/\{\w+\}/).sort((a, b) => b.length - a.length);
+    // What a sentence is put together from may end before its last word.
+    const part = longest.trim().replace(/^(Asked for\.|: it|and) ?/, "").replace(/(: run|: it| It)$/, "");
+    assert.ok(sources.includes(part), `${key}: “${part}” is said nowhere`);
+  }
+});

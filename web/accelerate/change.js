@@ -1,0 +1,162 @@
+// @ts-check
+// Puts OneDiff's nodes into the host's graphs, and takes them out again, each as one step of undo.
+
+import { allNodes } from "../graph/walk.js";
+import { COMPILE, FORWARD_CHECK, PATCH_ATTENTION } from "../node_ids.js";
+import { offset, place } from "./layout.js";
+import { plan } from "./plan.js";
+
+const TITLE = 30;
+/** Nodes 2.0 draws nodes higher than they are made: the pack's name stands below. */
+const BELOW = 60;
+const PASSING = new Set([PATCH_ATTENTION, FORWARD_CHECK, COMPILE]);
+
+/**
+ * @param {Object} host
+ * @param {() => any} host.root the root graph on the canvas
+ * @param {() => any} host.canvas
+ * @param {(type: string) => any} host.create makes a node
+ */
+export function createChanges({ root, canvas, create }) {
+  return {
+    /**
+     * @param {any} [loader] only the model that this node loads
+     * @returns {{added: any[], off: any[], samplers: number}} off: nodes that were there, and are switched on now
+     */
+    accelerate(loader = null) {
+      const { insertions, off, samplers } = plan(root(), loader);
+      const added = step(() => {
+        for (const node of off) node.mode = 0;
+        return insertions.flatMap((insertion) => insert(insertion, create));
+      });
+      return { added, off, samplers };
+    },
+
+    /** @returns {any[]} the nodes that were taken out */
+    remove() {
+      const ours = allNodes(root()).filter((node) => PASSING.has(String(node.type)) && !isRead(node));
+      return step(() => ours.map(takeOut));
+    },
+  };
+
+  /** @template T @param {() => T} change @returns {T} */
+  function step(change) {
+    const shown = canvas();
+    shown.emitBeforeChange();
+    try {
+      return change();
+    } finally {
+      shown.emitAfterChange();
+      shown.setDirty(true, true);
+    }
+  }
+}
+
+/** Whether more than the model is taken from a node, as a check's report. @param {any} node */
+const isRead = (node) => node.outputs.some((/** @type {any} */ { type, links }) => type !== "MODEL" && links?.length);
+
+/** @param {import("./plan.js").Insertion} insertion @param {(type: string) => any} create @returns {any[]} */
+function insert({ graph: given, origin, slot, types, targets }, create) {
+  const graph = /** @type {any} */ (given);
+  const made = types.map((type) => create(type));
+  const taking = new Set(targets.map((target) => linkOf(target)));
+  const from = graph.getNodeById(origin);
+  const giver = { id: origin, at: from ? outputOf(from, slot) : edgeOf(graph.inputNode, slot) };
+  const places = place({
+    boxes: [...graph.nodes, graph.inputNode, graph.outputNode].filter(Boolean).map(boxOf),
+    wires: wiresOf(graph, taking),
+    giver,
+    takers: targets.map(({ node, slot: at }) => ({ id: node.id, at: inputOf(node, at) })),
+    row: made.map((node) => ({
+      width: node.size[0],
+      height: node.size[1] + TITLE + BELOW,
+      input: [0, TITLE + 14],
+      output: [node.size[0], TITLE + 14],
+    })),
+  });
+  moveRight(graph, places.moves);
+  made.forEach((node, index) => {
+    node.pos = [places.at[index][0], places.at[index][1] + TITLE];
+    graph.add(node);
+  });
+  if (from) from.connect(slot, made[0], 0);
+  else graph.inputNode.slots[slot].connect(made[0].inputs[0], made[0]);
+  for (let index = 1; index < made.length; index += 1) made[index - 1].connect(0, made[index], 0);
+  for (const target of targets) made[made.length - 1].connect(0, target.node, target.slot);
+  return made;
+}
+
+/** @param {any} node @returns {any} the node, which is out of its graph now */
+function takeOut(node) {
+  const { graph } = node;
+  const before = graph.getLink(node.inputs.find((/** @type {any} */ { type }) => type === "MODEL")?.link);
+  const from = before && graph.getNodeById(before.origin_id);
+  const door = before && !from ? graph.inputNode?.slots[before.origin_slot] : null;
+  const after = (node.outputs[0].links ?? []).map((/** @type {any} */ id) => graph.getLink(id)).filter(Boolean);
+  for (const { target_id: id, target_slot: slot } of after) {
+    const target = graph.getNodeById(id);
+    if (target) {
+      if (from) from.connect(before.origin_slot, target, slot);
+      else if (door) door.connect(target.inputs[slot], target);
+    } else if (from) graph.outputNode?.slots[slot]?.connect(from.outputs[before.origin_slot], from);
+  }
+  graph.remove(node);
+  return node;
+}
+
+/** @param {any} graph @param {import("./layout.js").Move[]} moves */
+function moveRight(graph, moves) {
+  const things = [...graph.nodes, graph.outputNode, ...(graph.reroutes?.values() ?? [])].filter(Boolean);
+  for (const thing of things) thing.pos = [thing.pos[0] + offset(moves, thing.pos[0]), thing.pos[1]];
+  for (const group of graph.groups ?? []) {
+    const [left, right] = [group.pos[0], group.pos[0] + group.size[0]];
+    const by = offset(moves, left);
+    group.pos = [left + by, group.pos[1]];
+    group.size = [group.size[0] + offset(moves, right) - by, group.size[1]];
+  }
+}
+
+/** @param {any} node @returns {import("./layout.js").Box} */
+const boxOf = (node) => ({
+  id: node.id,
+  x: node.pos[0],
+  y: node.pos[1] - TITLE,
+  width: node.size[0],
+  height: (node.flags?.collapsed ? 0 : node.size[1]) + TITLE,
+});
+
+/** @param {any} graph @param {Set<unknown>} without @returns {import("./layout.js").Wire[]} */
+function wiresOf(graph, without) {
+  const ids = graph.nodes.flatMap((/** @type {any} */ node) =>
+    (node.inputs ?? []).map((/** @type {any} */ { link }) => link),
+  );
+  return ids
+    .filter((/** @type {unknown} */ id) => id != null && !without.has(id))
+    .map((/** @type {unknown} */ id) => graph.getLink(id))
+    .filter(Boolean)
+    .map((/** @type {any} */ link) => {
+      const [from, to] = [graph.getNodeById(link.origin_id), graph.getNodeById(link.target_id)];
+      return {
+        from: link.origin_id,
+        start: from ? outputOf(from, link.origin_slot) : edgeOf(graph.inputNode, link.origin_slot),
+        to: link.target_id,
+        end: inputOf(to, link.target_slot),
+      };
+    });
+}
+
+/** @param {{node: any, slot: number}} target */
+const linkOf = ({ node, slot }) => node.inputs[slot].link;
+
+/** @param {any} node @param {number} slot @returns {import("./layout.js").Point} */
+const inputOf = (node, slot) => pointOf(node.getConnectionPos(true, slot));
+
+/** @param {any} node @param {number} slot @returns {import("./layout.js").Point} */
+const outputOf = (node, slot) => pointOf(node.getConnectionPos(false, slot));
+
+/** Where a subgraph's input stands. @param {any} door @param {number} slot @returns {import("./layout.js").Point} */
+const edgeOf = (door, slot) =>
+  pointOf(door?.slots?.[slot]?.pos ?? [(door?.pos[0] ?? 0) + (door?.size[0] ?? 0), door?.pos[1] ?? 0]);
+
+/** @param {ArrayLike<number>} at @returns {import("./layout.js").Point} */
+const pointOf = (at) => [at[0], at[1]];

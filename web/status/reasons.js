@@ -1,0 +1,82 @@
+// @ts-check
+// The server gives its reasons in English, for logs and scripts. Those that people meet are said in their language; one
+// that is not known here stays as it is.
+
+import { plain } from "./record.js";
+
+/** @typedef {import("../words.js").Words} Words */
+
+/**
+ * The server's sentences by key of words (`reasons.<key>`). What {why} and {it} stand for is a reason itself.
+ * @type {[string, string][]}
+ */
+export const REASONS = [
+  ["slower", "compiled steps took longer than uncompiled ones."],
+  ["no_same_steps", "no two steps ran the same blocks, uncompiled and compiled, so that nothing shows a gain."],
+  [
+    "no_clear_gain",
+    "no clear gain: compiled steps ran {low}× to {high}× as fast (the middle half of {pairs} comparisons).",
+  ],
+  [
+    "type_gains_little",
+    "{type} gains too little: {tried} of its {kinds} widths were compiled and ran {gain}× as fast as uncompiled.",
+  ],
+  ["out_of_memory", "compiled steps of this size ran out of memory."],
+  ["limit", "{seconds} s of compiling is the limit for one picture: it is compiled in the next."],
+  ["whole_model", "another node compiles the whole model (TorchCompileModel): remove one of the two."],
+  ["several_gpus", "ComfyUI runs this model on several GPUs, which this version does not support."],
+  ["no_part", "this model has no part that scope “{scope}” could compile."],
+  ["no_block", "no block could be compiled: {why}"],
+  ["one_block", "{block} cannot be compiled: {why}"],
+  ["hook", "another node put a hook on it."],
+  ["hook_at", "another node put a hook on it at {at}."],
+  ["replaced", "another node replaced its forward with something that is not a method of it."],
+  ["replaced_at", "another node replaced the forward at {at} with something that is not a method of it."],
+  ["keeps_state", "its processor keeps something between calls, so it is called exactly once a step."],
+  ["patched_weights", "its weights are patched while it runs, because the model is only partly loaded."],
+  ["many_variants", "it was compiled for {count} combinations of settings already."],
+  ["views", "it writes into one of two inputs that are views of the same memory."],
+  ["no_compiler", "no working C++ compiler was found: {remedy}"],
+  ["no_headers", "Python's header files are missing: {remedy} and restart ComfyUI."],
+  ["no_triton", "Triton is missing: run {command} and restart ComfyUI."],
+  ["no_onediff", "onediff is not installed: run {command} and restart ComfyUI."],
+  ["compiler_failed", "the C++ compiler failed: {what}"],
+  ["asked", "Asked for. It {it}"],
+  ["first", "The first that works here and is not slower: it {it}"],
+  ["instead", "{name} is not available: {why} Used instead: it {it}"],
+  ["slow_one", "No working backend was fast in its trial; this one {it}"],
+  ["not_available", "{name} is not available: {why}"],
+  ["tried_slow", "compiled and ran a small attention in {seconds} s, {times} times slower than uncompiled."],
+  ["tried", "compiled and ran a small attention in {seconds} s."],
+  ["nexfort_missing", "nexfort is not installed, and needs a build of torch of its own and an NVIDIA GPU: use inductor."],
+  ["nexfort_gpu", "nexfort needs an NVIDIA GPU, and torch sees none here: use inductor."],
+];
+
+const NESTED = new Set(["why", "it"]);
+
+/** @type {[string, RegExp][]} */
+const PATTERNS = REASONS.map(([key, text]) => {
+  const escaped = text.replace(/[.*+?^$()|[\]\\]/g, "\\$&");
+  return [key, new RegExp(`^${escaped.replace(/\{(\w+)\}/g, "(?<$1>.+?)")}$`)];
+});
+
+/**
+ * @param {unknown} said by the server
+ * @param {Words} words
+ * @returns {string}
+ */
+export function reasonIn(said, words) {
+  const text = plain(said);
+  // The server's sentences begin as they are used: in small letters behind a colon, else with a capital.
+  for (const [key, pattern] of PATTERNS) {
+    const match = pattern.exec(text) ?? pattern.exec(text.charAt(0).toLowerCase() + text.slice(1));
+    if (!match) continue;
+    const values = Object.entries(match.groups ?? {}).map(([name, value]) => [
+      name,
+      NESTED.has(name) ? reasonIn(value, words) : value,
+    ]);
+    const found = words(`reasons.${key}`, Object.fromEntries(values));
+    return /^\p{Lu}/u.test(text) ? found.charAt(0).toUpperCase() + found.slice(1) : found;
+  }
+  return text;
+}
