@@ -9,3 +9,16 @@ PATCH_ATTENTION = "OneDiffPatchAttention"
 FORWARD_CHECK = "OneDiffForwardCheck"
 COMPILE = "OneDiffCompile"
 SPEED_REPORT = "OneDiffSpeedReport"
+
+#: Ids of OneDiff's own pack that take or give a model, and do not sample it.
+OLD_MODEL_NODES = frozenset(
+    {
+        *("ModelSpeedup", "SVDSpeedup", "ModuleDeepCacheSpeedup", "BatchSizePatcher", "ModelGraphLoader"),
+        *("ModelGraphSaver", "CompareModel", "Quant8Model", "ImageOnlyOneDiffQuantCheckpointLoaderAdvanced"),
+    }
+)
+
+
+def is_ours(node: str) -> bool:
+    """Whether a class of nodes is one of ours that does not sample."""
+    return node.startswith("OneDiff") or node in OLD_MODEL_NODES

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..node_ids import is_ours
 from ..status.prompts import EndedPrompt, NodeClass
 
 log = logging.getLogger(__name__)
@@ -20,8 +21,6 @@ PAUSE, GRACE = 0.25, 60.0
 
 #: Prompts that are remembered as seen.
 MOST = 200
-
-OURS = "OneDiff"
 
 
 class PromptEnds:
@@ -84,7 +83,7 @@ class PromptEnds:
         if "execution_success" not in messages or not isinstance(graph, dict):
             return None
         began = messages.get("execution_start", {}).get("timestamp")
-        if began is None or not any(str(node.get("class_type")).startswith(OURS) for node in graph.values()):
+        if began is None or not any(is_ours(str(node.get("class_type"))) for node in graph.values()):
             return None
         outputs = entry.get("outputs") or {}
         return EndedPrompt(
@@ -104,4 +103,4 @@ def class_of(name: str) -> NodeClass:
         return NodeClass(("*",))
     outputs = tuple(str(kind) for kind in getattr(cls, "RETURN_TYPES", None) or ())
     module = str(getattr(cls, "RELATIVE_PYTHON_MODULE", "nodes"))
-    return NodeClass(outputs, not module.startswith("custom_nodes"), name.startswith(OURS))
+    return NodeClass(outputs, not module.startswith("custom_nodes"), is_ours(name))

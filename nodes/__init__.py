@@ -8,6 +8,7 @@ from ..host.pack_folder import warn_of_name
 from ..host.server import start
 from .compile import OneDiffCompile
 from .forward_check import OneDiffForwardCheck
+from .migration import old_nodes
 from .patch_attention import OneDiffPatchAttention
 from .speed_report import OneDiffSpeedReport
 
@@ -20,7 +21,7 @@ class OneDiffExtension(ComfyExtension):
         await warn_of_name()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [OneDiffPatchAttention, OneDiffForwardCheck, OneDiffCompile, OneDiffSpeedReport]
+        return [OneDiffPatchAttention, OneDiffForwardCheck, OneDiffCompile, OneDiffSpeedReport, *old_nodes()]
 
 
 async def comfy_entrypoint() -> OneDiffExtension:

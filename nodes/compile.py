@@ -17,6 +17,7 @@ from ..host.user_settings import compile_seconds
 from ..node_ids import COMPILE
 from ..patching.wrappers import attach, attached
 from ..processors.attention_patch import AttentionPatch
+from ..status import Record
 
 SCOPES = ("blocks", "attention", "model")
 EFFORTS = ("fast start", "max speed")
@@ -104,25 +105,30 @@ class OneDiffCompile(io.ComfyNode):
             keep_faster=switch_given(COMPILE, "keep_faster", keep_faster, True, findings),
             compile_seconds=compile_seconds(),
         )
-        compiled = model.clone()
-        findings += check_options(asked(compiled, settings))
-        session = Session(
-            settings,
-            record,
-            host(),
-            compiled.load_device,
-            tuple(findings),
-            find_reach(compiled),
-            find_batched(compiled),
-            proofs=PROOFS,
-        )
-        PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
-        session.prepare(
-            compiled.get_model_object("diffusion_model"),
-            attached(compiled, AttentionPatch),
-            compiled.model.get_dtype_inference(),
-        )
-        for earlier in attached(model, Session):
-            earlier.give_way(str(record["node"]))
-        attach(compiled, session)
-        return io.NodeOutput(compiled, ui=ui(record))
+        return io.NodeOutput(compiled_model(model, settings, record, findings), ui=ui(record))
+
+
+def compiled_model(model: Any, settings: Settings, record: Record, findings: list[Finding]) -> Any:
+    """A clone of ``model`` whose blocks are compiled while it samples; ``record`` says what became of it."""
+    compiled = model.clone()
+    findings = [*findings, *check_options(asked(compiled, settings))]
+    session = Session(
+        settings,
+        record,
+        host(),
+        compiled.load_device,
+        tuple(findings),
+        find_reach(compiled),
+        find_batched(compiled),
+        proofs=PROOFS,
+    )
+    PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
+    session.prepare(
+        compiled.get_model_object("diffusion_model"),
+        attached(compiled, AttentionPatch),
+        compiled.model.get_dtype_inference(),
+    )
+    for earlier in attached(model, Session):
+        earlier.give_way(str(record["node"]))
+    attach(compiled, session)
+    return compiled

@@ -19,6 +19,7 @@ STATES = (
     "idle",
     "patched",
     "checked",
+    "passed",
     "checking",
     "starting",
     "compiling",

@@ -90,6 +90,11 @@ def _checked(record: dict[str, Any]) -> str:
     return f"checked: {count(check['errors'], 'error')}, {count(check['warnings'], 'warning')}"
 
 
+def _passed(record: dict[str, Any]) -> str:
+    findings = (record["check"] or {}).get("findings") or []
+    return str(findings[0]["what"]) if findings else "handed on"
+
+
 def _compiled(record: dict[str, Any]) -> str:
     compile_, speed = record["compile"] or {}, record["speed"] or {}
     gained = {"slower": ", but slower", "same": ", no gain"}
@@ -138,6 +143,7 @@ _SENTENCES = {
     "idle": _idle,
     "patched": _patched,
     "checked": _checked,
+    "passed": _passed,
     "compiled": _compiled,
     "partial": _compiled,
     "uncompiled": _uncompiled,

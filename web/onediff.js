@@ -8,6 +8,8 @@ import { app } from "../../scripts/app.js";
 import { createChanges } from "./accelerate/change.js";
 import { createMenus } from "./accelerate/menus.js";
 import { createCommands } from "./commands.js";
+import { createOldNodes, isOld } from "./migration/extension.js";
+import { COMPILING, OLD } from "./migration/table.js";
 import { createMarks, samplersToMark } from "./marks.js";
 import { COMPILE, NODES } from "./node_ids.js";
 import { createBackends } from "./panel/backends.js";
@@ -35,7 +37,10 @@ const store = createStore();
 const root = () => app.rootGraph ?? app.graph;
 const classic = () => /** @type {any} */ (globalThis).LiteGraph?.vueNodesMode !== true;
 const entered = createEntered();
-const receipts = createReceiptExtension({ api, app, store, nodes: NODES, board: () => board });
+const receipts = createReceiptExtension({
+  ...{ api, app, store, board: () => board },
+  nodes: new Set([...NODES, ...Object.keys(OLD)]),
+});
 const board = createBoard({ store, words, root, past: receipts.past, entered: entered.id });
 const toast = (/** @type {any} */ message) => app.extensionManager.toast.add(message);
 const panel = createPanel({ board, words });
@@ -145,7 +150,7 @@ function select(nodes) {
 
 /** @param {any} node a node of the host */
 function attach(node) {
-  const line = createLine({ steps: node.comfyClass === COMPILE });
+  const line = createLine({ steps: node.comfyClass === COMPILE || COMPILING.has(node.comfyClass) });
   const display = addStatusWidget(node, line, words()("status.label"), classic, () => app.canvas.low_quality === true);
   if (shown !== "full") display(shown);
   displays.set(node, display);
@@ -183,6 +188,7 @@ function loadAfterRuns() {
 }
 
 app.registerExtension(receipts.extension);
+app.registerExtension(createOldNodes({ app, words, toast }));
 app.registerExtension({
   name: "OneDiff.Status",
   settings: settings(
@@ -257,7 +263,7 @@ app.registerExtension({
   },
 
   nodeCreated(/** @type {any} */ node) {
-    if (NODES.has(node.comfyClass)) attach(node);
+    if (NODES.has(node.comfyClass) || isOld(node)) attach(node);
   },
 
   // Also runs on undo and when another workflow tab is shown. The host would wait for a promise.

@@ -36,6 +36,7 @@ test("each state reads as a person would say it", () => {
     rejected:
       "✗ SoftCap not used, sdpa is · softcap.py:16: returns a result of shape (2, 256, 80) instead of (2, 256, 320)",
     checked: "✓ no problems · 686 modules",
+    passed: "○ not accelerated yet; the picture is right",
     findings: "✗ 2 errors, 1 warning · AttnProcessor: has no forward",
     starting: "… starting the compiler",
     checking: "… checking 412/686 · middle_block.1",

@@ -1,0 +1,1 @@
+"""What the old nodes of OneDiff's own pack need of ComfyUI."""

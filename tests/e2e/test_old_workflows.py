@@ -1,0 +1,150 @@
+"""Workflows made with OneDiff's own nodes, over HTTP on the real ComfyUI: the picture is that of the plain graph.
+
+On this server nothing new is compiled (``ONEDIFF_COMPILE_SECONDS=0``), so the pictures are equal to the last bit; one
+test compiles.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from examples import start
+from old_workflows import (
+    SHARED,
+    Case,
+    Prompt,
+    cases,
+    make_files,
+    node,
+    plain,
+    shared_files,
+    with_small_models,
+    without_old,
+)
+from PIL import Image
+
+from scripts.environment import Environment
+from scripts.server import PromptRefused, Server, error_of
+
+CASES = {case.name: case for case in cases()}
+
+
+@pytest.fixture(scope="module")
+def server(environment: Environment) -> Iterator[Server]:
+    make_files_for = environment.cache / "e2e" / "old"
+    for folder in ("models", "input"):
+        (make_files_for / folder).mkdir(parents=True, exist_ok=True)
+    make_files(make_files_for)
+    with start(environment, "old", variables={"ONEDIFF_COMPILE_SECONDS": "0"}) as running:
+        yield running
+
+
+def picture(server: Server, prompt: Prompt) -> tuple[Any, dict[str, Any]]:
+    """The picture of the output node that comes last, and the records by node."""
+    entry = server.run(prompt)
+    assert error_of(entry) is None
+    images = {key: output["images"] for key, output in entry["outputs"].items() if output.get("images")}
+    saved = next(key for key in images if prompt[key]["class_type"] in ("PreviewImage", "SaveImage"))
+    shown = {"outputs": {saved: entry["outputs"][saved]}}
+    pixels = numpy.asarray(Image.open(io.BytesIO(server.images(shown)[0]))).astype(int)
+    return pixels, {key: output["onediff"][0] for key, output in entry["outputs"].items() if output.get("onediff")}
+
+
+def test_there_is_a_case_for_every_id():
+    published = json.loads((Path(__file__).parents[1] / "nodes" / "published.json").read_text(encoding="utf-8"))
+    old = {name for name, one in published.items() if not any("required" in spec for spec in one["inputs"].values())}
+    assert {case.id for case in CASES.values()} == old - {"UNETLoaderInt8"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_picture_is_that_of_the_plain_graph(server: Server, name: str):
+    case: Case = CASES[name]
+    expected, _ = picture(server, case.plain)
+    assert expected.std() > 1
+    pixels, records = picture(server, case.prompt)
+    assert (pixels == expected).all()
+    record = records["old"]
+    assert record["state"] != "failed"
+    assert case.says in record["summary"]
+
+
+def test_an_int8_model_ends_in_a_clear_error(server: Server):
+    prompt = {**plain(), "old": node("UNETLoaderInt8", model_path="sdxl")}
+    prompt["sampler"]["inputs"]["model"] = ["old", 0]
+    error = error_of(server.run(prompt))
+    assert error is not None
+    assert error.startswith("UNETLoaderInt8: UNET Loader Int8 (node old): int8 models of OneDiff's enterprise build")
+    assert "Load Diffusion Model" in error
+
+
+def test_values_of_any_kind_refuse_no_prompt(server: Server):
+    """What the host would refuse, or take for a link, is put aside before; the record says what is used."""
+    sampler = plain()["sampler"]["inputs"]
+    odd: dict[str, Any] = {"cfg": "many", "bits": "x", "overwrite": 5, "conv_mse_threshold": None, "static_mode": ["a"]}
+    prompt = {**plain(), "old": node("QuantKSampler", **{**sampler, **odd, "steps": 10**9, "denoise": ["b", 0]})}
+    prompt["old"]["inputs"]["steps"] = -5
+    prompt["decode"]["inputs"]["samples"] = ["old", 0]
+    _, records = picture(server, prompt)
+    said = {finding["path"]: finding["what"] for finding in records["old"]["check"]["findings"]}
+    assert said["cfg"] == "cfg 'many' cannot be used here; 8.0 is used instead"
+    assert said["steps"] == "steps -5 cannot be used here; 1 is used instead"
+    assert said["denoise"] == "denoise ['b', 0] cannot be used here; 1.0 is used instead"
+
+    prompt = {**plain(), "old": node("ModelSpeedup", model=["ckpt", 0], inplace="maybe", static_mode=3, more="x")}
+    prompt["sampler"]["inputs"]["model"] = ["old", 0]
+    _, records = picture(server, prompt)
+    assert [f["path"] for f in records["old"]["check"]["findings"] if "static_mode 3" in f["what"]] == ["static_mode"]
+
+    missing = {**plain(), "old": node("OneDiffCheckpointLoaderSimple", ckpt_name="gone.safetensors")}
+    missing["sampler"]["inputs"]["model"] = ["old", 0]
+    assert "'gone.safetensors' is not in models/checkpoints" in str(error_of(server.run(missing)))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="OneDiff's own workflow files are not beside the repository")
+@pytest.mark.parametrize("name", [file.name for file in shared_files() if "nodes" not in json.loads(file.read_text())])
+def test_a_file_that_onediffs_users_were_given_runs(server: Server, name: str):
+    prompt = small(with_small_models((SHARED / name).read_text(encoding="utf-8")))
+    if name.startswith("ipadapter"):
+        with pytest.raises(PromptRefused) as refused:
+            server.run(prompt)
+        assert "IPAdapter" in str(refused.value) and "OneDiff" not in str(refused.value)
+        return
+    expected, _ = picture(server, without_old(prompt))
+    pixels, records = picture(server, prompt)
+    assert expected.std() > 1
+    assert (pixels == expected).all()
+    assert all(record["state"] != "failed" for record in records.values()) and records
+
+
+def small(prompt: Prompt) -> Prompt:
+    """At a size and with steps for a CPU."""
+    for one in prompt.values():
+        for name, value in (("width", 64), ("height", 64), ("batch_size", 1), ("steps", 2)):
+            if name in one["inputs"]:
+                one["inputs"][name] = value
+    return prompt
+
+
+def test_model_speedup_compiles(environment: Environment):
+    """With the booster's settings, on a server that may compile; at the size at which test_workflows.py does."""
+    old = {
+        "torch": node("OneDiffTorchCompileBooster", mode="default", fullgraph=False, dynamic=None, disable=False),
+        "boost": node("OneDiffModelBooster", torchcompile_booster=["torch", 0]),
+        "old": node("ModelSpeedup", model=["ckpt", 0], custom_booster=["boost", 0], inplace=True),
+    }
+    steps = {"sampler": node("KSampler", **{**plain()["sampler"]["inputs"], "steps": 5})}
+    compiled = node("KSampler", **{**steps["sampler"]["inputs"], "model": ["old", 0]})
+    large = {**plain(), "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1)}
+    with start(environment, "old", flags=["--use-pytorch-cross-attention"]) as server:
+        pixels, records = picture(server, {**large, **old, "sampler": compiled})
+        expected, _ = picture(server, {**large, **steps})
+    record = records["old"]
+    assert record["backend"]["used"] == "inductor"
+    assert record["compile"]["graphs"] > 0, record["summary"]
+    assert abs(pixels - expected).max() <= 1

@@ -1,0 +1,344 @@
+"""The nodes of OneDiff's own pack: what an old value became, and that no value of any kind stops a workflow."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from onediff_pack.compilers.choice.proof import Proof
+
+pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
+models = importlib.import_module("models")
+
+pytestmark = pytest.mark.usefixtures("host")
+
+#: As OneDiff's pack registered them, from 0.11.2 to its end.
+IDS = """
+    ModelSpeedup VaeSpeedup ControlnetSpeedup OneDiffModelBooster OneDiffCheckpointLoaderSimple OneDiffControlNetLoader
+    OneDiffNexfortBooster ResolutionSpeedupChecker OneDiffTorchCompileBooster CLIPTextEncodePromptStyle
+    OneFlowDeepcacheBooster OneDiffOnlineQuantizationBooster ModuleDeepCacheSpeedup
+    OneDiffDeepCacheCheckpointLoaderSimple BatchSizePatcher SVDSpeedup VaeGraphLoader VaeGraphSaver ModelGraphLoader
+    ModelGraphSaver CompareModel ShowImageDiff UNETLoaderInt8 Quant8Model OneDiffQuantCheckpointLoaderSimple
+    OneDiffQuantCheckpointLoaderSimpleAdvanced ImageOnlyOneDiffQuantCheckpointLoaderAdvanced ControlNetSpeedup
+    ControlNetGraphLoader ControlNetGraphSaver QuantKSampler
+"""
+
+ODD: dict[str, Any] = {
+    "a number": 5,
+    "none": None,
+    "NaN": math.nan,
+    "a text": "nonsense",
+    "a list": ["all"],
+    "a dict": {"a": 1},
+    "too large": 10**400,
+}
+
+
+def rows() -> dict[str, Any]:
+    from onediff_pack.nodes.migration.table import ROWS
+
+    return {row.id: row for row in ROWS}
+
+
+def run(node: str, **inputs: Any) -> tuple[tuple, dict[str, Any]]:
+    """Runs an old node as ComfyUI does: its outputs, and its record."""
+    from comfy_api.latest import io
+    from onediff_pack.nodes.migration.node import made
+
+    sent = {name: value for name, value in inputs.items() if name.endswith(" (as sent)")}
+    prompt = SimpleNamespace(get_node=lambda _: {"inputs": sent})
+    hidden = {io.Hidden.unique_id: "7", io.Hidden.extra_pnginfo: None, io.Hidden.dynprompt: prompt}
+    given = {name: value for name, value in inputs.items() if name not in sent}
+    with torch.inference_mode():
+        output = made(rows()[node]).PREPARE_CLASS_CLONE({"hidden_inputs": hidden}).execute(**given)
+    return output.args, json.loads(json.dumps(output.ui["onediff"][0], allow_nan=False))
+
+
+def settings_of(model: Any) -> Any:
+    """What the model is compiled with; None where it is not."""
+    from onediff_pack.compilers import Session
+    from onediff_pack.patching.wrappers import attached
+
+    sessions = attached(model, Session)
+    return sessions[0].settings if sessions else None
+
+
+def boost(**boosters: Any) -> Any:
+    return run("OneDiffModelBooster", **boosters)[0][0]
+
+
+@pytest.fixture(scope="module")
+def patcher() -> Any:
+    return models.unet_patcher()
+
+
+@pytest.fixture(autouse=True)
+def no_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onediff_pack.nodes import compile as node
+    from sessions import known
+
+    monkeypatch.setattr(node, "PROOFS", known(inductor=Proof(True, "stands in.", 0.0)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_styles() -> None:
+    from onediff_pack.host.migration.prompt_styles import register_folder
+
+    register_folder()
+
+
+@pytest.fixture
+def files(monkeypatch: pytest.MonkeyPatch, patcher: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Stands in for ComfyUI's loaders; gives what was asked of them."""
+    from onediff_pack.host.migration import stock_nodes
+    from onediff_pack.nodes.migration import compiling, passing, prompts
+
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def stock(node: str, **inputs: Any) -> tuple:
+        asked.append((node, inputs))
+        return (patcher, "clip", "vae") if "Checkpoint" in node else (node,)
+
+    for module in (compiling, passing, prompts):
+        monkeypatch.setattr(module, "stock", stock)
+    monkeypatch.setattr(stock_nodes, "files", lambda folder: ["sd15/a.safetensors"])
+    return asked
+
+
+def test_every_id_is_there_once():
+    assert sorted(rows()) == sorted(IDS.split())
+
+
+# old value → (backend, effort), None: uncompiled
+BECAME = {
+    "nothing": ({}, ("auto", "fast start")),
+    "static_mode enable": ({"static_mode": "enable"}, ("auto", "fast start")),
+    "static_mode disable": ({"static_mode": "disable"}, None),
+    "inplace": ({"inplace": False}, ("auto", "fast start")),
+    "torch.compile, default": ({"torch": {"mode": "default"}}, ("inductor", "fast start")),
+    "torch.compile, reduce-overhead": ({"torch": {"mode": "reduce-overhead"}}, ("inductor", "fast start")),
+    "torch.compile, max-autotune": ({"torch": {"mode": "max-autotune"}}, ("inductor", "max speed")),
+    "torch.compile, no cudagraphs": ({"torch": {"mode": "max-autotune-no-cudagraphs"}}, ("inductor", "max speed")),
+    "torch.compile, disabled": ({"torch": {"mode": "default", "disable": True}}, None),
+    "nexfort, its default": ({"nexfort": {}}, ("nexfort", "max speed")),
+    "nexfort, optimised": ({"nexfort": {"mode": "max-optimize:low-precision"}}, ("nexfort", "max speed")),
+    "nexfort, jit": ({"nexfort": {"mode": "jit:disable-runtime-fusion:low-precision"}}, ("nexfort", "fast start")),
+}
+
+
+@pytest.mark.parametrize("name", BECAME)
+def test_values_that_mattered_are_settings_of_compiling_now(patcher, name):
+    old, became = BECAME[name]
+    inputs = {key: value for key, value in old.items() if key not in ("torch", "nexfort")}
+    for key, node in (("torch", "OneDiffTorchCompileBooster"), ("nexfort", "OneDiffNexfortBooster")):
+        if key in old:
+            inputs["custom_booster"] = boost(torchcompile_booster=run(node, **old[key])[0][0])
+    (model,), record = run("ModelSpeedup", model=patcher, **inputs)
+    settings = settings_of(model)
+    assert (settings and (settings.backend, settings.effort)) == became
+    assert settings is None or (settings.scope, settings.stop_if_unfit, settings.keep_faster) == ("blocks", False, True)
+    if became is None:
+        assert model is patcher
+        assert record["summary"].startswith("uncompiled: ")
+
+
+def test_what_is_gone_is_said_and_the_model_is_compiled_anyway(patcher):
+    int8 = run("OneDiffOnlineQuantizationBooster", quantized_conv_percentage=70)[0][0]
+    cache = run("OneFlowDeepcacheBooster", cache_interval=5)[0][0]
+    booster = boost(quantization_booster=int8, deepcache_booster=cache)
+    (model,), record = run("SVDSpeedup", model=patcher, custom_booster=booster, cache_name="svd")
+    assert settings_of(model) is not None
+    said = [finding["what"] for finding in record["check"]["findings"] if finding["severity"] == "warning"]
+    assert said == [
+        "not quantised: the model keeps its own precision",
+        "DeepCache is not used: every step is computed in full, and the picture is right",
+    ]
+    (model,), record = run("ModuleDeepCacheSpeedup", model=patcher, cache_interval=3)
+    assert settings_of(model) is not None
+    assert "DeepCache is not used" in record["check"]["findings"][0]["what"]
+
+
+@pytest.mark.parametrize(
+    ("node", "values", "compiled"),
+    [
+        ("OneDiffCheckpointLoaderSimple", {"vae_speedup": "disable"}, True),
+        ("OneDiffCheckpointLoaderSimple", {"vae_speedup": "enable"}, True),
+        ("OneDiffQuantCheckpointLoaderSimple", {"vae_speedup": "disable"}, True),
+        ("OneDiffQuantCheckpointLoaderSimpleAdvanced", {"compile": "enable"}, True),
+        ("OneDiffQuantCheckpointLoaderSimpleAdvanced", {"compile": "disable"}, False),
+        ("OneDiffDeepCacheCheckpointLoaderSimple", {"static_mode": "disable"}, False),
+        ("ImageOnlyOneDiffQuantCheckpointLoaderAdvanced", {"compile": "enable", "model_path": "a.pt"}, True),
+    ],
+)
+def test_a_checkpoint_is_loaded_and_compiled(files, node, values, compiled):
+    (model, clip, vae), record = run(node, ckpt_name="sd15\\a.safetensors", **values)
+    loader = "ImageOnlyCheckpointLoader" if node.startswith("ImageOnly") else "CheckpointLoaderSimple"
+    assert files == [(loader, {"ckpt_name": "sd15/a.safetensors"})]
+    assert (settings_of(model) is not None, clip, vae) == (compiled, "clip", "vae")
+    said = "".join(finding["what"] for finding in record["check"]["findings"])
+    assert ("the VAE is not accelerated yet; the picture is right" in said) == (values.get("vae_speedup") == "enable")
+    assert ("not quantised" in said) == ("Quant" in node)
+
+
+@pytest.mark.parametrize("name", ["missing.safetensors", None, 5, "../a.safetensors"])
+def test_a_checkpoint_that_is_not_there_ends_with_its_name(files, name):
+    with pytest.raises(ValueError, match=r"Load Checkpoint - OneDiff \(node 7\): ckpt_name .* is not in models/check"):
+        run("OneDiffCheckpointLoaderSimple", ckpt_name=name)
+    assert files == []
+
+
+PASSED = {
+    "VaeSpeedup": {"vae": "a vae"},
+    "ControlnetSpeedup": {"control_net": "a net", "cnet_stack": "a stack"},
+    "ControlNetSpeedup": {"control_net": "a net"},
+    "VaeGraphLoader": {"vae": "a vae"},
+    "ModelGraphLoader": {"model": "a model"},
+    "ControlNetGraphLoader": {"control_net": "a net"},
+    "BatchSizePatcher": {"model": "a model", "latent_image": "a latent"},
+    "ResolutionSpeedupChecker": {"samples": "a latent"},
+    "VaeGraphSaver": {"images": "pictures", "vae": "a vae"},
+    "ModelGraphSaver": {"samples": "a latent", "model": "a model"},
+    "ControlNetGraphSaver": {"samples": "a latent", "control_net": "a net"},
+    "Quant8Model": {"model": "a model"},
+}
+
+
+@pytest.mark.parametrize("node", PASSED)
+def test_nodes_without_a_task_hand_on_what_they_are_given_and_say_why(node):
+    outputs, record = run(node, **PASSED[node])
+    assert outputs == tuple(PASSED[node].values())[: len(rows()[node].outputs)]
+    assert record["state"] == "passed"
+    why = {"VaeSpeedup", "ControlnetSpeedup", "ControlNetSpeedup"}
+    assert (record["summary"] == "not accelerated yet; the picture is right") == (node in why)
+    assert record["check"]["errors"] == 0
+    alone, _ = run(node)
+    assert alone == (None,) * len(rows()[node].outputs), "all inputs are optional"
+
+
+def test_an_int8_model_ends_the_run_with_what_to_do():
+    with pytest.raises(ValueError, match=r"UNET Loader Int8 \(node 7\): int8 models .* cannot be loaded"):
+        run("UNETLoaderInt8", model_path="sdxl_int8")
+
+
+def test_quant_k_sampler_samples_as_ksampler_does(files, patcher):
+    values = {"seed": 5, "steps": 3, "cfg": 2.5, "sampler_name": "ddim", "scheduler": "karras", "denoise": 0.5}
+    links = {"model": patcher, "positive": [], "negative": [], "latent_image": {}}
+    _, record = run("QuantKSampler", **links, **values, bits=8, overwrite="enable")
+    assert files == [("KSampler", {**values, **links})]
+    assert record["summary"] == "sampled without int8"
+
+
+def test_a_style_comes_from_the_users_own_file_and_without_one_the_prompts_are_plain(files, tmp_path, monkeypatch):
+    import folder_paths
+    from onediff_pack.host.migration.prompt_styles import style_names
+
+    ink = {"name": "Ink", "prompt": "ink drawing of {prompt}", "negative_prompt": "photo"}
+    (tmp_path / "mine.json").write_text(json.dumps([ink, {**ink, "prompt": "{prompt}, in ink"}]))
+    (tmp_path / "other.json").write_text("{broken")
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda name: [str(tmp_path)])
+    assert style_names() == ["(No style)", "Ink", "Ink_1"]
+
+    def texts(style: str, **switches: bool) -> tuple[list[str], str]:
+        files.clear()
+        values = {"text_positive": "a cat", "text_negative": "blur", "style": style, "clip": "clip", **switches}
+        _, record = run("CLIPTextEncodePromptStyle", **values)
+        return [inputs["text"] for _, inputs in files], record["summary"]
+
+    assert texts("Ink") == (["ink drawing of a cat", "photo, blur"], "style: Ink")
+    assert texts("Ink_1", style_negative=False) == (["a cat, in ink", "blur"], "style: Ink_1")
+    assert texts("Watercolor") == (
+        ["a cat", "blur"],
+        "the prompts as they are: there is no style 'Watercolor' here",
+    )
+
+
+def test_models_are_compared_by_their_weights(patcher):
+    inputs = {"torch_model": patcher, "oneflow_model": models.unet_patcher()}
+    assert run("CompareModel", **inputs)[1]["summary"] == "all weights are equal"
+    other = {**inputs, "oneflow_model": models.unet_patcher(seed=1)}
+    with pytest.raises(ValueError, match=r"Model Weight Comparator \(node 7\): \d+ weights differ"):
+        run("CompareModel", **other)
+    assert "not compared" in run("CompareModel", **other, check="disable")[1]["summary"]
+    lora = patcher.clone()
+    name = next(iter(patcher.model.state_dict()))
+    lora.add_patches({name: ("diff", (torch.ones(1),))}, 0.5)
+    assert run("CompareModel", torch_model=patcher, oneflow_model=lora)[1]["summary"] == f"1 weights differ: {name}"
+
+
+@pytest.mark.parametrize(
+    ("values", "same", "near"),
+    [
+        ({"ssim_threshold": "0.9"}, "SSIM: 1.0000", "SSIM: 0.9"),
+        ({"rtol": "1e-4", "atol": "1e-4"}, "largest difference: 0", None),
+        ({"rtol": "1e-4", "atol": "0.1"}, "largest difference: 0", "largest difference: 0.0"),
+        ({}, "SSIM: 1.0000", "SSIM: 0.9"),
+    ],
+)
+def test_pictures_are_compared_as_each_version_did(values, same, near, tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
+    picture = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(1)) * 0.5
+    images = {"images1": picture, "images2": picture}
+    assert run("ShowImageDiff", **images, **values)[1]["summary"].startswith(same)
+    images["images2"] = picture + 0.01 * torch.rand(1, 32, 32, 3)
+    if near is None:
+        with pytest.raises(ValueError, match=r"Image Distinction Scanner .*largest difference"):
+            run("ShowImageDiff", **images, **values)
+        assert run("ShowImageDiff", **images, **values, raise_if_diff="disable")[1]["state"] == "passed"
+    else:
+        assert run("ShowImageDiff", **images, **values)[1]["summary"].startswith(near)
+    images["images2"] = torch.rand(1, 32, 32, 3)
+    with pytest.raises(ValueError, match="Image Distinction Scanner"):
+        run("ShowImageDiff", **images, **values)
+
+
+def test_a_value_of_any_kind_is_a_prompt_that_runs(patcher, files):
+    """As the server does it: values are put aside, then the host makes its types of what is left."""
+    from onediff_pack.host.migration.prompt_values import put_aside
+
+    make = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+    runs = 0
+    for row in rows().values():
+        kinds = {field.name: field.kind for field in row.inputs}
+        links = {"model": patcher, "clip": "c", "positive": [], "negative": [], "latent_image": {}}
+        pictures = dict.fromkeys(("images1", "images2"), torch.zeros(1, 8, 8, 3))
+        links |= pictures | dict.fromkeys(("torch_model", "oneflow_model"), patcher)
+        links |= {"ckpt_name": "sd15/a.safetensors", "control_net_name": "sd15/a.safetensors"}
+        fixed = {name: value for name, value in links.items() if name in kinds}
+        for kind, value in ODD.items():
+            sent = {field.name: value for field in row.inputs if not field.is_link and field.name not in fixed}
+            put_aside(sent, kinds, {})
+            for name, given in sent.items():
+                sent[name] = make[kinds[name]](given) if kinds.get(name) in make else given
+                assert not isinstance(sent[name], list), f"{row.id}.{name}: the host takes {kind} for a link"
+            if row.id == "UNETLoaderInt8":
+                continue
+            _, record = run(row.id, **fixed, **sent)
+            assert record["state"] != "failed", (row.id, kind)
+            runs += 1
+    assert runs == 30 * len(ODD)
+
+
+def test_what_cannot_be_used_is_said(files, patcher):
+    links = {"model": patcher, "positive": [], "negative": [], "latent_image": {}}
+    _, record = run("QuantKSampler", **links, **{"steps (as sent)": {"__value__": "many"}}, cfg=1e9)
+    assert [finding["what"] for finding in record["check"]["findings"][1:]] == [
+        "steps 'many' cannot be used here; 20 is used instead",
+        "cfg 1000000000.0 cannot be used here; 100.0 is used instead",
+    ]
+    assert files[0][1]["steps"] == 20
+
+
+def test_an_id_of_a_pack_that_was_loaded_earlier_is_left_to_it(monkeypatch):
+    from onediff_pack.nodes import migration
+
+    monkeypatch.setattr(migration, "is_taken", lambda node: node == "ModelSpeedup")
+    monkeypatch.setattr(migration, "accept_any_value", lambda kinds: None)
+    ids = [node.GET_SCHEMA().node_id for node in migration.old_nodes()]
+    assert len(ids) == 30 and "ModelSpeedup" not in ids

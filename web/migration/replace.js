@@ -1,0 +1,139 @@
+// @ts-check
+// A workflow, as it is saved, with today's nodes in place of old ones. It keeps the ids of nodes and links, so that
+// links, reroutes and the ends of subgraphs stay as they are.
+
+import { COMPILE } from "../node_ids.js";
+import { createRoom, graphsOf, newIds } from "./room.js";
+import { OLD, valuesOf } from "./table.js";
+
+/** @typedef {import("./room.js").Saved} Saved */
+/** @typedef {ReturnType<typeof createRoom>} Room */
+
+const BYPASSED = 4;
+const THOROUGH = /max-(autotune|optimize)/;
+const OFF = new Set(["disable", false]);
+
+/**
+ * @param {any} workflow
+ * @param {Object} options
+ * @param {(node: Saved, graph: string | null) => boolean} [options.chosen] which old nodes; graph: the subgraph's id
+ * @param {string[]} [options.styles] styles that this machine has: a node that uses one stays
+ * @returns {{workflow: any, replaced: number, stays: string[]}} types of old nodes that nothing takes the place of yet
+ */
+export function replaceOld(workflow, { chosen = () => true, styles = [] } = {}) {
+  const copy = JSON.parse(JSON.stringify(workflow));
+  const ids = newIds(copy);
+  let replaced = 0;
+  /** @type {Set<string>} */
+  const stays = new Set();
+  for (const [graph, id] of graphsOf(copy)) {
+    const room = createRoom(graph, ids);
+    const isChosen = (/** @type {Saved} */ node) => node.type in OLD && chosen(node, id);
+    const nodes = graph.nodes.filter(isChosen);
+    for (const node of nodes.filter((/** @type {Saved} */ { type }) => OLD[type].today !== "booster")) {
+      if (replaceOne(node, room, styles)) replaced += 1;
+      else stays.add(node.type);
+    }
+    replaced += dropBoosters(room, isChosen);
+    room.write();
+  }
+  for (const [graph] of graphsOf(copy)) ids.write(graph);
+  return { workflow: copy, replaced, stays: [...stays] };
+}
+
+/** @param {Saved} node @param {Room} room @param {string[]} styles */
+function replaceOne(node, room, styles) {
+  const { today, loader = "", through } = OLD[node.type];
+  const values = valuesOf(node);
+  switch (today) {
+    case "compile": {
+      if (cachesSteps(node, room)) return false;
+      const boost = boostOf(node, room);
+      const off = OFF.has(values.static_mode) || boost.off;
+      room.become(node, compileNode(boost), ["model"]);
+      if (off) node.mode = BYPASSED;
+      return true;
+    }
+    case "load": {
+      if (cachesSteps(node, room)) return false;
+      const boost = boostOf(node, room);
+      const compile = room.add(node, compileNode(boost));
+      if (OFF.has(values.compile) || OFF.has(values.static_mode) || boost.off) compile.mode = BYPASSED;
+      room.moveOutput(node, 0, compile, 0);
+      room.become(node, { type: loader, widgets_values: [values.ckpt_name ?? ""] }, ["ckpt_name"]);
+      room.connect(node, 0, compile, "model", "MODEL");
+      return true;
+    }
+    case "sample": {
+      const names = ["seed", "control_after_generate", "steps", "cfg", "sampler_name", "scheduler", "denoise"];
+      const links = ["model", "positive", "negative", "latent_image", ...names];
+      room.become(node, { type: "KSampler", widgets_values: names.map((name) => values[name]) }, links);
+      return true;
+    }
+    case "style": {
+      if (styles.includes(values.style) && values.style !== "(No style)") return false;
+      const negative = room.add(node, { type: "CLIPTextEncode", widgets_values: [values.text_negative ?? ""] });
+      room.moveOutput(node, 1, negative, 0);
+      room.copyInput(node, "clip", negative, "clip");
+      room.copyInput(node, "text_negative", negative, "text");
+      const positive = { type: "CLIPTextEncode", widgets_values: [values.text_positive ?? ""] };
+      room.become(node, positive, ["clip", ["text_positive", "text"]]);
+      node.outputs = node.outputs?.slice(0, 1);
+      return true;
+    }
+    case "away":
+      return room.takeAway(node, through);
+    default:
+      return false;
+  }
+}
+
+/** @param {ReturnType<typeof readBoost>} boost */
+const compileNode = ({ backend, effort }) => ({
+  type: COMPILE,
+  widgets_values: [backend, "blocks", effort, "run uncompiled", true],
+});
+
+/** What a booster at `custom_booster` asks for. @param {Saved} node @param {Room} room */
+function boostOf(node, room) {
+  const together = room.source(node, "custom_booster");
+  const booster =
+    together?.type === "OneDiffModelBooster" ? room.source(together, "torchcompile_booster") : undefined;
+  return readBoost(booster);
+}
+
+/** Whether a booster asks for DeepCache. @param {Saved} node @param {Room} room */
+function cachesSteps(node, room) {
+  const booster = room.source(node, "custom_booster");
+  return booster !== undefined && room.source(booster, "deepcache_booster") !== undefined;
+}
+
+/** @param {Saved | undefined} booster */
+function readBoost(booster) {
+  if (booster?.type !== "OneDiffTorchCompileBooster" && booster?.type !== "OneDiffNexfortBooster")
+    return { backend: "auto", effort: "fast start", off: false };
+  const { mode, disable } = valuesOf(booster);
+  const nexfort = booster.type === "OneDiffNexfortBooster";
+  const thorough = THOROUGH.test(typeof mode === "string" ? mode : nexfort ? "max-optimize" : "");
+  const backend = nexfort ? "nexfort" : "inductor";
+  return { backend, effort: thorough ? "max speed" : "fast start", off: disable === true };
+}
+
+/**
+ * Boosters whose settings nobody takes any more, those behind them last.
+ * @param {Room} room @param {(node: Saved) => boolean} isChosen
+ */
+function dropBoosters(room, isChosen) {
+  let dropped = 0;
+  const isBooster = (/** @type {Saved} */ node) => node.type in OLD && /Booster$/.test(node.type);
+  for (let found = true; found; ) {
+    found = false;
+    for (const node of room.nodes().filter(isBooster)) {
+      if (room.isRead(node) || !(isChosen(node) || room.fed.has(node.id))) continue;
+      room.takeAway(node);
+      dropped += 1;
+      found = true;
+    }
+  }
+  return dropped;
+}
