@@ -18,17 +18,18 @@ from ..memo import cached
 #: The attribute of a site's module that says its place in the block that is compiled, the same in equal blocks.
 PLACE = "onediff_place"
 
-_numbers = itertools.count()
-_registered: WeakValueDictionary[int, Any] = WeakValueDictionary()
+_registered: WeakValueDictionary[str, Any] = WeakValueDictionary()
 _running = threading.local()
 
 
-def number_of(computes: Any) -> int:
-    """The number under which operators find what computes."""
+def name_of(computes: Any, cls: type) -> str:
+    """The name under which operators find what computes: the same in every process for the only one of its class."""
     register()
-    number = next(_numbers)
-    _registered[number] = computes
-    return number
+    written = f"{cls.__module__}:{cls.__qualname__}"
+    names = (written if number == 1 else f"{written} #{number}" for number in itertools.count(1))
+    name = next(name for name in names if name not in _registered)
+    _registered[name] = computes
+    return name
 
 
 @contextmanager
@@ -46,12 +47,12 @@ def at_places(sites: Mapping[str, nn.Module]) -> Iterator[None]:
             module.__dict__.pop(PLACE, None)
 
 
-def in_graph(number: int, level: str, args: tuple) -> torch.Tensor:
+def in_graph(name: str, level: str, args: tuple) -> torch.Tensor:
     """The call of a processor, as Dynamo traces it."""
     if level == "kernel":
-        return torch.ops.onediff_comfy.kernel_processor(*args, number)
+        return torch.ops.onediff_comfy.kernel_processor(*args, name)
     attn, x, context, mask, value = (*args, None)[:5]
-    return torch.ops.onediff_comfy.module_processor(x, context, mask, value, getattr(attn, PLACE), number)
+    return torch.ops.onediff_comfy.module_processor(x, context, mask, value, getattr(attn, PLACE), name)
 
 
 @cached
@@ -74,9 +75,9 @@ def register() -> None:
         skip_output_reshape: bool,
         scale: float | None,
         enable_gqa: bool,
-        number: int,
+        name: str,
     ) -> torch.Tensor:
-        result = _registered[number](q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
+        result = _registered[name](q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
         return own(result, q, _kernel_shape(q, v, heads, skip_reshape, skip_output_reshape))
 
     def module_processor(
@@ -85,18 +86,18 @@ def register() -> None:
         mask: torch.Tensor | None,
         value: torch.Tensor | None,
         place: str,
-        number: int,
+        name: str,
     ) -> torch.Tensor:
-        return own(_registered[number](_running.sites[place], x, context, mask, value), x, tuple(x.shape))
+        return own(_registered[name](_running.sites[place], x, context, mask, value), x, tuple(x.shape))
 
     kernel = torch.library.custom_op("onediff_comfy::kernel_processor", kernel_processor, mutates_args=())
     kernel.register_fake(
-        lambda q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa, number: q.new_empty(
+        lambda q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa, name: q.new_empty(
             _kernel_shape(q, v, heads, skip_reshape, skip_output_reshape)
         )
     )
     module = torch.library.custom_op("onediff_comfy::module_processor", module_processor, mutates_args=())
-    module.register_fake(lambda x, context, mask, value, place, number: x.new_empty(x.shape))
+    module.register_fake(lambda x, context, mask, value, place, name: x.new_empty(x.shape))
     _kept.extend((kernel, module))
 
 

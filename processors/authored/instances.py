@@ -12,9 +12,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ...memo import shared
 from ...patching.user_code import Attendance, Cancel
 from ...patching.user_errors import class_name
-from ..apart import PLACE, in_graph, number_of
+from ..apart import PLACE, in_graph, name_of
 from ..contract import Processor
 from ..sites.find import Site
 from .adapt import written
@@ -72,12 +73,18 @@ class Apart(Stands):
     def __init__(self, checked: Processor, computes: Processor | OwnInstance):
         super().__init__(checked)
         self.level, self.computes = checked.level, computes
-        self.number = number_of(computes)
+        self.name = name_of(computes, type(written(checked)))
 
     def __call__(self, *args: Any) -> torch.Tensor:
         if torch.compiler.is_compiling() and (self.level == "kernel" or hasattr(args[0], PLACE)):
-            return in_graph(self.number, self.level, args)
+            return in_graph(self.name, self.level, args)
         return self.computes(*args)
+
+
+@shared
+def _apart(checked: Processor, computes: Processor | OwnInstance) -> Apart:
+    """One for all patches, so that compiled graphs are shared."""
+    return Apart(checked, computes)
 
 
 #: What computes at a site, called as a processor of its level is.
@@ -107,7 +114,6 @@ class Instances:
         self._at: dict[str, Processor] = {}
         self._for_check: dict[str, Processor] = {}
         self._seats: dict[str, Seat] = {}
-        self._apart: dict[int, Apart] = {}
         self._looked: list[tuple[Places, dict[str, Any]]] = []
         self._calls = 0
         if self.per_site and not self.keeps_state:
@@ -154,7 +160,7 @@ class Instances:
         computes = self._in_graphs(site)
         if not self.apart:
             return computes
-        return self._apart.setdefault(id(computes), Apart(self.checked, computes))
+        return _apart(self.checked, computes)
 
     def _in_graphs(self, site: Site) -> Processor | OwnInstance:
         if self._recipe is None or not self.per_site:

@@ -181,3 +181,18 @@ def test_a_processor_that_nobody_uses_any_more_is_let_go():
     del processor, forwards
     gc.collect()
     assert weak() is None
+
+
+@pytest.mark.parametrize("level", [KernelProcessor, ModuleProcessor])
+def test_what_no_graph_can_hold_shares_its_graphs_however_often_it_is_attached(level):
+    import models
+
+    class Mine(level):
+        apart = True
+
+    processor, patcher = Mine(), models.unet_patcher()
+    sites = select_sites(find_sites(patcher.model.diffusion_model), "all", "middle_block")
+    first, again = (AttentionPatch(sites, processor, print).forwards for _ in range(2))
+    assert [forward.__func__ for _, forward in first] == [forward.__func__ for _, forward in again]
+    other = AttentionPatch(sites, Mine(), print).forwards
+    assert not {forward.__func__ for _, forward in first} & {forward.__func__ for _, forward in other}
