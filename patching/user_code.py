@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import TypeVar
 
@@ -79,9 +80,7 @@ class Attendance:
             # machine without a GPU once that has ended. The thread that waits here does not end.
             torch._C._ensureCUDADeviceGuardSet()
         outcome: list[tuple[T | None, BaseException | None]] = []
-        thread = threading.Thread(
-            target=contextvars.copy_context().run, args=(_into(outcome, work),), name=f"OneDiff: {label}", daemon=True
-        )
+        thread = _Apart(partial(contextvars.copy_context().run, _into(outcome, work)), f"OneDiff: {label}")
         start, self.waits = time.monotonic(), True
         try:
             thread.start()
@@ -158,6 +157,27 @@ def _into(outcome: list, work: Callable[[], T]) -> Callable[[], None]:
     return run
 
 
+class _Apart(threading.Thread):
+    """A thread that Stopped may be raised in until it is ``through``. None may come later: nobody would catch it, and
+    Python would print it."""
+
+    def __init__(self, work: Callable[[], None], name: str):
+        super().__init__(name=name, daemon=True)
+        self.through = False
+        self._work: Callable[[], None] | None = work
+
+    def run(self) -> None:
+        while not self.through:
+            try:
+                work, self._work = self._work, None
+                if work is not None:
+                    work()
+                self.through = True
+                time.sleep(0)  # meets one that waits
+            except Stopped:
+                continue
+
+
 class _Watch:
     """Ends what a thread does by an exception when it is due, again and again, since its code may swallow one."""
 
@@ -192,12 +212,12 @@ class _Watch:
             raise self._attendance.due() or Stopped()
 
 
-def end(thread: threading.Thread, label: str) -> bool:
+def end(thread: _Apart, label: str) -> bool:
     """Ends what runs in a thread; whether it did within a moment. Else it is tried on until it ends, so that it slows
     no later picture."""
     start = time.monotonic()
     while thread.is_alive() and time.monotonic() < start + GRACE:
-        _raise_in(thread.ident)
+        _raise_in_thread(thread)
         thread.join(0.02)
     _take_back(thread)
     if thread.is_alive():
@@ -206,11 +226,11 @@ def end(thread: threading.Thread, label: str) -> bool:
     return True
 
 
-def _end_later(thread: threading.Thread, label: str) -> None:
+def _end_later(thread: _Apart, label: str) -> None:
     start, quiet = time.monotonic(), True
     while thread.is_alive():
         for _ in range(20):  # in quick succession, so that one comes where nothing catches it
-            _raise_in(thread.ident)
+            _raise_in_thread(thread)
             time.sleep(0)
         thread.join(0.02)
         _take_back(thread)
@@ -235,14 +255,24 @@ def _raise_in(ident: int | None, base: FrameType | None = None) -> None:
     _set(ident or 0)
 
 
-def _set(ident: int) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Stopped))
+def _raise_in_thread(thread: _Apart) -> None:
+    if not thread.through:
+        _raise_in(thread.ident)
+        if thread.through:  # since it was asked
+            _set(thread.ident or 0, None)
+
+
+def _set(ident: int, error: type[BaseException] | None = Stopped) -> None:
+    """Raises an exception in a thread; None takes back one that it did not meet yet."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(ident), None if error is None else ctypes.py_object(error)
+    )
 
 
 def _take_back(thread: threading.Thread) -> None:
     """Takes back an exception that a thread did not meet, because it has ended or waits in C code."""
     if thread.is_alive():
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), None)
+        _set(thread.ident or 0, None)
     _settle()
 
 

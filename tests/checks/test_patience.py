@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import gallery
 import pytest
 import torch
 from onediff_pack.checks import attached, check_processor
+from onediff_pack.patching.stopping import Overdue
 from onediff_pack.patching.user_code import Attendance, Cancel
 from torch import nn
 
@@ -200,3 +202,19 @@ def test_tracing_in_a_persons_code_does_not_crash_what_traces_later():
         "fake()\n"
     )
     subprocess.run([sys.executable, "-c", code, str(Path(__file__).parents[2])], check=True, timeout=120)
+
+
+def test_nothing_comes_to_a_thread_that_is_through(monkeypatch):
+    """Its work ends just when it is to be ended: Python would print what nobody catches."""
+    uncaught = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: uncaught.append(args.exc_type))
+    for number in range(100):
+        ends = time.perf_counter() + 0.05 + number % 20 * 0.0005
+
+        def work(ends=ends):
+            while time.perf_counter() < ends:
+                pass
+
+        with contextlib.suppress(Overdue):
+            Attendance(seconds=0.05).apart(work, "a call")
+    assert uncaught == []
