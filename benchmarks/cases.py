@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 #: This pack as it comes, and with ``keep_faster`` off, so that compiled steps are timed in any case.
-AS_IT_COMES, ALWAYS_COMPILED = "OneDiff Compile", "OneDiff Compile, keep faster off"
+AS_IT_COMES, ALWAYS_COMPILED = "OneDiff Compile", "OneDiff Compile, only if faster off"
 
 #: In this order: the last one raises a limit of Dynamo for the whole process, as the packs that do so.
 WAYS = ("uncompiled", "TorchCompileModel", AS_IT_COMES, ALWAYS_COMPILED, "block by block")

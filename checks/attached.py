@@ -68,7 +68,7 @@ def check_attached(
         known = captured.setdefault(id(_whose(processor)), {})
         found = tuple(_findings(site, processor, looks[id(processor)], dtype, device, cancel, ask, known))
         _serve(processor, found)
-        found = _set_apart(processor, found)
+        found = _set_as_operator(processor, found)
         for finding in found:
             fault = (finding.rule, finding.cls, finding.where, finding.severity)
             first = merged.setdefault(fault, finding)
@@ -92,10 +92,12 @@ def _serve(processor: nn.Module, found: Iterable[Finding]) -> None:
 
 
 #: Rules on processors of which each call counts.
-_COUNTS = {"step-state", "state-in-forward", "random-outside-torch", "writes-inputs"}
+_COUNTS = {
+    "step-state", "state-in-forward", "random-outside-torch", "writes-inputs", "not-repeatable", "training-differs",
+}  # fmt: skip
 
 
-def _set_apart(processor: nn.Module, found: tuple[Finding, ...]) -> tuple[Finding, ...]:
+def _set_as_operator(processor: nn.Module, found: tuple[Finding, ...]) -> tuple[Finding, ...]:
     """Notes that no graph can hold a processor, where an operator can. The findings say so."""
     recipe, hazards = recipe_of(processor), [finding for finding in found if finding.uncompiled]
     counts = (recipe is not None and recipe.keeps) or any(finding.rule in _COUNTS | FINAL for finding in found)
@@ -104,10 +106,10 @@ def _set_apart(processor: nn.Module, found: tuple[Finding, ...]) -> tuple[Findin
     ours = cast(Processor, processor)
     if getattr(ours, "takes_options", False) or any(finding.severity == "error" for finding in found):
         return found
-    ours.apart = True
+    ours.as_operator = True
     if recipe is not None:  # for its other instances
-        recipe.apart = True
-    return tuple(replace(finding, apart=finding.uncompiled) for finding in found)
+        recipe.as_operator = True
+    return tuple(replace(finding, as_operator=finding.uncompiled) for finding in found)
 
 
 def _one_a_site(processor: nn.Module) -> bool:

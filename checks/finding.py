@@ -18,8 +18,8 @@ class Finding:
     ``path`` is the module's path in the diffusion model, ``cls`` its class, ``where`` a "file:line": the offending
     line where it is known, else the class's. ``rule`` is the rule's name. ``also`` are the paths of other modules of
     which the same is true. An error is what keeps a module from being used; with ``uncompiled`` it is used, and what it
-    is in runs uncompiled, or, where it is ``apart``, compiled around it; calls that are ``served`` go to PyTorch's
-    attention.
+    is in runs uncompiled, or, where it is called ``as_operator``, compiled around it; calls that are ``served`` go to
+    PyTorch's attention.
     """
 
     severity: Severity
@@ -32,7 +32,7 @@ class Finding:
     rule: str = ""
     also: tuple[str, ...] = ()
     uncompiled: bool = False
-    apart: bool = False
+    as_operator: bool = False
     served: tuple[CallKind, ...] = ()
 
     @property

@@ -108,9 +108,10 @@ def computes_with_sdpa() -> bool:
 
 def opaque_attention() -> Callable | None:
     """ComfyUI's attention function, where no graph can hold it: some read free memory, some are libraries' own. None
-    for those that can be traced."""
+    for those that can be traced; FlashAttention is an operator already."""
     used = attention.optimized_attention
-    return None if used in (attention.attention_pytorch, attention.attention_basic) else used
+    traced = ("attention_pytorch", "attention_basic", "attention_flash")
+    return None if used in [getattr(attention, name, None) for name in traced] else used
 
 
 def running_workflow() -> str | None:

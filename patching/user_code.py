@@ -80,7 +80,7 @@ class Attendance:
             # machine without a GPU once that has ended. The thread that waits here does not end.
             torch._C._ensureCUDADeviceGuardSet()
         outcome: list[tuple[T | None, BaseException | None]] = []
-        thread = _Apart(partial(contextvars.copy_context().run, _into(outcome, work)), f"OneDiff: {label}")
+        thread = _OwnThread(partial(contextvars.copy_context().run, _into(outcome, work)), f"OneDiff: {label}")
         start, self.waits = time.monotonic(), True
         try:
             thread.start()
@@ -157,7 +157,7 @@ def _into(outcome: list, work: Callable[[], T]) -> Callable[[], None]:
     return run
 
 
-class _Apart(threading.Thread):
+class _OwnThread(threading.Thread):
     """A thread that Stopped may be raised in until it is ``through``. None may come later: nobody would catch it, and
     Python would print it."""
 
@@ -167,15 +167,18 @@ class _Apart(threading.Thread):
         self._work: Callable[[], None] | None = work
 
     def run(self) -> None:
-        while not self.through:
-            try:
-                work, self._work = self._work, None
-                if work is not None:
-                    work()
-                self.through = True
-                time.sleep(0)  # meets one that waits
-            except Stopped:
-                continue
+        try:
+            while not self.through:
+                try:
+                    work, self._work = self._work, None
+                    if work is not None:
+                        work()
+                    self.through = True
+                    time.sleep(0)  # meets one that waits
+                except Stopped:
+                    continue
+        except Stopped:  # where the loop turns
+            self.through = True
 
 
 class _Watch:
@@ -212,7 +215,7 @@ class _Watch:
             raise self._attendance.due() or Stopped()
 
 
-def end(thread: _Apart, label: str) -> bool:
+def end(thread: _OwnThread, label: str) -> bool:
     """Ends what runs in a thread; whether it did within a moment. Else it is tried on until it ends, so that it slows
     no later picture."""
     start = time.monotonic()
@@ -226,7 +229,7 @@ def end(thread: _Apart, label: str) -> bool:
     return True
 
 
-def _end_later(thread: _Apart, label: str) -> None:
+def _end_later(thread: _OwnThread, label: str) -> None:
     start, quiet = time.monotonic(), True
     while thread.is_alive():
         for _ in range(20):  # in quick succession, so that one comes where nothing catches it
@@ -255,7 +258,7 @@ def _raise_in(ident: int | None, base: FrameType | None = None) -> None:
     _set(ident or 0)
 
 
-def _raise_in_thread(thread: _Apart) -> None:
+def _raise_in_thread(thread: _OwnThread) -> None:
     if not thread.through:
         _raise_in(thread.ident)
         if thread.through:  # since it was asked

@@ -76,6 +76,11 @@ def class_name(cls: type) -> str:
     return type.__dict__["__name__"].__get__(cls)
 
 
+def qualified_name(cls: type) -> str:
+    """The same within its module: "Outer.Mine"."""
+    return type.__dict__["__qualname__"].__get__(cls)
+
+
 def error_words(error: BaseException) -> str:
     """Class and first line of an error, without a full stop: ``ValueError: no GPU``; with the first one in a group."""
     first = next(iter(said(error).strip().splitlines()), "")

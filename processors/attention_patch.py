@@ -21,7 +21,7 @@ from ..patching.forwards import swapped_attributes, swapped_forwards
 from ..patching.instead import TookPart
 from ..patching.user_code import Attendance
 from ..patching.wrappers import KEY, ModelCall, ModelWrapper
-from .authored.instances import AT_SITE, Apart, Computes, Instances, Seat, reader_of
+from .authored.instances import AT_SITE, AsOperator, Computes, Instances, Seat, reader_of
 from .built_in.sdpa import SDPAProcessor
 from .built_in.shapes import attend
 from .contract import KernelProcessor, ModuleProcessor, Processor
@@ -60,7 +60,9 @@ def kernel_override(processor: Computes) -> Callable:
         return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
 
     override.__dict__.update(
-        keeps_state=isinstance(processor, Seat), apart=isinstance(processor, Apart), reader=reader_of(processor)
+        keeps_state=isinstance(processor, Seat),
+        as_operator=isinstance(processor, AsOperator),
+        reader=reader_of(processor),
     )
     return override
 
@@ -87,7 +89,7 @@ def kernel_forward(forward: Callable, override: Callable, superseded: Callable |
     forward_with_override.__dict__.update(
         superseded=superseded,
         keeps_state=override.__dict__.get("keeps_state", False),
-        apart=override.__dict__.get("apart", False),
+        as_operator=override.__dict__.get("as_operator", False),
         reader=override.__dict__.get("reader"),
     )
     return forward_with_override
@@ -120,7 +122,7 @@ def module_forward(forward: Callable, processor: Computes, superseded: Callable 
     forward_of_processor.__dict__.update(
         superseded=superseded,
         keeps_state=isinstance(processor, Seat),
-        apart=isinstance(processor, Apart),
+        as_operator=isinstance(processor, AsOperator),
         reader=reader_of(processor),
     )
     return forward_of_processor
@@ -159,9 +161,9 @@ def keeps_state(forward: Callable) -> bool:
     return bool(getattr(getattr(forward, "__func__", forward), "keeps_state", False))
 
 
-def is_apart(forward: Callable) -> bool:
+def is_operator(forward: Callable) -> bool:
     """Whether a forward that was set on a module calls its processor by an operator in compiled blocks."""
-    return bool(getattr(getattr(forward, "__func__", forward), "apart", False))
+    return bool(getattr(getattr(forward, "__func__", forward), "as_operator", False))
 
 
 def site_forward(

@@ -67,14 +67,14 @@ class Limits:
 class Processor(nn.Module):
     """Base of all processors. ``level`` and ``limits`` are declared on the class.
 
-    ``left`` are kinds of calls that the check saw it fail in: they go to PyTorch's attention. ``apart``: the check saw
-    that no graph can hold it, and that an operator can.
+    ``left`` are kinds of calls that the check saw it fail in: they go to PyTorch's attention. ``as_operator``: it was
+    seen that no graph can hold it, and that an operator can.
     """
 
     level: ClassVar[Level]
     limits: ClassVar[Limits] = Limits()
     left: tuple[CallKind, ...] = ()
-    apart: bool = False
+    as_operator: bool = False
 
     #: Whether ``forward`` takes the host's ``transformer_options`` as one more argument.
     takes_options: ClassVar[bool] = False

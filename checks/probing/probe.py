@@ -158,8 +158,9 @@ class Probed:
         return None
 
 
-#: Forms of results of scaled_dot_product_attention, by what it was called with.
+#: Forms of results of scaled_dot_product_attention, by what it was called with; so many at most.
 _known: dict[Hashable, tuple[torch.Size, tuple[int, ...], torch.dtype]] = {}
+_MOST_KNOWN = 10_000
 
 
 class _KnownAttention(TorchFunctionMode):
@@ -174,16 +175,14 @@ class _KnownAttention(TorchFunctionMode):
         if not all(type(v) in (bool, float, type(None)) or (type(v) is torch.Tensor and v.is_meta) for _, v in given):
             return function(*args, **kwargs)
         key = tuple((name, _form(value)) for name, value in given)
-        if key not in _known:
+        known = _known.get(key)
+        if known is None:
             result = function(*args, **kwargs)
             if len(_known) >= _MOST_KNOWN:
                 _known.clear()
-            _known[key] = result.shape, result.stride(), result.dtype
-        shape, stride, dtype = _known[key]
+            known = _known[key] = result.shape, result.stride(), result.dtype
+        shape, stride, dtype = known
         return torch.empty_strided(shape, stride, dtype=dtype, device=_META)
-
-
-_MOST_KNOWN = 10_000
 
 
 def _form(value: Any) -> Hashable:

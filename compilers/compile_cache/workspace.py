@@ -19,8 +19,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _PREFIX = "onediff-compile-"
-_PID = "pid"
+_PID, _LOCK = "pid", "lock"
 _FOLDERS = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 #: What Inductor leaves that nobody needs again.
@@ -29,7 +34,7 @@ _PASSING = (".lock", ".tmp", ".pyc")
 #: Headers that all of Inductor's C++ includes, compiled before: large, and of use in this process alone.
 _HEADERS = "precompiled_headers"
 
-#: Seconds after which a folder may be one of a process that was killed.
+#: Seconds after which a folder without a lock may be one of a process that was killed.
 _LEFTOVER = 24 * 3600.0
 
 
@@ -48,8 +53,10 @@ class Workspace:
         place = Path(tempfile.gettempdir())
         _remove_leftovers(place)
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+        self._lock: int | None = None
         try:
             (self.folder / _PID).write_text(str(os.getpid()))
+            self._lock = _hold(self.folder / _LOCK)
         except OSError:  # a full disk, at every try
             self.delete()
             raise
@@ -59,6 +66,9 @@ class Workspace:
     def delete(self) -> None:
         """What was loaded from it stays in memory, and where a system does not delete what is loaded, the file too."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -126,7 +136,7 @@ class Workspace:
         found = {}
         for path in self.folder.rglob("*"):
             name = path.relative_to(self.folder).as_posix()
-            if path.suffix in _PASSING or name == _PID or path.name.startswith(".") or not path.is_file():
+            if path.suffix in _PASSING or name in (_PID, _LOCK) or path.name.startswith(".") or not path.is_file():
                 continue
             is_header = name.startswith(f"{_HEADERS}/")
             if is_header != headers or (headers and path.suffix not in (".h", ".gch")):
@@ -165,8 +175,36 @@ def _remove_leftovers(place: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def _hold(path: Path) -> int | None:
+    """Locks a file for as long as this process lives, however it ends; None where that cannot be."""
+    if fcntl is None:
+        return None
+    held = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # a file system without locks
+        os.close(held)
+        path.unlink(missing_ok=True)
+        return None
+    return held
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process holds the lock, also one that this process does not see, in another container."""
+    found = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(found)
+    return False
+
+
 def _is_alive(folder: Path) -> bool:
-    """Whether a process may still use a folder. Where processes cannot be asked for, time tells alone."""
+    """Whether a process may still use a folder. Where neither a lock nor the system tells, time does."""
+    if fcntl is not None and (folder / _LOCK).exists():
+        return _is_held(folder / _LOCK)
     age = time.time() - folder.stat().st_mtime
     if os.name != "posix" or age < _LEFTOVER:  # a container may not see the process that shares its folder
         return age < 7 * _LEFTOVER

@@ -63,6 +63,12 @@ class Failures:
         return self.given_up or (f"{broken.path} cannot be compiled: {broken.reason}" if broken else None)
 
 
+def leave_out(blocks: Sequence[Block], holds_operators: bool) -> None:
+    """Blocks that a backend cannot compile because its graphs hold no operators."""
+    for block in blocks:
+        block.reason = block.reason or (None if holds_operators else block.without_operators)
+
+
 def common_reason(blocks: Sequence[Block]) -> str | None:
     """Why no block at all can be compiled, None when some can."""
     reasons = [block.reason for block in blocks if block.reason]
@@ -76,7 +82,7 @@ class ModelUnfit(RuntimeError):
 
     def __init__(self, node: str, reason: str):
         super().__init__(
-            f"OneDiff Compile (node {node}): {reason} Set unfit (if_unfit) to “run uncompiled” to go on without."
+            f"OneDiff Compile (node {node}): {reason} Set “if it cannot compile” to “run uncompiled” to go on without."
         )
         self.node = node
         self.reason = reason

@@ -60,15 +60,15 @@ class PreparedModel:
         }
         self.called_directly = [module for module in diffusion_model.modules() if needs_repair(type(module))]
         broken = {region.path: report.under(region.path) for region in self.regions}
-        self.unfit, self.without_operators = _reasons(broken, apart=False), _reasons(broken, apart=True)
+        self.unfit, self.without_operators = _reasons(broken, False), _reasons(broken, True)
 
     def reasons(self, path: str) -> tuple[str | None, str | None]:
         """Why a region is not compiled, and why not without operators."""
         return self.unfit.get(path), self.without_operators.get(path)
 
 
-def _reasons(broken: dict[str, list[Finding]], apart: bool) -> dict[str, str]:
-    found = {path: [one for one in findings if one.apart is apart] for path, findings in broken.items()}
+def _reasons(broken: dict[str, list[Finding]], as_operator: bool) -> dict[str, str]:
+    found = {path: [one for one in findings if one.as_operator is as_operator] for path, findings in broken.items()}
     return {path: findings[0].brief for path, findings in found.items() if findings}
 
 

@@ -28,7 +28,7 @@ from ..measuring.block import Block
 from ..measuring.cleared import CLEARED
 from ..measuring.find_gains import find_gains
 from ..measuring.model_memory import Variant
-from .failures import common_reason
+from .failures import common_reason, leave_out
 from .one_block.block_runner import BlockRunner
 from .prepared_model import PreparedModel, contents, shape_of
 from .record_fields import model_fields
@@ -197,6 +197,7 @@ class Session(SessionState, ModelWrapper):
         except BackendUnavailable as error:
             self.give_up(error.reason)
             return
+        leave_out(self.blocks, self.compiler.holds_operators)
         self._find_gains()
         self._note_backend(reason)
 

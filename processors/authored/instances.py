@@ -15,8 +15,9 @@ from torch import nn
 from ...memo import shared
 from ...patching.user_code import Attendance, Cancel
 from ...patching.user_errors import class_name
-from ..apart import PLACE, in_graph, name_of
+from ..as_operator import PLACE, in_graph, name_of
 from ..contract import Processor
+from ..elsewhere import CallKind
 from ..sites.find import Site
 from .adapt import written
 from .recipe import foreign_to, recipe_of
@@ -67,28 +68,33 @@ class OwnInstance(Stands):
         return attn.onediff_processor(attn, *args)
 
 
-class Apart(Stands):
+class AsOperator(Stands):
     """For one that no graph can hold: in a compiled block it is called through an operator."""
 
     def __init__(self, checked: Processor, computes: Processor | OwnInstance):
-        super().__init__(checked)
-        self.level, self.computes = checked.level, computes
+        self.checked, self.computes = checked, computes
+        self.takes_options, self.reader = False, None
         self.name = name_of(computes, type(written(checked)))
 
+    @property
+    def left(self) -> tuple[CallKind, ...]:  # type: ignore[override]  # grows when another model is checked
+        return self.computes.left
+
     def __call__(self, *args: Any) -> torch.Tensor:
-        if torch.compiler.is_compiling() and (self.level == "kernel" or hasattr(args[0], PLACE)):
-            return in_graph(self.name, self.level, args)
+        level = self.checked.level
+        if torch.compiler.is_compiling() and (level == "kernel" or hasattr(args[0], PLACE)):
+            return in_graph(self.name, level, args)
         return self.computes(*args)
 
 
 @shared
-def _apart(checked: Processor, computes: Processor | OwnInstance) -> Apart:
+def _as_operator(checked: Processor, computes: Processor | OwnInstance) -> AsOperator:
     """One for all patches, so that compiled graphs are shared."""
-    return Apart(checked, computes)
+    return AsOperator(checked, computes)
 
 
 #: What computes at a site, called as a processor of its level is.
-Computes = Processor | Seat | OwnInstance | Apart
+Computes = Processor | Seat | OwnInstance | AsOperator
 
 
 def reader_of(computes: Computes) -> type | None:
@@ -125,15 +131,15 @@ class Instances:
         return self._recipe is not None and bool(self._recipe.keeps)
 
     @property
-    def apart(self) -> bool:
+    def as_operator(self) -> bool:
         """Whether compiled blocks call it through an operator. An operator hands on no options."""
-        known = self.checked.apart or (self._recipe is not None and self._recipe.apart)
+        known = self.checked.as_operator or (self._recipe is not None and self._recipe.as_operator)
         return known and not self.keeps_state and not getattr(self.checked, "takes_options", False)
 
     @property
     def called_as(self) -> tuple[bool, bool]:
         """What decides how forwards call it."""
-        return self.keeps_state, self.apart
+        return self.keeps_state, self.as_operator
 
     @property
     def per_site(self) -> bool:
@@ -158,9 +164,9 @@ class Instances:
         if self.keeps_state:
             return self._seats.setdefault(site.path if self.per_site else "", Seat(self.checked))
         computes = self._in_graphs(site)
-        if not self.apart:
+        if not self.as_operator:
             return computes
-        return _apart(self.checked, computes)
+        return _as_operator(self.checked, computes)
 
     def _in_graphs(self, site: Site) -> Processor | OwnInstance:
         if self._recipe is None or not self.per_site:

@@ -33,7 +33,7 @@ class Recipe:
     ``per_site``: its ``__init__`` takes values of a site, so each has an instance of its own. ``keeps`` names what its
     calls were seen to keep; empty, one instance serves all samplings. ``harmless`` names what a first call makes and
     others use, as tables. ``pristine`` is what it keeps outside of its instances, as it was before the first call.
-    ``left`` are kinds of calls that go to PyTorch's attention. ``apart``: no graph can hold it, an operator can.
+    ``left`` are kinds of calls that go to PyTorch's attention. ``as_operator``: no graph can hold it, an operator can.
     ``own`` is what forwards call at sites with an instance each.
     """
 
@@ -42,7 +42,7 @@ class Recipe:
     keeps: frozenset[str] = frozenset()
     harmless: frozenset[str] = frozenset()
     left: tuple[CallKind, ...] = ()
-    apart: bool = False
+    as_operator: bool = False
     own: Any = None
 
     def __post_init__(self) -> None:

@@ -1,8 +1,7 @@
 """What a processor keeps between calls: on its instance, on its classes, in globals and in closures.
 
 ``prints`` tells whether something changed, ``Kept`` puts it back. What lies in C, or in an object of somebody else's
-class, is not looked into.
-"""
+class, is not looked into."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ import functools
 import hashlib
 import itertools
 import random
+import sys
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -32,8 +32,8 @@ _CONTAINERS: tuple[type, ...] = (list, set, deque, *_DICTS)
 _TENSOR: tuple[type, ...] = (torch.Tensor, nn.Parameter, FakeTensor)
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
-#: Entries of one container, and containers in containers, that are looked into.
-MOST, DEEPEST = 4096, 6
+#: Entries of one container, containers in containers, and numbers of a NumPy array that are looked into.
+MOST, DEEPEST, SMALL_ARRAY = 4096, 6, 65_536
 
 
 @dataclass
@@ -161,12 +161,12 @@ def _print(value: Any, home: str, by_value: bool, depth: int) -> Any:
         return _print_tensor(value, by_value)
     if cls in _PLAIN:
         return type(value), value if value == value else repr(value)
+    if cls is getattr(sys.modules.get("numpy"), "ndarray", None) and value.size <= SMALL_ARRAY:
+        return value.shape, value.dtype.str, hashlib.sha256(value.tobytes()).digest()
     if cls is torch.Generator:
         return hashlib.sha256(value.get_state().numpy().tobytes()).digest()
-    if cls is random.Random:
-        return value.getstate()
-    if cls is itertools.count:
-        return repr(value)
+    if cls in (random.Random, itertools.count):
+        return value.getstate() if cls is random.Random else repr(value)
     if depth and cls in _DICTS:
         entries = list(value.items())[:MOST]
         return len(value), [(_print(k, home, True, 1), _print(v, home, by_value, depth - 1)) for k, v in entries]

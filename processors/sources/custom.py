@@ -116,7 +116,7 @@ class CustomProcessors:
             why = f"{_SHOWN} has not answered for {FINDING_PATIENCE:g} s."
             raise CannotLoad(name, file.shown, "cannot be read", why, "Check the disk or the network that it is on.")
         loaded = self._load(name, file, Attendance(cancel, patience))
-        cls = vars(loaded.module).get(cls_name)
+        cls = _NAMESPACE.__get__(loaded.module).get(cls_name)
         if not issubclass(type(cls), type):
             raise CannotLoad(
                 name,
@@ -175,6 +175,10 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(read_source(path)).hexdigest()
     except OSError:
         return ""
+
+
+#: A file may give its module a class of its own, which answers as it likes.
+_NAMESPACE = vars(types.ModuleType)["__dict__"]
 
 
 def _run_file(file: UserFile, source: bytes) -> types.ModuleType:

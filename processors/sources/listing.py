@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from ...patching.user_errors import error_words
 from .user_files import NotRead, UserFile, class_names, why_not_read
 
 #: What is listed at most: Python files, names in all folders, classes of a file, letters of a class, seconds.
@@ -138,6 +139,8 @@ class _Lister:
             self._say(folder, path, "It is a link that leads nowhere.", "Delete the link, or bring back the file.")
         except OSError as error:
             self._say(folder, path, *why_not_read(error))
+        except Exception as error:  # one file never ends the list
+            self._say(folder, path, f"It cannot be listed: {error_words(error)}.", "Move it elsewhere.")
         else:
             kept = tuple(name for name in classes[:MOST_CLASSES] if len(name) <= LONGEST_NAME)
             self.files[file.name], self.classes[file.name] = file, kept

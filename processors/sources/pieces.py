@@ -25,7 +25,7 @@ def statements_in(source: bytes) -> list[ast.stmt]:
     """The statements at the top level of a text; of a large one those that are, or may hold, classes and imports.
 
     Raises:
-        SyntaxError, ValueError, RecursionError, MemoryError: when it cannot be parsed.
+        Exception: when it cannot be parsed: SyntaxError, ValueError, RecursionError, MemoryError, LookupError.
     """
     if len(source) <= LARGE:
         return ast.parse(source).body

@@ -111,7 +111,7 @@ def _class_names(path: Path, modified: int, size: int) -> tuple[str, ...]:
         return ()
     try:
         return tuple(_processors(statements_in(source)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deep
+    except Exception as error:  # a coding may raise anything, and what is nested too deep RecursionError or MemoryError
         names = tuple(re.findall(r"^class (?!_)(\w+)", source.decode(errors="replace"), re.MULTILINE))
         if not names:
             line = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""

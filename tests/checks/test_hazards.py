@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gallery
+import numpy
 import pytest
 import torch
+from onediff_pack.checks.attached import check_attached
 from onediff_pack.checks.graph.calls import calls_at
 from onediff_pack.checks.mounted import mount
 from onediff_pack.checks.rule import apply
-from onediff_pack.processors import adapt
+from onediff_pack.processors import adapt, find_sites
+from onediff_pack.processors.authored.make import make
+from torch import nn
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
 pytestmark = pytest.mark.usefixtures("host")
@@ -54,3 +58,47 @@ def test_the_mended_one_compiles(name):
 
 def test_there_are_enough():
     assert len(WRONG) >= 25
+
+
+class LoudAndRandom(nn.Module):
+    def forward(self, q, k, v, heads, mask=None):
+        print("attention of", tuple(q.shape))  # noqa: T201
+        return plain(q + torch.randn_like(q), k, v, heads, mask)
+
+
+class LoudCounter(nn.Module):
+    """Keeps its count where Python does not see that it changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = numpy.zeros(1)
+
+    def forward(self, q, k, v, heads, mask=None):
+        print("attention of", tuple(q.shape))  # noqa: T201
+        self.calls += 1
+        return plain(q * (1 + float(self.calls[0]) / 10), k, v, heads, mask)
+
+
+class Loud(nn.Module):
+    def forward(self, q, k, v, heads, mask=None):
+        print("attention of", tuple(q.shape))  # noqa: T201
+        return plain(q, k, v, heads, mask)
+
+
+def plain(q, k, v, heads, mask):
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    mask = mask[:, None] if mask is not None and mask.ndim == 3 else mask
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize(("cls", "can_be"), [(Loud, True), (LoudAndRandom, False), (LoudCounter, False)])
+def test_what_gives_something_else_at_each_call_is_no_operator(cls, can_be):
+    """A block's first compiled call is made twice: the picture would be another one."""
+    import models
+
+    processor = make("it", cls, "", "it.py")
+    sites = find_sites(models.unet_patcher().model.diffusion_model)[:1]
+    found = check_attached([(site, processor) for site in sites], torch.float32, torch.device("cpu"))
+    assert "prints" in {finding.rule for finding in found}
+    assert processor.as_operator is can_be

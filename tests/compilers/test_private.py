@@ -25,6 +25,7 @@ from onediff_pack.compilers.compile_cache.workspace import Workspace
 codecache = pytest.importorskip("torch._inductor.codecache")
 cpu_vec_isa = pytest.importorskip("torch._inductor.cpu_vec_isa")
 
+ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 PLANTED = """
 #include <stdio.h>
@@ -308,3 +309,33 @@ class Harmful:
 
     def __reduce__(self):
         return os.mkdir, (str(self.trap),)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes nothing that is open")
+def test_the_folder_of_a_process_that_was_ended_from_outside_goes_at_the_next_start(tmp_path):
+    """As docker stop and systemd do it. That of one that lives stays, also where it is not seen."""
+    code = (
+        "import sys, types, time\n"
+        f"package = types.ModuleType('pack'); package.__path__ = [{str(ROOT)!r}]; sys.modules['pack'] = package\n"
+        "from pack.compilers.compile_cache.workspace import Workspace\n"
+        "print(Workspace().folder, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    folders = []
+    for _ in range(2):
+        env = {**os.environ, "TMPDIR": str(tmp_path)}
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env)
+        assert process.stdout is not None
+        folders.append(Path(process.stdout.readline().strip()))
+        if folders[1:]:
+            break
+        process.terminate()
+        process.wait()
+    try:
+        (folders[1] / "pid").write_text("4194304")  # of nobody: another container's
+        code = code.replace("time.sleep(60)", "")
+        subprocess.run([sys.executable, "-c", code], check=True, env=env, stdout=subprocess.PIPE)
+        assert [folder.exists() for folder in folders] == [False, True]
+    finally:
+        process.kill()
+        process.wait()

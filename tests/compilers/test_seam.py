@@ -8,6 +8,10 @@ from onediff.infer_compiler.backends import registry
 from onediff.infer_compiler.backends.deployable_module import DeployableModule
 from onediff_pack.compilers.backends.protocol import Failure
 from onediff_pack.compilers.backends.through_onediff import compile_through_onediff
+from onediff_pack.compilers.session.failures import ModelUnfit
+from onediff_pack.patching.wrappers import attach
+from onediff_pack.processors import KernelProcessor, find_sites, get_processor, select_sites
+from onediff_pack.processors.attention_patch import AttentionPatch
 from sessions import FakeBackend, compiled_clone, known, using
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -89,3 +93,29 @@ def test_its_failures_are_in_its_own_words(asked, monkeypatch):
     torch.testing.assert_close(result, models.step(patcher))
     assert record["state"] == "uncompiled"
     assert {r["reason"] for r in record["compile"]["regions_uncompiled"]} == {"eager says: 'no such operator'"}
+
+
+class Loud(KernelProcessor):
+    """What no graph can hold."""
+
+    def forward(self, q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False, scale=None, gqa=False):
+        print("attention of", tuple(q.shape))  # noqa: T201
+        return get_processor("sdpa")(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, gqa)
+
+
+def test_a_block_whose_processor_only_an_operator_can_be_is_left_or_ends_the_run_as_the_user_chose():
+    import models
+
+    plain = models.flux_patcher()
+    patcher = plain.clone()
+    sites = select_sites(find_sites(plain.model.diffusion_model), "all", "double_blocks.0")
+    attach(patcher, AttentionPatch(sites, Loud(), lambda options: None))
+    with using(known(FakeBackend())):
+        clone, session, record = compiled_clone(patcher)
+        (result,) = session.sampling(lambda: [models.step(clone) for _ in range(3)])[-1:]
+        torch.testing.assert_close(result, models.step(plain))
+        stopping, stopped, _ = compiled_clone(patcher, stop_if_unfit=True)
+        with pytest.raises(ModelUnfit, match=r"double_blocks\.0 cannot be compiled"):
+            stopped.sampling(lambda: models.step(stopping))
+    ((path, reason),) = [(one["path"], one["reason"]) for one in record["compile"]["regions_uncompiled"]]
+    assert (path, "print" in reason) == ("double_blocks.0", True), reason

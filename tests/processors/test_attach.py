@@ -10,6 +10,7 @@ import torch
 from onediff_pack.patching.wrappers import APPLY_MODEL, KEY, OUTER_SAMPLE, attach, attached, detach
 from onediff_pack.processors import KernelProcessor, ModuleProcessor, find_sites, get_processor, select_sites
 from onediff_pack.processors.attention_patch import AttentionPatch, kernel_forward, kernel_override
+from onediff_pack.processors.elsewhere import CallKind
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -188,11 +189,32 @@ def test_what_no_graph_can_hold_shares_its_graphs_however_often_it_is_attached(l
     import models
 
     class Mine(level):
-        apart = True
+        as_operator = True
 
     processor, patcher = Mine(), models.unet_patcher()
     sites = select_sites(find_sites(patcher.model.diffusion_model), "all", "middle_block")
-    first, again = (AttentionPatch(sites, processor, print).forwards for _ in range(2))
+    patches = [AttentionPatch(sites, processor, print) for _ in range(2)]
+    first, again = (patch.forwards for patch in patches)
     assert [forward.__func__ for _, forward in first] == [forward.__func__ for _, forward in again]
+    processor.left = (CallKind(mask=(4, True)),)  # seen when another model was checked
+    assert patches[0].instances.computes(sites[0]).left == processor.left
     other = AttentionPatch(sites, Mine(), print).forwards
     assert not {forward.__func__ for _, forward in first} & {forward.__func__ for _, forward in other}
+
+
+def test_a_class_is_not_asked_for_its_name_where_it_is_attached():
+    import models
+
+    class Meta(type):
+        def __getattribute__(cls, name):
+            if name in ("__qualname__", "__module__") and asked:
+                raise SystemExit(name)
+            return super().__getattribute__(name)
+
+    class Mine(KernelProcessor, metaclass=Meta):
+        as_operator = True
+
+    processor, patcher, asked = Mine(), models.unet_patcher(), []
+    asked.append(True)
+    sites = select_sites(find_sites(patcher.model.diffusion_model), "all", "middle_block")
+    assert AttentionPatch(sites, processor, print).forwards

@@ -104,6 +104,30 @@ def test_a_file_that_is_too_deep_for_pythons_parser_is_listed_and_choosing_it_sa
         custom.load("custom/deep:Mine")
 
 
+@pytest.mark.parametrize("coding", ["hex", "rot13", "zlib", "nonsense"])
+@pytest.mark.parametrize("size", [10, 20_000], ids=["small", "large"])
+def test_a_file_in_a_coding_that_is_none_of_texts_keeps_nobody_out(custom, folder, coding, size):
+    (folder / "bad.py").write_text(f"# -*- coding: {coding} -*-\n{MINE}# {'x' * size}\n")
+    assert "custom/right:Mine" in custom.names()
+    with pytest.raises(CannotLoad, match=r"bad.py"):
+        custom.load("custom/bad:Mine")
+
+
+def test_whatever_goes_wrong_with_one_file_the_others_are_listed(custom, folder, monkeypatch):
+    (folder / "bad.py").write_text(MINE)
+    names = listing.class_names
+
+    def fails(path):
+        if path.name == "bad.py":
+            raise LookupError("'hex' is not a text encoding")
+        return names(path)
+
+    monkeypatch.setattr(listing, "class_names", fails)
+    assert custom.names() == ["custom/right:Mine"]
+    (one,) = custom.unlisted()
+    assert one.why == "It cannot be listed: LookupError: 'hex' is not a text encoding."
+
+
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
 def test_what_the_system_refuses_to_read_is_said(custom, folder, monkeypatch, error):
     """The tests may run as root, whom nothing is forbidden: the refusal is made here."""
@@ -317,3 +341,20 @@ def test_a_broken_diffusers_is_said_and_lists_nothing(tmp_path, monkeypatch, cap
     monkeypatch.setattr(from_diffusers, "source_file", deep)
     assert from_diffusers.listed() == []
     assert from_diffusers.unlisted()[0].why == "RecursionError: too deep."
+
+
+def test_a_file_whose_module_answers_as_it_likes_is_loaded_like_others(custom, folder):
+    (folder / "odd.py").write_text(
+        "import sys, types\n"
+        "from torch import nn\n"
+        "class Odd(types.ModuleType):\n"
+        "    @property\n"
+        "    def __dict__(self):\n"
+        "        raise SystemExit\n"
+        "class Mine(nn.Module):\n"
+        "    def forward(self, q, k, v, heads, mask=None):\n"
+        "        return q\n"
+        "sys.modules[__name__].__class__ = Odd\n"
+    )
+    assert type(custom.load("custom/odd:Mine")).__name__ != ""
+    assert "custom/odd:Mine" in custom.names()

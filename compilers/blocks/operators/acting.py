@@ -49,6 +49,11 @@ def in_words(role: str) -> str:
     return f"replacement of {name}" if which == "replaced" else BLOCK_PATCHES.get(name, name)
 
 
+def whose_words(role: str) -> str:
+    """The same with whose it is: "another node's attention override"."""
+    return in_words(role) if role == HOSTS_ROLE else f"another node's {in_words(role)}"
+
+
 def acting_on(options: dict[str, Any], reads: Reads) -> Acting | Unfit:
     """What acts on a block that reads this, or why it cannot be an operator."""
     functions: dict[str, Callable] = {}

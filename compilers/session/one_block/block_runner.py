@@ -14,8 +14,8 @@ from ....memo import Same
 from ....patching.calls import Inputs, options_of, options_position, with_options
 from ....patching.foreign import OVERRIDE
 from ....patching.user_errors import ordinary
-from ....processors.apart import at_places
-from ....processors.attention_patch import is_apart, kernel_override
+from ....processors.as_operator import at_places
+from ....processors.attention_patch import is_operator, kernel_override
 from ....processors.built_in.sdpa import SDPAProcessor
 from ...blocks.cast_weights import CastWeights
 from ...blocks.hindrances import BlockState
@@ -74,7 +74,7 @@ class BlockRunner:
         self._state = BlockState(block.module)
         self._weights = CastWeights(block.module)
         self._class_forwards: tuple[Callable, ...] = ()
-        self._apart = False
+        self._as_operator = False
 
     def forget_measurements(self) -> None:
         """The next compiled run of each variant is compared and timed anew."""
@@ -92,7 +92,7 @@ class BlockRunner:
         self._forward = block.module.forward
         self._position = self._foreign.position = options_position(type(block.module).forward)
         block.functions = self._functions()
-        self._apart = any(map(is_apart, block.functions))
+        self._as_operator = any(map(is_operator, block.functions))
         return block.functions
 
     def bind(self, step: Step) -> tuple[nn.Module, Callable]:
@@ -124,7 +124,7 @@ class BlockRunner:
         entering = foreign if isinstance(foreign, Unfit) else plain(options or {}, reads)
         if isinstance(foreign, Unfit) or isinstance(entering, Unfit):
             return self._skip(str(entering), original)
-        reason = self._hindrance() if self._compiler.holds_operators else block.without_operators or self._hindrance()
+        reason = self._hindrance()
         if reason is not None:
             return self._skip(reason, original)
         if block.gain.reason is not None and block.is_own(self._functions()):
@@ -267,7 +267,7 @@ class BlockRunner:
         return self._foreign.again(self.run_uncompiled, call.original, under)
 
     def run_compiled(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> Any:
-        with self._weights_ready(), at_places(self.block.places) if self._apart else nullcontext():
+        with self._weights_ready(), at_places(self.block.places) if self._as_operator else nullcontext():
             return self._variants.run(key, graph, inputs)
 
     def _weights_ready(self) -> AbstractContextManager[None]:

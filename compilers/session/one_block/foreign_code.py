@@ -10,7 +10,7 @@ import torch
 from ....patching.calls import Inputs, with_options
 from ....patching.foreign import OVERRIDE, hosts_own, origin
 from ....processors.attention_patch import has_processor, supersedes
-from ...blocks.operators.acting import Acting, acting_on, in_words, uncompiled_options, with_standins
+from ...blocks.operators.acting import Acting, acting_on, uncompiled_options, whose_words, with_standins
 from ...blocks.operators.block_call import BlockCall
 from ...blocks.operators.call_form import MARK
 from ...blocks.operators.promises import promises_of
@@ -69,7 +69,7 @@ class ForeignCode:
             return found
         role, reason = unfit
         whose = origin(found.functions[role])
-        return Unfit(f"another node's {in_words(role)} ({whose}) cannot be inside a graph: {reason}")
+        return Unfit(f"{whose_words(role)} ({whose}) cannot be inside a graph: {reason}")
 
     def seen(self, found: Acting) -> bool:
         """Whether blocks of this kind were seen under what acts now."""

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from ..memo import cached
+from ..patching.inside import module_of
+from ..patching.user_errors import qualified_name
 
 #: The attribute of a site's module that says its place in the block that is compiled, the same in equal blocks.
 PLACE = "onediff_place"
@@ -25,7 +27,7 @@ _running = threading.local()
 def name_of(computes: Any, cls: type) -> str:
     """The name under which operators find what computes: the same in every process for the only one of its class."""
     register()
-    written = f"{cls.__module__}:{cls.__qualname__}"
+    written = f"{module_of(cls)}:{qualified_name(cls)}"
     names = (written if number == 1 else f"{written} #{number}" for number in itertools.count(1))
     name = next(name for name in names if name not in _registered)
     _registered[name] = computes
