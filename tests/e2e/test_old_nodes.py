@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 from editor import MINUTES, QUEUE, RENDERERS, SCREENS, load, open_editor, use_renderer
-from examples import start
-from old_workflows import CHECKPOINT, SHARED, TEXTS, make_files, shared_files, with_small_models
+from old_workflows import (
+    CHECKPOINT,
+    SHARED,
+    TEXTS,
+    equal_to_plain,
+    old_server,
+    shared_files,
+    small,
+    with_small_models,
+)
 
 from scripts.environment import Environment
 from scripts.server import Server
@@ -122,7 +130,7 @@ def workflow() -> dict[str, Any]:
 
 
 #: What the editor has after all that can be replaced is.
-REPLACED = {
+REPLACED: dict[str, list[Any]] = {
     "links": sorted(
         [
             *("CheckpointLoaderSimple.0 > OneDiffCompile.model", "CheckpointLoaderSimple.1 > CLIPTextEncode.clip"),
@@ -152,11 +160,7 @@ REPLACED = {
 
 @pytest.fixture(scope="module")
 def server(environment: Environment) -> Iterator[Server]:
-    base = environment.cache / "e2e" / "old"
-    for folder in ("models", "input"):
-        (base / folder).mkdir(parents=True, exist_ok=True)
-    make_files(base)
-    with start(environment, "old", variables={"ONEDIFF_COMPILE_SECONDS": "0"}) as running:
+    with old_server(environment) as running:
         yield running
 
 
@@ -197,6 +201,7 @@ def test_one_click_replaces_them_and_undo_takes_it_back(page: Any):
     assert any("Undo takes it back." in text and "VAE Speedup" in text for text in told), told
 
     badges = page.locator("[data-node-id]", has_text="Load Checkpoint").all_inner_texts()
+    assert badges or page.renderer == "classic"
     assert not any("DEPR" in text for text in badges)
 
     page.evaluate(UNDO)
@@ -208,21 +213,33 @@ def test_one_click_replaces_them_and_undo_takes_it_back(page: Any):
     page.evaluate(QUEUE)
 
 
+# Where the title of a node is on the page.
+TITLE = """type => {
+    const node = app.graph.nodes.find(node => node.type === type);
+    const { left, top } = app.canvas.canvas.getBoundingClientRect();
+    const { scale, offset } = app.canvas.ds;
+    return [left + (node.pos[0] + 60 + offset[0]) * scale, top + (node.pos[1] - 15 + offset[1]) * scale];
+}"""
+
+
 def test_the_nodes_menu_replaces_that_node_alone(page: Any):
     load(page, workflow())
-    labels = page.evaluate(
-        """() => {
-        const items = app.collectNodeMenuItems(app.graph.nodes.find(node => node.type === "ModelSpeedup"));
-        items.find(item => item?.content === "Replace by today's nodes").callback();
-        return items.map(item => item?.content ?? null);
-    }"""
-    )
-    assert labels == [None, "Replace by today's nodes", "Replace all old OneDiff nodes"]
-    assert page.evaluate("app.collectNodeMenuItems(app.graph.nodes.find(node => node.type === 'KSampler'))") == []
+    page.evaluate(FIT)
+    page.wait_for_timeout(1000)
+    page.mouse.click(*page.evaluate(TITLE, "ModelSpeedup"), button="right")
+    entry = page.get_by_text("Replace by today's nodes", exact=True)
+    entry.wait_for(timeout=10_000)
+    page.screenshot(path=SCREENS / f"old-menu-{page.renderer}.png")
+    entry.click()
     page.wait_for_timeout(2000)
     types = [one[0] for one in page.evaluate(GRAPH)["nodes"]]
     assert "OneDiffCompile" in types and "OneDiffTorchCompileBooster" not in types
     assert {"OneDiffCheckpointLoaderSimple", "BatchSizePatcher", "CLIPTextEncodePromptStyle"} <= set(types)
+
+    page.mouse.click(*page.evaluate(TITLE, "KSampler"), button="right")
+    page.wait_for_timeout(700)
+    assert page.get_by_text("Replace by today's nodes", exact=True).count() == 0
+    page.keyboard.press("Escape")
 
 
 def test_what_a_node_stands_for_and_what_it_did_is_on_it(page: Any):
@@ -262,3 +279,15 @@ def test_a_file_that_onediffs_users_were_given_opens_with_nothing_red(page: Any,
         return
     shoot(page, name.removesuffix(".json"))
     assert red == FINE
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="OneDiff's own workflow files are not beside the repository")
+@pytest.mark.parametrize("name", [name for name in FILES if "-ui" in name or name.startswith("sdxl-unet")])
+def test_a_file_in_the_editors_format_runs_to_the_plain_picture(page: Any, server: Server, name: str):
+    if page.renderer != "classic":
+        pytest.skip("what is queued does not depend on the renderer")
+    if name.startswith("text-to-video"):
+        pytest.skip("the smallest SVD checkpoint that ComfyUI loads takes gigabytes")
+    load(page, with_small_models((SHARED / name).read_text(encoding="utf-8")))
+    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
+    equal_to_plain(server, small(prompt))

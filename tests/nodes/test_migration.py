@@ -115,7 +115,7 @@ def test_every_id_is_there_once():
 
 
 # old value → (backend, effort), None: uncompiled
-BECAME = {
+BECAME: dict[str, tuple[dict[str, Any], tuple[str, str] | None]] = {
     "nothing": ({}, ("auto", "fast start")),
     "static_mode enable": ({"static_mode": "enable"}, ("auto", "fast start")),
     "static_mode disable": ({"static_mode": "disable"}, None),
