@@ -6,11 +6,19 @@ Each change is written as the files of that version have it; what the plain grap
 from __future__ import annotations
 
 import copy
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy
+from examples import start
+from PIL import Image
+
+from scripts.environment import Environment
+from scripts.server import Server, error_of
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -201,7 +209,12 @@ def others() -> list[Case]:
     settings |= {"conv_mse_threshold": 0.1, "linear_mse_threshold": 0.1, "compute_density_threshold": 0}
     settings |= {"save_filename_prefix": "unet", "quantize_conv": "enable", "quantize_linear": "enable"}
     sampler = {**plain()["sampler"]["inputs"], **settings}
-    style = {"clip": ["ckpt", 1], "text_positive": TEXTS[0], "text_negative": TEXTS[1], "style": "Watercolor"}
+    style: dict[str, Any] = {
+        "clip": ["ckpt", 1],
+        "text_positive": TEXTS[0],
+        "text_negative": TEXTS[1],
+        "style": "Watercolor",
+    }
     style |= {"log_prompt": True, "style_positive": True, "style_negative": True}
     both = {"sampler.positive": ["old", 0], "sampler.negative": ["old", 1]}
     return [
@@ -289,7 +302,6 @@ def make_files(base: Path) -> None:
     import comfy.cldm.cldm
     import comfy.ops
     import torch
-    from PIL import Image
     from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(4)
@@ -315,3 +327,51 @@ def make_files(base: Path) -> None:
     save_file(lora, base / "models" / "loras" / LORA)
     pixels = (torch.rand(64, 64, 3, generator=generator) * 255).byte().numpy()
     Image.fromarray(pixels).save(base / "input" / PICTURE)
+
+
+def old_server(environment: Environment) -> Any:
+    """A server on which nothing new is compiled, with the small files."""
+    base = environment.cache / "e2e" / "old"
+    for folder in ("models", "input"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    make_files(base)
+    return start(environment, "old", variables={"ONEDIFF_COMPILE_SECONDS": "0"})
+
+
+def small(prompt: Prompt) -> Prompt:
+    """At a size and with steps for a CPU."""
+    for one in prompt.values():
+        for name, value in (("width", 64), ("height", 64), ("batch_size", 1), ("steps", 2)):
+            if name in one["inputs"]:
+                one["inputs"][name] = value
+    return prompt
+
+
+def pictures(server: Server, prompt: Prompt) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The first picture of each output node that saves some, and the records, by node."""
+    entry = server.run(prompt)
+    assert error_of(entry) is None
+    found = {}
+    for key, output in entry["outputs"].items():
+        if output.get("images") and prompt[key]["class_type"] in ("PreviewImage", "SaveImage"):
+            data = server.images({"outputs": {key: output}})[0]
+            found[key] = numpy.asarray(Image.open(io.BytesIO(data))).astype(int)
+    return found, {key: output["onediff"][0] for key, output in entry["outputs"].items() if output.get("onediff")}
+
+
+def picture(server: Server, prompt: Prompt) -> tuple[Any, dict[str, Any]]:
+    """The only picture, and the records by node."""
+    found, records = pictures(server, prompt)
+    (pixels,) = found.values()
+    return pixels, records
+
+
+def equal_to_plain(server: Server, prompt: Prompt) -> None:
+    """Runs a prompt with old nodes, and the same with plain ones."""
+    expected, _ = pictures(server, without_old(prompt))
+    found, records = pictures(server, prompt)
+    assert found.keys() == expected.keys() and found
+    for key, pixels in found.items():
+        assert expected[key].std() > 1
+        assert (pixels == expected[key]).all(), key
+    assert records and all(record["state"] != "failed" for record in records.values())

@@ -3,10 +3,13 @@
 // nodes inside. Nothing is written into the nodes' properties.
 
 import { samplersOf } from "./graph/walk.js";
+import { COMPILING } from "./migration/table.js";
 import { COMPILE } from "./node_ids.js";
 
 /** @typedef {import("./graph/walk.js").WalkNode} WalkNode */
 /** @typedef {{record: import("./status/record.js").StatusRecord | null, bypassed: boolean}} Look */
+
+const compiles = (/** @type {WalkNode} */ { type }) => type === COMPILE || COMPILING.has(String(type));
 
 const TELLING = new Set(["uncompiled", "failed"]);
 
@@ -23,11 +26,11 @@ export function samplersToMark(root, nodes, look) {
   const marked = new Map();
   for (const node of nodes) {
     const { record, bypassed } = look(node);
-    if (bypassed || node.type !== COMPILE || !record || !TELLING.has(record.state)) continue;
+    if (bypassed || !compiles(node) || !record || !TELLING.has(record.state)) continue;
     // What uncompiled steps were faster than is no loss.
     if (record.state === "uncompiled" && record.speed?.kept === "uncompiled" && record.parity?.passed !== false)
       continue;
-    const later = (/** @type {WalkNode} */ other) => other.type === COMPILE && (other.mode ?? 0) === 0;
+    const later = (/** @type {WalkNode} */ other) => compiles(other) && (other.mode ?? 0) === 0;
     for (const sampler of samplersOf(root, node, later))
       marked.set(sampler, /** @type {"uncompiled" | "failed"} */ (record.state));
   }

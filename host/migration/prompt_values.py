@@ -6,19 +6,23 @@ from typing import Any
 
 from server import PromptServer
 
+from .stock_nodes import is_registered
+
 #: What follows the name of an input whose value was put aside, so that the node can say so.
 ASIDE = " (as sent)"
 
 _NUMBERS = {"INT": int, "FLOAT": float}
 
 
-def accept_any_value(kinds: dict[str, dict[str, str]]) -> None:
-    """From now on a value of another type refuses no prompt. ``kinds``: class → input → its type."""
+def accept_any_value(classes: dict[str, type], kinds: dict[str, dict[str, str]]) -> None:
+    """From now on a value of another type refuses no prompt. ``kinds``: class → input → its type. A pack that was
+    loaded later may have taken an id over: its nodes are left alone."""
 
     def on_prompt(data: dict[str, Any]) -> dict[str, Any]:
         for node in _nodes(data):
-            if node.get("class_type") in kinds and isinstance(node.get("inputs"), dict):
-                put_aside(node["inputs"], kinds[node["class_type"]], data["prompt"])
+            kind = node.get("class_type")
+            if kind in kinds and is_registered(kind, classes[kind]) and isinstance(node.get("inputs"), dict):
+                put_aside(node["inputs"], kinds[kind], data["prompt"])
         return data
 
     if kinds and hasattr(PromptServer.instance, "add_on_prompt_handler"):

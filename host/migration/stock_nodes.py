@@ -14,6 +14,11 @@ def is_taken(node: str) -> bool:
     return node in importlib.import_module("nodes").NODE_CLASS_MAPPINGS  # ComfyUI's, not this package
 
 
+def is_registered(node: str, cls: type) -> bool:
+    """Whether this class is the one that an id stands for."""
+    return importlib.import_module("nodes").NODE_CLASS_MAPPINGS.get(node) is cls
+
+
 def stock(node: str, **inputs: Any) -> tuple:
     """What one of ComfyUI's nodes gives for these inputs."""
     cls = importlib.import_module("nodes").NODE_CLASS_MAPPINGS[node]

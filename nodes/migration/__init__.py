@@ -15,5 +15,6 @@ def old_nodes() -> list[type[io.ComfyNode]]:
     """A class for each old id that no other pack has registered: OneDiff's own pack, where it loads, keeps its own."""
     free = [row for row in ROWS if not is_taken(row.id)]
     register_folder()
-    accept_any_value({row.id: {field.name: field.kind for field in row.inputs} for row in free})
-    return [made(row) for row in free]
+    classes: dict[str, type[io.ComfyNode]] = {row.id: made(row) for row in free}
+    accept_any_value(dict(classes), {row.id: {field.name: field.kind for field in row.inputs} for row in free})
+    return list(classes.values())

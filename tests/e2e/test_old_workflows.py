@@ -6,28 +6,26 @@ test compiles.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pytest
 from examples import start
 from old_workflows import (
     SHARED,
     Case,
-    Prompt,
     cases,
-    make_files,
+    equal_to_plain,
     node,
+    old_server,
+    picture,
     plain,
     shared_files,
+    small,
     with_small_models,
-    without_old,
 )
-from PIL import Image
 
 from scripts.environment import Environment
 from scripts.server import PromptRefused, Server, error_of
@@ -37,23 +35,8 @@ CASES = {case.name: case for case in cases()}
 
 @pytest.fixture(scope="module")
 def server(environment: Environment) -> Iterator[Server]:
-    make_files_for = environment.cache / "e2e" / "old"
-    for folder in ("models", "input"):
-        (make_files_for / folder).mkdir(parents=True, exist_ok=True)
-    make_files(make_files_for)
-    with start(environment, "old", variables={"ONEDIFF_COMPILE_SECONDS": "0"}) as running:
+    with old_server(environment) as running:
         yield running
-
-
-def picture(server: Server, prompt: Prompt) -> tuple[Any, dict[str, Any]]:
-    """The picture of the output node that comes last, and the records by node."""
-    entry = server.run(prompt)
-    assert error_of(entry) is None
-    images = {key: output["images"] for key, output in entry["outputs"].items() if output.get("images")}
-    saved = next(key for key in images if prompt[key]["class_type"] in ("PreviewImage", "SaveImage"))
-    shown = {"outputs": {saved: entry["outputs"][saved]}}
-    pixels = numpy.asarray(Image.open(io.BytesIO(server.images(shown)[0]))).astype(int)
-    return pixels, {key: output["onediff"][0] for key, output in entry["outputs"].items() if output.get("onediff")}
 
 
 def test_there_is_a_case_for_every_id():
@@ -115,20 +98,7 @@ def test_a_file_that_onediffs_users_were_given_runs(server: Server, name: str):
             server.run(prompt)
         assert "IPAdapter" in str(refused.value) and "OneDiff" not in str(refused.value)
         return
-    expected, _ = picture(server, without_old(prompt))
-    pixels, records = picture(server, prompt)
-    assert expected.std() > 1
-    assert (pixels == expected).all()
-    assert all(record["state"] != "failed" for record in records.values()) and records
-
-
-def small(prompt: Prompt) -> Prompt:
-    """At a size and with steps for a CPU."""
-    for one in prompt.values():
-        for name, value in (("width", 64), ("height", 64), ("batch_size", 1), ("steps", 2)):
-            if name in one["inputs"]:
-                one["inputs"][name] = value
-    return prompt
+    equal_to_plain(server, prompt)
 
 
 def test_model_speedup_compiles(environment: Environment):

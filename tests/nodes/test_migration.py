@@ -115,7 +115,7 @@ def test_every_id_is_there_once():
 
 
 # old value → (backend, effort), None: uncompiled
-BECAME = {
+BECAME: dict[str, tuple[dict[str, Any], tuple[str, str] | None]] = {
     "nothing": ({}, ("auto", "fast start")),
     "static_mode enable": ({"static_mode": "enable"}, ("auto", "fast start")),
     "static_mode disable": ({"static_mode": "disable"}, None),
@@ -339,6 +339,28 @@ def test_an_id_of_a_pack_that_was_loaded_earlier_is_left_to_it(monkeypatch):
     from onediff_pack.nodes import migration
 
     monkeypatch.setattr(migration, "is_taken", lambda node: node == "ModelSpeedup")
-    monkeypatch.setattr(migration, "accept_any_value", lambda kinds: None)
+    monkeypatch.setattr(migration, "accept_any_value", lambda *_: None)
     ids = [node.GET_SCHEMA().node_id for node in migration.old_nodes()]
     assert len(ids) == 30 and "ModelSpeedup" not in ids
+
+
+def test_a_pack_that_is_loaded_later_gets_its_prompts_as_they_were_sent(monkeypatch):
+    from onediff_pack.host.migration import prompt_values
+
+    handlers: list[Any] = []
+    server = SimpleNamespace(instance=SimpleNamespace(add_on_prompt_handler=handlers.append))
+    monkeypatch.setattr(prompt_values, "PromptServer", server)
+    mappings: dict[str, Any] = {"ModelSpeedup": int}
+    nodes = SimpleNamespace(NODE_CLASS_MAPPINGS=mappings)
+    monkeypatch.setattr(importlib, "import_module", lambda name: nodes)
+    prompt_values.accept_any_value({"ModelSpeedup": int}, {"ModelSpeedup": {"inplace": "BOOLEAN"}})
+
+    def sent(inputs: Any) -> Any:
+        data = {"prompt": {"1": {"class_type": "ModelSpeedup", "inputs": inputs}, "2": "no node"}}
+        return handlers[0](data)["prompt"]["1"]["inputs"]
+
+    assert sent({"inplace": "enable"}) == {"inplace (as sent)": {"__value__": "enable"}}
+    assert sent({"inplace": True, "model": ["9", 0]}) == {"inplace": True, "model": ["9", 0]}
+    assert handlers[0]({"prompt": None}) == {"prompt": None}
+    mappings["ModelSpeedup"] = str
+    assert sent({"inplace": "enable"}) == {"inplace": "enable"}

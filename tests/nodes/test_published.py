@@ -44,7 +44,13 @@ def now() -> dict[str, Any]:
 
     register_folder()
     register_processors()
-    nodes = [OneDiffPatchAttention, OneDiffForwardCheck, OneDiffCompile, OneDiffSpeedReport, *map(made, ROWS)]
+    nodes: list[Any] = [
+        OneDiffPatchAttention,
+        OneDiffForwardCheck,
+        OneDiffCompile,
+        OneDiffSpeedReport,
+        *map(made, ROWS),
+    ]
     return {node.GET_SCHEMA().node_id: published_as(node) for node in nodes}
 
 

@@ -33,12 +33,20 @@ const LINKS = [
   [3, 2, 0, 4, 0, "MODEL"],
 ];
 
-test("Model Speedup of every version becomes OneDiff Compile, with its links and its id", () => {
+/** Links with the ids of nodes that were replaced as they were before. */
+const asBefore = (after, before) => {
+  const ids = new Map(after.nodes.map(({ id }, index) => [id, before.nodes[index]?.id]));
+  return after.links.map(([id, from, slot, to, ...rest]) => [id, ids.get(from) ?? from, slot, ids.get(to) ?? to, ...rest]);
+};
+
+test("Model Speedup of every version becomes OneDiff Compile, with its links", () => {
   const compile = (mode) => ["OneDiffCompile", ["auto", "blocks", "fast start", "run uncompiled", true], mode];
   for (const [values, mode] of [[["enable"], 0], [["disable"], 4], [[true], 0], [[false], 0], [[true, "disable"], 4]]) {
-    const { workflow: after, replaced, stays } = replaceOld(workflow(speedup(values), LINKS));
+    const before = workflow(speedup(values), LINKS);
+    const { workflow: after, replaced, stays } = replaceOld(before);
     assert.deepEqual([replaced, stays], [1, []]);
-    assert.deepEqual(after.links, LINKS);
+    assert.deepEqual(asBefore(after, before), LINKS);
+    assert.notEqual(after.nodes[1].id, 2, "Nodes 2.0 would show the old badges");
     assert.deepEqual(short(after.nodes[1]), compile(mode), JSON.stringify(values));
     assert.deepEqual(after.nodes[1].inputs, [{ name: "model", type: "MODEL", link: 1 }]);
     assert.equal(after.nodes[1].title, undefined);
@@ -65,12 +73,13 @@ test("boosters become the settings of OneDiff Compile, and go away", () => {
     ["OneDiffNexfortBooster", [false, true, "max-optimize:low-precision", ""], ["nexfort", "max speed", 0]],
     ["OneDiffNexfortBooster", [false, true, "jit:benchmark", "option", ""], ["nexfort", "fast start", 0]],
   ]) {
-    const { workflow: after, replaced } = replaceOld(boosted(type, values));
+    const before = boosted(type, values);
+    const { workflow: after, replaced } = replaceOld(before);
     assert.deepEqual(after.nodes.map(({ type: one }) => one), ["UNETLoader", "OneDiffCompile", "KSampler", "KSampler"]);
     const [backend, , effort] = after.nodes[1].widgets_values;
     assert.deepEqual([backend, effort, after.nodes[1].mode], settings, type);
     assert.equal(replaced, 4);
-    assert.deepEqual(after.links, LINKS);
+    assert.deepEqual(asBefore(after, before), LINKS);
   }
 });
 
@@ -112,14 +121,16 @@ test("a loader becomes two nodes: the checkpoint, and what compiles its model", 
   assert.deepEqual(short(after.nodes[0]), ["CheckpointLoaderSimple", ["a.safetensors"], 0]);
   assert.equal(after.nodes[4].type, "OneDiffCompile");
   assert.deepEqual(after.nodes[0].properties, { "Node name for S&R": "CheckpointLoaderSimple" });
+  const [{ id: loader }, , , , { id: compile }] = after.nodes;
+  const added = after.links[3][0];
   assert.deepEqual(after.links, [
-    [1, 51, 0, 2, 0, "MODEL"],
-    [2, 1, 1, 3, 0, "CLIP"],
-    [3, 1, 2, 4, 0, "VAE"],
-    [91, 1, 0, 51, 0, "MODEL"],
-  ].map((link) => link.map((part) => (part === 51 ? after.nodes[4].id : part === 91 ? after.links[3][0] : part))));
-  assert.ok(after.last_node_id >= after.nodes[4].id && after.last_link_id >= after.links[3][0]);
-  assert.deepEqual(after.nodes[0].outputs.map(({ links }) => links), [[after.links[3][0]], [2], [3]]);
+    [1, compile, 0, 2, 0, "MODEL"],
+    [2, loader, 1, 3, 0, "CLIP"],
+    [3, loader, 2, 4, 0, "VAE"],
+    [added, loader, 0, compile, 0, "MODEL"],
+  ]);
+  assert.ok(after.last_node_id >= after.nodes[4].id && after.last_link_id >= added);
+  assert.deepEqual(after.nodes[0].outputs.map(({ links }) => links), [[added], [2], [3]]);
 
   const off = replaceOld(load("OneDiffQuantCheckpointLoaderSimpleAdvanced", ["a", "m.pt", "disable", "enable"]));
   assert.deepEqual(off.workflow.nodes.map(({ mode }) => mode), [0, 0, 0, 0, 4]);
@@ -178,8 +189,8 @@ test("prompts with a style become two text encoders, unless the style is there",
     ["CLIPTextEncode", ["blur"], 0],
   ]);
   assert.deepEqual(after.links.map(([, from, slot, to]) => [from, slot, to]), [
-    [1, 0, 2],
-    [2, 0, 3],
+    [1, 0, positive.id],
+    [positive.id, 0, 3],
     [negative.id, 0, 3],
     [1, 0, negative.id],
   ]);
@@ -211,7 +222,8 @@ test("in a subgraph its ends keep their links, and only the node that was chosen
     inputs: [{ name: "model", linkIds: [1] }],
     outputs: [{ name: "MODEL", linkIds: [3] }],
   };
-  const before = { ...workflow(speedup([true]), LINKS), definitions: { subgraphs: [inner] } };
+  const outer = node(9, "sub", {}, {}, [], { properties: { proxyWidgets: [["2", "backend"], ["3", "x"]] } });
+  const before = { ...workflow([...speedup([true]), outer], LINKS), definitions: { subgraphs: [inner] } };
   const chosen = ({ id }, graph) => graph === "sub" && id === 3;
   const { workflow: one } = replaceOld(before, { chosen });
   assert.deepEqual(one.nodes, before.nodes.map((each) => one.nodes.find(({ id }) => id === each.id)));
@@ -220,7 +232,10 @@ test("in a subgraph its ends keep their links, and only the node that was chosen
   const ends = sub.links.map(({ id, origin_id: from, target_id: to }) => [id, from, to]);
   assert.deepEqual(ends, [[1, -10, 2], [3, 2, -20]]);
   assert.equal(sub.links[0].parentId, 7, "the points that a link goes through stay");
-  const all = replaceOld(before).workflow.definitions.subgraphs[0];
+  const everything = replaceOld(before).workflow;
+  const all = everything.definitions.subgraphs[0];
+  const [[promoted]] = everything.nodes[4].properties.proxyWidgets;
+  assert.equal(promoted, String(all.nodes[0].id), "a value that the subgraph shows");
   assert.deepEqual(all.nodes.map(({ type }) => type), ["OneDiffCompile"]);
   assert.deepEqual([all.inputs[0].linkIds, all.outputs[0].linkIds], [[1], [3]]);
   const enters = { ...inner.links[0], target_id: 3 };

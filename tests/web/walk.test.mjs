@@ -114,3 +114,13 @@ test("a subgraph that takes the model in is pointed at itself", () => {
   });
   assert.deepEqual(ids(samplersToMark(root, [node(root, "compile")], look(record({ state: "failed" })))), ["group"]);
 });
+
+test("an old node of OneDiff's that compiles points at its samplers too, and answers for an earlier one", () => {
+  const root = graphOf({
+    load: { type: "OneDiffCheckpointLoaderSimple", out: MODEL },
+    speedup: { type: "ModelSpeedup", in: { MODEL: ["load", "MODEL"] }, out: MODEL },
+    sampler: { type: "KSampler", in: { MODEL: ["speedup", "MODEL"] }, out: ["LATENT"] },
+  });
+  assert.deepEqual(ids(samplersToMark(root, [node(root, "speedup")], look(states.uncompiled))), ["sampler"]);
+  assert.equal(samplersToMark(root, [node(root, "load")], look(states.uncompiled)).size, 0);
+});

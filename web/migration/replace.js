@@ -1,6 +1,6 @@
 // @ts-check
-// A workflow, as it is saved, with today's nodes in place of old ones. It keeps the ids of nodes and links, so that
-// links, reroutes and the ends of subgraphs stay as they are.
+// A workflow, as it is saved, with today's nodes in place of old ones. Links keep their ids, so that reroutes and the
+// ends of subgraphs stay as they are.
 
 import { COMPILE } from "../node_ids.js";
 import { createRoom, graphsOf, newIds } from "./room.js";
@@ -36,9 +36,20 @@ export function replaceOld(workflow, { chosen = () => true, styles = [] } = {}) 
     }
     replaced += dropBoosters(room, isChosen);
     room.write();
+    for (const [other] of graphsOf(copy)) for (const one of other.nodes) if (one.type === id) promote(one, room.renamed);
   }
   for (const [graph] of graphsOf(copy)) ids.write(graph);
   return { workflow: copy, replaced, stays: [...stays] };
+}
+
+/**
+ * Values of inner nodes that a subgraph shows on itself: [id, name] each.
+ * @param {Saved} node @param {Map<string, any>} renamed
+ */
+function promote(node, renamed) {
+  const shown = node.properties?.proxyWidgets;
+  if (!Array.isArray(shown)) return;
+  for (const one of shown) if (renamed.has(String(one?.[0]))) one[0] = String(renamed.get(String(one[0])));
 }
 
 /** @param {Saved} node @param {Room} room @param {string[]} styles */
@@ -73,12 +84,14 @@ function replaceOne(node, room, styles) {
     case "style": {
       if (styles.includes(values.style) && values.style !== "(No style)") return false;
       const negative = room.add(node, { type: "CLIPTextEncode", widgets_values: [values.text_negative ?? ""] });
+      const size = room.halve(node, negative);
       room.moveOutput(node, 1, negative, 0);
       room.copyInput(node, "clip", negative, "clip");
       room.copyInput(node, "text_negative", negative, "text");
       const positive = { type: "CLIPTextEncode", widgets_values: [values.text_positive ?? ""] };
       room.become(node, positive, ["clip", ["text_positive", "text"]]);
       node.outputs = node.outputs?.slice(0, 1);
+      node.size = size;
       return true;
     }
     case "away":

@@ -30,6 +30,9 @@ const [INPUT, OUTPUT] = [-10, -20];
 /** Room for the title of a node, in canvas units. */
 const TITLE = 60;
 
+/** The least height of a node with a text. */
+const LEAST = 110;
+
 /** The graph itself, and its subgraphs with their ids. @param {any} workflow @returns {[any, string | null][]} */
 export function graphsOf(workflow) {
   const inner = workflow.definitions?.subgraphs ?? [];
@@ -69,6 +72,8 @@ export function createRoom(graph, ids) {
   let links = (graph.links ?? []).filter(Boolean).map(readLink);
   /** Boosters that fed a node which was replaced. */
   const fed = new Set();
+  /** Ids before → ids now. @type {Map<string, any>} */
+  const renamed = new Map();
 
   const find = (/** @type {any} */ id) =>
     graph.nodes.find((/** @type {Saved} */ node) => String(node.id) === String(id));
@@ -90,6 +95,7 @@ export function createRoom(graph, ids) {
 
   return {
     fed,
+    renamed,
     nodes: () => [...graph.nodes],
     /** @param {Saved} node */
     isRead: (node) => from(node).length > 0,
@@ -130,8 +136,17 @@ export function createRoom(graph, ids) {
       return node;
     },
 
+    /** Lets two nodes share the room that one has; gives the size of each. @param {Saved} node @param {any} lower */
+    halve(node, lower) {
+      const [[x, y], [width, height]] = [pair(node.pos), pair(node.size)];
+      const size = [width, Math.max(LEAST, (height - TITLE) / 2)];
+      Object.assign(lower, { pos: [x, y + size[1] + TITLE], size });
+      return size;
+    },
+
     /**
-     * Makes another node of one, at its place and with its id. Inputs that are not named are let go of.
+     * Makes another node of one, at its place. Inputs that are not named are let go of. It has a new id: Nodes 2.0 keeps
+     * what it drew of a node by its id, badges included.
      * @param {Saved} node
      * @param {{type: string, widgets_values: any[]}} made
      * @param {(string | [string, string])[]} keep names, or old and new names
@@ -152,6 +167,10 @@ export function createRoom(graph, ids) {
       const { type } = node;
       Object.assign(node, made, { inputs: inputs.map(({ input }) => input) });
       node.properties = named(made.type, node.properties);
+      const before = node.id;
+      node.id = ids.node();
+      renamed.set(String(before), node.id);
+      for (const link of from({ ...node, id: before })) link.from = node.id;
       inputs.forEach(({ link }, index) => Object.assign(link, { to: node.id, input: index }));
       node.outputs = (node.outputs ?? []).map((output) => ({ ...output, links: [] }));
       dropTitle(node, type);
