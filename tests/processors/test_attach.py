@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -188,18 +189,19 @@ def test_a_processor_that_nobody_uses_any_more_is_let_go():
 def test_what_no_graph_can_hold_shares_its_graphs_however_often_it_is_attached(level):
     import models
 
-    class Mine(level):
-        as_operator = True
-
-    processor, patcher = Mine(), models.unet_patcher()
+    mine: Any = type("Mine", (level,), {"as_operator": True})
+    processor, patcher = mine(), models.unet_patcher()
     sites = select_sites(find_sites(patcher.model.diffusion_model), "all", "middle_block")
     patches = [AttentionPatch(sites, processor, print) for _ in range(2)]
-    first, again = (patch.forwards for patch in patches)
-    assert [forward.__func__ for _, forward in first] == [forward.__func__ for _, forward in again]
+    first, again = (functions(patch) for patch in patches)
+    assert first == again
     processor.left = (CallKind(mask=(4, True)),)  # seen when another model was checked
     assert patches[0].instances.computes(sites[0]).left == processor.left
-    other = AttentionPatch(sites, Mine(), print).forwards
-    assert not {forward.__func__ for _, forward in first} & {forward.__func__ for _, forward in other}
+    assert not set(first) & set(functions(AttentionPatch(sites, mine(), print)))
+
+
+def functions(patch: Any) -> list[Any]:
+    return [forward.__func__ for _, forward in patch.forwards]
 
 
 def test_a_class_is_not_asked_for_its_name_where_it_is_attached():
