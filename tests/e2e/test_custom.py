@@ -42,6 +42,9 @@ class Kernel(nn.Module):
 """
 
 
+LONG = pytest.mark.long
+
+
 @pytest.fixture(scope="module")
 def folder(environment: Environment) -> Path:
     path = environment.cache / "e2e" / "custom" / "models" / "attention_processors"
@@ -68,7 +71,9 @@ def with_processor(server: Server, name: str, model: str = "sd15", **changes):
     return example(model, server, steps=4, OneDiffPatchAttention={"processor": name}, OneDiffCompile=KEEP, **changes)
 
 
-@pytest.mark.parametrize("cls", ["Called", pytest.param("Plain", marks=pytest.mark.long), "Kernel"])
+@pytest.mark.parametrize(
+    "cls", [*(pytest.param(name, marks=pytest.mark.long) for name in ("Called", "Plain")), "Kernel"]
+)
 def test_it_runs_compiled_and_equal_to_uncompiled(own_server, cls):
     workflow = with_processor(own_server, f"custom/mine:{cls}")
     compiled = run(own_server, workflow)
