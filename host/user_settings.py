@@ -24,6 +24,12 @@ def user_settings() -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def locale() -> str:
+    """The language of the page: "zh", "pt-BR"."""
+    chosen = user_settings().get("Comfy.Locale")
+    return chosen if isinstance(chosen, str) else "en"
+
+
 def compile_seconds() -> float | None:
     """Seconds of compiling in one sampling: the environment says, else the setting; None leaves it to the node's
     effort."""

@@ -17,6 +17,7 @@ from ..host.known_values import model_given, number_given, refuse
 from ..host.prompt_ends import class_of
 from ..host.sample_both_ways import BothWays
 from ..host.server import new_record, schema, ui
+from ..host.user_settings import locale
 from ..node_ids import SPEED_REPORT
 from ..patching.user_errors import said
 from ..patching.wrappers import attached
@@ -90,7 +91,7 @@ class OneDiffSpeedReport(io.ComfyNode):
             record.update(state="failed", progress=None, backend=reason)
             _tell(waiting, state="idle")
             raise
-        pixels, note = plot(report)
+        pixels, note = plot(report, locale())
         image = torch.from_numpy(pixels).float().div(255).unsqueeze(0)  # (height, width, 3) to (1, height, width, 3)
         figures = report.as_dict()
         figures["notes"] += [f"{finding.what}." for finding in findings] + ([note] if note else [])

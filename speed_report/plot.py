@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import textwrap
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..status.installing import with_python
-from ..status.summary import count
 from .figures import SpeedReport, duration
+from .language import ENGLISH, Say, language_of
 from .words import breakeven_line, cost_line, footer, headline, place, spread, subject
 
 if TYPE_CHECKING:
@@ -29,25 +30,36 @@ NO_MATPLOTLIB = "matplotlib is not installed, so this is text only. “pip insta
 CLIP = 2.2
 
 
-def plot(report: SpeedReport) -> tuple[np.ndarray, str | None]:
+def plot(report: SpeedReport, locale: str = "en") -> tuple[np.ndarray, str | None]:
     """The report as a picture, shape (675, 1200, 3), values 0 to 255; and a note when it is not what it could be."""
     if importlib.util.find_spec("matplotlib") is None:
         return text_picture(report), with_python(NO_MATPLOTLIB)
-    return drawing(report), None
+    return drawing(report, _drawable(language_of(locale))), None
 
 
-def drawing(report: SpeedReport) -> np.ndarray:
+def _drawable(say: Say) -> Say:
+    """The language with a font that is installed here; English where none has its letters."""
+    if not say.fonts:
+        return say
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    found = [name for name in say.fonts if name in installed]
+    return replace(say, style={"family": [*found[:1], "DejaVu Sans"]}) if found else ENGLISH
+
+
+def drawing(report: SpeedReport, say: Say = ENGLISH) -> np.ndarray:
     """The picture as matplotlib draws it. Nothing of matplotlib's global state is read or changed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100, facecolor=PAPER)
     canvas = FigureCanvasAgg(figure)
-    _heading(figure, report)
-    _steps(figure.add_axes((0.07, 0.185, 0.405, 0.505)), report)
-    _pictures(figure.add_axes((0.645, 0.185, 0.315, 0.505)), report)
-    for line, y in zip(footer(report), (0.058, 0.025), strict=True):
-        _write(figure, 0.04, y, line, size=10, color=FAINT)
+    _heading(figure, report, say)
+    _steps(figure.add_axes((0.07, 0.185, 0.405, 0.505)), report, say)
+    _pictures(figure.add_axes((0.645, 0.185, 0.315, 0.505)), report, say)
+    for line, y in zip(footer(report, say), (0.058, 0.025), strict=True):
+        _write(figure, 0.04, y, line, size=10, color=FAINT, **say.style)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -60,24 +72,24 @@ def _write(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
     figure.text(x, y, text.replace("$", r"\$"), va="baseline", **{"color": INK, **style})
 
 
-def _heading(figure: Figure, report: SpeedReport) -> None:
+def _heading(figure: Figure, report: SpeedReport, say: Say) -> None:
     good = INK if report.noisy else {"faster": COMPILED, "slower": UNCOMPILED}.get(report.outcome, INK)
-    _write(figure, 0.04, 0.905, headline(report), size=27, weight="bold", color=good)
-    _write(figure, 0.04, 0.856, place(report), size=11.5, weight="bold")
-    _write(figure, 0.04, 0.822, subject(report), size=11.5)
+    _write(figure, 0.04, 0.905, headline(report, say), size=27, weight="bold", color=good, **say.style)
+    _write(figure, 0.04, 0.856, place(report), size=11.5, weight="bold", **say.style)
+    _write(figure, 0.04, 0.822, subject(report, say), size=11.5, **say.style)
     figure.text(0.96, 0.915, "OneDiff · Speed Report", size=11.5, ha="right", va="baseline", color=FAINT)
 
 
-def _title(axes: Axes, title: str, below: str = "") -> None:
+def _title(axes: Axes, say: Say, title: str, below: str = "") -> None:
     """A title in bold and one line below it."""
-    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"}
+    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline", **say.style}
     axes.annotate(title, (0, 1), xytext=(0, 34), size=12, color=INK, weight="bold", **place)
     axes.annotate(below, (0, 1), xytext=(0, 15), size=10.5, color=FAINT, **place)
 
 
-def _bare(axes: Axes, title: str, below: str) -> None:
+def _bare(axes: Axes, say: Say, title: str, below: str) -> None:
     axes.set_facecolor(PAPER)
-    _title(axes, title, below)
+    _title(axes, say, title, below)
     axes.tick_params(length=0, labelsize=10, labelcolor=FAINT)
     axes.grid(axis="y", color=GRID, linewidth=1)
     axes.set_axisbelow(True)
@@ -86,16 +98,17 @@ def _bare(axes: Axes, title: str, below: str) -> None:
     axes.spines["bottom"].set_color(GRID)
 
 
-def _steps(axes: Axes, report: SpeedReport) -> None:
+def _steps(axes: Axes, report: SpeedReport, say: Say) -> None:
     """Each timed step as a dot, in the order in which they ran, with the medians."""
     top, unit, divisor = _scale(report)
     many = sum(len(sampling.steps_ms) for sampling in report.samplings)
-    clipped = "; ▲ longer" if any(ms / divisor > top for s in report.samplings for ms in s.steps_ms) else ""
-    present = [(report.uncompiled, UNCOMPILED, "uncompiled")]
+    clipped = say("longer") if any(ms / divisor > top for s in report.samplings for ms in s.steps_ms) else ""
+    present = [(report.uncompiled, UNCOMPILED, say("uncompiled"))]
     if report.compiled is not None:
-        present.append((report.compiled, COMPILED, "compiled"))
-    middle = ", ".join(f"{name} {spread(t.low_ms / divisor, t.high_ms / divisor)}" for t, _, name in present)
-    _bare(axes, f"Time of a step, {unit}", f"{many} steps, half of them: {middle}{clipped}")
+        present.append((report.compiled, COMPILED, say("compiled")))
+    middle = ", ".join(f"{name} {spread(t.low_ms / divisor, t.high_ms / divisor, say)}" for t, _, name in present)
+    below = say("halves", count=many, ways=middle, longer=clipped)
+    _bare(axes, say, say("time_of_step", unit=say(unit)), below)
     start, ends = 0, []
     for sampling in report.samplings:
         color = COMPILED if sampling.compiled else UNCOMPILED
@@ -123,6 +136,7 @@ def _steps(axes: Axes, report: SpeedReport) -> None:
             va="center",
             linespacing=1.25,
             annotation_clip=False,
+            **say.style,
         )
     axes.set_xlim(0, max(start, 1))
     axes.set_ylim(0, top)
@@ -145,20 +159,29 @@ def _apart_labels(heights: list[float], gap: float) -> list[float]:
     return [middle + sign * gap / 2, middle - sign * gap / 2]
 
 
-def _pictures(axes: Axes, report: SpeedReport) -> None:
+def _pictures(axes: Axes, report: SpeedReport, say: Say) -> None:
     """Time over pictures both ways, compiling included, and where the lines meet."""
     uncompiled, compiled = report.picture_seconds
     if compiled is None or report.cost is None:
         axes.set_axis_off()
-        _title(axes, "Why")
-        reason = textwrap.fill(report.reason or "No reason was given.", 50, max_lines=12, placeholder=" …")
-        axes.text(0, 1.03, reason.replace("$", r"\$"), transform=axes.transAxes, va="top", size=11, linespacing=1.5)
+        _title(axes, say, say("why"))
+        reason = textwrap.fill(report.reason or say("no_reason"), 50, max_lines=12, placeholder=" …")
+        axes.text(
+            0,
+            1.03,
+            reason.replace("$", r"\$"),
+            transform=axes.transAxes,
+            va="top",
+            size=11,
+            linespacing=1.5,
+            **say.style,
+        )
         return
     breakeven = report.breakeven_images
     pictures = _nice(max(4.0, 2 * breakeven)) if breakeven is not None else 10.0
     unit, divisor = _unit(max(uncompiled, compiled) * pictures + report.cost.seconds)
-    line = breakeven_line(report)
-    _bare(axes, line[0].upper() + line[1:], cost_line(report))
+    line = breakeven_line(report, say)
+    _bare(axes, say, line[0].upper() + line[1:], cost_line(report, say))
     ends = (0.0, pictures)
     lines = ((uncompiled, 0.0, UNCOMPILED), (compiled, report.cost.seconds, COMPILED))
     for slope, offset, color in lines:
@@ -171,8 +194,8 @@ def _pictures(axes: Axes, report: SpeedReport) -> None:
         axes.plot(breakeven, meeting, "o", ms=9, mfc=PAPER, mec=INK, mew=1.8)
     axes.set_xlim(0, pictures)
     axes.set_ylim(0, highest * 1.05 or 1)
-    of = f"pictures of {count(report.steps, 'step')}; time in {unit}"
-    axes.set_xlabel(of, size=10, color=FAINT, labelpad=6)
+    of = say("pictures_of", steps=say.counted(report.steps, "steps", "step"), unit=say(unit))
+    axes.set_xlabel(of, size=10, color=FAINT, labelpad=6, **say.style)
 
 
 def _nice(value: float) -> float:

@@ -5,42 +5,40 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..status.summary import count, longer
 from .figures import Difference, SpeedReport
+from .language import ENGLISH, Say
 
 
-def headline(report: SpeedReport) -> str:
+def headline(report: SpeedReport, say: Say = ENGLISH) -> str:
     """The result in a few words: "1.62× as fast compiled"."""
     speedup = report.speedup
     if speedup is None:
-        return "Nothing was compiled"
+        return say("nothing")
     if report.noisy:
-        return f"Noisy, no clear difference ({speedup:.2f}×)"
-    words = {
-        "faster": f"{speedup:.2f}× as fast compiled",
-        "slower": f"Compiled steps take {longer(speedup)}",
-        "same": f"Compiling makes no difference ({speedup:.2f}×)",
-    }
-    return words[report.outcome]
+        return say("noisy", speedup=speedup)
+    if report.outcome == "slower":
+        slower = "slower" if speedup > 0.5 else "far_slower"
+        return say(slower, percent=(1 / speedup - 1) * 100, times=1 / speedup)
+    return say(report.outcome, speedup=speedup)
 
 
-def subject(report: SpeedReport) -> str:
+def subject(report: SpeedReport, say: Say = ENGLISH) -> str:
     """What was measured: "UNetModel · 860 M parameters · float16 · 512×512 pixels, latent 1×4×64×64 ·
     attention sdpa · euler, 8 steps, cfg 7"."""
     model, setup = report.model, report.setup
     parameters = model.get("parameters")
     latent = " + ".join("×".join(map(str, shape)) for shape in setup.get("latent") or ())
     pixels = "×".join(map(str, setup.get("pixels") or ()))
-    size = [*([f"{pixels} pixels"] if pixels else []), *([f"latent {latent}"] if latent else [])]
-    sampler = f"{setup['sampler']}, " if setup.get("sampler") else ""
+    size = [say("pixels", size=pixels)] * bool(pixels) + [say("latent", shape=latent)] * bool(latent)
+    sampler = say("sampler", sampler=setup["sampler"]) if setup.get("sampler") else ""
     cfg = f", cfg {setup['cfg']:g}" if setup.get("cfg") is not None else ""
     parts = [
         model.get("class"),
-        f"{parameters_short(parameters)} parameters" if parameters else None,
+        say("parameters", number=parameters_short(parameters)) if parameters else None,
         model.get("dtype"),
         ", ".join(size),
-        attention(setup.get("processors") or ()),
-        f"{sampler}{count(report.steps, 'step')}{cfg}",
+        attention(setup.get("processors") or (), say),
+        f"{sampler}{say.counted(report.steps, 'steps', 'step')}{cfg}",
     ]
     return " · ".join(part for part in parts if part)
 
@@ -50,17 +48,18 @@ def place(report: SpeedReport) -> str:
     return " · ".join(part for part in (report.model.get("file"), report.machine.get("device")) if part)
 
 
-def attention(processors: Sequence[str]) -> str | None:
+def attention(processors: Sequence[str], say: Say = ENGLISH) -> str | None:
     """``attention(["sdpa"])`` is "attention sdpa"; a long list is counted. None: the model's own."""
-    named = f"attention {', '.join(processors)}"
+    named = say("attention", names=", ".join(processors))
     if not processors:
         return None
-    return named if len(named) <= 40 else f"attention by {count(len(processors), 'patched processor')}"
+    return named if len(named) <= 40 or len(processors) < 2 else say("attention_by", count=len(processors))
 
 
-def spread(low: float, high: float) -> str:
+def spread(low: float, high: float, say: Say = ENGLISH) -> str:
     """``spread(71.62, 74.4)`` is "71.6 to 74.4": three digits each, in whichever unit they have."""
-    return " to ".join(f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in (low, high))
+    low_said, high_said = (f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in (low, high))
+    return say("to", low=low_said, high=high_said)
 
 
 def parameters_short(number: int) -> str:
@@ -72,57 +71,55 @@ def parameters_short(number: int) -> str:
     return str(number)
 
 
-def footer(report: SpeedReport) -> tuple[str, str]:
+def footer(report: SpeedReport, say: Say = ENGLISH) -> tuple[str, str]:
     """Two lines: how far the pictures are apart, and what ran where and when."""
     machine, backend = report.machine, report.backend
     versions = [f"{name} {machine[key]}" for key, name in _VERSIONS.items() if machine.get(key)]
     if backend.get("used"):
-        versions.insert(0, f"backend {backend['used']}")
+        versions.insert(0, say("backend", name=backend["used"]))
     when = (report.measured_at or "")[:10]
-    return error_line(report), " · ".join(part for part in (*versions, when) if part)
+    return error_line(report, say), " · ".join(part for part in (*versions, when) if part)
 
 
 _VERSIONS = {"onediff": "OneDiff", "torch": "PyTorch", "comfyui": "ComfyUI"}
 
 
-def error_line(report: SpeedReport) -> str:
+def error_line(report: SpeedReport, say: Say = ENGLISH) -> str:
     """How far compiled and uncompiled final latents are apart."""
     if report.error is None:
-        return "Uncompiled steps only; there is nothing to compare."
-    line = f"Difference of the final latents, compiled to uncompiled: {_apart(report.error)}"
-    if report.repeat is not None:
-        line += f"; two uncompiled runs: {_apart(report.repeat)}"
-    return line + "."
+        return say("nothing_to_compare")
+    repeat = "" if report.repeat is None else say("repeat", apart=_apart(report.repeat, say))
+    return say("error", apart=_apart(report.error, say), repeat=repeat)
 
 
-def _apart(found: Difference) -> str:
+def _apart(found: Difference, say: Say) -> str:
     values = found.as_dict()
     if values["relative"] is None or values["max_abs"] is None:
-        return "NaN, Inf or another shape"
-    return "none" if found.max_abs == 0 else f"{found.relative:.1e} relative, {found.max_abs:.1e} at most"
+        return say("not_finite")
+    return say("none") if found.max_abs == 0 else say("apart", relative=found.relative, most=found.max_abs)
 
 
-def cost_line(report: SpeedReport) -> str:
+def cost_line(report: SpeedReport, say: Say = ENGLISH) -> str:
     """What compiling took: "compiling took 41 s (from scratch) · 36 of 38 blocks"."""
     cost = report.cost
     if cost is None:
         return ""
-    blocks = count(cost.blocks, "block")
+    blocks = say.counted(cost.blocks, "blocks", "block")
     if cost.blocks_compiled != cost.blocks:
-        blocks = f"{cost.blocks_compiled} of {blocks}"
-    how = {"warm": "warm start", "cold": "from scratch"}.get(cost.cache or "") if cost.fresh else "in an earlier run"
+        blocks = say("blocks_of", done=cost.blocks_compiled, count=cost.blocks)
+    how = (cost.cache if cost.cache in ("warm", "cold") else None) if cost.fresh else "earlier"
     seconds = f"{cost.seconds:.1f}" if cost.seconds < 10 else f"{cost.seconds:.0f}"
-    return f"compiling took {seconds} s{f' ({how})' if how else ''} · {blocks}"
+    return say("took", seconds=seconds, how=say("how", how=say(how)) if how else "", blocks=blocks)
 
 
-def breakeven_line(report: SpeedReport) -> str:
+def breakeven_line(report: SpeedReport, say: Say = ENGLISH) -> str:
     """When that is earned back."""
     pictures = report.breakeven_images
     if report.compiled is None:
         return ""
     if pictures is None:
         if report.noisy:
-            return "not clear whether compiling is earned back"
-        return "compiling is never earned back" if report.outcome == "slower" else "compiling earns nothing back"
+            return say("not_clear")
+        return say("never" if report.outcome == "slower" else "nothing_back")
     whole = math.ceil(pictures)
-    return f"earned back after {whole:,} picture{'s' * (whole != 1)}" if whole else "earned back at once"
+    return say.counted(whole, "after", "after_one") if whole else say("at_once")

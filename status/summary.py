@@ -102,7 +102,9 @@ def _compiled(record: dict[str, Any]) -> str:
         record["state"] + gained.get(str(speed.get("verdict")), ""),
         (record["backend"] or {}).get("used") or "no backend",
     ]
-    if "verdict" in speed and not speed["verdict"] and speed.get("pairs"):
+    if speed.get("noisy"):
+        parts.append("noisy, no clear difference")
+    elif "verdict" in speed and not speed["verdict"] and speed.get("pairs"):
         parts.append(f"not clear yet ({count(speed['pairs'], 'comparison')})")
     elif speed.get("speedup"):
         parts.append(f"{speed['speedup']:.2f}×")

@@ -134,6 +134,23 @@ def test_a_sampler_in_a_subgraph_gets_it_there_and_gives_it_back(page: Any) -> N
     page.evaluate("app.extensionManager.toast.removeAll()")
 
 
+def test_what_a_subgraph_hands_on_has_it_already(page: Any) -> None:
+    run(page, "OneDiff.Accelerate")
+    page.evaluate(
+        """types => {
+        const nodes = app.graph.nodes.filter(node => types.includes(node.type));
+        app.graph.convertToSubgraph(new Set(nodes));
+    }""",
+        ["CheckpointLoaderSimple", PATCH, COMPILE],
+    )
+    page.wait_for_timeout(1000)
+    page.evaluate("app.extensionManager.toast.removeAll()")
+    run(page, "OneDiff.Accelerate")
+    assert "already goes through OneDiff" in " ".join(page.locator(".p-toast-message").all_inner_texts())
+    assert not page.evaluate("app.graph.nodes.some(node => node.type.startsWith('OneDiff'))")
+    page.evaluate("app.extensionManager.toast.removeAll()")
+
+
 def test_the_menus_of_canvas_and_nodes_and_the_sidebar_offer_it(page: Any) -> None:
     entries = "items => items.map(item => item?.content).filter(Boolean)"
     canvas = page.evaluate(f"({entries})(app.canvas.getCanvasMenuOptions())")

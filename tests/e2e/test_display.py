@@ -92,8 +92,10 @@ def mark_of_the_sampler(page: Any) -> str:
 
 def test_the_line_can_be_short_or_absent(page: Any) -> None:
     tell(page, states(page)["compiled"])
-    page.evaluate("for (const node of app.graph.nodes) node.setSize(node.computeSize())")
-    page.wait_for_timeout(300)
+    # Nodes 2.0 notes the height of what it draws whenever that changes.
+    for more in (100, 0):
+        page.evaluate("more => app.graph.nodes.forEach(n => n.setSize([300, n.computeSize()[1] + more]))", more)
+        page.wait_for_timeout(700)
     heights = "types => types.map(type => app.graph.nodes.find(node => node.type === type).size[1])"
     types = [PATCH, CHECK, COMPILE]
     prompt = "app.graphToPrompt().then(({ output }) => JSON.stringify(output))"

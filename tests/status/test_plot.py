@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from string import Formatter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from onediff_pack.speed_report import plot
 from onediff_pack.speed_report import words as plot_words
 from onediff_pack.speed_report.figures import CompileCost, Difference, Sampling, SpeedReport
+from onediff_pack.speed_report.language import CHINESE, ENGLISH, language_of
+from onediff_pack.status.summary import longer
 
 FASTER = SpeedReport(
     (
@@ -157,12 +161,36 @@ def test_a_spread_has_three_digits(low, high, said):
     assert plot_words.spread(low, high) == said
 
 
+def test_both_languages_have_the_same_texts_with_the_same_figures():
+    fields = [
+        {key: {name for _, name, _, _ in Formatter().parse(text) if name} for key, text in say.texts.items()}
+        for say in (ENGLISH, CHINESE)
+    ]
+    assert fields[0] == fields[1]
+
+
+def test_a_chinese_page_gets_a_chinese_plot_where_a_font_has_the_letters(monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib.font_manager import fontManager
+
+    assert language_of("zh-TW") is CHINESE and language_of("pt-BR") is ENGLISH
+    assert plot_words.headline(FASTER, CHINESE) == "编译后速度为 1.64 倍"
+    assert plot_words.cost_line(FASTER, CHINESE) == "编译用时 41 秒 · 38 个块中的 36 个"
+    assert plot_words.breakeven_line(FASTER, CHINESE) == "45 张图片后收回编译成本"
+    monkeypatch.setattr(fontManager, "ttflist", [])
+    assert plot._drawable(CHINESE) is ENGLISH
+    monkeypatch.setattr(fontManager, "ttflist", [SimpleNamespace(name="SimHei")])
+    assert plot._drawable(CHINESE).style == {"family": ["SimHei", "DejaVu Sans"]}
+
+
 @pytest.mark.parametrize(
     ("speedup", "said"),
     [(0.8, "25 % longer"), (0.51, "96 % longer"), (0.5, "2.0 times as long"), (0.4, "2.5 times as long")],
 )
 def test_how_much_longer_is_said_in_per_cent_up_to_twice(speedup, said):
-    assert plot_words.longer(speedup) == said
+    assert longer(speedup) == said
+    slower = replace(FASTER, samplings=(Sampling(False, (100 * speedup,)), Sampling(True, (100.0,))))
+    assert plot_words.headline(slower) == f"Compiled steps take {said}"
 
 
 @pytest.mark.parametrize(

@@ -48,32 +48,32 @@ def test_what_lies_within_three_percent_is_noise(speedup, is_):
 SAID = {
     (50.0, "compiled"): (
         "compiled · inductor · 2.00× · 3 blocks",
-        "▲ compiled · 2.00× · 50 ms a step · inductor",
-        "author measured 2.00× · 50 ms a step",
+        "▲ compiled · 2.00× · 50 ms a compiled step · inductor",
+        "author measured 2.00× · 50 ms a compiled step",
         "2.00× as fast compiled",
     ),
     (98.0, "compiled"): (
         "compiled, no gain · inductor · 1.02× · 3 blocks",
-        "= compiled, no gain · 1.02× · 98 ms a step · inductor",
-        "author measured 1.02× · 98 ms a step",
+        "= compiled, no gain · 1.02× · 98 ms a compiled step · inductor",
+        "author measured 1.02× · 98 ms a compiled step",
         "Compiling makes no difference (1.02×)",
     ),
     (125.0, "compiled"): (
         "compiled, but slower · inductor · 0.80× · 3 blocks",
-        "▼ compiled, but slower · 0.80× · 125 ms a step · inductor",
-        "author measured 0.80× · 125 ms a step",
+        "▼ compiled, but slower · 0.80× · 125 ms a compiled step · inductor",
+        "author measured 0.80× · 125 ms a compiled step",
         "Compiled steps take 25 % longer",
     ),
     (125.0, "uncompiled"): (
         "uncompiled: compiled steps took 25 % longer",
-        "▽ off: compiled is 25 % slower · 100 ms a step",
-        "author: compiled 25 % slower · 100 ms a step",
+        "▽ off: compiled is 25 % slower · 100 ms an uncompiled step",
+        "author: compiled 25 % slower · 100 ms an uncompiled step",
         "Compiled steps take 25 % longer",
     ),
     (250.0, "uncompiled"): (
         "uncompiled: compiled steps took 2.5 times as long",
-        "▽ off: compiled is 2.50× slower · 100 ms a step",
-        "author: compiled 2.50× slower · 100 ms a step",
+        "▽ off: compiled is 2.50× slower · 100 ms an uncompiled step",
+        "author: compiled 2.50× slower · 100 ms an uncompiled step",
         "Compiled steps take 2.5 times as long",
     ),
 }
@@ -90,6 +90,12 @@ def test_record_summary_canvas_file_and_report_agree():
     shown = zip(records, json.loads(ran.stdout), reports, strict=True)
     said = [(one["summary"], *lines, headline(report)) for one, lines, report in shown]
     assert said == list(SAID.values())
+
+
+def test_a_noisy_report_says_so_in_the_summary_too():
+    made = Hub().record("a", "1")
+    made.update(state="compiled", speed={"speedup": 1.07, "verdict": None, "noisy": True})
+    assert made["summary"] == "compiled · no backend · noisy, no clear difference · 0 blocks"
 
 
 def record(report: SpeedReport, kept: str) -> dict[str, Any]:

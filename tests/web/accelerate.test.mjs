@@ -73,6 +73,13 @@ test("inside a subgraph it is put before the sampler there", () => {
   assert.deepEqual(more, []);
 });
 
+test("what is there already inside a subgraph that hands the model on counts", () => {
+  const inner = graphOf({ load, patch: ours(PATCH, "load"), compile: ours(COMPILE, "patch") }, "inner");
+  inner.leave("compile", "MODEL", 0);
+  const root = graphOf({ group: { type: "Fast", out: MODEL, subgraph: inner }, sampler: sampler("group") });
+  assert.deepEqual(wanted(root), []);
+});
+
 test("from a loader's menu only its own model", () => {
   const root = graphOf({
     load,

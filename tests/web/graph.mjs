@@ -35,6 +35,7 @@ export function graphOf(nodes, id = "graph") {
     const origin = graph.getNodeById(from);
     links.set(link, { origin_id: from, origin_slot: 0, target_id: -20, target_slot: slot });
     origin.outputs.find((one) => one.type === type).links.push(link);
+    graph.outputs = Object.assign(graph.outputs ?? [], { [slot]: { linkIds: [link] } });
   };
   return graph;
 }

@@ -53,6 +53,29 @@ test("inside a subgraph the model comes from where the subgraph is used", () => 
   assert.equal(model.file, "flux.gguf");
 });
 
+test("a model that comes out of a subgraph is that of the loader inside, and passed what is in there", () => {
+  const inner = graphOf({ load: { type: "UNETLoader", out: MODEL, file: "flux.gguf" }, compile: compile("load") }, "in");
+  inner.leave("compile", "MODEL", 0);
+  const root = graphOf({
+    group: { type: "Fast Flux", out: MODEL, subgraph: inner },
+    check: { type: "OneDiffForwardCheck", in: { MODEL: ["group", "MODEL"] }, out: MODEL },
+  });
+  const [model, ...more] = modelsOf(root, [node(root, "check"), node(inner, "compile")]);
+  assert.deepEqual([model.file, model.nodes.map(({ id }) => id), more], ["flux.gguf", ["compile", "check"], []]);
+});
+
+test("a subgraph that claims to hand its own model on ends", () => {
+  const inner = graphOf({}, "in");
+  const root = graphOf({
+    group: { type: "Loop", out: MODEL, subgraph: inner },
+    check: { type: "OneDiffForwardCheck", in: { MODEL: ["group", "MODEL"] }, out: MODEL },
+  });
+  inner.nodes.push({ ...node(root, "group"), graph: inner });
+  inner.getLink = () => ({ origin_id: "group", origin_slot: 0 });
+  inner.outputs = [{ linkIds: [1] }];
+  assert.equal(modelsOf(root, [node(root, "check")]).length, 1);
+});
+
 test("a loop in a damaged file ends", () => {
   const root = graphOf({ a: compile("b"), b: compile("a") });
   assert.equal(modelsOf(root, root.nodes).length > 0, true);

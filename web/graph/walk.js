@@ -10,6 +10,7 @@
  * @property {WalkNode[]} nodes
  * @property {(id: any) => WalkNode | null} getNodeById
  * @property {(id: any) => Link | undefined | null} getLink
+ * @property {{linkIds?: any[]}[]} [outputs] of a subgraph
  * @typedef {Object} WalkNode
  * @property {unknown} id
  * @property {number} [mode]
@@ -42,19 +43,25 @@ export function wayOf(root, node, first) {
   return [...way];
 }
 
+// A damaged file can claim that a subgraph holds itself.
+const DEEPEST = 64;
+
 /**
+ * Where a link comes from: out of a subgraph to where it is used first, and into one that hands the model on.
  * @param {WalkGraph} root
  * @param {WalkGraph | null | undefined} graph
  * @param {any} id of a link
+ * @param {number} [depth]
  * @returns {WalkNode | null}
  */
-function origin(root, graph, id) {
-  const link = graph && id != null ? graph.getLink(id) : null;
+function origin(root, graph, id, depth = 0) {
+  const link = graph && id != null && depth < DEEPEST ? graph.getLink(id) : null;
   if (!graph || !link) return null;
   const node = graph.getNodeById(link.origin_id);
-  if (node) return node;
+  const inside = node?.subgraph?.outputs?.[link.origin_slot]?.linkIds?.[0];
+  if (node) return (inside != null && origin(root, node.subgraph, inside, depth + 1)) || node;
   const outer = instances(root, graph)[0];
-  return outer ? origin(root, outer.graph, outer.inputs?.[link.origin_slot]?.link) : null;
+  return outer ? origin(root, outer.graph, outer.inputs?.[link.origin_slot]?.link, depth + 1) : null;
 }
 
 /**
