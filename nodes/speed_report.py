@@ -81,7 +81,7 @@ class OneDiffSpeedReport(io.ComfyNode):
         waiting = [session.record for session in attached(model, Session) if session.record["state"] == "idle"]
         _tell(waiting, state="measuring")
         try:
-            report = both.report(record)
+            return cls._reported(both, record, waiting, findings)
         except comfy.model_management.InterruptProcessingException:
             record.update(state="idle", progress=None)
             _tell(waiting, state="idle")
@@ -91,6 +91,10 @@ class OneDiffSpeedReport(io.ComfyNode):
             record.update(state="failed", progress=None, backend=reason)
             _tell(waiting, state="idle")
             raise
+
+    @classmethod
+    def _reported(cls, both: BothWays, record: Record, waiting: list[Record], findings: list[Finding]) -> io.NodeOutput:
+        report = both.report(record)
         pixels, note = plot(report, locale())
         image = torch.from_numpy(pixels).float().div(255).unsqueeze(0)  # (height, width, 3) to (1, height, width, 3)
         figures = report.as_dict()

@@ -136,14 +136,19 @@ class Hub:
 
     def measured(self) -> list[dict[str, Any]]:
         """The models of which step times are kept, each once, the one that was measured last first."""
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[tuple[Any, ...], dict[str, Any]] = {}
         for record in sorted(list(self._records.values()), key=lambda one: str(one["measured_at"])):
             model = record["model"]
             if model and record["speed"]:
                 known = {name: model.get(name) for name in ("file", "class", "parameters", "dtype")}
-                key = repr([value for name, value in known.items() if name != "file"])
-                file = known["file"] or found.pop(key, {}).get("file")
-                found[key] = {**known, "file": file, "measured_at": record["measured_at"]}
+                file, *kind = map(str, known.values())
+                same = [key for key in found if key[1:] == tuple(kind)]
+                if known["file"] is None and same:  # the one that was measured last, as far as anybody knows
+                    file, known["file"] = same[-1][0], found[same[-1]]["file"]
+                own = (file, *kind)
+                for key in (own, ("None", *kind)):
+                    found.pop(key, None)
+                found[own] = {**known, "measured_at": record["measured_at"]}
         return list(found.values())[::-1]
 
     def forget_speed(self) -> None:

@@ -25,11 +25,13 @@ def python() -> str:
 
 def shown(executable: PurePath, started_in: PurePath, home: PurePath, *, windows: bool) -> str:
     """A path as a person can type it: relative, from the home folder, or whole."""
-    text = str(executable)
+    text, before = str(executable), ""
     if executable.is_relative_to(started_in):
         text = str(executable.relative_to(started_in))
         text = text if windows else f"./{text}"
     elif executable.is_relative_to(home):
         inside = executable.relative_to(home)
-        text = f"%USERPROFILE%\\{inside}" if windows else f"~/{inside}"
-    return f'"{text}"' if " " in text else text
+        text, before = (
+            (f"%USERPROFILE%\\{inside}", "") if windows else (str(inside), "~/")
+        )  # no shell reads ~ in quotes
+    return f'{before}"{text}"' if " " in text else f"{before}{text}"

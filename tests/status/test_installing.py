@@ -18,6 +18,7 @@ from onediff_pack.status.plain import plain
         (r"D:\AI tools\p\python.exe", "C:/", r"C:\Users\Ann", True, r'"D:\AI tools\p\python.exe"'),
         ("/home/ann/ComfyUI/.venv/bin/python", "/home/ann/ComfyUI", "/home/ann", False, "./.venv/bin/python"),
         ("/home/ann/venv/bin/python", "/srv", "/home/ann", False, "~/venv/bin/python"),
+        ("/home/ann/my env/bin/python", "/srv", "/home/ann", False, '~/"my env/bin/python"'),
         ("/usr/bin/python3", "/srv", "/home/ann", False, "/usr/bin/python3"),
     ],
 )

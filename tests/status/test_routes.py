@@ -130,6 +130,8 @@ def test_what_is_kept_is_the_cache_and_each_measured_model_once_the_last_one_fir
         ("2", {**small, "class": "Flux"}, {"eager_ms": 5}, "2026-01-01T00:00:00+00:00"),
         ("3", small, {"eager_ms": 7}, "2026-01-03T00:00:00+00:00"),
         ("4", {**small, "class": "Never"}, None, None),
+        ("5", {**small, "class": "Flux", "file": "flux.safetensors"}, {"eager_ms": 5}, "2026-01-02T12:00:00+00:00"),
+        ("6", {**small, "file": "other.safetensors"}, {"eager_ms": 5}, "2026-01-01T00:00:00+00:00"),
     ):
         hub.record("w", node).data.update(model=model, speed=speed, measured_at=when)
 
@@ -140,7 +142,8 @@ def test_what_is_kept_is_the_cache_and_each_measured_model_once_the_last_one_fir
     assert kept["cache"] == {"bytes": 3, "files": 1, "limit": 9}
     assert [(model["file"], model["class"]) for model in kept["models"]] == [
         ("sd15.safetensors", "UNetModel"),
-        (None, "Flux"),
+        ("flux.safetensors", "Flux"),
+        ("other.safetensors", "UNetModel"),
     ]
     assert kept["models"][0]["measured_at"] == "2026-01-03T00:00:00+00:00"
     hub.forget_speed()

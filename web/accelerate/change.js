@@ -9,6 +9,7 @@ import { plan } from "./plan.js";
 const TITLE = 30;
 /** Nodes 2.0 draws nodes higher than they are made: the pack's name stands below. */
 const BELOW = 60;
+const BYPASSED = 4;
 const PASSING = new Set([PATCH_ATTENTION, FORWARD_CHECK, COMPILE]);
 
 /**
@@ -93,6 +94,10 @@ function takeOut(node) {
   const from = before && graph.getNodeById(before.origin_id);
   const door = before && !from ? graph.inputNode?.slots[before.origin_slot] : null;
   const after = (node.outputs[0].links ?? []).map((/** @type {any} */ id) => graph.getLink(id)).filter(Boolean);
+  if (door && after.some((/** @type {any} */ { target_id: id }) => !graph.getNodeById(id))) {
+    node.mode = BYPASSED; // no link leads from a subgraph's input to its output
+    return node;
+  }
   for (const { target_id: id, target_slot: slot } of after) {
     const target = graph.getNodeById(id);
     if (target) {
