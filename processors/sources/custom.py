@@ -15,7 +15,7 @@ import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -159,13 +159,15 @@ class CustomProcessors:
         loaded = self._loaded.get(file.name)
         if loaded is None or loaded.digest != digest:
             try:
-                module = attendance.apart(lambda: _run_file(file, source), f"{file.shown} to be loaded")
+                module = attendance.apart(lambda: _run_file(file, source, digest), f"{file.shown} to be loaded")
             except Overdue as over:
                 raise too_slow(name, file.shown, "was not loaded", over, "the class's __init__ or forward") from over
             except attendance.stops:
                 raise
             except BaseException as error:  # whatever a file raises, sys.exit() too, is its author's to read
                 raise failed(name, str(file.path), file.shown, "cannot be loaded", error) from error
+            if loaded is not None:
+                _let_go(loaded.module)
             loaded = self._loaded[file.name] = _Loaded(digest, module)
         return loaded
 
@@ -181,10 +183,11 @@ def _digest(path: Path) -> str:
 _NAMESPACE = vars(types.ModuleType)["__dict__"]
 
 
-def _run_file(file: UserFile, source: bytes) -> types.ModuleType:
-    """Runs a file's text as a module with a private name. A new thread is outside of inference mode, so weights that
-    the file makes are ordinary ones."""
-    module = types.ModuleType(f"{PRIVATE}.{file.name.replace('/', '.')}")
+def _run_file(file: UserFile, source: bytes, digest: str) -> types.ModuleType:
+    """Runs a file's text as a module with a private name of its own: Dynamo finds globals by the name of the module,
+    and keeps the first of a name. A new thread is outside of inference mode, so weights that the file makes are
+    ordinary ones."""
+    module = types.ModuleType(f"{PRIVATE}.{file.name.replace('/', '.')}_{digest[:12]}")
     module.__file__ = path = str(file.path)
     code = compile(source, path, "exec")
     # What is read in its source is the text that ran, also when the file is saved meanwhile.
@@ -201,6 +204,20 @@ def _run_file(file: UserFile, source: bytes) -> types.ModuleType:
                 sys.modules[module.__name__] = before
         raise
     return module
+
+
+def _let_go(module: types.ModuleType) -> None:
+    """Drops a module whose file was edited, and what Dynamo noted of it: in a cache, and in our globals."""
+    name = _NAMESPACE.__get__(module)["__name__"]
+    sys.modules.pop(name, None)
+    imported: Any = getattr(sys.modules.get("torch._dynamo.symbolic_convert"), "_import_module", None)
+    if hasattr(imported, "cache_clear"):
+        imported.cache_clear()
+    alias = f"__import_{name.replace('.', '_dot_')}"
+    package = __name__.removesuffix(".processors.sources.custom")
+    for other, found in list(sys.modules.items()):
+        if other.startswith(package) and type(found) is types.ModuleType:
+            vars(found).pop(alias, None)
 
 
 def _instance(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from onediff_pack.checks.attached import check_attached
 from onediff_pack.checks.mounted import mount
 from onediff_pack.checks.probing.keeping import keeping
 from onediff_pack.patching.wrappers import attach
@@ -345,3 +346,30 @@ def test_memory_of_a_bank_is_let_go_at_the_end_of_a_sampling(custom, patcher, ba
     assert keeps_state(processor)
     namespace = sys.modules[recipe_of(processor).cls.__module__].__dict__
     assert namespace["LAST"] == {}
+
+
+def test_an_edited_file_is_captured_with_its_own_globals(tmp_path, patcher):
+    """Dynamo finds globals by the name of the module, and keeps the first one of a name."""
+    text = """
+import torch
+from torch import nn
+
+GAIN = {gain}
+{helper}
+class Mine(nn.Module):
+    def forward(self, q, k, v, heads, mask=None):
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        mask = mask[:, None] if mask is not None and mask.ndim == 3 else mask
+        out = torch.nn.functional.scaled_dot_product_attention({q}, k, v, attn_mask=mask)
+        return out.transpose(1, 2).flatten(2) * GAIN
+"""
+    folder = tmp_path / "models" / "attention_processors"
+    folder.mkdir(parents=True)
+    own = CustomProcessors(lambda: [folder])
+    helper = "def twice(x):\n    return x * 2\n"
+    sites = find_sites(patcher.model.diffusion_model)[:1]
+    for gain, more, q in ((1.0, "", "q"), (3.0, helper, "twice(q)"), (1.0, "", "q")):
+        (folder / "edited.py").write_text(text.format(gain=gain, helper=more, q=q))
+        processor: Any = own.load("custom/edited:Mine", CPU, torch.float32, site=sites[0])
+        assert check_attached([(sites[0], processor)], torch.float32, CPU) == []
+    assert len([name for name in sys.modules if name.startswith(f"{PRIVATE}.edited")]) == 1

@@ -90,7 +90,6 @@ def patch(patcher: Any, name: str, state: str = "written") -> tuple[Any, dict[st
 
     hidden = {"hidden_inputs": {io.Hidden.unique_id: "7", io.Hidden.extra_pnginfo: None}}
     with pytest.MonkeyPatch.context() as monkeypatch, torch.inference_mode():
-        monkeypatch.setattr(custom, "PRIVATE", f"corpus_{state}")  # Dynamo looks for globals in the module of that name
         known = _CUSTOM.setdefault(state, custom.CustomProcessors(lambda: [FOLDER / state]))
         monkeypatch.setattr(offered_processors, "CUSTOM", known)
         node = OneDiffPatchAttention.PREPARE_CLASS_CLONE(hidden)
