@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...compilers import Settings, compile_seconds_asked
+from ...compilers import Settings
 from ...host.migration.stock_nodes import stock
 from ..compile import compiled_model
 from .boosters import Boost
@@ -50,7 +50,7 @@ def _compiled(given: Given, model: Any) -> Any:
         name = off or "disable"
         given.say(f"uncompiled: {name} is {'“disable”' if off else 'on'}", "The workflow asks for it.", "Change it.")
         return model
-    settings = Settings(backend=boost.backend, effort=boost.effort, compile_seconds=compile_seconds_asked())
+    settings = Settings(backend=boost.backend, effort=boost.effort)
     return compiled_model(model, settings, given.record, given.findings)
 
 

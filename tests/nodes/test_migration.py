@@ -147,6 +147,16 @@ def test_values_that_mattered_are_settings_of_compiling_now(patcher, name):
         assert record["summary"].startswith("uncompiled: ")
 
 
+def test_the_users_seconds_of_compiling_hold_for_old_nodes(patcher, files, monkeypatch):
+    from onediff_pack.host import user_settings
+
+    monkeypatch.delenv("ONEDIFF_COMPILE_SECONDS", raising=False)
+    monkeypatch.setattr(user_settings, "user_settings", lambda: {"OneDiff.Compile.Seconds": 30})
+    assert settings_of(run("ModelSpeedup", model=patcher)[0][0]).compile_seconds == 30
+    loaded = run("OneDiffCheckpointLoaderSimple", ckpt_name="sd15/a.safetensors")[0][0]
+    assert settings_of(loaded).compile_seconds == 30
+
+
 def test_what_is_gone_is_said_and_the_model_is_compiled_anyway(patcher):
     int8 = run("OneDiffOnlineQuantizationBooster", quantized_conv_percentage=70)[0][0]
     cache = run("OneFlowDeepcacheBooster", cache_interval=5)[0][0]
