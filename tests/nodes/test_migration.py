@@ -267,6 +267,18 @@ def test_a_style_comes_from_the_users_own_file_and_without_one_the_prompts_are_p
     )
 
 
+def test_only_styles_of_the_same_name_are_numbered(tmp_path, monkeypatch):
+    import folder_paths
+    from onediff_pack.host.migration.prompt_styles import style_names, styles
+
+    names = ["Film_Noir", "Film", "Ink", "Ink_1", "Ink", "Film"]
+    entries = [{"name": name, "prompt": f"{number}"} for number, name in enumerate(names)]
+    (tmp_path / "mine.json").write_text(json.dumps(entries))
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda name: [str(tmp_path)])
+    assert style_names() == ["(No style)", "Film_Noir", "Film", "Ink", "Ink_1", "Ink_2", "Film_1"]
+    assert [style.prompt for style in styles().values()] == ["0", "1", "2", "3", "4", "5"]
+
+
 def test_models_are_compared_by_their_weights(patcher):
     inputs = {"torch_model": patcher, "oneflow_model": models.unet_patcher()}
     assert run("CompareModel", **inputs)[1]["summary"] == "all weights are equal"
