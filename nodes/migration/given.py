@@ -31,10 +31,11 @@ _ON_OFF = {"enable": True, True: True, "disable": False, False: False}
 
 @dataclass
 class Given:
-    """One run of an old node. ``inputs`` has the values by name: links as what they brought, all of them optional."""
+    """One run of an old node. ``inputs`` has the values by name: links as what they brought, all of them optional.
+    ``node`` is the class as ComfyUI prepared it for this run."""
 
     row: Row
-    node: type
+    node: Any
     record: Record
     inputs: dict[str, Any]
     findings: list[Finding] = field(default_factory=list)

@@ -51,7 +51,7 @@ def run(node: str, **inputs: Any) -> tuple[tuple, dict[str, Any]]:
     from onediff_pack.nodes.migration.node import made
 
     sent = {name: value for name, value in inputs.items() if name.endswith(" (as sent)")}
-    prompt = SimpleNamespace(get_node=lambda _: {"inputs": sent})
+    prompt = SimpleNamespace(get_node=lambda _: {"inputs": sent}, get_display_node_id=lambda node: node)
     hidden = {io.Hidden.unique_id: "7", io.Hidden.extra_pnginfo: None, io.Hidden.dynprompt: prompt}
     given = {name: value for name, value in inputs.items() if name not in sent}
     with torch.inference_mode():
@@ -318,6 +318,24 @@ def test_pictures_are_compared_as_each_version_did(values, same, near, tmp_path,
     images["images2"] = torch.rand(1, 32, 32, 3)
     with pytest.raises(ValueError, match="Image Distinction Scanner"):
         run("ShowImageDiff", **images, **values)
+
+
+@pytest.mark.parametrize(("size", "count"), [(32, 3), (16, 2)])
+def test_pictures_that_end_the_run_are_shown_before(size, count, tmp_path, monkeypatch):
+    import folder_paths
+    import server
+
+    told: list[tuple[Any, ...]] = []
+    page = SimpleNamespace(client_id="page", send_sync=lambda *message: told.append(message))
+    monkeypatch.setattr(server.PromptServer, "instance", page, raising=False)
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
+    images = {"images1": torch.zeros(1, 32, 32, 3), "images2": torch.ones(1, size, size, 3)}
+    with pytest.raises(ValueError, match="Image Distinction Scanner"):
+        run("ShowImageDiff", **images)
+    (message,) = [message for message in told if message[0] == "executed"]
+    assert (message[1]["node"], message[1]["display_node"], message[2]) == ("7", "7", "page")
+    shown = [tmp_path / image["filename"] for image in message[1]["output"]["images"]]
+    assert len(set(shown)) == count and all(file.is_file() for file in shown)
 
 
 def test_a_value_of_any_kind_is_a_prompt_that_runs(patcher, files):
