@@ -198,7 +198,7 @@ def test_one_click_replaces_them_and_undo_takes_it_back(page: Any):
     assert page.evaluate(RED) == FINE
     assert page.evaluate(STEPS) == steps + 1
     told = page.locator(".p-toast-message").all_inner_texts()
-    assert any("Undo takes it back." in text and "VAE Speedup" in text for text in told), told
+    assert any("You can undo this." in text and "VAE Speedup" in text for text in told), told
 
     badges = page.locator("[data-node-id]", has_text="Load Checkpoint").all_inner_texts()
     assert badges or page.renderer == "classic"
@@ -252,10 +252,10 @@ def test_what_a_node_stands_for_and_what_it_did_is_on_it(page: Any):
             .filter(({ name }) => name.startsWith("onediff_")).map(({ element }) => element.title.split("\\n")[0])]))"""
     )
     assert said["VaeSpeedup"] == [
-        "Hands it on: not accelerated yet; the picture is right.",
-        "○ not accelerated yet; the picture is right",
+        "Passes it through unchanged: not accelerated yet; your picture is not affected.",
+        "○ not accelerated yet; your picture is not affected",
     ]
-    assert said["ModelSpeedup"][0] == "Stands for OneDiff Compile."
+    assert said["ModelSpeedup"][0] == "Works like OneDiff Compile."
     assert said["OneDiffTorchCompileBooster"][1] == "○ backend: inductor, effort: max speed"
     assert said["ShowImageDiff"][1] == "○ largest difference: 0"
     assert said["KSampler"] == []
