@@ -261,6 +261,36 @@ def test_what_a_node_stands_for_and_what_it_did_is_on_it(page: Any):
     assert said["KSampler"] == []
 
 
+# What a node shows below its values: files that the page has loaded, in either renderer.
+SHOWN = """() => {
+    const node = app.graph.nodes.find(({ type }) => type === "ShowImageDiff");
+    const drawn = [...(node.imgs ?? []), ...document.querySelectorAll(`[data-node-id="${node.id}"] img`)];
+    return [...new Set(drawn.filter(({ naturalWidth }) => naturalWidth > 0)
+        .map(({ src }) => new URL(src).searchParams.get("filename")))];
+}"""
+
+
+def test_pictures_that_end_the_run_as_different_are_shown(page: Any):
+    given = {"images1": "black.0", "images2": "white.0"}
+    load(
+        page,
+        saved(
+            {
+                "black": ("EmptyImage", (0, 0), {}, ["IMAGE"], [64, 64, 1, 0]),
+                "white": ("EmptyImage", (0, 400), {}, ["IMAGE"], [64, 64, 1, 16777215]),
+                "compare": ("ShowImageDiff", (500, 0), given, [], ["0.9", "enable", "A"]),
+            }
+        ),
+    )
+    page.evaluate(FIT)
+    page.evaluate("() => void app.queuePrompt(0)")
+    page.wait_for_function("() => app.extensionManager && document.body.innerText.includes('SSIM')", timeout=60_000)
+    page.wait_for_timeout(1500)
+    page.screenshot(path=SCREENS / f"old-different-{page.renderer}.png")
+    assert page.evaluate(SHOWN)
+    page.keyboard.press("Escape")
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="OneDiff's own workflow files are not beside the repository")
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_onediffs_users_were_given_opens_with_nothing_red(page: Any, name: str):
