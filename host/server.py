@@ -191,3 +191,12 @@ def seen_now(record: Record, model: Any) -> dict[str, Any]:
 def ui(record: Record) -> dict[str, list[dict[str, Any]]]:
     """The node's ``ui`` output. It holds the record itself, so ``/history`` shows what was measured while sampling."""
     return {"onediff": [record.data]}
+
+
+def show_now(hidden: Any, output: dict[str, Any]) -> None:
+    """Shows a node's output in the page that asked, as of a node that is about to end the run."""
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and server.client_id is not None:  # None would be every page
+        shown = hidden.dynprompt.get_display_node_id(hidden.unique_id)
+        message = {"node": hidden.unique_id, "display_node": shown, "output": output, "prompt_id": executing_prompt()}
+        server.send_sync("executed", message, server.client_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -103,13 +104,14 @@ class OneDiffCompile(io.ComfyNode):
             effort=known(COMPILE, "effort", effort, EFFORTS, findings),
             stop_if_unfit=known(COMPILE, "if_unfit", if_unfit, (RUN, STOP), findings) == STOP,
             keep_faster=switch_given(COMPILE, "keep_faster", keep_faster, True, findings),
-            compile_seconds=compile_seconds(),
         )
         return io.NodeOutput(compiled_model(model, settings, record, findings), ui=ui(record))
 
 
 def compiled_model(model: Any, settings: Settings, record: Record, findings: list[Finding]) -> Any:
-    """A clone of ``model`` whose blocks are compiled while it samples; ``record`` says what became of it."""
+    """A clone of ``model`` whose blocks are compiled while it samples, for the seconds that the user set; ``record``
+    says what became of it."""
+    settings = replace(settings, compile_seconds=compile_seconds())
     compiled = model.clone()
     findings = [*findings, *check_options(asked(compiled, settings))]
     session = Session(

@@ -101,7 +101,8 @@ DECODES = {"decode.vae": ["old", 0]}
 CONTROLS = {"apply.control_net": ["old", 0]}
 LOADS = {**SAMPLES, "pos.clip": ["old", 1], "neg.clip": ["old", 1], "decode.vae": ["old", 2]}
 CACHE = {"cache_interval": 3, "cache_layer_id": 0, "cache_block_id": 1, "start_step": 0, "end_step": 1000}
-PASSED, GONE, SIZES = "not accelerated yet; the picture is right", "compiled code is kept by itself", "every size"
+PASSED, GONE = "not accelerated yet; your picture is not affected", "compiled code is saved automatically"
+SIZES = "every size and batch size"
 
 
 def case(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,10 +42,15 @@ def style_names() -> list[str]:
 def styles() -> dict[str, Style]:
     """All styles by name; of equal names the later ones end in ``_1``, ``_2``, as OneDiff's node numbered them."""
     found: dict[str, Style] = {}
+    read: Counter[str] = Counter()
     for file in _files():
         for name, style in _read(file):
-            same = sum(known == name or known.rpartition("_")[0] == name for known in found)
-            found[f"{name}_{same}" if same else name] = style
+            key = f"{name}_{read[name]}" if read[name] else name
+            while key in found:  # somebody's own name ends in a number
+                read[name] += 1
+                key = f"{name}_{read[name]}"
+            read[name] += 1
+            found[key] = style
     return found
 
 

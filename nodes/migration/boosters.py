@@ -28,7 +28,7 @@ class Boost:
 def booster(given: Given) -> tuple:
     """One booster, by its output; or all that are connected, put together."""
     boost = _MAKERS[given.row.id](given)
-    given.say(_said(boost), "These are the settings of OneDiff Compile.", "Set them there in new workflows.")
+    given.say(_said(boost), "These are settings of OneDiff Compile.", "In new workflows, set them on OneDiff Compile.")
     return (boost,)
 
 

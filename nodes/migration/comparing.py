@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from comfy_api.latest import ui as host_ui
 
+from ...host.server import show_now
 from .given import Given
 
 #: Weights that differ before Model Weight Comparator ends the run.
@@ -62,12 +63,14 @@ def show_difference(given: Given) -> tuple:
     assert isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
     if one.shape != other.shape:
         alike, said = False, f"the sizes differ: {tuple(one.shape)} and {tuple(other.shape)}"
-        pictures = one
+        pictures = [one, other]
     else:
         alike, said = _alike(given, one, other)
-        pictures = torch.cat([one, other, (one - other).abs()])
-    given.shown = host_ui.PreviewImage(pictures, cls=given.node).as_dict()
+        pictures = [one, other, (one - other).abs()]
+    previews = [host_ui.PreviewImage(picture, cls=given.node).as_dict() for picture in pictures]
+    given.shown = {**previews[0], "images": [image for preview in previews for image in preview["images"]]}
     if not alike and given.on("raise_if_diff"):
+        show_now(given.node.hidden, given.shown)  # ComfyUI shows nothing of a node that ends the run
         given.end("images2", said, "Set raise_if_diff to “disable” to go on anyway.")
     given.say(said)
     return ()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...compilers import Settings, compile_seconds_asked
+from ...compilers import Settings
 from ...host.migration.stock_nodes import stock
 from ..compile import compiled_model
 from .boosters import Boost
-from .given import NOT_YET, Given
-
-_INT8_FIX = "Load a checkpoint that is quantised already, or remove this node."
-_DEEPCACHE = "DeepCache is not used: every step is computed in full, and the picture is right"
+from .given import Given
+from .row import NO_CACHE, NO_INT8, NO_INT8_MODELS, NOT_YET, ONLY_MODELS
 
 
 def compile_model(given: Given) -> tuple:
@@ -21,10 +19,10 @@ def compile_model(given: Given) -> tuple:
 
 def load(given: Given) -> tuple:
     """Loads a checkpoint and compiles its model."""
-    loader = "ImageOnlyCheckpointLoader" if "CLIP_VISION" in given.row.outputs else "CheckpointLoaderSimple"
+    loader = "ImageOnlyCheckpointLoader" if _loads_video(given) else "CheckpointLoaderSimple"
     model, clip, vae = stock(loader, ckpt_name=given.file("ckpt_name", "checkpoints"))
     if given.on("vae_speedup"):
-        given.lost("vae_speedup", f"the VAE is {NOT_YET}", "Only models are compiled so far.", "Nothing is to be done.")
+        given.lost("vae_speedup", f"the VAE is {NOT_YET}", ONLY_MODELS, "You don't need to do anything.")
     return _compiled(given, model), clip, vae
 
 
@@ -32,8 +30,8 @@ def no_model(given: Given) -> tuple:
     """The loader of int8 models, which nothing here can read."""
     given.end(
         "model_path",
-        "int8 models of OneDiff's enterprise build cannot be loaded",
-        "Load the original model with Load Diffusion Model, and put OneDiff Compile behind it.",
+        NO_INT8_MODELS,
+        "Load the original model with Load Diffusion Model, followed by OneDiff Compile.",
     )
     return ()
 
@@ -44,13 +42,15 @@ def _compiled(given: Given, model: Any) -> Any:
         _say_int8(given)
     if given.row.caches or boost.caches:
         why = "DeepCache leaves blocks out in some steps, which changes the picture. It is not part of this pack yet."
-        given.lost("cache_interval", _DEEPCACHE, why, "To skip steps, put ComfyUI's EasyCache behind this node.")
+        path = "cache_interval" if given.row.caches else "custom_booster"
+        given.lost(path, NO_CACHE, why, "To skip steps, put ComfyUI's EasyCache behind this node.")
     off = next((name for name in ("static_mode", "compile") if given.row.has(name) and not given.on(name)), None)
     if off or boost.off:
-        name = off or "disable"
-        given.say(f"uncompiled: {name} is {'“disable”' if off else 'on'}", "The workflow asks for it.", "Change it.")
+        is_off = f"{off} is “disable”" if off else "disable is on"
+        fix = f"Set {off} to “enable” to compile." if off else "Turn off disable on Torch Compile Booster to compile."
+        given.say(f"uncompiled: {is_off}", "The workflow turns compiling off.", fix)
         return model
-    settings = Settings(backend=boost.backend, effort=boost.effort, compile_seconds=compile_seconds_asked())
+    settings = Settings(backend=boost.backend, effort=boost.effort)
     return compiled_model(model, settings, given.record, given.findings)
 
 
@@ -68,9 +68,12 @@ def _boost(given: Given) -> Boost:
 
 
 def _say_int8(given: Given) -> None:
-    given.lost(
-        "quantization_booster",
-        "not quantised: the model keeps its own precision",
-        "int8 belonged to OneDiff's enterprise build, which is not published any more.",
-        _INT8_FIX,
-    )
+    path, fix = "custom_booster", "Load a checkpoint that is already quantised, or remove Online OneFlow Quantizer."
+    if given.row.quantises:
+        loader = "Image Only Checkpoint Loader" if _loads_video(given) else "Load Checkpoint"
+        path, fix = "ckpt_name", f"Use {loader} with OneDiff Compile."
+    given.lost(path, "not quantised: the model keeps its own precision", f"{NO_INT8}.", fix)
+
+
+def _loads_video(given: Given) -> bool:
+    return "CLIP_VISION" in given.row.outputs

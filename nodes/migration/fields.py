@@ -13,7 +13,7 @@ from ...host.migration.stock_nodes import files, samplers, schedulers
 #: Choices that are made anew for each list of nodes.
 LISTS = {"style": style_names, "sampler_name": samplers, "scheduler": schedulers}
 
-IDLE = "Kept for old workflows; it has no meaning today."
+IDLE = "Kept for old workflows; it has no effect."
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ _WIDGETS = ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN")
 
 
 def idle(field: Field) -> Field:
-    """The field, marked as one without a meaning today."""
+    """The field, marked as one without an effect."""
     return replace(field, tooltip=IDLE)
 
 

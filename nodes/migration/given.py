@@ -23,18 +23,16 @@ from ...status import Record
 if TYPE_CHECKING:
     from .row import Row
 
-#: What is said of a part that this version does not accelerate.
-NOT_YET = "not accelerated yet; the picture is right"
-
 _ON_OFF = {"enable": True, True: True, "disable": False, False: False}
 
 
 @dataclass
 class Given:
-    """One run of an old node. ``inputs`` has the values by name: links as what they brought, all of them optional."""
+    """One run of an old node. ``inputs`` has the values by name: links as what they brought, all of them optional.
+    ``node`` is the class as ComfyUI prepared it for this run."""
 
     row: Row
-    node: type
+    node: Any
     record: Record
     inputs: dict[str, Any]
     findings: list[Finding] = field(default_factory=list)
@@ -94,6 +92,11 @@ class Given:
             )
         return str(found)
 
+    def passed_on(self) -> tuple:
+        """What came in, for each output that of its type."""
+        names = {field.kind: field.name for field in self.row.inputs}
+        return tuple(self.inputs.get(names[kind]) for kind in self.row.outputs)
+
     def note(self, path: str, what: str, why: str, fix: str, severity: Any = "note") -> None:
         self.findings.append(Finding(severity, path, self.row.id, "input", what, why, fix))
 
@@ -107,12 +110,12 @@ class Given:
         Raises:
             WrongInput: always; the record has the same finding.
         """
-        finding = Finding("error", path, self.row.id, "input", what, "There is nothing to go on with.", fix)
+        finding = Finding("error", path, self.row.id, "input", what, "The run stops here.", fix)
         self.record.update(state="failed", check=Report(0, 0, (finding, *self.findings)).as_dict())
         raise WrongInput(self.row.title, str(self.record["node"]), finding)
 
     def say(self, what: str, why: str = "", fix: str = "") -> None:
-        """Makes ``what`` the node's line: it handed on what it was given."""
+        """Makes ``what`` the node's line: it passed on what it was given."""
         first = Finding("note", "", self.row.id, "node", what, why, fix)
         self.record.update(state="passed", check=Report(0, 0, (first, *self.findings)).as_dict())
 

@@ -1,67 +1,48 @@
-"""Old nodes that hand on what they are given, and say why nothing else is done."""
+"""Old nodes that pass on what they are given, and say why nothing else is done."""
 
 from __future__ import annotations
 
 from ...host.migration.stock_nodes import samplers, schedulers, stock
-from .given import NOT_YET, Given
+from .given import Given
+from .row import ANY_SIZE, NO_INT8, NOT_YET, ONLY_MODELS, SAVED_ANYWAY
 
-_SOON = "Only models are compiled so far."
-
-
-def vae(given: Given) -> tuple:
-    given.say(NOT_YET, _SOON)
-    return (given.inputs.get("vae"),)
+_REMOVE = "You can remove this node."
 
 
-def control(given: Given) -> tuple:
-    given.say(NOT_YET, _SOON)
-    names = ("control_net", "cnet_stack")[: len(given.row.outputs)]
-    return tuple(given.inputs.get(name) for name in names)
+def not_yet(given: Given) -> tuple:
+    given.say(NOT_YET, ONLY_MODELS)
+    return given.passed_on()
 
 
 def load_control(given: Given) -> tuple:
     loaded = stock("ControlNetLoader", control_net_name=given.file("control_net_name", "controlnet"))
-    given.say(NOT_YET, _SOON)
+    given.say(NOT_YET, ONLY_MODELS)
     return (loaded[0],)
 
 
 def graphs(given: Given) -> tuple:
-    """Loaders and savers of compiled graphs: whichever input the output is of goes on."""
-    given.say(
-        "not needed: compiled code is kept by itself",
-        "OneDiff Compile keeps it on disk, and loads what fits.",
-        "Remove this node.",
-    )
-    kinds = {field.kind: field.name for field in given.row.inputs}
-    return tuple(given.inputs.get(kinds[output]) for output in given.row.outputs)
+    """Loaders and savers of compiled graphs."""
+    given.say(f"not needed: {SAVED_ANYWAY}", "OneDiff Compile keeps it on disk, and loads what fits.", _REMOVE)
+    return given.passed_on()
 
 
 def not_needed(given: Given) -> tuple:
     """Nodes that told the compiler of sizes and batches."""
-    given.say(
-        "not needed: every size and batch is taken",
-        "OneDiff Compile compiles for the sizes that come, and one graph holds for more of them.",
-        "Remove this node.",
-    )
-    kinds = {field.kind: field.name for field in given.row.inputs}
-    return tuple(given.inputs.get(kinds[output]) for output in given.row.outputs)
+    given.say(f"not needed: {ANY_SIZE}", "It compiles for the sizes that it gets.", _REMOVE)
+    return given.passed_on()
 
 
 def quantise(given: Given) -> tuple:
-    given.say(
-        "nothing was quantised or saved",
-        "int8 belonged to OneDiff's enterprise build, which is not published any more.",
-        "Remove this node.",
-    )
+    given.say("nothing was quantised or saved", f"{NO_INT8}.", _REMOVE)
     return ()
 
 
 def sample(given: Given) -> tuple:
-    """Quant K Sampler: a KSampler whose settings of int8 have no meaning any more."""
+    """Quant K Sampler: a KSampler whose int8 settings have no effect."""
     model = given.model()
     for name in ("positive", "negative", "latent_image"):
         if name not in given:
-            given.end(name, f"{name} is not connected", "Connect it.")
+            given.end(name, f"{name} is not connected", f"Connect {name}.")
     sampled = stock(
         "KSampler",
         model=model,
@@ -75,9 +56,5 @@ def sample(given: Given) -> tuple:
         latent_image=given.inputs["latent_image"],
         denoise=given.number("denoise", 1.0, 0.0, 1.0),
     )
-    given.say(
-        "sampled without int8",
-        "int8 belonged to OneDiff's enterprise build, which is not published any more.",
-        "Use KSampler.",
-    )
+    given.say("sampled without int8", f"{NO_INT8}.", "Use KSampler.")
     return (sampled[0],)

@@ -1,10 +1,20 @@
-"""What the table says of one old id."""
+"""What the table says of one old id, and sentences that several of them share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from .fields import Field
+
+#: Said in several places: by the nodes, of them, and of their inputs.
+NOT_YET = "not accelerated yet; your picture is not affected"
+ONLY_MODELS = "Only models are compiled so far."
+NO_INT8 = "int8 is no longer available; it was part of OneDiff Enterprise"
+NO_INT8_MODELS = "int8 models of OneDiff Enterprise cannot be loaded"
+NO_CACHE = "DeepCache is not used yet: every step is computed in full"
+SAVED_ANYWAY = "compiled code is saved automatically"
+ANY_SIZE = "OneDiff Compile works with every size and batch size"
+OFF_HINT = "disable: the model runs uncompiled."
 
 
 @dataclass(frozen=True)

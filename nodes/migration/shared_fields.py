@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from .fields import Field, file, flag, idle, link, number, switch, text, whole
+from .row import NOT_YET, OFF_HINT
 
 MODEL, VAE, LATENT, IMAGE = (link(kind.lower(), kind) for kind in ("MODEL", "VAE", "LATENT", "IMAGE"))
 CONTROL = link("control_net", "CONTROL_NET")
 BOOSTER = link("custom_booster", "CUSTOM_BOOSTER")
 INPLACE = idle(flag("inplace", True))
-STATIC = switch("static_mode", tooltip="disable: the model runs uncompiled.")
+STATIC = switch("static_mode", tooltip=OFF_HINT)
 CKPT = file("ckpt_name", "checkpoints")
-VAE_SPEEDUP = switch("vae_speedup", "disable", tooltip="The VAE is not accelerated yet; the picture is right.")
+VAE_SPEEDUP = switch("vae_speedup", "disable", tooltip=f"The VAE is {NOT_YET}.")
 GRAPH = idle(text("graph"))
 DOCS = idle(text("docs_link", lines=True))
 
@@ -75,5 +76,5 @@ QUANT_SETTINGS = tuple(
         ),
     )
 )
-QUANT_FILE = (CKPT, idle(text("model_path")), switch("compile", tooltip="disable: the model runs uncompiled."))
+QUANT_FILE = (CKPT, idle(text("model_path")), switch("compile", tooltip=OFF_HINT))
 LOADED, LOADED_VISION = ("MODEL", "CLIP", "VAE"), ("MODEL", "CLIP_VISION", "VAE")

@@ -6,7 +6,7 @@ Inputs are in the order in which the newest version saved its values; those of e
 from __future__ import annotations
 
 from .fields import Field, file, flag, idle, link, switch, text, whole
-from .row import Row
+from .row import ANY_SIZE, NO_CACHE, NO_INT8, NO_INT8_MODELS, NOT_YET, SAVED_ANYWAY, Row
 from .shared_fields import (
     BOOSTER,
     CACHE,
@@ -27,23 +27,23 @@ from .shared_fields import (
     VAE_SPEEDUP,
 )
 
-COMPILES = "Stands for OneDiff Compile."
-LOADS = "Stands for Load Checkpoint with OneDiff Compile behind it."
-NO_INT8 = " int8 is gone with OneDiff's enterprise build: the model keeps its own precision."
-NO_CACHE = " DeepCache is not used yet: every step is computed in full."
-NOT_YET = "Hands it on: not accelerated yet; the picture is right."
-NO_GRAPHS = "Not needed any more: compiled code is kept by itself."
-ALL_SIZES = "Not needed any more: every size and batch is taken."
-SETTINGS = "Stands for settings of OneDiff Compile."
+COMPILES = "Works like OneDiff Compile."
+LOADS = "Works like Load Checkpoint followed by OneDiff Compile."
+UNQUANTISED = f" {NO_INT8}. The model keeps its own precision."
+UNCACHED = f" {NO_CACHE}."
+PASSES = f"Passes it through unchanged: {NOT_YET}."
+NO_GRAPHS = f"No longer needed: {SAVED_ANYWAY}."
+ALL_SIZES = f"No longer needed: {ANY_SIZE}."
+SETTINGS = "Holds settings for OneDiff Compile."
 
 ROWS = (
     Row("ModelSpeedup", "Model Speedup", "compile", COMPILES, (MODEL, BOOSTER, INPLACE, STATIC), ("MODEL",)),
-    Row("VaeSpeedup", "VAE Speedup", "vae", NOT_YET, (VAE, BOOSTER, INPLACE, idle(STATIC)), ("VAE",)),
+    Row("VaeSpeedup", "VAE Speedup", "vae", PASSES, (VAE, BOOSTER, INPLACE, idle(STATIC)), ("VAE",)),
     Row(
         "ControlnetSpeedup",
         "ControlNet Speedup",
         "control",
-        NOT_YET,
+        PASSES,
         (CONTROL, link("cnet_stack", "CONTROL_NET_STACK"), INPLACE, BOOSTER),
         ("CONTROL_NET", "CONTROL_NET_STACK"),
     ),
@@ -71,7 +71,7 @@ ROWS = (
         "OneDiffControlNetLoader",
         "Load ControlNet Model - OneDiff",
         "load control",
-        "Stands for Load ControlNet Model: not accelerated yet; the picture is right.",
+        f"Works like Load ControlNet Model: {NOT_YET}.",
         (file("control_net_name", "controlnet"), BOOSTER),
         ("CONTROL_NET",),
     ),
@@ -103,7 +103,7 @@ ROWS = (
         "CLIPTextEncodePromptStyle",
         "CLIP Text Encode(PromptStyle)",
         "style",
-        "Stands for two CLIP Text Encode. Styles come from your own JSON files in models/prompt_styles.",
+        "Works like two CLIP Text Encode nodes. Styles come from your own JSON files in models/prompt_styles.",
         (
             text("text_positive", lines=True),
             text("text_negative", lines=True),
@@ -120,7 +120,7 @@ ROWS = (
         "OneFlowDeepcacheBooster",
         "OneFlow Deepcache Booster - OneDiff",
         "booster",
-        SETTINGS + NO_CACHE,
+        SETTINGS + UNCACHED,
         CACHE,
         ("DeepCacheBooster",),
     ),
@@ -128,7 +128,7 @@ ROWS = (
         "OneDiffOnlineQuantizationBooster",
         "Online OneFlow Quantizer - OneDiff",
         "booster",
-        SETTINGS + NO_INT8,
+        SETTINGS + UNQUANTISED,
         (
             idle(whole("quantized_conv_percentage", 100, 0, 100)),
             idle(whole("quantized_linear_percentage", 100, 0, 100)),
@@ -141,7 +141,7 @@ ROWS = (
         "ModuleDeepCacheSpeedup",
         "Model DeepCache Speedup",
         "compile",
-        COMPILES + NO_CACHE,
+        COMPILES + UNCACHED,
         (MODEL, STATIC, *CACHE),
         ("MODEL",),
         caches=True,
@@ -150,7 +150,7 @@ ROWS = (
         "OneDiffDeepCacheCheckpointLoaderSimple",
         "Load Checkpoint - OneDiff DeepCache",
         "load",
-        LOADS + NO_CACHE,
+        LOADS + UNCACHED,
         (CKPT, VAE_SPEEDUP, STATIC, *CACHE),
         LOADED,
         caches=True,
@@ -213,7 +213,7 @@ ROWS = (
         "UNETLoaderInt8",
         "UNET Loader Int8",
         "no model",
-        "int8 models of OneDiff's enterprise build cannot be loaded. Use Load Diffusion Model.",
+        f"{NO_INT8_MODELS}. Use Load Diffusion Model.",
         (text("model_path"),),
         ("MODEL",),
     ),
@@ -221,14 +221,14 @@ ROWS = (
         "Quant8Model",
         "Model Quantization(int8)",
         "quantise",
-        "Does nothing any more: int8 is gone with OneDiff's enterprise build.",
+        f"Has no effect: {NO_INT8}.",
         (MODEL, idle(text("output_dir", "int8")), idle(switch("conv")), idle(switch("linear"))),
     ),
     Row(
         "OneDiffQuantCheckpointLoaderSimple",
         "Load Checkpoint - OneDiff Quant",
         "load",
-        LOADS + NO_INT8,
+        LOADS + UNQUANTISED,
         (CKPT, VAE_SPEEDUP),
         LOADED,
         quantises=True,
@@ -237,7 +237,7 @@ ROWS = (
         "OneDiffQuantCheckpointLoaderSimpleAdvanced",
         "Load Checkpoint - OneDiff Quant Advanced",
         "load",
-        LOADS + NO_INT8,
+        LOADS + UNQUANTISED,
         (*QUANT_FILE, VAE_SPEEDUP),
         LOADED,
         quantises=True,
@@ -246,7 +246,7 @@ ROWS = (
         "ImageOnlyOneDiffQuantCheckpointLoaderAdvanced",
         "Load Checkpoint - OneDiff Quant Advanced (img2vid)",
         "load",
-        "Stands for Image Only Checkpoint Loader with OneDiff Compile behind it." + NO_INT8,
+        "Works like Image Only Checkpoint Loader followed by OneDiff Compile." + UNQUANTISED,
         (*QUANT_FILE, VAE_SPEEDUP),
         LOADED_VISION,
         quantises=True,
@@ -255,7 +255,7 @@ ROWS = (
         "ControlNetSpeedup",
         "ControlNet Speedup",
         "control",
-        NOT_YET,
+        PASSES,
         (CONTROL, idle(STATIC)),
         ("CONTROL_NET",),
         ("control_net",),
@@ -280,7 +280,7 @@ ROWS = (
         "QuantKSampler",
         "Quant K Sampler",
         "sample",
-        "Stands for KSampler. int8 is gone with OneDiff's enterprise build.",
+        f"Works like KSampler. {NO_INT8}.",
         (
             MODEL,
             *KSAMPLER[:5],

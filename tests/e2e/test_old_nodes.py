@@ -199,7 +199,7 @@ def test_one_click_replaces_them_and_undo_takes_it_back(page: Any):
     assert page.evaluate(RED) == FINE
     assert page.evaluate(STEPS) == steps + 1
     told = page.locator(".p-toast-message").all_inner_texts()
-    assert any("Undo takes it back." in text and "VAE Speedup" in text for text in told), told
+    assert any("You can undo this." in text and "VAE Speedup" in text for text in told), told
 
     badges = page.locator("[data-node-id]", has_text="Load Checkpoint").all_inner_texts()
     assert badges or page.renderer == "classic"
@@ -253,13 +253,43 @@ def test_what_a_node_stands_for_and_what_it_did_is_on_it(page: Any):
             .filter(({ name }) => name.startsWith("onediff_")).map(({ element }) => element.title.split("\\n")[0])]))"""
     )
     assert said["VaeSpeedup"] == [
-        "Hands it on: not accelerated yet; the picture is right.",
-        "○ not accelerated yet; the picture is right",
+        "Passes it through unchanged: not accelerated yet; your picture is not affected.",
+        "○ not accelerated yet; your picture is not affected",
     ]
-    assert said["ModelSpeedup"][0] == "Stands for OneDiff Compile."
+    assert said["ModelSpeedup"][0] == "Works like OneDiff Compile."
     assert said["OneDiffTorchCompileBooster"][1] == "○ backend: inductor, effort: max speed"
     assert said["ShowImageDiff"][1] == "○ largest difference: 0"
     assert said["KSampler"] == []
+
+
+# What a node shows below its values: files that the page has loaded, in either renderer.
+SHOWN = """() => {
+    const node = app.graph.nodes.find(({ type }) => type === "ShowImageDiff");
+    const drawn = [...(node.imgs ?? []), ...document.querySelectorAll(`[data-node-id="${node.id}"] img`)];
+    return [...new Set(drawn.filter(({ naturalWidth }) => naturalWidth > 0)
+        .map(({ src }) => new URL(src).searchParams.get("filename")))];
+}"""
+
+
+def test_pictures_that_end_the_run_as_different_are_shown(page: Any):
+    given = {"images1": "black.0", "images2": "white.0"}
+    load(
+        page,
+        saved(
+            {
+                "black": ("EmptyImage", (0, 0), {}, ["IMAGE"], [64, 64, 1, 0]),
+                "white": ("EmptyImage", (0, 400), {}, ["IMAGE"], [64, 64, 1, 16777215]),
+                "compare": ("ShowImageDiff", (500, 0), given, [], ["0.9", "enable", "A"]),
+            }
+        ),
+    )
+    page.evaluate(FIT)
+    page.evaluate("() => void app.queuePrompt(0)")
+    page.wait_for_function("() => app.extensionManager && document.body.innerText.includes('SSIM')", timeout=60_000)
+    page.wait_for_timeout(1500)
+    page.screenshot(path=SCREENS / f"old-different-{page.renderer}.png")
+    assert page.evaluate(SHOWN)
+    page.keyboard.press("Escape")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="OneDiff's own workflow files are not beside the repository")

@@ -62,7 +62,7 @@ def test_an_int8_model_ends_in_a_clear_error(server: Server):
     prompt["sampler"]["inputs"]["model"] = ["old", 0]
     error = error_of(server.run(prompt))
     assert error is not None
-    assert error.startswith("UNETLoaderInt8: UNET Loader Int8 (node old): int8 models of OneDiff's enterprise build")
+    assert error.startswith("UNETLoaderInt8: UNET Loader Int8 (node old): int8 models of OneDiff Enterprise")
     assert "Load Diffusion Model" in error
 
 

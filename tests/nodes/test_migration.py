@@ -51,7 +51,7 @@ def run(node: str, **inputs: Any) -> tuple[tuple, dict[str, Any]]:
     from onediff_pack.nodes.migration.node import made
 
     sent = {name: value for name, value in inputs.items() if name.endswith(" (as sent)")}
-    prompt = SimpleNamespace(get_node=lambda _: {"inputs": sent})
+    prompt = SimpleNamespace(get_node=lambda _: {"inputs": sent}, get_display_node_id=lambda node: node)
     hidden = {io.Hidden.unique_id: "7", io.Hidden.extra_pnginfo: None, io.Hidden.dynprompt: prompt}
     given = {name: value for name, value in inputs.items() if name not in sent}
     with torch.inference_mode():
@@ -145,6 +145,19 @@ def test_values_that_mattered_are_settings_of_compiling_now(patcher, name):
     if became is None:
         assert model is patcher
         assert record["summary"].startswith("uncompiled: ")
+        at_booster = "Turn off disable on Torch Compile Booster to compile."
+        fix = "Set static_mode to “enable” to compile." if "static_mode" in old else at_booster
+        assert record["check"]["findings"][0]["fix"] == fix
+
+
+def test_the_users_seconds_of_compiling_hold_for_old_nodes(patcher, files, monkeypatch):
+    from onediff_pack.host import user_settings
+
+    monkeypatch.delenv("ONEDIFF_COMPILE_SECONDS", raising=False)
+    monkeypatch.setattr(user_settings, "user_settings", lambda: {"OneDiff.Compile.Seconds": 30})
+    assert settings_of(run("ModelSpeedup", model=patcher)[0][0]).compile_seconds == 30
+    loaded = run("OneDiffCheckpointLoaderSimple", ckpt_name="sd15/a.safetensors")[0][0]
+    assert settings_of(loaded).compile_seconds == 30
 
 
 def test_what_is_gone_is_said_and_the_model_is_compiled_anyway(patcher):
@@ -156,11 +169,11 @@ def test_what_is_gone_is_said_and_the_model_is_compiled_anyway(patcher):
     said = [finding["what"] for finding in record["check"]["findings"] if finding["severity"] == "warning"]
     assert said == [
         "not quantised: the model keeps its own precision",
-        "DeepCache is not used: every step is computed in full, and the picture is right",
+        "DeepCache is not used yet: every step is computed in full",
     ]
     (model,), record = run("ModuleDeepCacheSpeedup", model=patcher, cache_interval=3)
     assert settings_of(model) is not None
-    assert "DeepCache is not used" in record["check"]["findings"][0]["what"]
+    assert "DeepCache is not used yet" in record["check"]["findings"][0]["what"]
 
 
 @pytest.mark.parametrize(
@@ -181,8 +194,12 @@ def test_a_checkpoint_is_loaded_and_compiled(files, node, values, compiled):
     assert files == [(loader, {"ckpt_name": "sd15/a.safetensors"})]
     assert (settings_of(model) is not None, clip, vae) == (compiled, "clip", "vae")
     said = "".join(finding["what"] for finding in record["check"]["findings"])
-    assert ("the VAE is not accelerated yet; the picture is right" in said) == (values.get("vae_speedup") == "enable")
+    vae = "the VAE is not accelerated yet; your picture is not affected"
+    assert (vae in said) == (values.get("vae_speedup") == "enable")
     assert ("not quantised" in said) == ("Quant" in node)
+    title = "Image Only Checkpoint Loader" if node.startswith("ImageOnly") else "Load Checkpoint"
+    fixes = [finding["fix"] for finding in record["check"]["findings"] if "not quantised" in finding["what"]]
+    assert fixes == [f"Use {title} with OneDiff Compile."] * ("Quant" in node)
 
 
 @pytest.mark.parametrize("name", ["missing.safetensors", None, 5, "../a.safetensors"])
@@ -214,7 +231,7 @@ def test_nodes_without_a_task_hand_on_what_they_are_given_and_say_why(node):
     assert outputs == tuple(PASSED[node].values())[: len(rows()[node].outputs)]
     assert record["state"] == "passed"
     why = {"VaeSpeedup", "ControlnetSpeedup", "ControlNetSpeedup"}
-    assert (record["summary"] == "not accelerated yet; the picture is right") == (node in why)
+    assert (record["summary"] == "not accelerated yet; your picture is not affected") == (node in why)
     assert record["check"]["errors"] == 0
     alone, _ = run(node)
     assert alone == (None,) * len(rows()[node].outputs), "all inputs are optional"
@@ -231,6 +248,22 @@ def test_quant_k_sampler_samples_as_ksampler_does(files, patcher):
     _, record = run("QuantKSampler", **links, **values, bits=8, overwrite="enable")
     assert files == [("KSampler", {**values, **links})]
     assert record["summary"] == "sampled without int8"
+
+
+def test_a_checkpoint_loader_with_the_int8_booster_names_the_booster(files):
+    booster = boost(quantization_booster=run("OneDiffOnlineQuantizationBooster")[0][0])
+    _, record = run("OneDiffCheckpointLoaderSimple", ckpt_name="sd15/a.safetensors", custom_booster=booster)
+    (finding,) = [one for one in record["check"]["findings"] if "not quantised" in one["what"]]
+    assert (finding["path"], finding["fix"].split(" or ")[1]) == ("custom_booster", "remove Online OneFlow Quantizer.")
+
+
+def test_the_editor_says_of_each_node_what_the_server_says():
+    from pathlib import Path
+
+    said = json.loads((Path(__file__).parents[2] / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert {name: said[name]["description"] for name in rows()} == {
+        name: row.stands_for for name, row in rows().items()
+    }
 
 
 def test_a_style_comes_from_the_users_own_file_and_without_one_the_prompts_are_plain(files, tmp_path, monkeypatch):
@@ -255,6 +288,18 @@ def test_a_style_comes_from_the_users_own_file_and_without_one_the_prompts_are_p
         ["a cat", "blur"],
         "the prompts as they are: there is no style 'Watercolor' here",
     )
+
+
+def test_only_styles_of_the_same_name_are_numbered(tmp_path, monkeypatch):
+    import folder_paths
+    from onediff_pack.host.migration.prompt_styles import style_names, styles
+
+    names = ["Film_Noir", "Film", "Ink", "Ink_1", "Ink", "Film"]
+    entries = [{"name": name, "prompt": f"{number}"} for number, name in enumerate(names)]
+    (tmp_path / "mine.json").write_text(json.dumps(entries))
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda name: [str(tmp_path)])
+    assert style_names() == ["(No style)", "Film_Noir", "Film", "Ink", "Ink_1", "Ink_2", "Film_1"]
+    assert [style.prompt for style in styles().values()] == ["0", "1", "2", "3", "4", "5"]
 
 
 def test_models_are_compared_by_their_weights(patcher):
@@ -296,6 +341,24 @@ def test_pictures_are_compared_as_each_version_did(values, same, near, tmp_path,
     images["images2"] = torch.rand(1, 32, 32, 3)
     with pytest.raises(ValueError, match="Image Distinction Scanner"):
         run("ShowImageDiff", **images, **values)
+
+
+@pytest.mark.parametrize(("size", "count"), [(32, 3), (16, 2)])
+def test_pictures_that_end_the_run_are_shown_before(size, count, tmp_path, monkeypatch):
+    import folder_paths
+    import server
+
+    told: list[tuple[Any, ...]] = []
+    page = SimpleNamespace(client_id="page", send_sync=lambda *message: told.append(message))
+    monkeypatch.setattr(server.PromptServer, "instance", page, raising=False)
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
+    images = {"images1": torch.zeros(1, 32, 32, 3), "images2": torch.ones(1, size, size, 3)}
+    with pytest.raises(ValueError, match="Image Distinction Scanner"):
+        run("ShowImageDiff", **images)
+    (message,) = [message for message in told if message[0] == "executed"]
+    assert (message[1]["node"], message[1]["display_node"], message[2]) == ("7", "7", "page")
+    shown = [tmp_path / image["filename"] for image in message[1]["output"]["images"]]
+    assert len(set(shown)) == count and all(file.is_file() for file in shown)
 
 
 def test_a_value_of_any_kind_is_a_prompt_that_runs(patcher, files):

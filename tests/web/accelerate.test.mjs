@@ -53,6 +53,16 @@ test("what is there already is not put in twice, and is switched on", () => {
   );
 });
 
+test("old nodes that compile count: only the patch is put in, and behind a loader nothing", () => {
+  const old = graphOf({ load, speedup: ours("ModelSpeedup", "load"), sampler: sampler("speedup") });
+  assert.deepEqual(wanted(old), [`load → ${PATCH} → speedup`]);
+  const cached = graphOf({ load, deep: ours("ModuleDeepCacheSpeedup", "load", { mode: 4 }), sampler: sampler("deep") });
+  assert.deepEqual(plan(cached).off.map(({ id }) => id), ["deep"]);
+  const loader = graphOf({ load: { ...load, type: "OneDiffCheckpointLoaderSimple" }, sampler: sampler("load") });
+  assert.deepEqual(plan(loader), { insertions: [], off: [], samplers: 1 });
+  assert.deepEqual(wanted(loader, node(loader, "load")), []);
+});
+
 test("the missing half of the pair goes to its place: patched before it is compiled", () => {
   const compiled = graphOf({ load, compile: ours(COMPILE, "load"), a: sampler("compile"), b: sampler("compile") });
   assert.deepEqual(wanted(compiled), [`load → ${PATCH} → compile`]);

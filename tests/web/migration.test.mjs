@@ -2,8 +2,10 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
+import { replacedToast } from "../../web/migration/menu.js";
 import { replaceOld } from "../../web/migration/replace.js";
 import { inOrder, OLD, valuesOf } from "../../web/migration/table.js";
+import { english } from "./records.mjs";
 
 /** @returns {any} a saved node */
 const node = (id, type, inputs = {}, outputs = {}, values = [], more = {}) => ({
@@ -98,6 +100,43 @@ test("boosters that another node still takes stay, and so does what asks for Dee
   const cached = boosted("OneFlowDeepcacheBooster", [3, 0, 1, 0, 1000]);
   cached.nodes[4].inputs[1].name = "deepcache_booster";
   assert.equal(replaceOld(cached).workflow.nodes[1].type, "ModelSpeedup");
+});
+
+/** What a person is told after a command. */
+const told = (before, options) => {
+  const { severity, detail } = replacedToast(replaceOld(before, options), english, (type) => type);
+  return [severity, detail];
+};
+
+test("a DeepCache booster that is said to be kept is there afterwards", () => {
+  const before = workflow([node(1, "OneFlowDeepcacheBooster", {}, { DeepCacheBooster: [] }, [3, 0, 1, 0, 1000])], []);
+  const { workflow: after, replaced, stays } = replaceOld(before);
+  assert.deepEqual([after.nodes.length, replaced, stays], [1, 0, ["OneFlowDeepcacheBooster"]]);
+});
+
+test("where nothing is replaced, it says so and why", () => {
+  const none = "There are no old OneDiff nodes to replace.";
+  assert.deepEqual(told(workflow([node(1, "KSampler")], [])), ["info", none]);
+  const values = [false, true, "jit", ""];
+  const chosen = ({ id }) => id === 6;
+  assert.deepEqual(told(boosted("OneDiffNexfortBooster", values), { chosen }), [
+    ...["info", "Kept, because other nodes still use them: OneDiffNexfortBooster."],
+  ]);
+  const vae = workflow([node(1, "VaeSpeedup", { vae: null }, { VAE: [] })], []);
+  assert.deepEqual(told(vae), ["info", "Kept, because there is no replacement yet: VaeSpeedup."]);
+});
+
+test("what was replaced is said, with the settings that today's nodes do not have", () => {
+  assert.deepEqual(told(workflow(speedup([true]), LINKS)), ["success", "Replaced 1 old node. You can undo this."]);
+  const loader = (type, values) => told(workflow([node(1, type, {}, { MODEL: [], CLIP: [], VAE: [] }, values)], []));
+  const vae = "vae_speedup is off now: VAEs are not accelerated yet.";
+  const int8 = "The model keeps its own precision: int8 is no longer available.";
+  const one = "Replaced 1 old node. You can undo this.";
+  assert.deepEqual(loader("OneDiffCheckpointLoaderSimple", ["a", "disable"]), ["success", one]);
+  assert.deepEqual(loader("OneDiffCheckpointLoaderSimple", ["a", "enable"]), ["info", `${one} ${vae}`]);
+  assert.deepEqual(loader("OneDiffQuantCheckpointLoaderSimple", ["a", "enable"]), ["info", `${one} ${vae} ${int8}`]);
+  const [severity, detail] = told(boosted("OneDiffNexfortBooster", [false, true, "jit", ""]));
+  assert.deepEqual([severity, detail], ["info", `Replaced 4 old nodes. You can undo this. ${int8}`]);
 });
 
 test("a loader becomes two nodes: the checkpoint, and what compiles its model", () => {

@@ -2,6 +2,7 @@
 // Between which nodes of a workflow the pair that accelerates belongs. Changes nothing.
 
 import { allNodes, wayOf } from "../graph/walk.js";
+import { COMPILING } from "../migration/table.js";
 import { COMPILE, PATCH_ATTENTION, SPEED_REPORT } from "../node_ids.js";
 import { SWITCHED_OFF } from "../status/stopped.js";
 
@@ -43,13 +44,15 @@ export function plan(root, loader = null) {
       if (loader && way.at(-1) !== loader) continue;
       samplers += 1;
       for (const node of way) if (isOurs(node) && SWITCHED_OFF.has(node.mode ?? 0)) off.add(node);
-      const compile = way.find(({ type }) => type === COMPILE);
+      const compile = way.find(compiles);
       const types = [
         ...(way.some(({ type }) => type === PATCH_ATTENTION) ? [] : [PATCH_ATTENTION]),
         ...(compile ? [] : [COMPILE]),
       ];
       // Patched before it is compiled, where a Compile node is there already.
-      if (types.length) put(compile ?? sampler, compile ? modelSlot(compile) : slot, types);
+      // One that loads the model, too, has nothing before it.
+      const at = compile ? modelSlot(compile) : slot;
+      if (types.length && at >= 0) put(compile ?? sampler, at, types);
     }
   }
   return { insertions: [...insertions.values()], off: [...off], samplers };
@@ -70,7 +73,10 @@ export function plan(root, loader = null) {
 }
 
 /** @param {WalkNode} node */
-const isOurs = ({ type }) => type === COMPILE || type === PATCH_ATTENTION;
+const compiles = ({ type }) => type === COMPILE || COMPILING.has(String(type));
+
+/** @param {WalkNode} node */
+const isOurs = (node) => compiles(node) || node.type === PATCH_ATTENTION;
 
 /** @param {WalkNode} node */
 const modelSlot = (node) => (node.inputs ?? []).findIndex(({ type }) => type === "MODEL");

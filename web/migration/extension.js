@@ -1,7 +1,7 @@
 // @ts-check
 // The old nodes as an extension of the host: their values as they were saved, what they stand for, and the menu.
 
-import { nodeCommand } from "./menu.js";
+import { nodeCommand, replacedToast } from "./menu.js";
 import { replaceOld } from "./replace.js";
 import { CATEGORY, inOrder, OLD } from "./table.js";
 
@@ -29,20 +29,16 @@ export function createOldNodes({ app, words, toast }) {
     (tracker.captureCanvasState ?? tracker.checkState).call(tracker);
     const root = app.rootGraph ?? app.graph;
     const keys = nodes && new Set(nodes.map(({ graph, id }) => key(graph === root ? null : graph.id, id)));
-    const { workflow, replaced, stays } = replaceOld(root.serialize(), {
+    const { workflow, ...done } = replaceOld(root.serialize(), {
       chosen: ({ type, id }, graph) => ours(type) && (!keys || keys.has(key(graph, id))),
       styles: stylesOf(),
     });
-    if (replaced) {
+    if (done.replaced) {
       // As undo does it, which takes it back in one step.
       await tracker.updateState([workflow], tracker.undoQueue);
       tracker.redoQueue.length = 0;
     }
-    const say = words();
-    const kept = stays.map(title).join(say("status.and"));
-    const told = [say("old.replaced", { count: replaced }), kept && say("old.stays", { nodes: kept })];
-    const severity = kept ? "info" : "success";
-    toast({ severity, summary: "OneDiff", detail: told.filter(Boolean).join(" "), life: 8000 });
+    toast({ ...replacedToast(done, words(), title), summary: "OneDiff", life: 8000 });
   }
 
   const types = () => /** @type {any} */ (globalThis).LiteGraph?.registered_node_types ?? {};

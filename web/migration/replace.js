@@ -14,11 +14,21 @@ const THOROUGH = /max-(autotune|optimize)/;
 const OFF = new Set(["disable", false]);
 
 /**
+ * What came of it, the types of old nodes that are left included.
+ * @typedef {Object} Done
+ * @property {any} workflow
+ * @property {number} replaced
+ * @property {string[]} stays nothing takes their place yet
+ * @property {string[]} used boosters that other nodes still take
+ * @property {("vae" | "int8")[]} lost what replaced nodes were asked for, and today's cannot do
+ */
+
+/**
  * @param {any} workflow
  * @param {Object} options
  * @param {(node: Saved, graph: string | null) => boolean} [options.chosen] which old nodes; graph: the subgraph's id
  * @param {string[]} [options.styles] styles that this machine has: a node that uses one stays
- * @returns {{workflow: any, replaced: number, stays: string[]}} types of old nodes that nothing takes the place of yet
+ * @returns {Done}
  */
 export function replaceOld(workflow, { chosen = () => true, styles = [] } = {}) {
   const copy = JSON.parse(JSON.stringify(workflow));
@@ -26,20 +36,42 @@ export function replaceOld(workflow, { chosen = () => true, styles = [] } = {}) 
   let replaced = 0;
   /** @type {Set<string>} */
   const stays = new Set();
+  /** @type {Set<string>} */
+  const used = new Set();
+  /** @type {Set<"vae" | "int8">} */
+  const lost = new Set();
   for (const [graph, id] of graphsOf(copy)) {
     const room = createRoom(graph, ids);
     const isChosen = (/** @type {Saved} */ node) => node.type in OLD && chosen(node, id);
     const nodes = graph.nodes.filter(isChosen);
-    for (const node of nodes.filter((/** @type {Saved} */ { type }) => OLD[type].today !== "booster")) {
-      if (replaceOne(node, room, styles)) replaced += 1;
-      else stays.add(node.type);
+    for (const node of nodes.filter((/** @type {Saved} */ one) => !isBooster(one))) {
+      const asked = unableTo(node);
+      if (!replaceOne(node, room, styles)) continue;
+      replaced += 1;
+      for (const one of asked) lost.add(one);
     }
-    replaced += dropBoosters(room, isChosen);
+    for (const booster of dropBoosters(room, isChosen)) {
+      replaced += 1;
+      for (const one of unableTo(booster)) lost.add(one);
+    }
+    for (const node of room.nodes().filter(isChosen)) (isBooster(node) ? used : stays).add(node.type);
     room.write();
     for (const [other] of graphsOf(copy)) for (const one of other.nodes) if (one.type === id) promote(one, room.renamed);
   }
   for (const [graph] of graphsOf(copy)) ids.write(graph);
-  return { workflow: copy, replaced, stays: [...stays] };
+  return { workflow: copy, replaced, stays: [...stays], used: [...used], lost: [...lost] };
+}
+
+/** @param {Saved} node */
+const isBooster = ({ type }) => OLD[type]?.today === "booster";
+
+/** What a node is asked for that nothing does today. @param {Saved} node */
+function unableTo(node) {
+  /** @type {Done["lost"]} */
+  const asked = [];
+  if (OLD[node.type].today === "load" && valuesOf(node).vae_speedup === "enable") asked.push("vae");
+  if (OLD[node.type].int8) asked.push("int8");
+  return asked;
 }
 
 /**
@@ -137,14 +169,14 @@ function readBoost(booster) {
  * @param {Room} room @param {(node: Saved) => boolean} isChosen
  */
 function dropBoosters(room, isChosen) {
-  let dropped = 0;
-  const isBooster = (/** @type {Saved} */ node) => node.type in OLD && /Booster$/.test(node.type);
+  /** @type {Saved[]} */
+  const dropped = [];
   for (let found = true; found; ) {
     found = false;
     for (const node of room.nodes().filter(isBooster)) {
       if (room.isRead(node) || !(isChosen(node) || room.fed.has(node.id))) continue;
       room.takeAway(node);
-      dropped += 1;
+      dropped.push(node);
       found = true;
     }
   }

@@ -7,6 +7,7 @@
  * its place; `stays`: nothing does yet
  * @property {string} [loader] what loads the checkpoint
  * @property {string} [through] the input that goes on as the output, where the node goes away
+ * @property {boolean} [int8] what it was there for, and nothing does today
  * @property {string[]} [values] names of its widgets, in the order in which they are saved
  */
 
@@ -34,6 +35,7 @@ export const OLD = {
   OneFlowDeepcacheBooster: { today: "stays", values: CACHE },
   OneDiffOnlineQuantizationBooster: {
     today: "booster",
+    int8: true,
     values: [
       "quantized_conv_percentage",
       "quantized_linear_percentage",
@@ -55,15 +57,22 @@ export const OLD = {
   CompareModel: { today: "stays", values: ["check"] },
   ShowImageDiff: { today: "stays", values: ["ssim_threshold", "raise_if_diff", "image_id", "rtol", "atol"] },
   UNETLoaderInt8: { today: "stays", values: ["model_path"] },
-  Quant8Model: { today: "away", values: ["output_dir", "conv", "linear"] },
-  OneDiffQuantCheckpointLoaderSimple: { today: "load", loader: CHECKPOINT, values: ["ckpt_name", "vae_speedup"] },
+  Quant8Model: { today: "away", int8: true, values: ["output_dir", "conv", "linear"] },
+  OneDiffQuantCheckpointLoaderSimple: {
+    today: "load",
+    int8: true,
+    loader: CHECKPOINT,
+    values: ["ckpt_name", "vae_speedup"],
+  },
   OneDiffQuantCheckpointLoaderSimpleAdvanced: {
     today: "load",
+    int8: true,
     loader: CHECKPOINT,
     values: ["ckpt_name", "model_path", "compile", "vae_speedup"],
   },
   ImageOnlyOneDiffQuantCheckpointLoaderAdvanced: {
     today: "load",
+    int8: true,
     loader: "ImageOnlyCheckpointLoader",
     values: ["ckpt_name", "model_path", "compile", "vae_speedup"],
   },
@@ -72,6 +81,7 @@ export const OLD = {
   ControlNetGraphSaver: { today: "away", values: ["filename_prefix"] },
   QuantKSampler: {
     today: "sample",
+    int8: true,
     values: [
       ...["seed", "control_after_generate", "steps", "cfg", "sampler_name", "scheduler", "denoise"],
       ...["onediff_quant", "bits", "quantize_conv", "quantize_linear", "conv_mse_threshold", "linear_mse_threshold"],
