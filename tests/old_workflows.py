@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -332,11 +333,12 @@ def make_files(base: Path) -> None:
 
 def old_server(environment: Environment) -> Any:
     """A server on which nothing new is compiled, with the small files."""
-    base = environment.cache / "e2e" / "old"
+    name = f"old{os.environ.get('PYTEST_XDIST_WORKER', '')}"  # the small files are made anew for each server
+    base = environment.cache / "e2e" / name
     for folder in ("models", "input"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     make_files(base)
-    return start(environment, "old", variables={"ONEDIFF_COMPILE_SECONDS": "0"})
+    return start(environment, name, variables={"ONEDIFF_COMPILE_SECONDS": "0"})
 
 
 def small(prompt: Prompt) -> Prompt:
