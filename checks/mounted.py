@@ -31,7 +31,7 @@ class Mounted(Held):
     signature. ``thorough`` asks for every combination of inputs instead of a pairwise cover. ``device`` and ``dtype``
     are those that the model computes in. ``ask`` tells what the model's blocks hand to the site, None where nobody
     knows; it may take a second, so it is asked when something depends on it. ``attendance`` looks after the processor's
-    code. ``captured`` is what is known of its graphs from other sites, see ``graph/capture.py``.
+    code. ``captured`` is what is known of its graphs and numbers from other sites, see ``graph/capture.py``.
     """
 
     processor: Processor

@@ -72,7 +72,8 @@ def capture(mounted: Mounted) -> Capture:
     if key in mounted.captured:
         return mounted.captured[key]
     if rehearsed.changing:  # and each step is known to need another graph: once is enough
-        known = (recompile for other in mounted.captured.values() for recompile in other.recompiles)
+        others = (other for other in mounted.captured.values() if isinstance(other, Capture))
+        known = (recompile for other in others for recompile in other.recompiles)
         found.recompiles = [recompile for recompile in known if recompile.occasion == "step"][:1]
     with (
         kept(written(calls.processor), source.globals, calls.device),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from ...patching.inside import tensors_in
 from ...processors.random_numbers import default_dtype_kept
 from ..mounted import Mounted
 from .bench import Inputs, Raised, dtypes_of, raised
@@ -40,7 +41,16 @@ class Trial:
 
 def trial(mounted: Mounted) -> Trial:
     """Evidence: the calls, in each dtype and with each mask that it takes. Nothing is found out where the processor
-    cannot run."""
+    cannot run. Of sites of a kind that differ in widths only the first is tried, where it has no weights of its own:
+    what depends on shapes alone is the probe's."""
+    alike = ("numbers", mounted.site.kind, mounted.site.has_projections)
+    if alike in mounted.captured and next(tensors_in(mounted.module), None) is None:
+        return mounted.captured[alike]
+    found = mounted.captured[alike] = _tried(mounted)
+    return found
+
+
+def _tried(mounted: Mounted) -> Trial:
     found, judged = Trial(), False
     for dtype in sorted(dtypes_of(mounted), key=lambda d: (d != torch.float32, d != mounted.dtype)):
         small = working_case(mounted, dtype)
