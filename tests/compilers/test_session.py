@@ -478,7 +478,7 @@ def test_stop_if_unfit_stops_every_time_with_the_reason(patcher, backend):
     clone, session, record = compiled_clone(patcher, stop_if_unfit=True)
     backend.change = lambda name, result: pytree.tree_map(lambda x: x * 2, result)
     for _ in range(4):
-        with pytest.raises(ModelUnfit, match=r"OneDiff Compile \(node 7\): .* differs from the uncompiled.*if_unfit"):
+        with pytest.raises(ModelUnfit, match=r"\(node 7\): .* differs from the uncompiled.*“if it cannot compile”"):
             sample(session, clone, 3)
         assert record["state"] == "failed"
         assert "differs from the uncompiled one" in record["summary"]
