@@ -14,7 +14,7 @@ from torch import nn
 from ..checks.reaching.batches import BATCHES, Batched, FindBatched, batched
 from ..checks.reaching.reach import ExampleCall, FindReach, Reach, reach
 from ..checks.reaching.widths import Width
-from .cancelling import CANCEL
+from .prompt_ends import CANCEL
 
 BATCH = 2
 TOKENS = 77

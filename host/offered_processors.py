@@ -23,9 +23,9 @@ from ..processors.authored.make import CannotLoad
 from ..processors.sources import custom as user
 from ..processors.sources import diffusers_classes as diffusers
 from ..processors.sources.user_files import USER_FOLDER
-from .cancelling import CANCEL
 from .example_inputs import find_reach
 from .known_values import unknown_value
+from .prompt_ends import CANCEL
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,5 @@
-"""Notices the end of prompts. ComfyUI tells pages of it, but no node: its queue is looked at while prompts run."""
+"""How prompts end: Cancel, and noticing the end. ComfyUI tells pages of it, but no node: its queue is looked at while
+prompts run."""
 
 from __future__ import annotations
 
@@ -10,10 +11,19 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import comfy.model_management
+
 from ..node_ids import is_ours
+from ..patching.user_code import Cancel
 from ..status.prompts import EndedPrompt, NodeClass
 
 log = logging.getLogger(__name__)
+
+#: An Exception up to ComfyUI 0.18.2, a BaseException since.
+CANCEL = Cancel(
+    comfy.model_management.throw_exception_if_processing_interrupted,
+    comfy.model_management.InterruptProcessingException,
+)
 
 #: Seconds between two looks, and how long they go on when there is nothing in the queue: a prompt is checked before it
 #: is put there.

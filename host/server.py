@@ -20,10 +20,9 @@ from ..status.hub import Run
 from ..status.machine import machine
 from ..status.plain import plain, short_id
 from ..status.routes import add_routes
-from .cancelling import CANCEL
 from .compile_cache_folder import cache_place, cache_size, own_folder, remember_folder
 from .offered_processors import register_folder
-from .prompt_ends import PromptEnds, class_of
+from .prompt_ends import CANCEL, PromptEnds, class_of
 from .weights import resolve_weights
 
 #: Ended prompts that are looked through for records of cached nodes.

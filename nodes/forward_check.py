@@ -10,9 +10,9 @@ from comfy_api.latest import io
 
 from ..checks import Finding, check_model
 from ..compilers import PROOFS
-from ..host.cancelling import CANCEL
 from ..host.example_inputs import find_reach, replaced_parts
 from ..host.known_values import known, model_given
+from ..host.prompt_ends import CANCEL
 from ..host.server import new_record, schema, seen_now, ui
 from ..node_ids import FORWARD_CHECK
 from ..patching.wrappers import attached

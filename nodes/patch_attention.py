@@ -12,9 +12,9 @@ from comfy_api.latest import io
 
 from ..checks import Finding, Report
 from ..compilers import PROOFS
-from ..host.cancelling import CANCEL
 from ..host.known_values import known, model_given, name_given, shown, text_given
 from ..host.offered_processors import Chosen, choices, choose, fingerprint, not_listed, processor_error
+from ..host.prompt_ends import CANCEL
 from ..host.server import executing_class, executing_prompt, new_record, schema, seen_now, ui
 from ..node_ids import PATCH_ATTENTION
 from ..patching.foreign import OVERRIDE, foreign_patches
