@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..memo import cached
+from ..patching.forwards import swapped_attributes
 from ..patching.inside import module_of
 from ..patching.user_errors import qualified_name
 
@@ -38,15 +39,12 @@ def name_of(computes: Any, cls: type) -> str:
 def at_places(sites: Mapping[str, nn.Module]) -> Iterator[None]:
     """While a compiled block runs: its sites' modules by their places, which they know."""
     before = getattr(_running, "sites", None)
-    _running.sites = sites
-    for place, module in sites.items():
-        module.__dict__[PLACE] = place
-    try:
-        yield
-    finally:
-        _running.sites = before
-        for module in sites.values():
-            module.__dict__.pop(PLACE, None)
+    with swapped_attributes(PLACE, [(module, place) for place, module in sites.items()]):
+        _running.sites = sites
+        try:
+            yield
+        finally:
+            _running.sites = before
 
 
 def in_graph(name: str, level: str, args: tuple) -> torch.Tensor:
