@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from editor import chromium
+from editor import chromium, open_editor, use_renderer
 from examples import start
 
 from scripts.environment import Environment
@@ -35,3 +35,12 @@ def server(environment: Environment) -> Iterator[Server]:
 def browser() -> Iterator[Any]:
     with chromium() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, server: Any) -> Iterator[Any]:
+    """An editor for the tests of one file; the next one finds it in the classic renderer."""
+    page = open_editor(browser.new_page(viewport={"width": 1600, "height": 900}), server.url)
+    yield page
+    use_renderer(page, "classic")
+    page.close()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from editor import CHECK, COMPILE, FAULTS, PATCH, RENDERERS, SCREENS, example_workflow, load, open_editor, use_renderer
+from editor import CHECK, COMPILE, FAULTS, PATCH, RENDERERS, SCREENS, example_workflow, load, use_renderer
 
 # The nodes that a model passes, from the loader to the sampler.
 WAY = """() => {
@@ -26,14 +25,6 @@ RUN = "id => app.extensionManager.command.execute(id)"
 TRACKER = "app.extensionManager.workflow.activeWorkflow.changeTracker"
 PLAIN = ["CheckpointLoaderSimple", "KSampler"]
 PAIR = ["CheckpointLoaderSimple", PATCH, COMPILE, "KSampler"]
-
-
-@pytest.fixture(scope="module")
-def opened(browser: Any, server: Any) -> Iterator[Any]:
-    page = open_editor(browser.new_page(viewport={"width": 1600, "height": 900}), server.url)
-    yield page
-    use_renderer(page, "classic")
-    page.close()
 
 
 @pytest.fixture(params=RENDERERS)

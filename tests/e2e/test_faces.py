@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from editor import (
     SCREENS,
     example_workflow,
     load,
-    open_editor,
     show,
     states,
     tell,
@@ -56,14 +54,6 @@ SYMBOL = """type => {
         words: box(".onediff-status-words").width > 0,
     };
 }"""
-
-
-@pytest.fixture(scope="module")
-def opened(browser: Any, server: Any) -> Iterator[Any]:
-    page = open_editor(browser.new_page(viewport={"width": 1600, "height": 900}), server.url)
-    yield page
-    use_renderer(page, "classic")
-    page.close()
 
 
 @pytest.fixture(params=RENDERERS)
