@@ -49,6 +49,11 @@ def register_folder() -> None:
         log.info("OneDiff: models/%s cannot be made (%s); processors of your own need it.", USER_FOLDER, error.strerror)
 
 
+def is_users(file: str) -> bool:
+    """Whether a file of Python code is one of the user's own."""
+    return file.startswith(tuple(os.path.join(folder, "") for folder in folder_paths.get_folder_paths(USER_FOLDER)))
+
+
 def choices() -> list[str]:
     """All names: built-in ones, the user's own, diffusers'. Asked anew for each list of nodes, so it runs no code."""
     asked = CUSTOM.start_listing()  # both at once: together they take no longer than one

@@ -14,6 +14,7 @@ from typing import Any
 import comfy.model_management
 
 from ..node_ids import is_ours
+from ..patching.stopping import Unanswered
 from ..patching.user_code import Cancel
 from ..status.prompts import EndedPrompt, NodeClass
 
@@ -34,13 +35,20 @@ MOST = 200
 
 
 class PromptEnds:
-    """Calls ``settle`` soon after prompts ended. ``workflow_of`` gives the editor's workflow of an item of the
-    queue."""
+    """Calls ``settle`` soon after prompts ended. ``workflow_of`` gives the editor's workflow of an item of the queue,
+    ``is_theirs`` says whether a file of Python code is the user's own: Cancel ends what runs there."""
 
-    def __init__(self, server: Any, settle: Callable[[], None], workflow_of: Callable[[tuple], str | None]):
+    def __init__(
+        self,
+        server: Any,
+        settle: Callable[[], None],
+        workflow_of: Callable[[tuple], str | None],
+        is_theirs: Callable[[str], bool] = lambda file: False,
+    ):
         self._server = server
         self._settle = settle
         self._workflow_of = workflow_of
+        self._unanswered = Unanswered(CANCEL.error, is_theirs)
         self._seen: deque[str] = deque(maxlen=MOST)
         self._timer: asyncio.TimerHandle | None = None
         self._until = 0.0
@@ -80,6 +88,7 @@ class PromptEnds:
     def _look(self) -> None:
         self._timer = None
         try:
+            self._unanswered.look(comfy.model_management.processing_interrupted())
             self._settle()
         except Exception:  # a picture must not be lost for it, nor the looks that follow
             log.warning("OneDiff: what became of a prompt could not be read", exc_info=True)

@@ -21,7 +21,7 @@ from ..status.machine import machine
 from ..status.plain import plain, short_id
 from ..status.routes import add_routes
 from .compile_cache_folder import cache_place, cache_size, own_folder, remember_folder
-from .offered_processors import register_folder
+from .offered_processors import is_users, register_folder
 from .prompt_ends import CANCEL, PromptEnds, class_of
 from .weights import resolve_weights
 
@@ -38,7 +38,7 @@ def start() -> None:
     WARM.place, WARM.used = cache_place, remember_folder
     HUB.running = running_workflow
     HUB.runs = ended_runs
-    ends = PromptEnds(server, HUB.settle, _workflow_of)
+    ends = PromptEnds(server, HUB.settle, _workflow_of, is_users)
     HUB.ended, HUB.class_of = ends.new, class_of
     HUB.watch = ends.watch
     if hasattr(server, "add_on_prompt_handler"):

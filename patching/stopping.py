@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+#: Seconds for which a person's code may go on after Cancel.
+NOTICE = 0.5
+
+#: How the names of this pack's threads begin. They have ways of their own to be ended.
+OWN = "OneDiff: "
+
 
 class Stopped(BaseException):
     """Raised in a thread from another one, to end what it does."""
@@ -16,3 +29,51 @@ class Overdue(Exception):
         self.seconds = seconds
         self.returned = True
         self.ended = True
+
+
+class Unanswered:
+    """Cancel while a person's code computes in a model: the host asks for it between two steps only, which do not come
+    where that code does not return. Then the host's own ``error`` is raised in it.
+
+    Args:
+        is_theirs: whether a file of Python code is a person's.
+    """
+
+    def __init__(self, error: type[BaseException], is_theirs: Callable[[str], bool]):
+        self._error = error
+        self._is_theirs = is_theirs
+        self._since: float | None = None
+
+    def look(self, pressed: bool) -> None:
+        """To be called now and then, with whether the user pressed Cancel and nobody has met it."""
+        self._since = (self._since or time.monotonic()) if pressed else None
+        if self._since is not None and time.monotonic() > self._since + NOTICE:
+            ours = {thread.ident for thread in threading.enumerate() if thread.name.startswith(OWN)}
+            for ident in [ident for ident in sys._current_frames() if ident not in ours]:
+                if self._runs_theirs(ident):
+                    raise_in(ident, error=self._error)
+
+    def _runs_theirs(self, ident: int) -> bool:
+        frame = sys._current_frames().get(ident)
+        while frame is not None and not self._is_theirs(frame.f_code.co_filename):
+            frame = frame.f_back
+        return frame is not None
+
+
+def raise_in(ident: int | None, base: FrameType | None = None, error: type[BaseException] = Stopped) -> None:
+    """Raises an exception in a thread. Not while it imports a package: that would be left half made for everybody.
+    Above a ``base`` also not while it sets something for a time or puts it back."""
+    frame = sys._current_frames().get(ident or 0)
+    while frame is not None and frame is not base:
+        name = frame.f_code.co_name
+        if frame.f_code.co_filename.startswith("<frozen importlib") or (base and name in ("__enter__", "__exit__")):
+            return
+        frame = frame.f_back
+    set_raised(ident or 0, error)
+
+
+def set_raised(ident: int, error: type[BaseException] | None = Stopped) -> None:
+    """Raises an exception in a thread; None takes back one that it did not meet yet."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(ident), None if error is None else ctypes.py_object(error)
+    )

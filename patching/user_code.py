@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import _thread
 import contextvars
-import ctypes
 import logging
 import sys
 import threading
@@ -29,7 +28,7 @@ from typing import TypeVar
 
 import torch
 
-from .stopping import Overdue, Stopped
+from .stopping import OWN, Overdue, Stopped, raise_in, set_raised
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ class Attendance:
             # machine without a GPU once that has ended. The thread that waits here does not end.
             torch._C._ensureCUDADeviceGuardSet()
         outcome: list[tuple[T | None, BaseException | None]] = []
-        thread = _OwnThread(partial(contextvars.copy_context().run, _into(outcome, work)), f"OneDiff: {label}")
+        thread = _OwnThread(partial(contextvars.copy_context().run, _into(outcome, work)), f"{OWN}{label}")
         start, self.waits = time.monotonic(), True
         try:
             thread.start()
@@ -191,14 +190,14 @@ class _Watch:
         self._ended = _thread.allocate_lock()
         self._ended.acquire()
         self._raised = False
-        self._thread = threading.Thread(target=self._run, name="OneDiff: watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"{OWN}watch", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._ended.acquire(timeout=PAUSE):
             if not self._attendance.waits and self._attendance.due() is not None:
                 self._raised = True
-                _raise_in(self._ident, self._base)
+                raise_in(self._ident, self._base)
 
     def stop(self) -> None:
         """After this nothing is raised in the thread any more but what it was ended for."""
@@ -224,7 +223,7 @@ def end(thread: _OwnThread, label: str) -> bool:
         thread.join(0.02)
     _take_back(thread)
     if thread.is_alive():
-        threading.Thread(target=_end_later, args=(thread, label), name="OneDiff: end", daemon=True).start()
+        threading.Thread(target=_end_later, args=(thread, label), name=f"{OWN}end", daemon=True).start()
         return False
     return True
 
@@ -246,36 +245,17 @@ def _end_later(thread: _OwnThread, label: str) -> None:
             )
 
 
-def _raise_in(ident: int | None, base: FrameType | None = None) -> None:
-    """Raises Stopped in a thread. Not while it imports a package: that would be left half made for everybody. Above a
-    ``base`` also not while it sets something for a time or puts it back."""
-    frame = sys._current_frames().get(ident or 0)
-    while frame is not None and frame is not base:
-        name = frame.f_code.co_name
-        if frame.f_code.co_filename.startswith("<frozen importlib") or (base and name in ("__enter__", "__exit__")):
-            return
-        frame = frame.f_back
-    _set(ident or 0)
-
-
 def _raise_in_thread(thread: _OwnThread) -> None:
     if not thread.through:
-        _raise_in(thread.ident)
+        raise_in(thread.ident)
         if thread.through:  # since it was asked
-            _set(thread.ident or 0, None)
-
-
-def _set(ident: int, error: type[BaseException] | None = Stopped) -> None:
-    """Raises an exception in a thread; None takes back one that it did not meet yet."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(ident), None if error is None else ctypes.py_object(error)
-    )
+            set_raised(thread.ident or 0, None)
 
 
 def _take_back(thread: threading.Thread) -> None:
     """Takes back an exception that a thread did not meet, because it has ended or waits in C code."""
     if thread.is_alive():
-        _set(thread.ident or 0, None)
+        set_raised(thread.ident or 0, None)
     _settle()
 
 
@@ -284,7 +264,7 @@ def _settle() -> None:
     was taken back, Python 3.11 goes on looking for it in all, which slows their code; in those that ``sys.settrace``
     follows, as the check does, it never gets further."""
     try:
-        _set(threading.get_ident())
+        set_raised(threading.get_ident())
         while True:
             time.sleep(0)
     except Stopped:

@@ -5,11 +5,13 @@ The repository's root must not be on sys.path: its ``nodes`` would hide ComfyUI'
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,18 @@ def host() -> Path:
     if HOST is None:
         pytest.skip("ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
     return HOST
+
+
+@pytest.fixture(autouse=True)
+def _no_running_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Playwright's loop counts as running in the main thread for as long as a browser of this process is open."""
+    if request.path.parent.name == "e2e":
+        yield
+        return
+    loop = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(loop)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

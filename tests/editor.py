@@ -168,8 +168,13 @@ def line(page: Any, node: str = COMPILE) -> Any:
 
 
 def load(page: Any, workflow: dict[str, Any]) -> None:
-    page.evaluate("workflow => app.loadGraphData(workflow, true, true, 'canvas test')", workflow)
-    page.wait_for_timeout(1500)
+    """Again where the editor brought back, after it said that it was ready, the workflow that it had open last."""
+    wanted = sorted(str(node["id"]) for node in workflow["nodes"])
+    for _ in range(3):
+        page.evaluate("workflow => app.loadGraphData(workflow, true, true, 'canvas test')", workflow)
+        page.wait_for_timeout(1500)
+        if sorted(page.evaluate("app.canvas.graph.nodes.map(node => String(node.id))")) == wanted:
+            return
 
 
 def show(page: Any, name: str | None = None, first: str = PATCH) -> None:

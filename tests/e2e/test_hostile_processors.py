@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from examples import bypass, example, run, start
@@ -37,6 +38,9 @@ class Mine(nn.Module):
 #: Not in the check, which has other sizes, and not while it is compiled: in the middle of the second step.
 EXITS = "torch.compiler.is_compiling() or q.shape[1] != 64 or next(_calls) < 6 or sys.exit('gone')"
 
+#: The same call never returns.
+LOOPS = EXITS.replace("sys.exit('gone')", "[print('it loops') for _ in [0]] and all(True for _ in iter(int, 1))")
+
 #: Seconds for a prompt. Where the host's thread has ended, one would be waited for for ever.
 TIMEOUT = 240
 
@@ -50,6 +54,9 @@ FILES = {
     "arguments": text(init="import argparse; argparse.ArgumentParser().parse_args(['--none'])"),
     "exits": text(line=EXITS),
     "endless": "while True:\n    pass\n" + text(),
+    "loops": text(line=LOOPS),
+    "undying": text()
+    + "\n    def __del__(self):\n        print('it is held')\n        while True:\n            pass\n",
     "sleeps": text(line="import time; time.sleep(5)"),
 }
 
@@ -93,10 +100,24 @@ def test_an_exit_in_the_middle_of_a_sampling_is_an_ordinary_error(own_server, co
 
 @pytest.mark.parametrize("name, waits_for", [("endless", "endless.py to be loaded"), ("sleeps", "a call of Mine")])
 def test_cancel_ends_what_would_not_end(own_server, name, waits_for):
-    workflow = workflow_with(own_server, name)
+    cancel(own_server, workflow_with(own_server, name), waits_for)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_cancel_ends_a_call_that_never_returns_in_the_middle_of_a_sampling(own_server, compiled):
+    cancel(own_server, workflow_with(own_server, "loops", compiled), "it loops")
+
+
+def test_cancel_ends_a_processor_that_cannot_be_dropped(own_server):
+    assert run(own_server, workflow_with(own_server, "undying"), timeout=TIMEOUT).error is None
+    cancel(own_server, workflow_with(own_server, "right"), "it is held")
+
+
+def cancel(own_server: Server, workflow: dict[str, Any], waits_for: str) -> None:
+    already = own_server.log.read_text(errors="replace").count(waits_for)
     prompt_id = own_server.queue(to_prompt(workflow, own_server.object_info()), workflow)
     until = time.monotonic() + 120
-    while waits_for not in own_server.log.read_text(errors="replace"):
+    while own_server.log.read_text(errors="replace").count(waits_for) == already:
         assert time.monotonic() < until
         time.sleep(0.1)
     pressed = time.monotonic()

@@ -78,3 +78,37 @@ def test_what_is_known_of_the_hosts_classes():
         assert class_of("OneDiffMine") == ((), False, True)
     finally:
         del nodes.NODE_CLASS_MAPPINGS["OneDiffMine"]
+
+
+@pytest.mark.parametrize("theirs", [True, False])
+def test_cancel_reaches_a_call_of_the_users_code_that_never_returns(theirs):
+    import comfy.model_management as management
+    from onediff_pack.host.prompt_ends import CANCEL, PromptEnds
+
+    server, found, going = Server(), [], threading.Event()
+    ends = PromptEnds(server, lambda: None, lambda prompt: "w", lambda file: file == "/models/mine.py")
+    scope: dict[str, Any] = {"going": going}
+    text = "def forward(end):\n    going.set()\n    while not end.is_set():\n        pass\n"
+    exec(compile(text, "/models/mine.py" if theirs else "/models/others.py", "exec"), scope)
+    end = threading.Event()
+
+    def sample() -> None:
+        try:
+            scope["forward"](end)
+        except BaseException as error:
+            found.append(type(error))
+
+    thread = threading.Thread(target=sample)
+    ends.watch()
+    thread.start()
+    going.wait(5)
+    management.interrupt_current_processing()
+    try:
+        thread.join(2)
+        assert found == ([CANCEL.error] if theirs else [])
+        assert thread.is_alive() is not theirs
+    finally:
+        management.interrupt_current_processing(False)
+        end.set()
+        thread.join(5)
+        server.loop.call_soon_threadsafe(server.loop.stop)
