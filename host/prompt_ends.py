@@ -26,9 +26,9 @@ CANCEL = Cancel(
     comfy.model_management.InterruptProcessingException,
 )
 
-#: Seconds between two looks, and how long they go on when there is nothing in the queue: a prompt is checked before it
-#: is put there.
-PAUSE, GRACE = 0.25, 60.0
+#: Seconds between two looks, after Cancel too, and how long they go on when there is nothing in the queue: a prompt is
+#: checked before it is put there.
+PAUSE, SOON, GRACE = 0.25, 0.05, 60.0
 
 #: Prompts that are remembered as seen.
 MOST = 200
@@ -87,13 +87,14 @@ class PromptEnds:
 
     def _look(self) -> None:
         self._timer = None
+        pressed = comfy.model_management.processing_interrupted()
         try:
-            self._unanswered.look(comfy.model_management.processing_interrupted())
+            self._unanswered.look(pressed)
             self._settle()
         except Exception:  # a picture must not be lost for it, nor the looks that follow
             log.warning("OneDiff: what became of a prompt could not be read", exc_info=True)
         if self._server.prompt_queue.get_tasks_remaining() or time.monotonic() < self._until:
-            self._timer = self._server.loop.call_later(PAUSE, self._look)
+            self._timer = self._server.loop.call_later(SOON if pressed else PAUSE, self._look)
 
     def _read(self, entry: dict[str, Any]) -> EndedPrompt | None:
         """An entry of the history; None for a prompt that failed or was cancelled."""
