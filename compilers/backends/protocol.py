@@ -22,6 +22,15 @@ class BackendUnavailable(RuntimeError):
         self.reason = reason
 
 
+class Cancelled(BaseException):
+    """The user pressed Cancel while a backend compiled. ``error`` is the host's own, an Exception in some versions,
+    which Dynamo would take for a failure of compiling."""
+
+    def __init__(self, error: BaseException):
+        super().__init__()
+        self.error = error
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why compiling a block, or running it compiled, failed: a sentence for a person and, when it was a graph break,
@@ -65,7 +74,8 @@ class Backend(Protocol):
         self.load()
 
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
-        """The compiled module of a block. May compile at the first call."""
+        """The compiled module of a block. May compile at the first call, which raises Cancelled where ``graph.cancel``
+        has ended it."""
         raise NotImplementedError
 
     def explain(self, error: Exception) -> Failure:

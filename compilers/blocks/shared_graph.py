@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from ...checks.reaching.batches import Batched
+from ...patching.user_code import Cancel
 
 _numbers = itertools.count()
 
@@ -47,7 +48,7 @@ class SharedGraph:
     compiled where it holds for one size. ``unkept`` are compiles that are kept on disk once they ran. ``device`` is
     the type that it is compiled for. ``batch`` tells which of a block's tensors carry the batch, where the graph is
     to hold for every one; ``apart`` why it cannot, so that they are compiled apart. With ``emulates_casts`` a
-    backend rounds to float16 or bfloat16 wherever uncompiled code does.
+    backend rounds to float16 or bfloat16 wherever uncompiled code does. ``cancel`` ends compiling it.
     """
 
     forward: Callable
@@ -66,6 +67,7 @@ class SharedGraph:
     runner: Callable[..., Any] | None = None
     emulates_casts: bool = False
     device: str = "cpu"
+    cancel: Cancel = field(default_factory=Cancel)
 
     def __post_init__(self) -> None:
         #: Name of the compiled function, unique in this process.

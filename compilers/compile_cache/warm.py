@@ -92,6 +92,7 @@ class WarmStart:
                 workspace.in_use(),
                 _nothing_remote(),
                 _no_header(is_warm),
+                workspace.whole_or_gone(compile_.before),
             ):
                 yield compile_
             compile_.files = workspace.added(compile_.before)

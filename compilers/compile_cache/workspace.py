@@ -150,9 +150,35 @@ class Workspace:
         """Files that are new or changed since a snapshot."""
         return [name for name, facts in self.snapshot(headers).items() if before.get(name) != facts]
 
+    @contextlib.contextmanager
+    def whole_or_gone(self, before: dict[str, tuple[int, int]]) -> Iterator[None]:
+        """When the work inside fails, deletes what was added since a snapshot, for a compiler that was ended may have
+        left half a file, and lets Inductor forget it: it would raise the same error at every later try (torch 2.11)."""
+        known = [(cache, set(cache)) for cache in _libraries()]
+        try:
+            yield
+        except BaseException:
+            for cache, names in known:
+                for name in set(cache) - names:
+                    cache.pop(name, None)
+            for name in self.added(before):
+                with contextlib.suppress(OSError):  # where a system does not delete what is loaded
+                    (self.folder / name).unlink()
+            raise
+
     def read(self, names: list[str]) -> dict[str, bytes]:
         """The contents of files."""
         return {name: (self.folder / name).read_bytes() for name in names}
+
+
+def _libraries() -> list[dict[str, Any]]:
+    """What Inductor remembers of C++ libraries, by class of code."""
+    base = getattr(_codecache(), "CppCodeCache", None)
+    classes = [base] if base is not None else []
+    for cls in classes:
+        classes += cls.__subclasses__()
+    caches = {id(cls.cache): cls.cache for cls in classes if isinstance(getattr(cls, "cache", None), dict)}
+    return list(caches.values())
 
 
 def _forget_folder() -> None:

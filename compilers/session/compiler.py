@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ...checks.reaching.batches import Batched
+from ...patching.user_code import Cancel
 from ..backends.errors_in_words import is_out_of_memory
 from ..backends.protocol import Backend, Failure
 from ..blocks.batches import Batches
@@ -31,7 +32,14 @@ class Compiler:
     tolerance: their blocks use the same one with casts emulated.
     """
 
-    def __init__(self, settings: Settings, device: torch.device, proofs: Proofs = PROOFS, graphs: GraphCache = GRAPHS):
+    def __init__(
+        self,
+        settings: Settings,
+        device: torch.device,
+        proofs: Proofs = PROOFS,
+        graphs: GraphCache = GRAPHS,
+        cancel: Cancel | None = None,
+    ):
         self.backend: Backend | None = None
         self.baseline: dict[SharedGraph, Counts] = {}
         self.why = ""
@@ -43,6 +51,7 @@ class Compiler:
         self._device = device
         self._proofs = proofs
         self._graphs = graphs
+        self._cancel = cancel or Cancel()
         self._cleared = CLEARED.marks.graphs
         self._since: float | None = None
 
@@ -147,7 +156,7 @@ class Compiler:
     def graph_of(self, key: tuple, forward: Callable, label: str) -> SharedGraph:
         """The shared graph of a block's variant for this backend."""
         graph = self._graphs.get((*self.way, self._cleared, *key), forward, label)
-        graph.device = self._device.type
+        graph.device, graph.cancel = self._device.type, self._cancel
         self.baseline.setdefault(graph, graph.counts())
         return graph
 

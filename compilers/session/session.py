@@ -227,7 +227,7 @@ class Session(SessionState, ModelWrapper):
             with swapped_forwards([runner.bind(step) for runner in self._runners]):
                 result, milliseconds = measuring.time(call)
         except Exception as error:
-            if step.running is None:
+            if step.running is None or isinstance(error, self.host.cancel.stops):
                 raise
             failure = ordinary(
                 BaseException.with_traceback(error, None)

@@ -50,7 +50,7 @@ class SessionState:
         self.skips_classes_without_gain = settings.keep_faster
         self.measuring = Measuring(device, settings.keep_faster)
         self.failures = Failures()
-        self.compiler = Compiler(settings, device, proofs, graphs)
+        self.compiler = Compiler(settings, device, proofs, graphs, host.cancel)
         self.foreign: list[dict[str, str]] = []
         self.patched: list[dict[str, str]] = []
         self.replaced_by: str | None = None

@@ -324,6 +324,31 @@ def test_a_write_that_compiled_code_comes_upon_takes_effect(sittings):
     assert relative(sitting.with_compiled(patched(attn2_patch=writing)), expected) <= TOLERANCE
 
 
+def test_a_block_that_goes_on_with_what_foreign_code_wrote_into_is_compared_with_each_writer(inductor, monkeypatch):
+    """ComfyUI's own blocks let go of keys and values after attention; of blocks of other nodes nobody knows."""
+    from comfy.ldm.modules import attention
+
+    def with_values(self, x, context=None, value=None, mask=None, transformer_options=None):
+        context = x if context is None else context
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        out = attention.optimized_attention(q, k, v, self.heads, transformer_options=transformer_options or {})
+        return self.to_out(out + v.mean(1, keepdim=True))
+
+    def writer(func, q, k, v, *args, **kwargs):
+        out = func(q, k, v, *args, **kwargs)
+        v.mul_(0.2)
+        return out
+
+    monkeypatch.setattr(attention.CrossAttention, "forward", with_values)
+    with using(known(inductor=Proof(True, "stands in.", 0.0))):  # graphs that no other test compiled
+        sitting = new_sitting("unet", inductor)
+    for change in (scaled(0.5), patched(override=writer)):
+        expected = sitting.uncompiled(change)
+        for _ in range(2):
+            assert relative(sitting.with_compiled(change), expected) <= TOLERANCE
+    assert relative(expected, sitting.uncompiled(scaled(1.0))) > 100 * TOLERANCE, "what it writes matters"
+
+
 def test_what_foreign_code_raises_is_raised_and_nothing_is_given_up(sittings):
     sitting, raised = sittings("flux"), []
 

@@ -18,6 +18,7 @@ from ...compile_cache import WARM
 from ...compile_cache.keys import graph_key
 from ...compile_cache.warm import Compile
 from ..deployable import CompiledModule, entry_of
+from .cancelling import ending_processes
 
 
 class InductorModule(CompiledModule):
@@ -52,7 +53,9 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..
 
         hits, misses = counted()
         with WARM.compiling(graph_key("inductor", gm, example_inputs, config)) as compiling:
-            compiled: Any = compile_fx(gm, example_inputs, config_patches=dict(config))
+            assert compiling.workspace is not None
+            with ending_processes(graph.cancel, compiling.workspace.folder):
+                compiled: Any = compile_fx(gm, example_inputs, config_patches=dict(config))
             compiling.hit = counted()[0] > hits and counted()[1] <= misses
         graph.graphs += 1
         graph.cache_hits += compiling.hit

@@ -17,6 +17,7 @@ from ....patching.user_errors import ordinary
 from ....processors.as_operator import at_places
 from ....processors.attention_patch import is_operator, kernel_override
 from ....processors.built_in.sdpa import SDPAProcessor
+from ...backends.protocol import Cancelled
 from ...blocks.cast_weights import CastWeights
 from ...blocks.hindrances import BlockState
 from ...blocks.operators.acting import Acting
@@ -267,8 +268,12 @@ class BlockRunner:
         return self._foreign.again(self.run_uncompiled, call.original, under)
 
     def run_compiled(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> Any:
-        with self._weights_ready(), at_places(self.block.places) if self._as_operator else nullcontext():
-            return self._variants.run(key, graph, inputs)
+        try:
+            with self._weights_ready(), at_places(self.block.places) if self._as_operator else nullcontext():
+                return self._variants.run(key, graph, inputs)
+        except Cancelled as cancelled:
+            error = cancelled.error
+        raise error
 
     def _weights_ready(self) -> AbstractContextManager[None]:
         """While it is open, nothing is to be done to the block's weights."""

@@ -1,0 +1,57 @@
+"""Cancel while Inductor waits for a C++ compiler: the compiler's process is ended."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ....patching.stopping import OWN
+from ....patching.user_code import PAUSE, Attendance, Cancel
+from ..protocol import Cancelled
+
+
+@contextlib.contextmanager
+def ending_processes(cancel: Cancel, folder: Path, end: Callable[[Path], None] | None = None) -> Iterator[None]:
+    """While it is open, Cancel ends the compilers that this process has started; ``folder`` is where their files are.
+
+    Raises:
+        Cancelled: after Cancel, whatever became of the work inside.
+    """
+    end, attendance, over = end or end_processes, Attendance(cancel, math.inf), threading.Event()
+
+    def look() -> None:
+        while not over.wait(PAUSE):
+            if attendance.due() is not None:
+                end(folder)
+
+    watch = threading.Thread(target=look, name=f"{OWN}cancelling", daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
+        reason = attendance.due()
+        if reason is not None:
+            raise Cancelled(reason) from None
+
+
+def end_processes(folder: Path) -> None:
+    """Ends those of this process' children that compile C++ or name a file in ``folder``, and what these started."""
+    try:
+        import psutil  # ComfyUI needs it
+    except ImportError:
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    compiler = get_cpp_compiler()
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                command = process.cmdline()
+                if compiler in command[:2] or any(str(folder) in word for word in command):
+                    for each in (*process.children(recursive=True), process):
+                        each.terminate()

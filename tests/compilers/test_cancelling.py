@@ -1,0 +1,86 @@
+"""Cancel while a C++ compiler runs: it is ended, and the next run compiles as if nothing had been."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from onediff_pack.compilers.backends.inductor.backend import InductorBackend
+from onediff_pack.compilers.backends.protocol import Cancelled
+from onediff_pack.compilers.blocks.shared_graph import SharedGraph
+from onediff_pack.patching.user_code import Cancel
+from torch import nn
+
+#: A compiler that takes a minute, and says so, until ``quick`` is there.
+SLOW = """#!{python}
+import os, pathlib, sys, time
+if "-o" in sys.argv and not pathlib.Path({quick!r}).exists():
+    pathlib.Path(sys.argv[sys.argv.index("-o") + 1]).write_text("half a file")
+    pathlib.Path({said!r}).write_text("runs")
+    time.sleep(60)
+os.execvp("g++", ["g++", *sys.argv[1:]])
+"""
+
+
+class Doubles(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sin() * 2 + x
+
+
+class OlderHosts(Exception):
+    """ComfyUI's interruption was an Exception up to 0.18.2."""
+
+
+class NewerHosts(BaseException):
+    """A BaseException since."""
+
+
+@pytest.mark.parametrize("error", [OlderHosts, NewerHosts])
+def test_the_compiler_is_ended_within_a_second_and_the_next_run_compiles(error, tmp_path):
+    import torch._inductor.config as config
+
+    said, quick, compiler = tmp_path / "said", tmp_path / "quick", tmp_path / "compiler.py"
+    compiler.write_text(SLOW.format(python=sys.executable, said=str(said), quick=str(quick)))
+    compiler.chmod(0o755)
+    pressed: list[float] = []
+
+    def check() -> None:
+        if said.exists() and not quick.exists():
+            pressed.append(time.monotonic())
+            raise error
+
+    module, backend, x = Doubles().eval(), InductorBackend(), torch.randn(64, 64)
+    graph = SharedGraph(Doubles.forward, f"Doubles {error.__name__}", cancel=Cancel(check, error))
+    run = backend.compile(module, graph, "fast start")
+    with torch.inference_mode(), config.patch({"cpp.cxx": (str(compiler),), "cpp_cache_precompile_headers": False}):
+        with pytest.raises(Cancelled) as raised:
+            run(x)
+        assert time.monotonic() - pressed[0] < 1
+        assert isinstance(raised.value.error, error)
+        said.unlink()
+        quick.touch()
+        torch.testing.assert_close(run(x), module(x))
+    assert graph.graphs == 1
+
+
+def test_only_processes_on_our_files_are_ended(tmp_path: Path) -> None:
+    import subprocess
+
+    from onediff_pack.compilers.backends.inductor.cancelling import end_processes
+
+    sleeps: Any = [sys.executable, "-c", "import time; time.sleep(60)"]
+    ours = subprocess.Popen([*sleeps, str(tmp_path / "ours" / "a.cpp")])
+    others = subprocess.Popen([*sleeps, str(tmp_path / "others" / "a.cpp")])
+    try:
+        time.sleep(0.5)
+        end_processes(tmp_path / "ours")
+        assert ours.wait(5) != 0
+        assert others.poll() is None
+    finally:
+        for process in (ours, others):
+            process.kill()
+            process.wait()
