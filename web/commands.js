@@ -29,7 +29,7 @@ export function createCommands(options) {
   };
   return [
     { id: "OneDiff.Accelerate", icon: "pi pi-bolt", label: "Accelerate with OneDiff", function: accelerate },
-    { id: "OneDiff.Remove", icon: "pi pi-times", label: "Remove OneDiff", function: remove },
+    { id: "OneDiff.Remove", icon: "pi pi-times", label: "Remove all OneDiff nodes", function: remove },
     {
       id: "OneDiff.ShowReport",
       icon: "pi pi-chart-bar",

@@ -1,4 +1,4 @@
-"""“Accelerate with OneDiff” and “Remove OneDiff” in the real editor, in both renderers, and what finds the nodes."""
+"""“Accelerate with OneDiff” and “Remove all OneDiff nodes” in the real editor, in both renderers, and what finds the nodes."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_what_a_subgraph_hands_on_has_it_already(page: Any) -> None:
 def test_the_menus_of_canvas_and_nodes_and_the_sidebar_offer_it(page: Any) -> None:
     entries = "items => items.map(item => item?.content).filter(Boolean)"
     canvas = page.evaluate(f"({entries})(app.canvas.getCanvasMenuOptions())")
-    assert {"Accelerate with OneDiff", "Remove OneDiff"} <= set(canvas)
+    assert {"Accelerate with OneDiff", "Remove all OneDiff nodes"} <= set(canvas)
     of = "type => app.canvas.getNodeMenuOptions(app.graph.nodes.find(node => node.type === type))"
     loader = page.evaluate(f"type => ({entries})(({of})(type))", "CheckpointLoaderSimple")
     assert "Accelerate with OneDiff" in loader
@@ -154,10 +154,10 @@ def test_the_menus_of_canvas_and_nodes_and_the_sidebar_offer_it(page: Any) -> No
     page.wait_for_timeout(1000)
     assert page.evaluate(WAY) == PAIR
     ours = page.evaluate(f"type => ({entries})(({of})(type))", COMPILE)
-    assert {"Show OneDiff report", "Forget OneDiff measurements", "Remove OneDiff"} <= set(ours)
+    assert {"Show OneDiff report", "Clear OneDiff measurements", "Remove all OneDiff nodes"} <= set(ours)
     page.locator(".onediff-tab-button").click()
     page.wait_for_timeout(700)
-    page.locator(".onediff-sidebar button", has_text="Remove OneDiff").click()
+    page.locator(".onediff-sidebar button", has_text="Remove all OneDiff nodes").click()
     page.wait_for_timeout(700)
     assert page.evaluate(WAY) == PLAIN
     page.locator(".onediff-sidebar button", has_text="Accelerate with OneDiff").click()

@@ -228,7 +228,7 @@ def test_the_nodes_menu_replaces_that_node_alone(page: Any):
     page.evaluate(FIT)
     page.wait_for_timeout(1000)
     page.mouse.click(*page.evaluate(TITLE, "ModelSpeedup"), button="right")
-    entry = page.get_by_text("Replace by today's nodes", exact=True)
+    entry = page.get_by_text("Replace with today's nodes", exact=True)
     entry.wait_for(timeout=10_000)
     page.screenshot(path=SCREENS / f"old-menu-{page.renderer}.png")
     entry.click()
@@ -239,7 +239,7 @@ def test_the_nodes_menu_replaces_that_node_alone(page: Any):
 
     page.mouse.click(*page.evaluate(TITLE, "KSampler"), button="right")
     page.wait_for_timeout(700)
-    assert page.get_by_text("Replace by today's nodes", exact=True).count() == 0
+    assert page.get_by_text("Replace with today's nodes", exact=True).count() == 0
     page.keyboard.press("Escape")
 
 

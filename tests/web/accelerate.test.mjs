@@ -117,8 +117,8 @@ test("the menus offer what fits the node", () => {
   assert.deepEqual(offered(node(root, "load")), ["Accelerate with OneDiff"]);
   assert.deepEqual(offered(node(root, "compile")), [
     "Show OneDiff report",
-    "Forget OneDiff measurements",
-    "Remove OneDiff",
+    "Clear OneDiff measurements",
+    "Remove all OneDiff nodes",
   ]);
   assert.deepEqual(offered(node(root, "sampler")), []);
 });

@@ -6,7 +6,7 @@
 export const nodeCommand = (replace) => ({
   id: "OneDiff.ReplaceOldNodes",
   icon: "pi pi-arrow-right-arrow-left",
-  label: "Replace old OneDiff nodes by today's",
+  label: "Replace all old OneDiff nodes",
   function: replace,
 });
 
