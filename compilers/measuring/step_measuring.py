@@ -36,9 +36,10 @@ class Measuring:
         self.by_turns = True
         self.times = StepTimes()
         self.shape: Hashable = None
+        self.size = ""
         self.work: Work = ()
         self.slow: set[Hashable] = set()
-        self.last_steps: deque[tuple[float, str]] = deque(maxlen=40)  # milliseconds and how they were run
+        self.last_steps: deque[tuple[float, str, str]] = deque(maxlen=40)  # milliseconds, how they were run, size
         self.steps_per_image = 0
         self.peaks: dict[str, float | None] = {"eager_peak_mb": None, "compiled_peak_mb": None}
         self._steps = 0
@@ -62,9 +63,9 @@ class Measuring:
     def end_sampling(self) -> None:
         self.steps_per_image = self._steps
 
-    def begin_step(self, shape: Hashable) -> bool:
-        """Notes the shape of the next step. True for the first one of a sampling."""
-        self.shape = shape
+    def begin_step(self, shape: Hashable, size: str = "") -> bool:
+        """Notes the shape of the next step, and the size of what it computes. True for the first one of a sampling."""
+        self.shape, self.size = shape, size
         self._steps += 1
         self._steps_in_all += 1
         return self.begins
@@ -98,7 +99,7 @@ class Measuring:
         ``kind``: "uncompiled", "compiled" or "compiling"."""
         if not self._waited:
             return
-        self.last_steps.append((round(milliseconds, 2), kind))
+        self.last_steps.append((round(milliseconds, 2), kind, self.size))
 
     def count(self, milliseconds: float, *, compiled: bool) -> None:
         """Notes a step that shows how long steps of its shape take."""

@@ -103,7 +103,7 @@ class Session(SessionState, ModelWrapper):
         if not self.during.now:  # a node with a loop of its own
             self.record.sampled(self.host.sampler())
         inputs = (call.x, call.c_concat, call.c_crossattn, call.more)
-        if self.measuring.begin_step(shape_of(inputs, call.control, call.options)):
+        if self.measuring.begin_step(shape_of(inputs, call.control, call.options), "×".join(map(str, call.x.shape))):
             self._begin(call.executor.class_obj, call.options)
         is_slow = self.measuring.is_slow and not self.measuring.looks
         before = self.step

@@ -786,7 +786,7 @@ def test_the_slower_way_is_given_up(patcher, backend, monkeypatch):
     sample(session, clone, 10)
     assert record["state"] == "uncompiled"
     assert record["summary"] == "uncompiled: compiled steps took 50 % longer"
-    assert record["speed"] | {"steps_ms": None, "steps_kind": None} == {
+    assert record["speed"] | {"steps_ms": None, "steps_kind": None, "steps_size": None} == {
         "eager_ms": 20.0,
         "compiled_ms": 30.0,
         "speedup": 0.667,
@@ -794,6 +794,7 @@ def test_the_slower_way_is_given_up(patcher, backend, monkeypatch):
         "per_second": 50.0,
         "steps_ms": None,
         "steps_kind": None,
+        "steps_size": None,
         "kept": "uncompiled",
         "clear": True,
         "pairs": 4,
@@ -810,6 +811,9 @@ def test_the_slower_way_is_given_up(patcher, backend, monkeypatch):
     assert len(backend.ran) == ran
     sample(session, clone, size=12)
     assert len(backend.ran) > ran, "another size gets its own chance"
+    assert record["speed"]["steps_size"][-1] == "2×4×16×16", "the record of the second node"
+    sample(other, again, size=12)
+    assert record["speed"]["steps_size"][-2:] == ["2×4×16×16", "2×4×12×12"]
 
 
 def test_equal_times_keep_the_model_uncompiled_and_are_said_to_be_no_gain(patcher, backend, monkeypatch):

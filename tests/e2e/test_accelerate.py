@@ -1,4 +1,4 @@
-"""“Accelerate with OneDiff” and “Remove all OneDiff nodes” in the real editor, in both renderers, and what finds the nodes."""
+"""“Accelerate with OneDiff” and “Remove all OneDiff nodes” in the real editor, in both renderers; what finds the nodes."""
 
 from __future__ import annotations
 

@@ -22,6 +22,26 @@ test("a plain list of numbers, as older servers send it, still is a plot", () =>
   ]);
 });
 
+test("steps of another size than the last are told apart, and do not make the scale", () => {
+  const speed = { steps_ms: [900, 900, 100, 120], steps_kind: [], steps_size: ["1×4×128×128", "1×4×128×128", "1×4×64×64", "1×4×64×64"] };
+  const shown = steps(record({ speed }));
+  assert.deepEqual(
+    shown.map(({ other }) => Boolean(other)),
+    [true, true, false, false],
+  );
+  assert.equal(ceiling(shown), 120);
+  const drawn = bars(shown, { width: 40, height: 10 });
+  assert.deepEqual(
+    drawn.map(({ other, cut }) => [Boolean(other), cut]),
+    [
+      [true, true],
+      [true, true],
+      [false, false],
+      [false, false],
+    ],
+  );
+});
+
 test("what is no time is no step", () => {
   assert.deepEqual(steps(record({ speed: { steps_ms: [1, null, "2", NaN, -3, 4] } })), of("unknown", 1, 4));
   assert.deepEqual(steps(record({ speed: { steps_ms: "many" } })), []);

@@ -52,14 +52,19 @@ export function plot(shown, medians, words) {
 function legend(shown, words) {
   const caption = make("figcaption");
   const kinds = /** @type {const} */ (["uncompiled", "compiled", "compiling", "unknown"]);
-  for (const kind of kinds.filter((one) => shown.some((step) => step.kind === one))) {
-    const entry = make("span", "onediff-plot-key");
-    const sample = shape("svg", { viewBox: "0 0 12 12", width: 12, height: 12, "aria-hidden": "true" });
-    sample.append(...barShapes([{ x: 2, y: 1, width: 8, height: 10, kind, cut: false }]));
-    entry.append(sample, make("span", "", words(`plot.${kind}`)));
-    caption.append(entry);
-  }
+  for (const kind of kinds.filter((one) => shown.some((step) => step.kind === one)))
+    caption.append(key({ kind }, words(`plot.${kind}`)));
+  if (shown.some(({ other }) => other)) caption.append(key({ kind: "compiled", other: true }, words("plot.other")));
   return caption;
+}
+
+/** @param {{kind: import("../status/steps.js").Kind, other?: boolean}} bar @param {string} says */
+function key(bar, says) {
+  const entry = make("span", "onediff-plot-key");
+  const sample = shape("svg", { viewBox: "0 0 12 12", width: 12, height: 12, "aria-hidden": "true" });
+  sample.append(...barShapes([{ x: 2, y: 1, width: 8, height: 10, cut: false, ...bar }]));
+  entry.append(sample, make("span", "", says));
+  return entry;
 }
 
 /** @param {Step[]} shown @param {{uncompiled: number | null, compiled: number | null}} medians @param {Words} words */

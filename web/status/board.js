@@ -96,7 +96,7 @@ export function createBoard({ store, words, root, past = () => null, entered = (
     const eager = plotted.length ? record?.speed?.eager_ms : null;
     line.show({
       line: said,
-      details: [...details, ...(plotted.length ? [say("status.bars")] : []), say("status.open")],
+      details: [...details, ...(plotted.length ? [say("status.bars")] : []), ...(plotted.some(({ other }) => other) ? [say("status.pale")] : []), say("status.open")],
       label: say("status.label"),
       steps: plotted,
       uncompiledMs: isNumber(eager) ? eager : null,

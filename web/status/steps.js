@@ -5,8 +5,8 @@ import { isNumber, list } from "./record.js";
 
 /** @typedef {import("./record.js").StatusRecord} StatusRecord */
 /** @typedef {"compiled" | "uncompiled" | "compiling" | "unknown"} Kind compiling: blocks were compiled meanwhile */
-/** @typedef {{ms: number, kind: Kind}} Step */
-/** @typedef {{x: number, y: number, width: number, height: number, kind: Kind, cut: boolean}} Bar */
+/** @typedef {{ms: number, kind: Kind, other?: boolean}} Step other: of another size than the last one */
+/** @typedef {{x: number, y: number, width: number, height: number, kind: Kind, cut: boolean, other?: boolean}} Bar */
 
 const KINDS = new Set(["compiled", "uncompiled", "compiling"]);
 
@@ -20,19 +20,26 @@ export const MOST_STEPS = 40;
  */
 export function steps(record) {
   const kinds = list(record?.speed?.steps_kind);
-  return list(record?.speed?.steps_ms)
-    .map((ms, index) => ({ ms, kind: KINDS.has(kinds[index]) ? kinds[index] : "unknown" }))
+  const times = list(record?.speed?.steps_ms);
+  const sizes = list(record?.speed?.steps_size);
+  const last = sizes[times.length - 1];
+  return times
+    .map((ms, index) => ({
+      ms,
+      kind: KINDS.has(kinds[index]) ? kinds[index] : "unknown",
+      ...(sizes[index] === last ? {} : { other: true }),
+    }))
     .filter(({ ms }) => isNumber(ms) && ms >= 0)
     .slice(-MOST_STEPS);
 }
 
 /**
  * The largest time that a plot must show. Steps that compiled take a thousand times as long as the others, which would
- * all become dots: they are cut off, unless there are no others.
+ * all become dots: they are cut off, unless there are no others. So are those of another size.
  * @param {Step[]} shown
  */
 export function ceiling(shown) {
-  const told = shown.filter(({ kind }) => kind !== "compiling");
+  const told = shown.filter(({ kind, other }) => kind !== "compiling" && !other);
   const regular = (told.length ? told : shown).map(({ ms }) => ms).sort((a, b) => a - b);
   if (!regular.length) return 0;
   // The first step of all warms up, and one step may be disturbed: what is far from the middle is cut off too.
@@ -50,7 +57,7 @@ export function ceiling(shown) {
 export function bars(shown, { width, height, slots = MOST_STEPS, gap = 1, top = ceiling(shown) }) {
   const last = shown.slice(-slots);
   const slot = width / slots;
-  return last.map(({ ms, kind }, index) => {
+  return last.map(({ ms, kind, other }, index) => {
     const tall = top > 0 ? Math.max(1, Math.min(1, ms / top) * height) : 1;
     return {
       x: width - (last.length - index) * slot + gap / 2,
@@ -59,6 +66,7 @@ export function bars(shown, { width, height, slots = MOST_STEPS, gap = 1, top = 
       height: tall,
       kind,
       cut: ms > top,
+      ...(other ? { other } : {}),
     };
   });
 }

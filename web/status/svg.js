@@ -1,6 +1,6 @@
 // @ts-check
 // Plots of steps as inline SVG. Compiled steps are filled bars, uncompiled ones hollow, steps that compiled are hatched
-// lines, so that they differ without colour.
+// lines, so that they differ without colour. Those of another size than the last are pale.
 
 import { bars, ceiling } from "./steps.js";
 
@@ -28,14 +28,14 @@ export function shape(name, attributes, text) {
  * @param {import("./steps.js").Bar[]} drawn
  */
 export const barShapes = (drawn) =>
-  drawn.map(({ x, y, width, height, kind, cut }) => {
+  drawn.map(({ x, y, width, height, kind, cut, other }) => {
     const inset = kind === "uncompiled" || kind === "unknown" ? 0.5 : 0;
     return shape("rect", {
       x: x + inset,
       y: y + inset,
       width: Math.max(width - 2 * inset, 0.5),
       height: Math.max(height - inset, 0.5),
-      class: `onediff-bar onediff-bar-${kind}${cut ? " onediff-bar-cut" : ""}`,
+      class: `onediff-bar onediff-bar-${kind}${cut ? " onediff-bar-cut" : ""}${other ? " onediff-bar-other" : ""}`,
     });
   });
 
