@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from ..memo import cached
+from ..parsing import parse
 from ..processors.sources.user_files import USER_FOLDER
 
 
@@ -79,7 +80,7 @@ def called_children(cls: type[nn.Module]) -> frozenset[str]:
         if base is nn.Module or not issubclass(base, nn.Module):
             continue
         try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+            tree = parse(textwrap.dedent(inspect.getsource(base)))
         except Exception:
             continue
         names |= _called(tree)

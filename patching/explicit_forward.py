@@ -18,6 +18,7 @@ from typing import Any, cast
 from torch import nn
 
 from ..memo import cached
+from ..parsing import parse
 
 
 @cached
@@ -38,7 +39,7 @@ def only_raises(function: Callable) -> bool:
     if getattr(function, "__isabstractmethod__", False):
         return True
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        tree = parse(textwrap.dedent(inspect.getsource(function)))
         body = getattr(tree.body[0], "body", [])
     except Exception:  # there is no source, or it was saved while it is read
         return False

@@ -13,6 +13,7 @@ import types
 from typing import Any
 
 from ...memo import cached
+from ...parsing import parse
 from ...patching.inside import modules_in
 from ..mounted import Mounted
 from .reader import Reader, function_of
@@ -56,7 +57,7 @@ def _tree(code: types.CodeType) -> ast.AST | None:
     """The syntax tree of a function's code with its file's line numbers."""
     try:
         lines, first = inspect.getsourcelines(code)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
+        tree = parse(textwrap.dedent("".join(lines)))
     except Exception:  # there is no source, or it was saved while it is read
         return None
     return ast.increment_lineno(tree, max(first, 1) - 1)

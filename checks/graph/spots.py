@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...memo import cached
+from ...parsing import parse
 from ..source import short_path
 
 
@@ -66,7 +67,7 @@ class Code:
 def _rebound(source: str) -> frozenset[str]:
     """Names that functions of a file rebind by ``global``; it is read anew when its text has changed."""
     try:
-        tree = ast.parse(source)
+        tree = parse(source)
     except SyntaxError:
         return frozenset()
     return frozenset(name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names)

@@ -8,6 +8,8 @@ import importlib.util
 import re
 from collections.abc import Iterator
 
+from ...parsing import parse
+
 #: Bytes that are parsed in one go: some 20 ms.
 LARGE = 2**14
 
@@ -28,7 +30,7 @@ def statements_in(source: bytes) -> list[ast.stmt]:
         Exception: when it cannot be parsed: SyntaxError, ValueError, RecursionError, MemoryError, LookupError.
     """
     if len(source) <= LARGE:
-        return ast.parse(source).body
+        return parse(source).body
     lines = importlib.util.decode_source(source).split("\n")
     return [node for piece in _pieces(lines, "") for node in piece]
 
@@ -61,7 +63,7 @@ def _starts(line: str, indent: str) -> bool:
 def _parsed(lines: list[str], indent: str) -> list[ast.stmt]:
     text = "\n".join(lines)
     if indent:
-        (whole,) = ast.parse(f"if True:\n{text}").body
+        (whole,) = parse(f"if True:\n{text}").body
         return whole.body if isinstance(whole, ast.If) else []
     if not _NEEDED.match(text) and not _STRING.search(text):
         return []
@@ -69,7 +71,7 @@ def _parsed(lines: list[str], indent: str) -> list[ast.stmt]:
         made = _class(lines)
         if made is not None:
             return [made]
-    return ast.parse(text).body
+    return parse(text).body
 
 
 def _class(lines: list[str]) -> ast.ClassDef | None:
@@ -77,7 +79,7 @@ def _class(lines: list[str]) -> ast.ClassDef | None:
     try:
         for end in range(1, min(_LONGEST_HEAD, len(lines))):
             try:
-                (made,) = ast.parse("\n".join([*lines[:end], " pass"])).body
+                (made,) = parse("\n".join([*lines[:end], " pass"])).body
             except SyntaxError:
                 continue
             if not isinstance(made, ast.ClassDef):

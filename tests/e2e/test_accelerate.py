@@ -1,4 +1,4 @@
-"""“Accelerate with OneDiff” and “Remove all OneDiff nodes” in the real editor, in both renderers; what finds the nodes."""
+"""Putting the nodes into a workflow and taking them out, in the real editor and both renderers, and what finds them."""
 
 from __future__ import annotations
 
