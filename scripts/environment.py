@@ -123,7 +123,7 @@ def _disk_full(cache: Path) -> CannotContinue:
 
 def _requirements_hash() -> str:
     """Changes with anything that is installed, so that an environment is never reused for another list."""
-    digest = hashlib.sha256("\n".join((*PINS, host.SHA256)).encode())
+    digest = hashlib.sha256("\n".join((*PINS, host.PACKAGES[host.VERSION].sha256)).encode())
     for name in ("requirements.txt", "requirements-dev.txt", "install.py"):
         digest.update((ROOT / name).read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()[:8]

@@ -77,7 +77,7 @@ def _prepare(environment: Environment) -> Environment | str:
 
 def _hash(files: list[Path]) -> str:
     """Changes with anything that is installed."""
-    digest = hashlib.sha256("\n".join((*PINS, *_TEST_TOOLS, host.SHA256)).encode())
+    digest = hashlib.sha256("\n".join((*PINS, *_TEST_TOOLS, host.PACKAGES[host.VERSION].sha256)).encode())
     for file in files:
         digest.update(file.read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()[:8]

