@@ -52,6 +52,10 @@ class Kernel(KernelProcessor):
     def compute(self, call: KernelCall) -> torch.Tensor:
         if self.as_operator and self.unfit(call) is not None:  # in a compiled block: others ask before
             return get_processor(DEFAULT_PROCESSOR)(*call)
+        return self.computed(call)
+
+    def computed(self, call: KernelCall) -> torch.Tensor:
+        """A call that it can take."""
         q, k, v = call.q, call.k, call.v
         head_dim = call.head_dim()
         if not call.skip_reshape:
