@@ -22,6 +22,7 @@ from ..patching.user_code import Attendance
 from ..patching.wrappers import KEY, ModelCall, ModelWrapper
 from .authored.instances import AT_SITE, Computes, Instances
 from .contract import KernelProcessor, ModuleProcessor, Processor
+from .kernels.kernel import Kernel
 from .overriding import kernel_forward, kernel_override, module_forward
 from .random_numbers import default_dtype_kept
 from .site_calls import SiteCalls
@@ -68,6 +69,10 @@ class AttentionPatch(ModelWrapper):
 
     order = 0
 
+    #: Whether the processors are chosen by this patch itself, among those that the pack brings; and whether the next
+    #: model call is the one that decides. Milliseconds of the last one that went into trying them.
+    chooses, deciding, spent_ms = False, False, 0.0
+
     def __init__(
         self,
         sites: list[Site],
@@ -83,7 +88,7 @@ class AttentionPatch(ModelWrapper):
         self.sites = sites
         self.processor = processor
         self.described = [{"site": site.path, "processor": name} for site in sites]
-        self.instances = Instances(processor, sites, attendance)
+        self.instances = self._made_instances(processor, sites, attendance)
         self.observe = observe
         self.ended = ended
         self.failed = failed
@@ -96,6 +101,9 @@ class AttentionPatch(ModelWrapper):
         #: What the node was asked for and did not take, and ``by`` which node; for checks of the model behind it.
         self.rejected: dict[str, str] | None = None
         self._set_forwards()
+
+    def _made_instances(self, processor: Processor, sites: list[Site], attendance: Callable[[], Attendance]) -> Any:
+        return Instances(processor, sites, attendance)
 
     def _set_forwards(self) -> None:
         self.called_as = self.instances.called_as
@@ -172,6 +180,16 @@ class AttentionPatch(ModelWrapper):
 
 
 def processors_of(patches: Iterable[AttentionPatch]) -> list[tuple[Site, Processor]]:
-    """The patched sites with the processor that computes each: the last patch's, where several mean the same site."""
-    last = {site.path: (site, patch.instances.to_check(site)) for patch in patches for site in patch.sites}
-    return list(last.values())
+    """The patched sites with the processor that computes each, as far as it is to be checked: the last patch's, where
+    several mean the same site."""
+    last = {
+        site.path: (site, None if patch.chooses else patch.instances.to_check(site))
+        for patch in patches
+        for site in patch.sites
+    }
+    return [(site, processor) for site, processor in last.values() if processor is not None and not _proven(processor)]
+
+
+def _proven(processor: Processor) -> bool:
+    """Whether it is not checked as people's processors are: it is the pack's own, or was proven on its device."""
+    return isinstance(processor, Kernel) and processor.as_operator

@@ -15,8 +15,10 @@ from ..patching.foreign import HOSTS_OWN, OVERRIDE
 from .authored.instances import AsOperator, Computes, Seat, reader_of
 from .built_in.sdpa import SDPAProcessor
 from .built_in.shapes import attend
+from .choosing.host_call import HostCall
+from .choosing.running import running_trial
 from .contract import KernelCall
-from .elsewhere import computing, is_one_of, note_given_up, note_left
+from .elsewhere import computing, is_one_of, note_given_up, note_left, site_computing
 from .kernels.kernel import Kernel
 
 _SDPA = SDPAProcessor().eval()
@@ -51,10 +53,17 @@ def kernel_override(processor: Computes) -> Callable:
                 if in_full:
                     return _SDPA(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
             else:
-                reason = left_because(kernel, KernelCall(q, k, v, heads, mask, skip_reshape), in_full)
-                if reason is not None:
-                    note_left(reason)
-                    return func(q, k, v, heads, mask, attn_precision, skip_reshape, skip_output_reshape, **kwargs)
+                trial, site = running_trial(), site_computing()
+                if trial is not None and site not in trial.sites:
+                    trial = None
+                if trial is None or trial.named is not None:
+                    reason = left_because(kernel, KernelCall(q, k, v, heads, mask, skip_reshape), in_full)
+                    if reason is not None:
+                        note_left(reason)
+                        return func(q, k, v, heads, mask, attn_precision, skip_reshape, skip_output_reshape, **kwargs)
+                if trial is not None and site is not None:
+                    whole = KernelCall(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
+                    return trial.attend(site, HostCall(func, whole, attn_precision, kwargs), processor)
         if processor.left and is_one_of(processor.left, q, mask, skip_reshape, skip_output_reshape):
             note_given_up()
             return _SDPA(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
