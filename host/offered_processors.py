@@ -140,7 +140,7 @@ def _built_in(name: str, model: Any, findings: list[Finding]) -> Chosen:
     if proof.available:
         return Chosen(name, processor)
     absent = processor.absent()
-    what, fix = (absent.why, absent.fix) if absent else (proof.reason, "reinstall its package")
+    what, fix = (absent.why, absent.fix or "") if absent else (proof.reason, "reinstall its package")
     findings.append(
         Finding(
             severity="warning",

@@ -86,7 +86,7 @@ def left_because(kernel: type[Kernel], call: KernelCall, in_full: bool) -> str |
     if in_full:
         return "the model asks for full precision there"
     unfit = kernel.unfit(call) if kernel.as_operator else None
-    return unfit and unfit.why
+    return None if unfit is None else unfit.why
 
 
 @shared

@@ -26,7 +26,7 @@ CUDNN_FIRST = ((9, 0), (10, 0))
 class SDPAProcessor(Kernel):
     """Fits into a graph: it does not ask how much memory is free, as ComfyUI's default on a CPU does."""
 
-    rank = 1
+    rank: ClassVar[int | None] = 1
 
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float
@@ -69,7 +69,7 @@ class _Alone(SDPAProcessor):
     """With one kernel of PyTorch's, which is told by a setting of the process: no graph holds that."""
 
     as_operator = True
-    rank = None
+    rank: ClassVar[int | None] = None
     kernel: ClassVar[SDPBackend]
 
     def attend(

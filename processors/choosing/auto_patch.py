@@ -6,7 +6,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -122,7 +122,7 @@ class AutoPatch(MeasuredPatch):
         if not self.deciding:
             for kernel in self.instances.all:
                 stack.enter_context(kernel.while_sampling(device))
-        return stack.pop_all()
+        return cast("AbstractContextManager[None]", stack)
 
     def _new_trial(self, call: ModelCall) -> Trial:
         usable = {one.name: one.kernel for one in self.candidates() if one.reason is None}

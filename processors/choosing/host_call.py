@@ -60,8 +60,8 @@ class HostCall:
         q, k, _ = self.apart()
         mask = None if self.call.mask is None else kind_of(self.call.mask)
         dtype = str(q.dtype).removeprefix("torch.")
-        rounded = (_rounded(n) for n in (q.shape[0], q.shape[2], k.shape[2]))
-        return Shape(dtype, q.shape[1], k.shape[1], q.shape[-1], *rounded, mask)
+        batch, queries, keys = (_rounded(n) for n in (q.shape[0], q.shape[2], k.shape[2]))
+        return Shape(dtype, q.shape[1], k.shape[1], q.shape[-1], batch, queries, keys, mask)
 
     def apart(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """q, k and v as (batch, heads, tokens, head_dim)."""

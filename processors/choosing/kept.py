@@ -94,8 +94,8 @@ def _choice(entry: Any) -> Choice | None:
         kernel = entry["kernel"]
         if kernel is not None and kernel not in names:
             return None
-        numbers = (_number(entry[name]) for name in ("before_ms", "after_ms", "error"))
-        return Choice(kernel, *numbers, results)
+        before, after, error = (_number(entry[name]) for name in ("before_ms", "after_ms", "error"))
+        return Choice(kernel, before, after, error, results)
     except (TypeError, KeyError, ValueError):
         return None
 

@@ -122,7 +122,7 @@ class MeasuredPatch(AttentionPatch):
     def _after_ms(self) -> float | None:
         """Milliseconds of a model call with the patch."""
         if self._first is None:
-            return statistics.median(max(self._steps.values(), key=len)) if self._steps else None
+            return statistics.median(max(self._steps.values(), key=lambda times: len(times))) if self._steps else None
         shape, ms = self._first
         later = self._steps.get(shape)
         return statistics.median(later) if later else self._first_after(ms)

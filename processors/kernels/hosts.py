@@ -30,7 +30,8 @@ class HostsKernel(Kernel):
     takes_bool_masks: bool
 
     def compute(self, call: KernelCall) -> torch.Tensor:
-        mask, more = call.mask, {"enable_gqa": True} if call.enable_gqa else {}
+        mask = call.mask
+        more: dict[str, bool | float] = {"enable_gqa": True} if call.enable_gqa else {}
         if mask is not None and mask.dtype == torch.bool and not self.takes_bool_masks:
             mask = additive(mask, call.q.dtype)
         if call.scale is not None:

@@ -62,7 +62,7 @@ def nodes():
     from onediff_pack.nodes.patch_attention import OneDiffPatchAttention
 
     return {
-        OneDiffPatchAttention: {"processor": "sdpa", "sites": "all", "blocks": "", "custom": None},
+        OneDiffPatchAttention: {"processor": "auto", "sites": "all", "blocks": "", "quality": "exact", "custom": None},
         OneDiffForwardCheck: {"on_problem": "report"},
         OneDiffCompile: {
             "backend": "auto",

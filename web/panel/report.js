@@ -2,6 +2,7 @@
 // A record as sections of a report: the panel and the Markdown are both made from these. No DOM in here.
 
 import { duration, elapsed, factor, millions, tiny } from "../status/format.js";
+import { attentionFacts, choiceItems } from "../status/attention.js";
 import { count, findings, isNumber, list, patchedSites, plain, sentence } from "../status/record.js";
 import { reasonIn } from "../status/reasons.js";
 import { troubleCounts } from "../status/text.js";
@@ -35,7 +36,7 @@ export function report({ record, line, bypassed, details, stopped }, title, word
       : [
           speed(record, words, say),
           checked(record, words, say),
-          patches(record, say),
+          patches(record, words, say),
           blocks(record, words, say),
           parity(record, say),
           memory(record, say),
@@ -129,8 +130,8 @@ function checked(record, words, say) {
   );
 }
 
-/** @param {StatusRecord} record @param {Words} say */
-function patches(record, say) {
+/** @param {StatusRecord} record @param {Words} words @param {Words} say */
+function patches(record, words, say) {
   /** @type {Map<string, Item[]>} */
   const sites = new Map();
   for (const { site, processor } of patchedSites(record)) {
@@ -143,6 +144,7 @@ function patches(record, say) {
       : { where: "", text: plain(other) },
   );
   const reached = count(record.patches?.reached);
+  const [tried, others] = choiceItems(record, words, say);
   return section(
     "patches",
     say,
@@ -152,8 +154,11 @@ function patches(record, say) {
         record.patches && [...sites].map(([name, at]) => say("at_sites", { name, count: at.length })).join(", "),
       ],
       ["sites_called", reached !== null && say("of", { done: reached, total: patchedSites(record).length })],
+      ...attentionFacts(record, words, say),
     ],
     [
+      [say("choices", { count: tried.length }), tried],
+      [say("not_candidates", { count: others.length }), others],
       ...[...sites].map(
         ([name, at]) => /** @type {[string, Item[]]} */ ([say("sites_of", { name, count: at.length }), at]),
       ),
