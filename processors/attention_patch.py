@@ -70,8 +70,8 @@ class AttentionPatch(ModelWrapper):
     order = 0
 
     #: Whether the processors are chosen by this patch itself, among those that the pack brings; and whether the next
-    #: model call is the one that decides. Milliseconds of the last one that went into trying them.
-    chooses, deciding, spent_ms = False, False, 0.0
+    #: model call is the one that decides.
+    chooses, deciding = False, False
 
     def __init__(
         self,
@@ -168,6 +168,9 @@ class AttentionPatch(ModelWrapper):
     def while_sampling(self, device: torch.device) -> AbstractContextManager[None]:
         """Open while a model call runs on this device."""
         return self.processor.while_sampling(device)
+
+    def note_uncompiled(self, milliseconds: float) -> None:
+        """The model call that runs was made uncompiled to be compared with compiled ones, and timed."""
 
     def _bring_instances(self, sampling: Any) -> None:
         """Those of this sampling. In a loop that a node has of its own, one is told from the next by its sigmas."""

@@ -16,7 +16,7 @@ from .authored.instances import AsOperator, Computes, Seat, reader_of
 from .built_in.sdpa import SDPAProcessor
 from .built_in.shapes import attend
 from .choosing.host_call import HostCall
-from .choosing.running import running_trial
+from .choosing.running import trial_at
 from .contract import KernelCall
 from .elsewhere import computing, is_one_of, note_given_up, note_left, site_computing
 from .kernels.kernel import Kernel
@@ -53,9 +53,8 @@ def kernel_override(processor: Computes) -> Callable:
                 if in_full:
                     return _SDPA(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
             else:
-                trial, site = running_trial(), site_computing()
-                if trial is not None and site not in trial.sites:
-                    trial = None
+                site = site_computing()
+                trial = trial_at(site)
                 if trial is None or trial.named is not None:
                     reason = left_because(kernel, KernelCall(q, k, v, heads, mask, skip_reshape), in_full)
                     if reason is not None:

@@ -236,7 +236,7 @@ class Session(SessionState, ModelWrapper):
             return self._rerun(step, call, failure)
         if step.ran_block:  # else a caching node skipped the model
             measuring.ran(tuple(block.calls for block in self.blocks))
-            self._after(step, milliseconds)
+            self._after(step, self.without_trials(milliseconds))
         return result
 
     def _rerun(self, step: Step, call: Callable[[], Any], error: Exception) -> Any:
@@ -255,6 +255,8 @@ class Session(SessionState, ModelWrapper):
             self.measuring.count(milliseconds, compiled=False)
             if step.watching:
                 return
+            for patch in self.patches:
+                patch.note_uncompiled(milliseconds)
         elif step.ran_compiled and not step.dirty and not self.compiler.waiting:
             self.measuring.count(milliseconds, compiled=True)
         reason = common_reason(self.called)

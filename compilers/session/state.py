@@ -9,6 +9,7 @@ import torch
 
 from ...patching.instead import TookPart
 from ...processors.attention_patch import AttentionPatch
+from ...processors.choosing.running import trials
 from ...status import Record
 from ..blocks.shared_graph import GRAPHS, GraphCache
 from ..choice.prove import PROOFS, Proofs
@@ -74,6 +75,10 @@ class SessionState:
         """Whether a patch decides in the step that begins what computes attention: it runs uncompiled, and compiling is
         decided around what was chosen."""
         return any(patch.deciding for patch in self.patches)
+
+    def without_trials(self, milliseconds: float) -> float:
+        """What a step took without what patches tried in it."""
+        return milliseconds - sum(trial.spent for trial in trials())
 
     @property
     def called(self) -> list[Block]:

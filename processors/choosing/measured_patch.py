@@ -49,7 +49,7 @@ class MeasuredPatch(AttentionPatch):
         self.told, self.choices, self.check_interrupt = told, choices, check_interrupt
         self.model = model
         self.decision: Decision | None = None if model is None else choices.of_model(model, self.key)
-        self.spent_ms = 0.0
+        self._shape: Hashable = ()
         self._tries = self.decision is None
         self._calls = 0
         self._steps: dict[Hashable, deque[float]] = {}
@@ -62,9 +62,8 @@ class MeasuredPatch(AttentionPatch):
 
     def around(self, call: ModelCall) -> Any:
         inside = super().around
-        shape = tuple(call.x.shape) if isinstance(call.x, torch.Tensor) else ()
+        shape = self._shape = tuple(call.x.shape) if isinstance(call.x, torch.Tensor) else ()
         self._calls += 1
-        self.spent_ms = 0.0
         trial = self._new_trial(call) if self._tries else None
         timed = not self._compiles(call) and (self._calls <= TIMED or self._calls % TIME_EVERY == 0)
         if trial is None and not timed:
@@ -75,7 +74,7 @@ class MeasuredPatch(AttentionPatch):
         if trial is None:
             self._steps.setdefault(shape, deque(maxlen=TIMED)).append(ms)
             return result
-        self.spent_ms, self._tries = trial.spent, False
+        self._tries = False
         self._first = shape, ms - trial.spent
         self._learn(trial)
         return result
@@ -87,9 +86,8 @@ class MeasuredPatch(AttentionPatch):
         finally:
             self.tell()
 
-    def note_uncompiled(self, call_shape: Hashable, milliseconds: float) -> None:
-        """A model call that ran uncompiled between compiled ones, which somebody else timed."""
-        self._steps.setdefault(call_shape, deque(maxlen=TIMED)).append(milliseconds)
+    def note_uncompiled(self, milliseconds: float) -> None:
+        self._steps.setdefault(self._shape, deque(maxlen=TIMED)).append(milliseconds)
 
     def tell(self) -> None:
         """Tells what is known by now."""
@@ -122,7 +120,7 @@ class MeasuredPatch(AttentionPatch):
     def _after_ms(self) -> float | None:
         """Milliseconds of a model call with the patch."""
         if self._first is None:
-            return statistics.median(max(self._steps.values(), key=lambda times: len(times))) if self._steps else None
+            return statistics.median(max(map(list, self._steps.values()), key=len)) if self._steps else None
         shape, ms = self._first
         later = self._steps.get(shape)
         return statistics.median(later) if later else self._first_after(ms)

@@ -212,7 +212,8 @@ def test_a_speed_reports_figures_are_json_whatever_cfg_is(patcher, tmp_path, mon
     """The samplings are a stand-in: what is asked is what becomes of their figures."""
     import folder_paths
     from onediff_pack.nodes import speed_report
-    from onediff_pack.speed_report.figures import Difference, Sampling, SpeedReport
+    from onediff_pack.speed_report.difference import Difference
+    from onediff_pack.speed_report.figures import Sampling, SpeedReport
     from onediff_pack.status import Record
 
     class BothWays:

@@ -268,7 +268,7 @@ def test_trying_ends_where_its_time_ends(
     began = time.perf_counter()
     auto.step()
     assert time.perf_counter() - began < 2.0
-    assert auto.patch.spent_ms < 1000
+    assert auto.told["auto"]["seconds"] < 1
     assert torch.isfinite(auto.step()).all()
 
 
