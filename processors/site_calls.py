@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from torch import nn
 from ..patching.foreign import OVERRIDE
 from ..patching.instead import StepCount, called_instead, calls_expected, named
 from ..patching.wrappers import further_in
-from .elsewhere import given_up_at
+from .elsewhere import given_up_at, left_at
 
 if TYPE_CHECKING:
     from .attention_patch import AttentionPatch
@@ -34,6 +35,8 @@ class SiteCalls:
         self._taken: list[dict[str, str | None]] = []  # what took all sites, one a call in which something did
         #: Calls that went to PyTorch's attention, because the processor fails in such; those in graphs aside.
         self.by_sdpa = 0
+        #: Calls that stayed with ComfyUI's attention, because the processor cannot take such, by reason.
+        self.left: Counter[str] = Counter()
 
     @property
     def _patch(self) -> AttentionPatch:
@@ -73,7 +76,7 @@ class SiteCalls:
             self._taken.append(taken)
         if self._counts is None:
             self._counts = not self._is_compiled(getattr(executor, "class_obj", None), options)
-        given_up = given_up_at(own.values())
+        given_up, left = given_up_at(own.values()), left_at(own.values())
         self._entered = not self._counts  # compiled code does not tell
         try:
             if not self._counts:
@@ -83,6 +86,7 @@ class SiteCalls:
                     yield forwards
         finally:
             self.by_sdpa += given_up_at(own.values()) - given_up
+            self.left += left_at(own.values()) - left
         self.steps.called(self._entered)
 
     @contextmanager

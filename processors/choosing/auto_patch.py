@@ -174,6 +174,7 @@ class AutoPatch(MeasuredPatch):
             {
                 "sites": self.described,
                 "gain": self.gain,
+                "left": self.left,
                 "auto": self.said,
                 "choices": table(decision, others),
             }

@@ -10,7 +10,10 @@ from ...measure.verdict import NOISE
 from .host_call import Shape
 from .trial import Measured, Result
 
-#: Letters of an error, and of times, that a record needs.
+#: Share of what a kernel saves that may be lost where it is a little slower than another way.
+LOST = 0.02
+
+#: Digits of times behind the point.
 _DIGITS = 4
 
 
@@ -63,16 +66,18 @@ class Decision:
 def decide(measured: Mapping[Shape, Measured], kept: Mapping[Shape, Choice]) -> Decision:
     """The choice of each shape, and of each site by the shape that takes it longest.
 
-    A kernel that wins somewhere is also taken where another way would be no faster, so that blocks need fewer kinds of
-    compiled code.
+    A kernel that wins somewhere is also taken where another way would be no faster, or where that would be lost in what
+    it saves: blocks then need fewer kinds of compiled code.
     """
     choices = {shape: kept.get(shape) or _best(one) for shape, one in measured.items()}
-    main = _main(measured, choices)
+    saved = _saved(measured, choices)
+    main = max(saved, key=lambda name: saved[name], default=None)
     if main is not None:
         everywhere = all(one is None or one.reason is None for one in (c.result(main) for c in choices.values()))
-        choices = {
-            shape: choice if shape in kept else _with(choice, main, everywhere) for shape, choice in choices.items()
-        }
+        for shape, choice in choices.items():
+            if shape not in kept:
+                calls = _calls(measured[shape])
+                choices[shape] = _with(choice, main, everywhere, LOST * saved[main] / calls / len(choices))
     decision = Decision(source="disk" if measured and all(shape in kept for shape in measured) else "measured")
     longest: dict[str, float] = {}
     before = after = 0.0
@@ -100,28 +105,35 @@ def _best(one: Measured) -> Choice:
     return Choice(best.name, before, before / (best.ratio or 1.0), best.error, results)
 
 
-def _main(measured: Mapping[Shape, Measured], choices: Mapping[Shape, Choice]) -> str | None:
-    """The kernel that saves the most in all, None where none saves anything."""
+def _saved(measured: Mapping[Shape, Measured], choices: Mapping[Shape, Choice]) -> dict[str, float]:
+    """Milliseconds that each kernel saves in a model call where it wins."""
     saved: dict[str, float] = {}
     for shape, choice in choices.items():
         if choice.kernel is not None and choice.before_ms is not None and choice.after_ms is not None:
-            calls = sum(max(len(times), 1) for times in measured[shape].ms.values())
-            saved[choice.kernel] = saved.get(choice.kernel, 0.0) + calls * (choice.before_ms - choice.after_ms)
-    return max(saved, key=lambda name: saved[name], default=None)
+            gain = _calls(measured[shape]) * (choice.before_ms - choice.after_ms)
+            saved[choice.kernel] = saved.get(choice.kernel, 0.0) + gain
+    return saved
 
 
-def _with(choice: Choice, main: str, everywhere: bool) -> Choice:
-    """The same with the kernel that wins elsewhere, unless that makes a difference here. ``everywhere``: it won
-    wherever it was tried, so that it is taken where there was no time to try any, too."""
+def _calls(one: Measured) -> int:
+    return sum(max(len(times), 1) for times in one.ms.values())
+
+
+def _with(choice: Choice, main: str, everywhere: bool, most_lost: float) -> Choice:
+    """The same with the kernel that wins elsewhere, unless that makes a difference here.
+
+    Args:
+        everywhere: it won wherever it was tried, so that it is taken where there was no time to try any, too.
+        most_lost: milliseconds a call that may be lost by it.
+    """
     result, before = choice.result(main), choice.before_ms
     if everywhere and not choice.results:
         return Choice(main, before, before)
     if result is None or result.ratio is None or before is None or choice.kernel == main:
         return choice
-    if result.reason not in (None, "no faster") or result.ratio * NOISE < 1:
-        return choice
     after = before / result.ratio
-    if choice.after_ms is not None and after > choice.after_ms * NOISE:
+    best = before if choice.after_ms is None else choice.after_ms
+    if result.reason not in (None, "no faster") or after > max(best * NOISE, best + most_lost):
         return choice
     return Choice(main, before, after, result.error, choice.results)
 

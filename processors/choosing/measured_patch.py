@@ -91,8 +91,12 @@ class MeasuredPatch(AttentionPatch):
 
     def tell(self) -> None:
         """Tells what is known by now."""
-        if self.decision is not None:
-            self.told({"gain": self.gain})
+        self.told({"gain": self.gain, "left": self.left})
+
+    @property
+    def left(self) -> list[dict[str, Any]]:
+        """The record's ``left``: calls of the last sampling that stayed with ComfyUI's attention, and why."""
+        return [{"reason": reason, "calls": calls} for reason, calls in self.calls.left.most_common()]
 
     @property
     def gain(self) -> dict[str, Any] | None:

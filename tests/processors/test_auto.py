@@ -318,3 +318,37 @@ def test_what_is_approximate_is_not_run_twice_to_be_timed(hosts: list[Any]) -> N
     attach(model, MeasuredPatch(sites, processor, lambda options: None, name="sage"))
     models.step(model, sample_sigmas=STEPS)
     assert (processor.calls, hosts) == (len(sites), [])
+
+
+def test_calls_that_a_kernel_cannot_take_stay_with_comfyui_and_the_record_says_why(
+    hosts: list[Any], kernel: Callable[..., None]
+) -> None:
+    from onediff_pack.processors.contract import Limits
+
+    kernel("narrow", lambda x: x)
+    narrow, told = get_processor("narrow"), {}
+    type(narrow).limits, type(narrow).as_operator = Limits(head_dims=frozenset({4})), True
+    patcher = models.unet_patcher()  # its deeper level has heads of 8
+    model = patcher.clone()
+    sites = find_sites(patcher.model.diffusion_model)
+    patch = MeasuredPatch(sites, narrow, lambda options: None, name="narrow", told=told.update)
+    attach(model, patch)
+    torch.testing.assert_close(models.step(model), models.step(patcher), rtol=1e-4, atol=1e-5)
+    patch.tell()
+    (left,) = told["left"]
+    assert left["reason"] == "head size 8 is not among 4"
+    assert 0 < left["calls"] < len(sites)
+
+
+def test_two_patches_in_a_row_each_learn_what_they_gain(hosts: list[Any]) -> None:
+    patcher = models.unet_patcher()
+    sites, told = find_sites(patcher.model.diffusion_model), {}
+    here = [site for site in sites if site.path.startswith("middle_block")]
+    auto = Auto(patcher)
+    named = MeasuredPatch(here, get_processor("sliced"), lambda options: None, name="sliced", told=told.update)
+    attach(auto.model, named)
+    auto.step()
+    auto.step()
+    named.tell()
+    assert told["gain"]["attention_speedup"] > 1
+    assert {site["site"] for site in auto.told["sites"]} == {site.path for site in sites} - {site.path for site in here}

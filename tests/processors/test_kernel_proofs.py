@@ -82,3 +82,31 @@ def test_what_is_not_installed_needs_no_process(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("onediff_pack.processors.kernels.proofs.prove_in_child", None)
     proof = KernelProofs().prove("sage", CPU)
     assert proof.reason.startswith("the package sageattention is not installed: run “pip install sageattention”")
+
+
+def test_what_hung_is_no_candidate_and_neither_is_what_is_not_proven_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onediff_pack.processors import get_processor
+    from onediff_pack.processors.choosing.candidates import candidates, to_prove
+    from onediff_pack.processors.contract import Limits
+    from onediff_pack.proving.proof import Proof
+
+    kernel = type(get_processor("flash"))
+    monkeypatch.setattr(kernel, "limits", Limits())
+    monkeypatch.setattr(kernel, "absent", classmethod(lambda cls: None))
+    assert to_prove(CPU, torch.float32, "exact") == ["flash"]
+    proofs = KernelProofs()
+
+    def reason() -> str | None:
+        return next(one.reason for one in candidates(CPU, torch.float32, "exact", proofs=proofs) if one.name == "flash")
+
+    assert str(reason()).startswith("it is being tried in a process of its own")
+    monkeypatch.setattr(
+        "onediff_pack.processors.kernels.proofs.prove_in_child",
+        lambda trial: Proof(False, "it hung while computing a small attention and was ended after 7 s: reinstall it."),
+    )
+    proofs.prove("flash", CPU)
+    assert str(reason()).startswith("it hung while computing a small attention")
+    proofs.forget_failures()
+    monkeypatch.setattr("onediff_pack.processors.kernels.proofs.prove_in_child", lambda trial: Proof(True, "works."))
+    proofs.prove("flash", CPU)
+    assert reason() is None

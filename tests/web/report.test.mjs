@@ -123,6 +123,14 @@ test("what auto tried, what it took and gained, and why other kernels were not t
   );
 });
 
+test("a Speed Report of three ways says what all nodes gain together", () => {
+  const { compiled } = states;
+  const three = { ...compiled, speed: { ...compiled.speed, without_ms: 480, patch_speedup: 2, total_speedup: 3.24 } };
+  assert.equal(fact(three, "speed", "All nodes together"), "3.24× as fast");
+  assert.equal(fact(three, "speed", "A step without these nodes"), "480 ms");
+  assert.equal(fact(compiled, "speed", "All nodes together"), undefined);
+});
+
 test("each state says what to do", () => {
   const said = Object.fromEntries(Object.entries(states).map(([name, status]) => [name, advice(status, english)]));
   assert.match(said.idle[0], /Queue the workflow/);

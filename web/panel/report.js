@@ -72,6 +72,8 @@ function speed(record, words, say) {
     speedup,
     per_second: rate,
     breakeven_images: images,
+    without_ms: without,
+    total_speedup: total,
   } = record.speed ?? {};
   const { seconds, cache, earlier } = record.compile ?? {};
   const kept = record.speed?.kept;
@@ -79,6 +81,8 @@ function speed(record, words, say) {
   return {
     ...section("speed", say, [
       ["busy_for", isNumber(busy) && elapsed(words, busy)],
+      ["together", isNumber(total) && say("attention_value", { factor: factor(words, total) })],
+      ["without_step", isNumber(without) && duration(words, without)],
       ["uncompiled_step", isNumber(eager) && duration(words, eager)],
       ["compiled_step", isNumber(step) && duration(words, step)],
       [
@@ -145,6 +149,10 @@ function patches(record, words, say) {
   );
   const reached = count(record.patches?.reached);
   const [tried, others] = choiceItems(record, words, say);
+  const left = list(record.patches?.left).map((one) => ({
+    where: plain(one?.reason),
+    text: say("calls", { count: count(one?.calls) ?? 0 }),
+  }));
   return section(
     "patches",
     say,
@@ -158,6 +166,7 @@ function patches(record, words, say) {
     ],
     [
       [say("choices", { count: tried.length }), tried],
+      [say("left_calls", { count: left.length }), left],
       [say("not_candidates", { count: others.length }), others],
       ...[...sites].map(
         ([name, at]) => /** @type {[string, Item[]]} */ ([say("sites_of", { name, count: at.length }), at]),
