@@ -34,11 +34,11 @@ if "onediff_pack" not in sys.modules:
 from onediff_pack.compilers import Host, Session, Settings
 from onediff_pack.compilers.backends.inductor.backend import InductorBackend
 from onediff_pack.compilers.backends.inductor.registered import compile_with_inductor
-from onediff_pack.compilers.choice.proof import Proof
 from onediff_pack.compilers.choice.prove import Proofs
 from onediff_pack.measure.pairs import MOST_PAIRS
 from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attention_patch import AttentionPatch
+from onediff_pack.proving.proof import Proof
 from onediff_pack.status import Hub
 from onediff_pack.status.machine import machine
 

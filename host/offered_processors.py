@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import folder_paths
 import torch
+from comfy.ldm.modules.attention import REGISTERED_ATTENTION_FUNCTIONS as REGISTERED
 from torch import nn
 
 from ..checks import Finding
@@ -20,6 +21,11 @@ from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, proc
 from ..processors.attention_patch import not_patchable_reason
 from ..processors.authored.instances import at_site
 from ..processors.authored.make import CannotLoad
+from ..processors.choosing.auto_patch import AUTO
+from ..processors.choosing.candidates import to_prove
+from ..processors.kernels.hosts import hosts_kernel, hosts_names
+from ..processors.kernels.kernel import Kernel
+from ..processors.kernels.proofs import KERNEL_PROOFS
 from ..processors.sources import custom as user
 from ..processors.sources import diffusers_classes as diffusers
 from ..processors.sources.user_files import USER_FOLDER
@@ -55,10 +61,11 @@ def is_users(file: str) -> bool:
 
 
 def choices() -> list[str]:
-    """All names: built-in ones, the user's own, diffusers'. Asked anew for each list of nodes, so it runs no code."""
+    """All names: `AUTO`, built-in ones, the host's, the user's own, diffusers'. Asked anew for each list of nodes, so
+    it runs no code."""
     asked = CUSTOM.start_listing()  # both at once: together they take no longer than one
     theirs = diffusers.listed()
-    return [*processor_names(), *CUSTOM.names(asked), *theirs]
+    return [AUTO, *processor_names(), *hosts_names(REGISTERED), *CUSTOM.names(asked), *theirs]
 
 
 def fingerprint(name: Any) -> str:
@@ -95,8 +102,13 @@ class Chosen(NamedTuple):
 
 def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: list[Finding]) -> Chosen:
     """The processor of that name; the default one, and findings that say why, when it cannot be used."""
+    if name == AUTO:
+        return Chosen(name, get_processor(DEFAULT_PROCESSOR))
     if name in processor_names():
-        return Chosen(name, get_processor(name))
+        return _built_in(name, model, findings)
+    hosts = hosts_kernel(name, REGISTERED)
+    if hosts is not None:
+        return Chosen(name, hosts)
     if not name.startswith((user.PREFIX, diffusers.PREFIX)):
         findings.append(unknown_value(node, "processor", name, choices(), DEFAULT_PROCESSOR))
         return _instead_of(name, "this version has no such processor", "")
@@ -121,6 +133,39 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
     findings.append(_not_used(name, reason))
     what, where = (reason.what, reason.where) if reason else ("cannot be called as a processor", "")
     return _instead_of(name, what, where)
+
+
+def _built_in(name: str, model: Any, findings: list[Finding]) -> Chosen:
+    """A processor of the pack; the default one where its package is missing, or does not work."""
+    processor = get_processor(name)
+    fits = not processor.limits.not_supported_reasons(model.load_device, model.model.get_dtype_inference(), None)
+    if not isinstance(processor, Kernel) or processor.package is None or (processor.absent() is None and not fits):
+        return Chosen(name, processor)
+    proof = KERNEL_PROOFS.prove(name, model.load_device)
+    if proof.available:
+        return Chosen(name, processor)
+    absent = processor.absent()
+    what, fix = (absent.why, absent.fix or "") if absent else (proof.reason, "reinstall its package")
+    findings.append(
+        Finding(
+            severity="warning",
+            path="processor",
+            cls=class_of(name),
+            where="input",
+            what=f"{name} is not used; {DEFAULT_PROCESSOR} is, so that the picture is finished",
+            why=f"{what[:1].upper()}{what[1:].rstrip('.')}.",
+            fix=f"{fix[:1].upper()}{fix[1:]}.",
+            rule="processor-not-used",
+        )
+    )
+    return _instead_of(name, what, "")
+
+
+def prove_ahead(processor: Any, quality: Any, device: torch.device, dtype: torch.dtype) -> None:
+    """Begins to prove what ``auto`` may take, in the background: a child process for each that is new."""
+    if processor == AUTO:
+        names = to_prove(device, dtype, "fast" if quality == "fast" else "exact")
+        KERNEL_PROOFS.prove_ahead(names, device)
 
 
 def _instead_of(name: str, what: str, where: str) -> Chosen:

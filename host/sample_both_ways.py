@@ -1,4 +1,4 @@
-"""Samples a MODEL uncompiled and compiled, by turns, on the same noise."""
+"""Samples a MODEL without the pack's nodes, patched, and patched and compiled, by turns, on the same noise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import torch
 from ..compilers import BlockCounter, Session, Settings, StepClock
 from ..compilers.session.record_fields import model_fields
 from ..patching.wrappers import attach, attached, detach
-from ..speed_report.figures import CompileCost, Sampling, SpeedReport, difference, shared_works
+from ..processors.attention_patch import AttentionPatch
+from ..speed_report.difference import difference
+from ..speed_report.figures import CompileCost, Sampling, SpeedReport, shared_works
 from ..status import Record
 from ..status.machine import machine
 from .example_inputs import find_batched
@@ -41,6 +43,13 @@ def without_session(model: Any) -> Any:
     """A clone of the model that nothing of this pack compiles; patched processors stay."""
     clone = model.clone()
     detach(clone, Session)
+    return clone
+
+
+def without_ours(model: Any) -> Any:
+    """A clone of the model as it is without any of this pack's nodes."""
+    clone = without_session(model)
+    detach(clone, AttentionPatch)
     return clone
 
 
@@ -83,7 +92,9 @@ class BothWays:
 
         self._sample(plain, WARM_UP, StepClock(device), record)
         self._compile(compiled, session, record)
-        samplings, latents, calls, left_out = self._by_turns(plain, compiled, session, record)
+        without = without_ours(self.model) if self._is_patched else None
+        self._total += self.rounds * self.steps * (without is not None)
+        samplings, latents, calls, left_out = self._by_turns(plain, compiled, session, record, without)
         self._bar.update_absolute(self._total, self._total)
         return self._summed_up(session, samplings, latents, calls, left_out)
 
@@ -93,19 +104,30 @@ class BothWays:
             if session.settled:
                 break
 
+    @property
+    def _is_patched(self) -> bool:
+        """Whether this pack computes attention anywhere: ``auto`` has decided by now."""
+        return any(patch.sites for patch in attached(self.model, AttentionPatch))
+
     def _by_turns(
-        self, plain: Any, compiled: Any, session: Session, record: Record
+        self, plain: Any, compiled: Any, session: Session, record: Record, without: Any = None
     ) -> tuple[list[Sampling], dict[bool, list[list[torch.Tensor]]], int, int]:
         samplings: list[Sampling] = []
         latents: dict[bool, list[list[torch.Tensor]]] = {False: [], True: []}
         calls = left_out = 0
         for _ in range(self.rounds):
+            if without is not None:
+                counter = _counter(session)
+                clock = StepClock(session.device, work=counter.work)
+                self._sample(without, self.steps, clock, record, counter)
+                if clock.steps_ms:
+                    samplings.append(Sampling(False, tuple(clock.steps_ms), tuple(clock.works), without=True))
             for way in (False, True):
                 if way and session.uncompiled_because is not None:
                     continue
-                counter = None if way else _counter(session)
-                clock = StepClock(session.device, work=counter.work) if counter else _clock(session)
-                result = self._sample(compiled if way else plain, self.steps, clock, record, counter)
+                counts = None if way else _counter(session)
+                clock = StepClock(session.device, work=counts.work) if counts else _clock(session)
+                result = self._sample(compiled if way else plain, self.steps, clock, record, counts)
                 calls, left_out = clock.calls, left_out + clock.left_out
                 if clock.steps_ms:
                     samplings.append(Sampling(way, tuple(clock.steps_ms), tuple(clock.works)))
@@ -159,7 +181,7 @@ class BothWays:
         calls: int,
         left_out: int,
     ) -> SpeedReport:
-        if not any(not sampling.compiled for sampling in samplings):
+        if not any(not sampling.compiled and not sampling.without for sampling in samplings):
             raise ValueError("no step called the model: remove what skips all steps (a caching node, denoise)")
         compared = shared_works(samplings)
         both = bool(compared)

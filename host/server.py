@@ -15,6 +15,8 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..compilers import CLEARED, PROOFS, WARM, Host, backend_rows
+from ..processors.choosing.kept import CHOICES
+from ..processors.kernels.proofs import KERNEL_PROOFS
 from ..status import HUB, Record
 from ..status.hub import Run
 from ..status.machine import machine
@@ -34,7 +36,7 @@ def start() -> None:
     register_folder()
     server = PromptServer.instance
     HUB.transport = server.send_sync
-    PROOFS.on_disk.folder = own_folder()
+    PROOFS.on_disk.folder = KERNEL_PROOFS.on_disk.folder = CHOICES.on_disk.folder = own_folder()
     WARM.place, WARM.used = cache_place, remember_folder
     HUB.running = running_workflow
     HUB.runs = ended_runs
@@ -55,6 +57,7 @@ def start() -> None:
 def clear_measurements() -> str:
     """Forgets step times. The sentence is for a person."""
     CLEARED.clear_measurements()
+    CHOICES.forget()
     HUB.forget_speed()
     return "Step times are forgotten. " + _from("is timed again")
 
@@ -72,6 +75,7 @@ def clear_compile_cache() -> str:
 def clear_backends() -> str:
     """Forgets why backends did not work. The sentence is for a person."""
     PROOFS.forget_failures()
+    KERNEL_PROOFS.forget_failures()
     CLEARED.forget_failed_backends()
     return "Backends that did not work are tried again when they are asked for."
 

@@ -12,29 +12,39 @@ from comfy_api.latest import io
 
 from ..checks import Finding, Report
 from ..compilers import PROOFS
-from ..host.known_values import known, model_given, name_given, shown, text_given
-from ..host.offered_processors import Chosen, choices, choose, fingerprint, not_listed, processor_error
+from ..host.known_values import known, model_given, name_given, text_given
+from ..host.offered_processors import (
+    Chosen,
+    choices,
+    choose,
+    fingerprint,
+    not_listed,
+    processor_error,
+    prove_ahead,
+)
 from ..host.prompt_ends import CANCEL
-from ..host.server import executing_class, executing_prompt, new_record, schema, seen_now, ui
+from ..host.server import computes_with_sdpa, executing_class, executing_prompt, new_record, schema, seen_now, ui
 from ..node_ids import PATCH_ATTENTION
-from ..patching.foreign import OVERRIDE, foreign_patches
+from ..patching.foreign import HOSTS_OWN, OVERRIDE, foreign_patches
 from ..patching.user_code import Attendance
-from ..patching.wrappers import attach
+from ..patching.wrappers import attach, attached
 from ..processors import (
-    DEFAULT_PROCESSOR,
     SITE_KINDS,
     BlocksTooLong,
     Processor,
     Site,
     UnknownSites,
-    Unsupported,
     find_sites,
-    remedy,
     select_sites,
 )
-from ..processors.attention_patch import AttentionPatch, not_patchable_reason
+from ..processors.attention_patch import AttentionPatch
+from ..processors.choosing.auto_patch import AUTO, AutoPatch
+from ..processors.choosing.candidates import QUALITIES, Candidate, candidates
+from ..processors.choosing.measured_patch import MeasuredPatch
+from ..processors.kernels.kernel import Kernel
 from ..status import Record
 from ..status.plain import plain
+from .patch_findings import fitting, no_processor, no_such_site, nothing_chosen
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +77,12 @@ class OneDiffPatchAttention(io.ComfyNode):
                 io.Combo.Input(
                     "processor",
                     options=choices(),
-                    default=DEFAULT_PROCESSOR,
-                    tooltip="sdpa: PyTorch's fused attention, everywhere. reference: the plain formula, slow, for "
-                    "comparison, in UNets only. custom/…: your own Python files in models/attention_processors; the "
-                    "help page says how to write one. diffusers/…: diffusers' own, in UNets only.",
+                    default=AUTO,
+                    tooltip="auto: tries what this machine has in the first step and keeps what is faster. sdpa: "
+                    "PyTorch's fused attention, everywhere. sliced: little memory. sage, flash, xformers and others: "
+                    "packages, on GPUs; the report says how to get those that are missing. host/…: ComfyUI's own. "
+                    "reference: the plain formula, slow, in UNets only. custom/…: your own Python files in "
+                    "models/attention_processors. diffusers/…: diffusers' own, in UNets only.",
                 ),
                 io.Combo.Input(
                     "sites",
@@ -82,6 +94,14 @@ class OneDiffPatchAttention(io.ComfyNode):
                     "blocks",
                     default="",
                     tooltip="Names of places, commas between, * allowed: middle_block, double_blocks.*. Empty: all.",
+                ),
+                io.Combo.Input(
+                    "quality",
+                    options=list(QUALITIES),
+                    default=QUALITIES[0],
+                    optional=True,
+                    tooltip="Whether auto may take approximate kernels (sage, kitchen-int8). exact: it may not. fast: "
+                    "it may, and the report says how far they are off.",
                 ),
                 ProcessorType.Input(
                     "custom", optional=True, tooltip="A loaded processor; takes the place of “processor”."
@@ -102,7 +122,9 @@ class OneDiffPatchAttention(io.ComfyNode):
         return fingerprint(processor)
 
     @classmethod
-    def execute(cls, model: Any, processor: Any, sites: Any, blocks: Any, custom: Any = None) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, processor: Any, sites: Any, blocks: Any, quality: Any = QUALITIES[0], custom: Any = None
+    ) -> io.NodeOutput:
         record = new_record(cls.hidden)
         model_given("Patch Attention Processors", PATCH_ATTENTION, model, record)
         PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
@@ -111,112 +133,93 @@ class OneDiffPatchAttention(io.ComfyNode):
         findings: list[Finding] = []
         kind = known(PATCH_ATTENTION, "sites", sites, SITE_KINDS, findings)
         blocks = text_given(PATCH_ATTENTION, "blocks", blocks, "", findings)
+        quality = known(PATCH_ATTENTION, "quality", quality, QUALITIES, findings)
+        prove_ahead(processor, quality, patched.load_device, patched.model.get_dtype_inference())
         check_interrupt = comfy.model_management.throw_exception_if_processing_interrupted
         try:
             chosen = select_sites(all_sites, kind, blocks, check_interrupt)
         except (UnknownSites, BlocksTooLong) as error:
-            findings.append(_no_such_site(error))
+            findings.append(no_such_site(error))
             record.update(state="failed", check=Report(0, len(all_sites), tuple(findings)).as_dict())
             raise ValueError(f"Patch Attention Processors (node {record['node']}): {error}") from error
         if isinstance(custom, Processor):
             name, instance, rejected = Chosen("custom", custom)
         else:
             if custom is not None:
-                findings.append(_no_processor(custom))
-            named = name_given(PATCH_ATTENTION, "processor", processor, DEFAULT_PROCESSOR, findings)
+                findings.append(no_processor(custom))
+            named = name_given(PATCH_ATTENTION, "processor", processor, AUTO, findings)
             name, instance, rejected = choose(PATCH_ATTENTION, named, chosen, patched, findings)
-        fitting = _fitting(chosen, name, instance, patched, findings)
+        places = fitting(chosen, name, instance, patched, findings)
         if not chosen:
-            findings.append(_nothing_chosen(kind))
+            findings.append(nothing_chosen(kind))
         findings += not_listed({finding.where for finding in findings})
 
         superseded = patched.model_options["transformer_options"].get(OVERRIDE)
         node = f"Patch Attention Processors (node {cls.hidden.unique_id})"
-        observe, failed = _observer(record, superseded), partial(processor_error, node, name, instance)
-        ended, attendance = _ended(record), partial(Attendance, CANCEL)
-        patch = AttentionPatch(
-            fitting, instance, observe, superseded, name, ended, failed, attendance, executing_prompt
-        )
+        told: dict[str, Any] = {
+            "superseded": superseded,
+            "ended": _ended(record),
+            "failed": partial(processor_error, node, name, instance),
+            "attendance": partial(Attendance, CANCEL),
+            "prompt": executing_prompt,
+        }
+        measured = {
+            "model": patched.get_model_object("diffusion_model"),
+            "told": partial(_tell, record),
+            "check_interrupt": check_interrupt,
+        }
+        observe = _observer(record, superseded)
+        patch: AttentionPatch
+        if name == AUTO:
+            patch = AutoPatch(
+                _left_alone(places, patched, superseded),
+                observe,
+                quality=quality,
+                candidates=partial(_candidates, patched, quality),
+                **told,
+                **measured,
+            )
+        elif isinstance(instance, Kernel):
+            patch = MeasuredPatch(places, instance, observe, name=name, **told, **measured)
+        else:
+            patch = AttentionPatch(places, instance, observe, name=name, **told)
         patch.rejected = rejected and {**rejected, "by": node}
         attach(patched, patch)
         record.update(
             state="patched",
-            patches={"sites": patch.described, "foreign": [], "rejected": rejected},
+            patches={
+                "sites": patch.described,
+                "foreign": [],
+                "rejected": rejected,
+                "auto": patch.said if isinstance(patch, AutoPatch) else None,
+            },
             check=Report(0, len(all_sites), tuple(findings)).as_dict(),
             **seen_now(record, patched),
         )
+        if isinstance(patch, MeasuredPatch):
+            patch.tell()
         log.info("Patch Attention Processors (node %s): %s", record["node"], record["summary"])
         return io.NodeOutput(patched, ui=ui(record))
 
 
-def _fitting(sites: list[Site], name: str, processor: Processor, model: Any, findings: list[Finding]) -> list[Site]:
-    """The sites where this processor can be used; sites that it does not fit for the same reasons become one
-    finding."""
-    dtype = model.model.get_dtype_inference()
-    unfit: dict[tuple[Unsupported, ...], list[Site]] = {}
-    fitting = []
-    for site in sites:
-        reasons = processor.limits.not_supported_reasons(model.load_device, dtype, site.head_dim)
-        not_patchable = not_patchable_reason(site, processor)
-        if not_patchable is not None:
-            reasons.insert(0, Unsupported(not_patchable))
-        if reasons:
-            unfit.setdefault(tuple(reasons), []).append(site)
-        else:
-            fitting.append(site)
-    for reasons_here, places in unfit.items():
-        findings.append(
-            Finding(
-                severity="warning",
-                path=places[0].path,
-                cls=type(places[0].module).__name__,
-                where="blocks",
-                what=f"{len(places)} of {len(sites)} chosen places keep their own attention",
-                why=f"{'; '.join(reason.why for reason in reasons_here)}.",
-                fix="Nothing is wrong with the picture." if name == DEFAULT_PROCESSOR else remedy(reasons_here),
-            )
-        )
-    return fitting
+def _left_alone(sites: list[Site], model: Any, override: Any) -> list[Site]:
+    """The sites at which nobody has put anything: another node's override, or a processor that people named, stays."""
+    if override is not None and not getattr(override, HOSTS_OWN, False):
+        return []
+    taken = {one.path for patch in attached(model, AttentionPatch) if not patch.chooses for one in patch.sites}
+    return [site for site in sites if site.path not in taken]
 
 
-def _nothing_chosen(kind: str) -> Finding:
-    return Finding(
-        severity="warning",
-        path="sites",
-        cls=PATCH_ATTENTION,
-        where="input",
-        what=f"this model has no {kind} attention site among the chosen blocks",
-        why="Flux and its like attend to picture and prompt at once, which counts as self.",
-        fix="Set sites to all.",
-    )
+def _candidates(model: Any, quality: Any) -> list[Candidate]:
+    dtype, hosts_is_sdpa = model.model.get_dtype_inference(), computes_with_sdpa()
+    return candidates(model.load_device, dtype, quality, hosts_is_sdpa=hosts_is_sdpa)
 
 
-def _no_such_site(error: UnknownSites | BlocksTooLong) -> Finding:
-    what, fix = str(error).rstrip("."), "Name fewer, with * for what differs."
-    if isinstance(error, UnknownSites):
-        what = f"{shown(error.glob)} matches no attention site of this model"
-        fix = f"Near matches: {', '.join(error.near)}." if error.near else "Leave blocks empty for all sites."
-    return Finding(
-        severity="error",
-        path="blocks",
-        cls=PATCH_ATTENTION,
-        where="input",
-        what=what,
-        why="The run stops, because a patch that silently reaches nothing would look as if it worked.",
-        fix=fix,
-    )
-
-
-def _no_processor(custom: Any) -> Finding:
-    return Finding(
-        severity="warning",
-        path="custom",
-        cls=PATCH_ATTENTION,
-        where="input",
-        what=f"custom is {shown(custom)}, not a loaded processor; the one that “processor” names is used",
-        why="A script, or a node that is connected to it, gave a value of another kind.",
-        fix="Connect a node that loads a processor, or nothing.",
-    )
+def _tell(record: Record, fields: dict[str, Any]) -> None:
+    """Notes in the record what a patch learned."""
+    patches = {**record["patches"], **plain(fields)}
+    if patches != record["patches"]:
+        record.update(patches=patches)
 
 
 def _observer(record: Record, superseded: Any) -> Callable[[dict[str, Any]], None]:

@@ -138,7 +138,8 @@ def _check_samples(latent: Any, positive: Any, negative: Any, record: Record) ->
 def _fields(report: SpeedReport, session: Session, findings: list[Finding]) -> dict[str, Any]:
     """The report as fields of the status record, in place of the session's few timed steps."""
     measured: Record = session.record
-    timed = [(ms, sampling.compiled) for sampling in report.samplings for ms in sampling.steps_ms][-40:]
+    ours = [sampling for sampling in report.samplings if not sampling.without]
+    timed = [(ms, sampling.compiled) for sampling in ours for ms in sampling.steps_ms][-40:]
     compiled = report.compiled
     kept = {"faster": "compiled", "same": "compiled"}.get(report.outcome, "uncompiled")
     if report.noisy:
@@ -162,6 +163,9 @@ def _fields(report: SpeedReport, session: Session, findings: list[Finding]) -> d
         "machine": report.machine,
         "measured_at": report.measured_at,
         "speed": {
+            "without_ms": report.without.median_ms if report.without else None,
+            "patch_speedup": figures["patch_speedup"],
+            "total_speedup": figures["total_speedup"],
             "eager_ms": figures["uncompiled"]["median_ms"],
             "compiled_ms": figures["compiled"]["median_ms"] if compiled else None,
             "speedup": figures["speedup"],

@@ -70,6 +70,12 @@ def detach(model: Any, cls: type, wrapper_type: str = APPLY_MODEL) -> None:
     _set_wrappers(model, [w for w in model.get_wrappers(wrapper_type, KEY) if not isinstance(w, cls)], wrapper_type)
 
 
+def further_in(wrapper: Any, options: dict[str, Any], wrapper_type: str = APPLY_MODEL) -> list[Any]:
+    """This pack's own wrappers of a model call with these options that run inside a wrapper."""
+    ours = ((options.get("wrappers") or {}).get(wrapper_type) or {}).get(KEY) or []
+    return ours[ours.index(wrapper) + 1 :] if wrapper in ours else []
+
+
 def _set_wrappers(model: Any, wrappers: list[Any], wrapper_type: str) -> None:
     samplings = [wrapper.sampling for wrapper in wrappers if hasattr(wrapper, "sampling")]
     predictions = [wrapper.predicting for wrapper in wrappers if hasattr(wrapper, "predicting")]

@@ -9,141 +9,24 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..memo import shared
-from ..patching.calls import accepts_options, options_of, options_position, with_options
-from ..patching.foreign import HOSTS_OWN, OVERRIDE
+from ..patching.calls import accepts_options
 from ..patching.forwards import swapped_attributes, swapped_forwards
 from ..patching.instead import TookPart
 from ..patching.user_code import Attendance
 from ..patching.wrappers import KEY, ModelCall, ModelWrapper
-from .authored.instances import AT_SITE, AsOperator, Computes, Instances, Seat, reader_of
-from .built_in.sdpa import SDPAProcessor
-from .built_in.shapes import attend
+from .authored.instances import AT_SITE, Computes, Instances
 from .contract import KernelProcessor, ModuleProcessor, Processor
-from .elsewhere import computing, is_one_of, note_given_up
+from .kernels.kernel import Kernel
+from .overriding import kernel_forward, kernel_override, module_forward
 from .random_numbers import default_dtype_kept
 from .site_calls import SiteCalls
 from .sites.find import Site
-
-_SDPA = SDPAProcessor().eval()
-
-
-@shared
-def kernel_override(processor: Computes) -> Callable:
-    """The processor as an ``optimized_attention_override``; one function a processor, so compiled graphs are shared."""
-    takes_options = getattr(processor, "takes_options", False)
-
-    def override(
-        func: Callable,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        heads: int,
-        mask: torch.Tensor | None = None,
-        attn_precision: torch.dtype | None = None,
-        skip_reshape: bool = False,
-        skip_output_reshape: bool = False,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        scale, enable_gqa = kwargs.get("scale"), kwargs.get("enable_gqa", False)
-        if processor.left and is_one_of(processor.left, q, mask, skip_reshape, skip_output_reshape):
-            note_given_up()
-            return _SDPA(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
-        if takes_options:
-            options = kwargs.get("transformer_options")
-            return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa, options)
-        return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
-
-    override.__dict__.update(
-        keeps_state=isinstance(processor, Seat),
-        as_operator=isinstance(processor, AsOperator),
-        reader=reader_of(processor),
-    )
-    return override
-
-
-@shared
-def kernel_forward(forward: Callable, override: Callable, superseded: Callable | None = None) -> Callable:
-    """A class's ``forward`` with ``override`` in its ``transformer_options``.
-
-    An override that another node put there later stays in effect; one that was there before (``superseded``) does not.
-    """
-    position = options_position(forward)
-
-    def forward_with_override(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        options = options_of((args, kwargs), position)
-        options = {} if options is None else options
-        if _gives_way(options.get(OVERRIDE, superseded), superseded):
-            options = options.copy()  # not {**options}: a watched dict stays watched
-            options[OVERRIDE] = override
-            args, kwargs = with_options((args, kwargs), position, options)
-        if torch.compiler.is_compiling():
-            return forward(self, *args, **kwargs)
-        return computing(self, lambda: forward(self, *args, **kwargs))
-
-    forward_with_override.__dict__.update(
-        superseded=superseded,
-        keeps_state=override.__dict__.get("keeps_state", False),
-        as_operator=override.__dict__.get("as_operator", False),
-        reader=override.__dict__.get("reader"),
-    )
-    return forward_with_override
-
-
-@shared
-def module_forward(forward: Callable, processor: Computes, superseded: Callable | None = None) -> Callable:
-    """A ``forward`` for ComfyUI's CrossAttention that asks the processor, unless another node has replaced attention
-    later: then ``forward``, the class's own, runs."""
-    takes_options = getattr(processor, "takes_options", False)
-
-    def forward_of_processor(
-        self: nn.Module,
-        x: torch.Tensor,
-        context: torch.Tensor | None = None,
-        value: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-        transformer_options: dict[str, Any] | None = None,
-    ) -> torch.Tensor:
-        options = transformer_options or {}
-        if not _gives_way(options.get(OVERRIDE, superseded), superseded):
-            return forward(self, x, context, value, mask, options)
-        if processor.left and is_one_of(processor.left, x, mask):
-            note_given_up(self)
-            return attend(_SDPA, self, x, context, mask, value)
-        if takes_options:
-            return processor(self, x, context, mask, value, options)
-        return processor(self, x, context, mask, value)
-
-    forward_of_processor.__dict__.update(
-        superseded=superseded,
-        keeps_state=isinstance(processor, Seat),
-        as_operator=isinstance(processor, AsOperator),
-        reader=reader_of(processor),
-    )
-    return forward_of_processor
-
-
-def _gives_way(override: Callable | None, superseded: Callable | None) -> bool:
-    """Whether a processor takes the place of an override."""
-    return override is superseded or getattr(override, HOSTS_OWN, False)
-
-
-def has_processor(site: nn.Module, forward: Callable | None) -> bool:
-    """Whether a site's forward, with None the one that it has now, asks a processor."""
-    forward = forward or site.__dict__.get("forward")
-    return hasattr(getattr(forward, "__func__", None), "superseded")
-
-
-def supersedes(site: nn.Module, forward: Callable | None, override: Callable) -> bool:
-    """Whether a site's forward, with None the one that it has now, takes the place of an attention override that was
-    there before."""
-    forward = forward or site.__dict__.get("forward")
-    return getattr(getattr(forward, "__func__", None), "superseded", None) is override
 
 
 def not_patchable_reason(site: Site, processor: Processor) -> str | None:
@@ -154,16 +37,6 @@ def not_patchable_reason(site: Site, processor: Processor) -> str | None:
     if isinstance(processor, KernelProcessor) and not accepts_options(type(site.module).forward):
         return f"ComfyUI passes {name} no transformer_options, through which a processor is reached"
     return None
-
-
-def keeps_state(forward: Callable) -> bool:
-    """Whether a forward that was set on a module calls a processor that keeps something between calls."""
-    return bool(getattr(getattr(forward, "__func__", forward), "keeps_state", False))
-
-
-def is_operator(forward: Callable) -> bool:
-    """Whether a forward that was set on a module calls its processor by an operator in compiled blocks."""
-    return bool(getattr(getattr(forward, "__func__", forward), "as_operator", False))
 
 
 def site_forward(
@@ -196,6 +69,10 @@ class AttentionPatch(ModelWrapper):
 
     order = 0
 
+    #: Whether the processors are chosen by this patch itself, among those that the pack brings; and whether the next
+    #: model call is the one that decides.
+    chooses, deciding = False, False
+
     def __init__(
         self,
         sites: list[Site],
@@ -211,7 +88,7 @@ class AttentionPatch(ModelWrapper):
         self.sites = sites
         self.processor = processor
         self.described = [{"site": site.path, "processor": name} for site in sites]
-        self.instances = Instances(processor, sites, attendance)
+        self.instances = self._made_instances(processor, sites, attendance)
         self.observe = observe
         self.ended = ended
         self.failed = failed
@@ -224,6 +101,9 @@ class AttentionPatch(ModelWrapper):
         #: What the node was asked for and did not take, and ``by`` which node; for checks of the model behind it.
         self.rejected: dict[str, str] | None = None
         self._set_forwards()
+
+    def _made_instances(self, processor: Processor, sites: list[Site], attendance: Callable[[], Attendance]) -> Any:
+        return Instances(processor, sites, attendance)
 
     def _set_forwards(self) -> None:
         self.called_as = self.instances.called_as
@@ -274,6 +154,7 @@ class AttentionPatch(ModelWrapper):
                 swapped_forwards(forwards),
                 swapped_attributes(AT_SITE, self.instances.attributes()),
                 default_dtype_kept(),
+                self.while_sampling(call.x.device if isinstance(call.x, torch.Tensor) else torch.device("cpu")),
             ):
                 result = call()
             self.instances.end_call()
@@ -283,6 +164,13 @@ class AttentionPatch(ModelWrapper):
             if instead is error:
                 raise
         raise instead  # with no word of the other, which may raise when it is shown
+
+    def while_sampling(self, device: torch.device) -> AbstractContextManager[None]:
+        """Open while a model call runs on this device."""
+        return self.processor.while_sampling(device)
+
+    def note_uncompiled(self, milliseconds: float) -> None:
+        """The model call that runs was made uncompiled to be compared with compiled ones, and timed."""
 
     def _bring_instances(self, sampling: Any) -> None:
         """Those of this sampling. In a loop that a node has of its own, one is told from the next by its sigmas."""
@@ -295,6 +183,16 @@ class AttentionPatch(ModelWrapper):
 
 
 def processors_of(patches: Iterable[AttentionPatch]) -> list[tuple[Site, Processor]]:
-    """The patched sites with the processor that computes each: the last patch's, where several mean the same site."""
-    last = {site.path: (site, patch.instances.to_check(site)) for patch in patches for site in patch.sites}
-    return list(last.values())
+    """The patched sites with the processor that computes each, as far as it is to be checked: the last patch's, where
+    several mean the same site."""
+    last = {
+        site.path: (site, None if patch.chooses else patch.instances.to_check(site))
+        for patch in patches
+        for site in patch.sites
+    }
+    return [(site, processor) for site, processor in last.values() if processor is not None and not _proven(processor)]
+
+
+def _proven(processor: Processor) -> bool:
+    """Whether it is not checked as people's processors are: it is the pack's own, or was proven on its device."""
+    return isinstance(processor, Kernel) and processor.as_operator

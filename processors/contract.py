@@ -8,6 +8,7 @@ the place of a whole attention module: it is given the module and its hidden sta
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -17,6 +18,10 @@ from torch import nn
 from .elsewhere import CallKind
 
 Level = Literal["kernel", "module"]
+
+MaskKind = Literal["bool", "additive"]
+
+HALF = frozenset({torch.float16, torch.bfloat16})
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,19 @@ def remedy(reasons: Sequence[Unsupported]) -> str:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a processor can be used for. None means "any"."""
+    """What a processor can be used for. None means "any".
+
+    ``capability`` is the least compute capability of a CUDA device: (8, 0) is Ampere. ``masks`` are the kinds of masks
+    that it takes, ``gqa`` whether k and v may have fewer heads than q: a `Kernel` is handed what it takes.
+    """
 
     devices: frozenset[str] | None = None
     dtypes: frozenset[torch.dtype] | None = None
     max_head_dim: int | None = None
+    head_dims: frozenset[int] | None = None
+    capability: tuple[int, int] | None = None
+    masks: frozenset[MaskKind] = frozenset({"bool", "additive"})
+    gqa: bool = True
 
     def not_supported_reasons(
         self, device: torch.device, dtype: torch.dtype, head_dim: int | None
@@ -54,6 +67,9 @@ class Limits:
             known = sorted(self.devices)
             why = f"device {device.type} is not among {', '.join(known)}"
             reasons.append(Unsupported(why, f"run the model on {' or '.join(known)}"))
+        elif self.capability is not None and device.type == "cuda" and (found := _capability(device)) < self.capability:
+            why = f"compute capability {_dotted(found)} < {_dotted(self.capability)}, the least that it supports"
+            reasons.append(Unsupported(why, "use a newer GPU"))
         if self.dtypes is not None and dtype not in self.dtypes:
             names = sorted(str(d).removeprefix("torch.") for d in self.dtypes)
             why = f"dtype {str(dtype).removeprefix('torch.')} is not among {', '.join(names)}"
@@ -61,23 +77,40 @@ class Limits:
         if self.max_head_dim is not None and head_dim is not None and head_dim > self.max_head_dim:
             why = f"head size {head_dim} > {self.max_head_dim}, the most that it supports"
             reasons.append(Unsupported(why))
+        if self.head_dims is not None and head_dim is not None and head_dim not in self.head_dims:
+            sizes = ", ".join(map(str, sorted(self.head_dims)))
+            reasons.append(Unsupported(f"head size {head_dim} is not among {sizes}"))
         return reasons
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"
 
 
 class Processor(nn.Module):
     """Base of all processors. ``level`` and ``limits`` are declared on the class.
 
     ``left`` are kinds of calls that the check saw it fail in: they go to PyTorch's attention. ``as_operator``: it was
-    seen that no graph can hold it, and that an operator can.
+    seen that no graph can hold it, and that an operator can. ``approximate``: what it computes differs from attention
+    by more than rounding.
     """
 
     level: ClassVar[Level]
     limits: ClassVar[Limits] = Limits()
     left: tuple[CallKind, ...] = ()
     as_operator: bool = False
+    approximate: ClassVar[bool] = False
 
     #: Whether ``forward`` takes the host's ``transformer_options`` as one more argument.
     takes_options: ClassVar[bool] = False
+
+    def while_sampling(self, device: torch.device) -> AbstractContextManager[None]:
+        """Open while a model call runs in which it computes, on this device."""
+        return nullcontext()
 
 
 class KernelCall(NamedTuple):
@@ -105,7 +138,7 @@ class KernelCall(NamedTuple):
 
 
 class KernelProcessor(Processor):
-    """Takes the place of ComfyUI's ``optimized_attention``, and is called as that is; ``attend`` computes."""
+    """Takes the place of ComfyUI's ``optimized_attention``, and is called as that is; ``compute`` does it."""
 
     level = "kernel"
 
@@ -121,9 +154,9 @@ class KernelProcessor(Processor):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> torch.Tensor:
-        return self.attend(KernelCall(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa))
+        return self.compute(KernelCall(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa))
 
-    def attend(self, call: KernelCall) -> torch.Tensor:
+    def compute(self, call: KernelCall) -> torch.Tensor:
         """Attention of q, k, v: (batch, tokens, heads * head_dim), or (batch, heads, tokens, head_dim) with
         ``skip_output_reshape``."""
         raise NotImplementedError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -57,6 +58,7 @@ def joined(kinds: Iterable[CallKind]) -> tuple[CallKind, ...]:
 class _GivenUp(threading.local):
     def __init__(self) -> None:
         self.calls: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+        self.left: WeakKeyDictionary[nn.Module, Counter[str]] = WeakKeyDictionary()
         self.computing: nn.Module | None = None
 
 
@@ -71,6 +73,23 @@ def note_given_up(site: nn.Module | None = None) -> None:
     site = site if site is not None else _GIVEN_UP.computing
     if site is not None:
         _GIVEN_UP.calls[site] = _GIVEN_UP.calls.get(site, 0) + 1
+
+
+def note_left(reason: str) -> None:
+    """Counts a call that stays with ComfyUI's attention, at the site that computes now. Not in graphs."""
+    if torch.compiler.is_compiling() or _GIVEN_UP.computing is None:
+        return
+    _GIVEN_UP.left.setdefault(_GIVEN_UP.computing, Counter())[reason] += 1
+
+
+def left_at(sites: Iterable[nn.Module]) -> Counter[str]:
+    """Such calls so far at the modules of some sites, by reason."""
+    return sum((_GIVEN_UP.left.get(site, Counter()) for site in sites), Counter())
+
+
+def site_computing() -> nn.Module | None:
+    """The module of the site that computes now; None in graphs, and where that is not known."""
+    return None if torch.compiler.is_compiling() else _GIVEN_UP.computing
 
 
 def given_up_at(sites: Iterable[nn.Module]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from torch import nn
 
 from ..patching.foreign import OVERRIDE
 from ..patching.instead import StepCount, called_instead, calls_expected, named
-from .elsewhere import given_up_at
+from ..patching.wrappers import further_in
+from .elsewhere import given_up_at, left_at
 
 if TYPE_CHECKING:
     from .attention_patch import AttentionPatch
@@ -33,6 +35,8 @@ class SiteCalls:
         self._taken: list[dict[str, str | None]] = []  # what took all sites, one a call in which something did
         #: Calls that went to PyTorch's attention, because the processor fails in such; those in graphs aside.
         self.by_sdpa = 0
+        #: Calls that stayed with ComfyUI's attention, because the processor cannot take such, by reason.
+        self.left: Counter[str] = Counter()
 
     @property
     def _patch(self) -> AttentionPatch:
@@ -44,6 +48,10 @@ class SiteCalls:
     def reached(self) -> int | None:
         """Sites at which the processor was called; None where that was not counted."""
         return len(self._reached) if self._counts and self._calls else None
+
+    def forget_reached(self) -> None:
+        """The sites are others from now on."""
+        self._reached.clear()
 
     def unused(self, executor: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | None:
         """The record's ``unused``, for a call of ``outer_sample``; None when the processor took part."""
@@ -62,13 +70,13 @@ class SiteCalls:
     def counted(self, executor: Any, options: dict[str, Any]) -> Iterator[Forwards]:
         """One model call. Yields the forwards of the patched sites, which count themselves where they can."""
         self._calls += 1
-        own = self._own(options)
+        own = self.own(options)
         taken = self._taken_by(options, own)
         if taken is not None:
             self._taken.append(taken)
         if self._counts is None:
             self._counts = not self._is_compiled(getattr(executor, "class_obj", None), options)
-        given_up = given_up_at(own.values())
+        given_up, left = given_up_at(own.values()), left_at(own.values())
         self._entered = not self._counts  # compiled code does not tell
         try:
             if not self._counts:
@@ -78,6 +86,7 @@ class SiteCalls:
                     yield forwards
         finally:
             self.by_sdpa += given_up_at(own.values()) - given_up
+            self.left += left_at(own.values()) - left
         self.steps.called(self._entered)
 
     @contextmanager
@@ -106,14 +115,9 @@ class SiteCalls:
     def _note_call(self, *_: Any) -> None:
         self._called = True
 
-    def _further_in(self, options: dict[str, Any]) -> list[Any]:
-        """This pack's own wrappers of the model call that run inside this patch's."""
-        ours = ((options.get("wrappers") or {}).get("apply_model") or {}).get(self._key) or []
-        return ours[ours.index(self._patch) + 1 :] if self._patch in ours else []
-
-    def _own(self, options: dict[str, Any]) -> dict[str, nn.Module]:
+    def own(self, options: dict[str, Any]) -> dict[str, nn.Module]:
         """The sites that no patch further in takes, by path, with their modules."""
-        others = {site.path for other in self._further_in(options) for site in getattr(other, "sites", ())}
+        others = {site.path for other in further_in(self._patch, options) for site in getattr(other, "sites", ())}
         return {site.path: site.module for site in self._patch.sites if site.path not in others}
 
     def _taken_by(self, options: dict[str, Any], own: dict[str, nn.Module]) -> dict[str, str | None] | None:
@@ -125,7 +129,7 @@ class SiteCalls:
 
     def _is_compiled(self, base_model: Any, options: dict[str, Any]) -> bool:
         """Whether the model, or a part of it, may run compiled: by this pack or by another node."""
-        if any(not hasattr(wrapper, "sites") for wrapper in self._further_in(options)):
+        if any(not hasattr(wrapper, "sites") for wrapper in further_in(self._patch, options)):
             return True
         if "torch.compile" in ((options.get("wrappers") or {}).get("apply_model") or {}):
             return True

@@ -5,27 +5,26 @@ Everything here is arithmetic on what was measured; who measures is no concern o
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from ..measure.verdict import verdict
 from ..status.summary import longer
+from .difference import Difference
 
 
 @dataclass(frozen=True)
 class Sampling:
     """One sampling: milliseconds of its steps in order, all uncompiled or all compiled. ``works`` says of each which
-    blocks of the model it ran, where that is known."""
+    blocks of the model it ran, where that is known. ``without``: it ran without any of the pack's nodes."""
 
     compiled: bool
     steps_ms: tuple[float, ...]
     works: tuple[Hashable, ...] = ()
+    without: bool = False
 
     def by_work(self) -> list[tuple[Hashable, float]]:
         """The steps, each with the blocks that it ran."""
@@ -37,7 +36,8 @@ def shared_works(samplings: Sequence[Sampling]) -> dict[Hashable, int]:
 
     Uncompiled steps that ran a, a, b and compiled ones that ran a, b, b share one a and one b.
     """
-    ran = [Counter(work for s in samplings if s.compiled is way for work, _ in s.by_work()) for way in (False, True)]
+    ours = [s for s in samplings if not s.without]
+    ran = [Counter(work for s in ours if s.compiled is way for work, _ in s.by_work()) for way in (False, True)]
     return dict(ran[0] & ran[1])
 
 
@@ -71,37 +71,6 @@ class Times:
             "high_ms": round(self.high_ms, 3),
             "steps": self.steps,
         }
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far the final latents of two samplings are apart. ``relative`` is ‖a-b‖₂/‖b‖₂; both are infinite when one
-    has NaN or Inf where the other has not, or another shape."""
-
-    max_abs: float
-    relative: float
-
-    def as_dict(self) -> dict[str, float | None]:
-        """JSON has no infinity: it is null there."""
-        return {
-            "max_abs": self.max_abs if math.isfinite(self.max_abs) else None,
-            "relative": self.relative if math.isfinite(self.relative) else None,
-        }
-
-
-def difference(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> Difference:
-    """Difference of two final latents, each a list of tensors (video models have several)."""
-    if [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
-        return Difference(math.inf, math.inf)
-    a = torch.cat([tensor.detach().double().cpu().flatten() for tensor in ours])
-    b = torch.cat([tensor.detach().double().cpu().flatten() for tensor in theirs])
-    finite = torch.isfinite(b)
-    if not torch.equal(torch.isfinite(a), finite):
-        return Difference(math.inf, math.inf)
-    a, b = torch.where(finite, a, 0), torch.where(finite, b, 0)
-    size, apart = b.norm().item(), (a - b).norm().item()
-    relative = apart / size if size else (0.0 if apart == 0 else math.inf)
-    return Difference((a - b).abs().max().item() if a.numel() else 0.0, relative)
 
 
 @dataclass(frozen=True)
@@ -142,8 +111,34 @@ class SpeedReport:
     def steps_ms(self, *, compiled: bool) -> list[float]:
         """Timed steps of one way; of those that ran what no step of the other way did, none."""
         shared = shared_works(self.samplings)
-        steps = [step for s in self.samplings if s.compiled is compiled for step in s.by_work()]
+        steps = [step for s in self._ours if s.compiled is compiled for step in s.by_work()]
         return [ms for work, ms in steps if work in shared or (not shared and not compiled)]
+
+    @property
+    def _ours(self) -> list[Sampling]:
+        return [sampling for sampling in self.samplings if not sampling.without]
+
+    @property
+    def without(self) -> Times | None:
+        """Steps without any of the pack's nodes, that ran what those with them ran; None where there is no patch."""
+        steps = [step for s in self.samplings if s.without for step in s.by_work()]
+        works = {work for s in self._ours for work, _ in s.by_work()}
+        same = [ms for work, ms in steps if work in works]
+        return Times.of(same or [ms for _, ms in steps]) if steps else None
+
+    @property
+    def patch_speedup(self) -> float | None:
+        """How many times as fast the patched attention alone makes a step."""
+        return self.without.median_ms / self.uncompiled.median_ms if self.without else None
+
+    @property
+    def total_speedup(self) -> float | None:
+        """How many times as fast all nodes together make a step: without them, against the way that is kept."""
+        if self.without is None:
+            return None
+        compiled = self.compiled
+        kept = compiled if compiled and self.outcome != "slower" else self.uncompiled
+        return self.without.median_ms / kept.median_ms
 
     @property
     def uncompiled(self) -> Times:
@@ -160,7 +155,7 @@ class SpeedReport:
         times, shared = Times.of(self.steps_ms(compiled=compiled)), shared_works(self.samplings)
         if len(shared) < 2:
             return times
-        steps = [step for s in self.samplings if s.compiled is compiled for step in s.by_work()]
+        steps = [step for s in self._ours if s.compiled is compiled for step in s.by_work()]
         medians = [count * statistics.median(ms for ran, ms in steps if ran == work) for work, count in shared.items()]
         return replace(times, median_ms=sum(medians) / sum(shared.values()))
 
@@ -206,7 +201,18 @@ class SpeedReport:
 
     @property
     def verdict(self) -> str:
-        """The result in one sentence."""
+        """The result in one sentence, or two where attention is patched."""
+        if self.without is None or self.total_speedup is None:
+            return self._of_compiling
+        took = f"without these nodes a step takes {duration(self.without.median_ms)}."
+        told = {"faster": f"All nodes together make it {self.total_speedup:.2f} times as fast: {took}"}
+        told["slower"] = f"With all nodes, steps take {longer(self.total_speedup)}: {took}"
+        return (
+            f"{told.get(verdict(self.total_speedup), f'All nodes together gain nothing: {took}')} {self._of_compiling}"
+        )
+
+    @property
+    def _of_compiling(self) -> str:
         compiled = self.compiled
         if compiled is None:
             return f"Nothing was compiled: {self.reason}" if self.reason else "Nothing was compiled."
@@ -229,6 +235,9 @@ class SpeedReport:
             "outcome": self.outcome,
             "speedup": _round(self.speedup),
             "noisy": self.noisy,
+            "without": self.without.as_dict() if self.without else None,
+            "patch_speedup": _round(self.patch_speedup),
+            "total_speedup": _round(self.total_speedup),
             "uncompiled": self.uncompiled.as_dict(),
             "compiled": compiled.as_dict() if compiled else None,
             "steps": self.steps,
@@ -238,7 +247,11 @@ class SpeedReport:
             "error": self.error.as_dict() if self.error else None,
             "repeat_error": self.repeat.as_dict() if self.repeat else None,
             "samplings": [
-                {"compiled": sampling.compiled, "steps_ms": [round(ms, 3) for ms in sampling.steps_ms]}
+                {
+                    "compiled": sampling.compiled,
+                    "without": sampling.without,
+                    "steps_ms": [round(ms, 3) for ms in sampling.steps_ms],
+                }
                 for sampling in self.samplings
             ],
             "reason": self.reason,

@@ -8,6 +8,12 @@ from typing import Any
 
 _ENGLISH = {
     "nothing": "Nothing was compiled",
+    "together": "{speedup:.2f}× as fast ({parts})",
+    "parts": "{attention}, {compiled}",
+    "part_attention": "attention {speedup:.2f}×",
+    "part_compiled": "compiled {speedup:.2f}×",
+    "without": "without",
+    "patched": "patched",
     "noisy": "Noisy, no clear difference ({speedup:.2f}×)",
     "faster": "{speedup:.2f}× as fast compiled",
     "slower": "Compiled steps take {percent:.0f} % longer",
@@ -59,6 +65,12 @@ _ENGLISH = {
 
 _CHINESE = {
     "nothing": "没有编译任何内容",
+    "together": "速度为 {speedup:.2f} 倍（{parts}）",
+    "parts": "{attention}，{compiled}",
+    "part_attention": "注意力 {speedup:.2f}×",
+    "part_compiled": "编译 {speedup:.2f}×",
+    "without": "不使用节点",
+    "patched": "已替换",
     "noisy": "波动大，差别不明显（{speedup:.2f}×）",
     "faster": "编译后速度为 {speedup:.2f} 倍",
     "slower": "编译后每步用时多 {percent:.0f} %",

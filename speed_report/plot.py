@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import textwrap
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 1200, 675
 
 PAPER, INK, FAINT, GRID = "#fbfbfa", "#1f2328", "#656d76", "#e4e4e0"
-UNCOMPILED, COMPILED = "#c2571a", "#0b6e99"
+UNCOMPILED, COMPILED, WITHOUT = "#c2571a", "#0b6e99", "#7d6b9e"
 
 #: Why the picture holds text only.
 NO_MATPLOTLIB = "matplotlib is not installed, so this is text only. “pip install matplotlib” brings the plot."
@@ -73,7 +74,8 @@ def _write(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
 
 
 def _heading(figure: Figure, report: SpeedReport, say: Say) -> None:
-    good = INK if report.noisy else {"faster": COMPILED, "slower": UNCOMPILED}.get(report.outcome, INK)
+    together = report.total_speedup is not None
+    good = INK if report.noisy or together else {"faster": COMPILED, "slower": UNCOMPILED}.get(report.outcome, INK)
     _write(figure, 0.04, 0.905, headline(report, say), size=27, weight="bold", color=good, **say.style)
     _write(figure, 0.04, 0.856, place(report), size=11.5, weight="bold", **say.style)
     _write(figure, 0.04, 0.822, subject(report, say), size=11.5, **say.style)
@@ -103,7 +105,8 @@ def _steps(axes: Axes, report: SpeedReport, say: Say) -> None:
     top, unit, divisor = _scale(report)
     many = sum(len(sampling.steps_ms) for sampling in report.samplings)
     clipped = say("longer") if any(ms / divisor > top for s in report.samplings for ms in s.steps_ms) else ""
-    present = [(report.uncompiled, UNCOMPILED, say("uncompiled"))]
+    present = [] if report.without is None else [(report.without, WITHOUT, say("without"))]
+    present.append((report.uncompiled, UNCOMPILED, say("patched" if present else "uncompiled")))
     if report.compiled is not None:
         present.append((report.compiled, COMPILED, say("compiled")))
     middle = ", ".join(f"{name} {spread(t.low_ms / divisor, t.high_ms / divisor, say)}" for t, _, name in present)
@@ -111,7 +114,7 @@ def _steps(axes: Axes, report: SpeedReport, say: Say) -> None:
     _bare(axes, say, say("time_of_step", unit=say(unit)), below)
     start, ends = 0, []
     for sampling in report.samplings:
-        color = COMPILED if sampling.compiled else UNCOMPILED
+        color = WITHOUT if sampling.without else COMPILED if sampling.compiled else UNCOMPILED
         places = np.arange(start, start + len(sampling.steps_ms)) + 0.5
         values = np.asarray(sampling.steps_ms) / divisor
         high = values > top
@@ -145,18 +148,24 @@ def _steps(axes: Axes, report: SpeedReport, say: Say) -> None:
 
 def _scale(report: SpeedReport) -> tuple[float, str, float]:
     """Upper end of the step axis, its unit, and the milliseconds of that unit."""
-    medians = [times.median_ms for times in (report.uncompiled, report.compiled) if times is not None]
+    ways = (report.without, report.uncompiled, report.compiled)
+    medians = [times.median_ms for times in ways if times is not None]
     unit, divisor = ("seconds", 1e3) if max(medians) >= 2000 else ("milliseconds", 1.0)
     highest = max(ms for sampling in report.samplings for ms in sampling.steps_ms)
     return max(min(highest * 1.12, max(medians) * CLIP), max(medians) * 1.25) / divisor, unit, divisor
 
 
 def _apart_labels(heights: list[float], gap: float) -> list[float]:
-    """Heights of two labels, moved away from each other until they do not overlap: ``[5, 5]``, 2 gives ``[6, 4]``."""
-    if len(heights) < 2 or abs(heights[0] - heights[1]) >= gap:
-        return heights
-    middle, sign = sum(heights) / 2, 1 if heights[0] >= heights[1] else -1
-    return [middle + sign * gap / 2, middle - sign * gap / 2]
+    """Heights of labels, moved away from each other until none overlap: ``[5, 5]``, 2 gives ``[6, 4]``."""
+    order = sorted(range(len(heights)), key=lambda place: (-heights[place], place))
+    apart = list(heights)
+    for _ in range(8 * len(heights)):
+        for above, below in itertools.pairwise(order):
+            short = gap - (apart[above] - apart[below])
+            if short > 1e-9 * gap:
+                apart[above] += short / 2
+                apart[below] -= short / 2
+    return apart
 
 
 def _pictures(axes: Axes, report: SpeedReport, say: Say) -> None:
@@ -218,7 +227,8 @@ def _unit(seconds: float) -> tuple[str, float]:
 def text_lines(report: SpeedReport) -> list[str]:
     """The figures of the report as lines of text."""
     lines = [headline(report), place(report), subject(report), ""]
-    for name, times in (("uncompiled", report.uncompiled), ("compiled", report.compiled)):
+    patched = "uncompiled" if report.without is None else "patched, uncompiled"
+    for name, times in (("without", report.without), (patched, report.uncompiled), ("compiled", report.compiled)):
         if times is not None:
             lines.append(f"{name}: {duration(times.median_ms)} a step (median of {times.steps} steps)")
     said = [cost_line(report), breakeven_line(report), report.reason or "", "", *footer(report)]

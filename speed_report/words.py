@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .figures import Difference, SpeedReport
+from .difference import Difference
+from .figures import SpeedReport
 from .language import ENGLISH, Say
 
 
 def headline(report: SpeedReport, say: Say = ENGLISH) -> str:
-    """The result in a few words: "1.62× as fast compiled"."""
+    """The result in a few words: "1.62× as fast compiled"; of all nodes together where attention is patched:
+    "2.10× as fast (attention 1.75×, compiled 1.20×)"."""
     speedup = report.speedup
+    if report.total_speedup is not None and report.patch_speedup is not None and not report.noisy:
+        parts = say("part_attention", speedup=report.patch_speedup)
+        if speedup is not None and report.outcome != "slower":
+            parts = say("parts", attention=parts, compiled=say("part_compiled", speedup=speedup))
+        return say("together", speedup=report.total_speedup, parts=parts)
     if speedup is None:
         return say("nothing")
     if report.noisy:

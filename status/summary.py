@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+#: Attention that is faster by less is as fast.
+NOISE = 1.03
+
 
 def count(number: int, singular: str) -> str:
     """``count(1, "block")`` is "1 block", ``count(3, "block")`` is "3 blocks"."""
@@ -76,11 +79,24 @@ def _patched(record: dict[str, Any]) -> str:
     if rejected:
         why = ": ".join(filter(None, (rejected["where"], rejected["what"])))
         return f"{rejected['class']} not used, {', '.join(names) or 'nothing'} is · {why}"
+    auto = patches.get("auto") or {}
+    if auto.get("state") in _AUTO:
+        return _AUTO[auto["state"]]
     if not names:
         return "nothing patched"
     by_sdpa = patches.get("by_sdpa")
     left = f" · {count(by_sdpa, 'call')} by sdpa" if by_sdpa else ""
-    return f"patched {count(len(patches['sites']), 'site')} · {', '.join(names)}{left}"
+    chosen = "auto: " if auto else ""
+    ratio = (patches.get("gain") or auto).get("attention_speedup")
+    faster = f" · attention {ratio:.2f}×" if ratio and ratio >= NOISE else ""
+    return f"patched {count(len(patches['sites']), 'site')} · {chosen}{', '.join(names)}{faster}{left}"
+
+
+_AUTO = {
+    "deciding": "auto: chooses in the first step",
+    "no gain": "auto: no gain, nothing was replaced",
+    "left": "auto: another node's attention stays",
+}
 
 
 def _checked(record: dict[str, Any]) -> str:

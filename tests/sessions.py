@@ -10,9 +10,9 @@ import torch
 from onediff_pack.compilers import BACKENDS, Host, Session, Settings
 from onediff_pack.compilers.backends.protocol import Backend, Failure
 from onediff_pack.compilers.blocks.shared_graph import GraphCache, SharedGraph
-from onediff_pack.compilers.choice.proof import Proof
 from onediff_pack.compilers.choice.prove import Proofs
 from onediff_pack.patching.wrappers import attach
+from onediff_pack.proving.proof import Proof
 from onediff_pack.status import Record
 
 CPU = torch.device("cpu")

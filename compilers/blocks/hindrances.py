@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from ...processors.attention_patch import keeps_state
+from ...processors.overriding import keeps_state
 
 #: A compiled block is also run uncompiled, to be compared with that; such a processor is called once a step.
 KEEPS_STATE = "its processor keeps something between calls, so it is called exactly once a step."

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from ...proving.proof import Proof
 from ...status.machine import device_name, package_version
 from ..backends.protocol import Backend, BackendUnavailable
-from .proof import Proof
 from .prove import PROOFS, Proofs
 
 

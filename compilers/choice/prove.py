@@ -9,16 +9,17 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
+from ...proving.kept_proofs import ProofStore, proof_key
+from ...proving.proof import Proof
 from ...status.machine import device_name, package_version
 from ..backends.protocol import Backend
 from ..backends.registry import BACKENDS
 from ..compile_cache.folder import told
 from .child import prove_in_child
-from .kept_proofs import ProofStore, proof_key
-from .proof import Proof
 from .trial import try_out
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Proofs:
         absent = backend.absent(device)
         if absent:
             return Proof(False, absent)
-        key = proof_key(backend.name, backend.packages, device_name(device))
+        key = key_of(backend, device)
         proof = self.on_disk.get(key)
         if proof is None:
             proof = _in_child(backend, device) if apart else try_out(backend, device)
@@ -141,6 +142,11 @@ class Proofs:
 
 #: Those of this process. The host names the folder where they are kept.
 PROOFS = Proofs(BACKENDS)
+
+
+def key_of(backend: Backend, device: torch.device) -> str:
+    """Under which a proof is kept: it holds for this package's code too."""
+    return proof_key(backend.name, backend.packages, device_name(device), Path(__file__).parents[1])
 
 
 def _in_child(backend: Backend, device: torch.device) -> Proof:

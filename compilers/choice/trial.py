@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from ...measure.stopwatch import Stopwatch
+from ...proving.proof import SLOWER, Proof
 from ..backends.errors_in_words import is_out_of_memory
 from ..blocks.parity import compare
 from ..blocks.shared_graph import SharedGraph
 
 if TYPE_CHECKING:
     from ..backends.protocol import Backend
-from .proof import SLOWER, Proof
 
 #: Runs each way; while the compiled ones are slower, so many more for up to a second: a busy machine makes them so.
 _ROUNDS, _SECONDS = 7, 1.0

@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+from ...proving.files import open_file
 from . import windows
 
 #: Whether files have an owner and mode bits.
@@ -14,9 +15,6 @@ POSIX = os.name == "posix"
 
 #: Bits of a folder's mode that let others write.
 _OTHERS_WRITE, _GROUP_WRITES = stat.S_IWOTH, stat.S_IWGRP
-
-#: What opening a link, a socket or a pipe without a writer says where it is not followed and not waited for.
-_NOT_A_FILE = {errno.ELOOP, errno.EMLINK, errno.ENXIO}
 
 #: What a system says of a path where no folder can be.
 _NO_FOLDER = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
@@ -148,32 +146,6 @@ def _private_group(gid: int) -> bool:
     except KeyError:
         return False
     return (gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}) or gid == 0
-
-
-def open_file(path: Path, most: int) -> int:
-    """Opens a regular file of at most so many bytes for reading, without following a link and without waiting for a
-    writer: asked of the open file, so that it cannot be exchanged between the question and the reading.
-
-    Raises:
-        PermissionError: when it is something else.
-        OSError: when it cannot be opened.
-    """
-    flags = os.O_RDONLY
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
-        flags |= getattr(os, name, 0)
-    if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
-        raise PermissionError(f"{path.name} is a link")
-    try:
-        handle = os.open(path, flags)
-    except OSError as error:
-        if error.errno in _NOT_A_FILE:
-            raise PermissionError(f"{path.name} is not a regular file") from error
-        raise
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode) or found.st_size > most:
-        os.close(handle)
-        raise PermissionError(f"{path.name} is not a regular file of at most {most} bytes")
-    return handle
 
 
 def open_own(path: Path, most: int) -> int:

@@ -67,7 +67,6 @@ class Session(SessionState, ModelWrapper):
         self._cleared = CLEARED.marks
         self._findings, self._find_reach, self._find_batched = findings, find_reach, find_batched
         self._contents: list[tuple[str, int]] = []
-        self._patches: list[AttentionPatch] = []
 
     # What ComfyUI calls.
 
@@ -122,8 +121,7 @@ class Session(SessionState, ModelWrapper):
         wrappers = (options.get("wrappers") or {}).get(APPLY_MODEL, {})
         self.foreign = foreign_patches(options)
         patches = [wrapper for wrapper in wrappers.get(KEY, ()) if isinstance(wrapper, AttentionPatch)]
-        self._patches = patches
-        self.patched = [described for patch in patches for described in patch.described]
+        self.patches = patches
         if "torch.compile" in wrappers or hasattr(model, "_orig_mod"):
             self.give_up("another node compiles the whole model (TorchCompileModel): remove one of the two.")
         elif "multigpu_thread_device" in options:
@@ -215,14 +213,14 @@ class Session(SessionState, ModelWrapper):
         is_slow = self._found_slow()
         if is_slow and not measuring.looks:
             return call()
-        watching = not is_slow and variant.times.warm_up_next(self.shape)
+        watching = not is_slow and (variant.times.warm_up_next(self.shape) or self.patches_decide)
         compared = is_slow or self._compares_next
         step = self.step = Step(self.shape, variant, watching, compared, bypassing=compared)
         self.during.tried = True
         if watching:
             self.record.update(live=True, state="measuring", progress=None)
         failure: Exception | None = None
-        kept = [] if watching or compared else [held for patch in self._patches if (held := patch.instances.kept())]
+        kept = [] if watching or compared else [held for patch in self.patches if (held := patch.instances.kept())]
         try:
             with swapped_forwards([runner.bind(step) for runner in self._runners]):
                 result, milliseconds = measuring.time(call)
@@ -238,7 +236,7 @@ class Session(SessionState, ModelWrapper):
             return self._rerun(step, call, failure)
         if step.ran_block:  # else a caching node skipped the model
             measuring.ran(tuple(block.calls for block in self.blocks))
-            self._after(step, milliseconds)
+            self._after(step, self.without_trials(milliseconds))
         return result
 
     def _rerun(self, step: Step, call: Callable[[], Any], error: Exception) -> Any:
@@ -257,6 +255,8 @@ class Session(SessionState, ModelWrapper):
             self.measuring.count(milliseconds, compiled=False)
             if step.watching:
                 return
+            for patch in self.patches:
+                patch.note_uncompiled(milliseconds)
         elif step.ran_compiled and not step.dirty and not self.compiler.waiting:
             self.measuring.count(milliseconds, compiled=True)
         reason = common_reason(self.called)

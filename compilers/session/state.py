@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from ...patching.instead import TookPart
+from ...processors.attention_patch import AttentionPatch
+from ...processors.choosing.running import trials
 from ...status import Record
 from ..blocks.shared_graph import GRAPHS, GraphCache
 from ..choice.prove import PROOFS, Proofs
@@ -27,7 +29,7 @@ class SessionState:
     """``replaced_by`` is the id of a later OneDiff Compile node whose session took this one's place, until this one
     samples (for another branch). With ``skips_classes_without_gain`` blocks whose class gains
     nothing are not compiled. ``foreign``
-    and ``patched`` are what other nodes, and this pack's, have put on the model's attention.
+    and ``patches`` are what other nodes, and this pack's, have put on the model's attention.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class SessionState:
         self.failures = Failures()
         self.compiler = Compiler(settings, device, proofs, graphs, host.cancel)
         self.foreign: list[dict[str, str]] = []
-        self.patched: list[dict[str, str]] = []
+        self.patches: list[AttentionPatch] = []
         self.replaced_by: str | None = None
         self.during = Sampling()  # the one that goes on, or went on last
         self.took_part = TookPart()  # in the samplings of a prompt
@@ -62,6 +64,21 @@ class SessionState:
     def shape(self) -> Hashable:
         """Of the step that runs, or ran last."""
         return self.measuring.shape
+
+    @property
+    def patched(self) -> list[dict[str, str]]:
+        """The sites that this pack's patches have now, with their processors."""
+        return [described for patch in self.patches for described in patch.described]
+
+    @property
+    def patches_decide(self) -> bool:
+        """Whether a patch decides in the step that begins what computes attention: it runs uncompiled, and compiling is
+        decided around what was chosen."""
+        return any(patch.deciding for patch in self.patches)
+
+    def without_trials(self, milliseconds: float) -> float:
+        """What a step took without what patches tried in it."""
+        return milliseconds - sum(trial.spent for trial in trials())
 
     @property
     def called(self) -> list[Block]:

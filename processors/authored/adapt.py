@@ -97,9 +97,9 @@ class AdaptedKernel(_Adapted, KernelProcessor):
         transformer_options: dict[str, Any] | None = None,
     ) -> torch.Tensor:
         call = KernelCall(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
-        return self.attend(call, {} if transformer_options is None else transformer_options)
+        return self.compute(call, {} if transformer_options is None else transformer_options)
 
-    def attend(self, call: KernelCall, options: dict[str, Any] | None = None) -> torch.Tensor:
+    def compute(self, call: KernelCall, options: dict[str, Any] | None = None) -> torch.Tensor:
         given, dropped = call._asdict(), self.plan.dropped
         if call.mask is not None and "mask" in dropped:
             note_given_up()

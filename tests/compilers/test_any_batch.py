@@ -8,7 +8,7 @@ import importlib
 import pytest
 import sessions
 import torch
-from onediff_pack.compilers.choice.proof import Proof
+from onediff_pack.proving.proof import Proof
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
 families = importlib.import_module("families")

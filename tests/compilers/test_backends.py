@@ -8,6 +8,7 @@ import statistics
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +16,12 @@ from onediff_pack.compilers import BACKENDS
 from onediff_pack.compilers.backends.oneflow import libraries
 from onediff_pack.compilers.blocks.shared_graph import SharedGraph
 from onediff_pack.compilers.choice import child as proof_process
-from onediff_pack.compilers.choice import kept_proofs as proof_store
 from onediff_pack.compilers.choice import prove
 from onediff_pack.compilers.choice.choose import backend_rows, choose_backend
-from onediff_pack.compilers.choice.proof import Proof
 from onediff_pack.compilers.choice.trial import try_out
+from onediff_pack.proving import child
+from onediff_pack.proving import kept_proofs as proof_store
+from onediff_pack.proving.proof import Proof
 from sessions import known
 
 CPU = torch.device("cpu")
@@ -86,7 +88,7 @@ def test_a_backend_that_hangs_while_it_is_loaded_is_ended(installed):
 
 
 def test_a_backend_that_hangs_while_it_compiles_is_ended_soon(installed, monkeypatch):
-    monkeypatch.setattr(proof_process, "_busy", lambda: 1.0)
+    monkeypatch.setattr(child, "_busy", lambda: 1.0)
     installed("nexfort", "", nexfort(before="import time; time.sleep(60)"))
     proof = proof_process.prove_in_child("nexfort", CPU)
     assert proof.reason.startswith("it hung while compiling and running a small attention and was ended after 7 s")
@@ -169,7 +171,7 @@ def test_a_proof_is_kept_and_found_quickly(store):
     proof = Proof(True, "compiled and ran a small attention in 1.5 s.", 1.5, startup_seconds=8.0)
     store.put("a", proof)
     started = time.perf_counter()
-    key = proof_store.proof_key("oneflow", ("oneflow",), "CPU")
+    key = proof_store.proof_key("oneflow", ("oneflow",), "CPU", Path(__file__).parent)
     assert proof_store.ProofStore(store.folder).get("a") == proof
     assert time.perf_counter() - started < 0.05
     assert store.get(key) is None
@@ -205,9 +207,9 @@ def test_a_folder_that_cannot_be_written_costs_only_the_keeping(tmp_path):
 
 
 def test_versions_are_part_of_the_key(monkeypatch):
-    before = proof_store.proof_key("oneflow", ("oneflow",), "CPU")
+    before = proof_store.proof_key("oneflow", ("oneflow",), "CPU", Path(__file__).parent)
     monkeypatch.setattr(proof_store, "package_version", lambda name: "99")
-    assert proof_store.proof_key("oneflow", ("oneflow",), "CPU") != before
+    assert proof_store.proof_key("oneflow", ("oneflow",), "CPU", Path(__file__).parent) != before
 
 
 def test_max_speed_tunes_on_gpus_and_says_what_it_did():

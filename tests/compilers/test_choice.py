@@ -16,10 +16,9 @@ from onediff_pack.compilers import BACKENDS
 from onediff_pack.compilers.backends.protocol import BackendUnavailable
 from onediff_pack.compilers.choice import prove, trial
 from onediff_pack.compilers.choice.choose import backend_rows, choose_backend
-from onediff_pack.compilers.choice.kept_proofs import ProofStore, proof_key
-from onediff_pack.compilers.choice.proof import Proof
 from onediff_pack.compilers.choice.prove import Proofs
-from onediff_pack.status.machine import device_name
+from onediff_pack.proving.kept_proofs import ProofStore
+from onediff_pack.proving.proof import Proof
 from passthrough import without_inductor
 from sessions import FakeBackend, known
 
@@ -190,7 +189,7 @@ def test_what_is_kept_on_disk_answers_within_fifty_milliseconds(tmp_path, instal
     installed("oneflow", "raise RuntimeError('must not be imported')")
     store, backend = ProofStore(tmp_path / "kept"), BACKENDS["oneflow"]
     backend.absent(torch.device("cpu"))  # imports onediff, once per process
-    key = proof_key(backend.name, backend.packages, device_name(CPU))
+    key = prove.key_of(backend, CPU)
     store.put(key, Proof(True, "works.", 1.0))
     seconds = []
     for _ in range(5):  # the best of a few: the machine may be busy

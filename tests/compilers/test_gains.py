@@ -9,13 +9,13 @@ import torch
 from dynamic_vram import DynamicVram
 from onediff_pack.compilers import CLEARED
 from onediff_pack.compilers.blocks.regions import Region
-from onediff_pack.compilers.choice.proof import Proof
 from onediff_pack.compilers.measuring import class_gain as gains
 from onediff_pack.compilers.measuring import find_gains as find_gains_module
 from onediff_pack.compilers.measuring.block import Block
 from onediff_pack.compilers.measuring.class_gain import KINDS_TIMED
 from onediff_pack.compilers.measuring.find_gains import MIN_KINDS_SAVED, find_gains
 from onediff_pack.compilers.session.one_block import first_runs
+from onediff_pack.proving.proof import Proof
 from onediff_pack.status import record as status_record
 from passthrough import without_inductor
 from sessions import compiled_clone, known, using

@@ -14,10 +14,10 @@ import torch
 from onediff_pack.compilers import BACKENDS, BackendUnavailable
 from onediff_pack.compilers.backends.oneflow import libraries
 from onediff_pack.compilers.blocks.shared_graph import SharedGraph
-from onediff_pack.compilers.choice.proof import Proof
 from onediff_pack.patching.wrappers import attach
 from onediff_pack.processors import find_sites, get_processor, processor_names
 from onediff_pack.processors.attention_patch import AttentionPatch
+from onediff_pack.proving.proof import Proof
 from sessions import compiled_clone, known, using
 from torch import nn
 

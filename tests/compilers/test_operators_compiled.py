@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from changes import Setup, conditioning, relative, sample, strengthen
-from onediff_pack.compilers.choice.proof import Proof
 from onediff_pack.patching.wrappers import KEY, OUTER_SAMPLE
+from onediff_pack.proving.proof import Proof
 from passthrough import one_thread
 from sessions import compiled_clone, known, using
 from torch._dynamo.utils import counters

@@ -21,7 +21,6 @@ from onediff_pack.compilers import (
     StepClock,
     compile_seconds_asked,
 )
-from onediff_pack.compilers.choice.proof import Proof
 from onediff_pack.compilers.choice.prove import Proofs
 from onediff_pack.compilers.session.one_block import first_runs
 from onediff_pack.measure import stopwatch as timing
@@ -30,6 +29,7 @@ from onediff_pack.patching.wrappers import KEY, attach
 from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attention_patch import AttentionPatch
 from onediff_pack.processors.built_in.sdpa import SDPAProcessor
+from onediff_pack.proving.proof import Proof
 from onediff_pack.speed_report.figures import Sampling, SpeedReport
 from onediff_pack.status import record as status_record
 from sessions import FakeBackend, compiled_clone, known, using

@@ -185,7 +185,7 @@ def test_values_of_a_newer_version_run_and_are_named(server):
         example(
             "sd15",
             server,
-            OneDiffPatchAttention={"processor": "sage3", "sites": "temporal"},
+            OneDiffPatchAttention={"processor": "sage9", "sites": "temporal"},
             OneDiffCompile={"backend": "tensorrt", "scope": "model", "effort": "extreme", "if_unfit": "ask"},
             OneDiffForwardCheck={"on_problem": "mend"},
         ),
@@ -194,7 +194,7 @@ def test_values_of_a_newer_version_run_and_are_named(server):
     findings = result.records["OneDiffPatchAttention"]["check"]["findings"]
     assert [finding["what"].partition(" is not known")[0] for finding in findings] == [
         "sites 'temporal'",
-        "processor 'sage3'",
+        "processor 'sage9'",
     ]
     settings = result.records["OneDiffCompile"]["check"]["findings"]
     assert {finding["path"] for finding in settings} == {"effort", "if_unfit"}

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from onediff_pack.compilers.choice.proof import Proof
+from onediff_pack.proving.proof import Proof
 from torch import nn
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from onediff_pack.compilers.choice.proof import Proof
+from onediff_pack.proving.proof import Proof
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
 models = importlib.import_module("models")
@@ -62,7 +62,7 @@ def nodes():
     from onediff_pack.nodes.patch_attention import OneDiffPatchAttention
 
     return {
-        OneDiffPatchAttention: {"processor": "sdpa", "sites": "all", "blocks": "", "custom": None},
+        OneDiffPatchAttention: {"processor": "auto", "sites": "all", "blocks": "", "quality": "exact", "custom": None},
         OneDiffForwardCheck: {"on_problem": "report"},
         OneDiffCompile: {
             "backend": "auto",
@@ -212,7 +212,8 @@ def test_a_speed_reports_figures_are_json_whatever_cfg_is(patcher, tmp_path, mon
     """The samplings are a stand-in: what is asked is what becomes of their figures."""
     import folder_paths
     from onediff_pack.nodes import speed_report
-    from onediff_pack.speed_report.figures import Difference, Sampling, SpeedReport
+    from onediff_pack.speed_report.difference import Difference
+    from onediff_pack.speed_report.figures import Sampling, SpeedReport
     from onediff_pack.status import Record
 
     class BothWays:

@@ -81,7 +81,7 @@ def test_input_order_and_defaults_are_the_published_ones(host):
         check=True,
     )
     assert run.stdout.splitlines()[4:8] == [
-        "model processor=sdpa sites=all blocks= custom -> model",
+        "model processor=auto sites=all blocks= quality=exact custom -> model",
         "model on_problem=report -> model report ok",
         "model backend=auto scope=blocks effort=fast start if_unfit=run uncompiled keep_faster=True -> model",
         "model positive negative latent steps=8 cfg=8.0 -> plot report",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from onediff_pack.compilers.choice.proof import Proof
+from onediff_pack.proving.proof import Proof
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
 models = importlib.import_module("models")

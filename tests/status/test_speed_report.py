@@ -7,15 +7,8 @@ import math
 
 import pytest
 import torch
-from onediff_pack.speed_report.figures import (
-    CompileCost,
-    Difference,
-    Sampling,
-    SpeedReport,
-    Times,
-    difference,
-    duration,
-)
+from onediff_pack.speed_report.difference import Difference, difference
+from onediff_pack.speed_report.figures import CompileCost, Sampling, SpeedReport, Times, duration
 
 COST = CompileCost(30.0, True, 38, 38, 17)
 
@@ -142,6 +135,34 @@ def test_durations_have_three_figures(milliseconds, text):
     assert duration(milliseconds) == text
 
 
+def test_what_patch_and_compiling_gain_together_is_measured_against_no_nodes_at_all():
+    without = Sampling(False, (400.0, 404.0, 396.0), without=True)
+    patched, compiled = Sampling(False, (200.0, 200.0)), Sampling(True, (160.0, 160.0))
+    both = SpeedReport((without, patched, compiled), 4)
+    assert (both.without.median_ms, both.uncompiled.median_ms, both.compiled.median_ms) == (400, 200, 160)
+    assert (both.patch_speedup, both.speedup, both.total_speedup) == (2, 1.25, 2.5)
+    assert both.verdict.startswith(
+        "All nodes together make it 2.50 times as fast: without these nodes a step takes 400 ms"
+    )
+    assert both.verdict.endswith("Compiled, the model is 1.25 times as fast: 160 ms a step against 200 ms uncompiled.")
+
+    slower = SpeedReport((without, patched, Sampling(True, (250.0,))), 4)
+    assert slower.total_speedup == 2, "compiled steps are not kept"
+    alone = SpeedReport((without, patched), 4, reason="no backend.")
+    assert (alone.total_speedup, alone.compiled) == (2, None)
+    same = SpeedReport((Sampling(False, (201.0,), without=True), patched), 4)
+    assert same.verdict.startswith("All nodes together gain nothing")
+    assert SpeedReport((patched, compiled), 4).total_speedup is None
+    data = both.as_dict()
+    assert (data["without"]["median_ms"], data["patch_speedup"], data["total_speedup"]) == (400, 2, 2.5)
+
+
+def test_steps_without_that_ran_other_blocks_do_not_count():
+    full, cheap = (1, 1), (1, 0)
+    without = Sampling(False, (400.0, 100.0), (full, cheap), without=True)
+    assert SpeedReport((without, Sampling(False, (200.0,), (full,))), 2).patch_speedup == 2
+
+
 def test_the_report_as_json_has_all_figures_rounded():
     """Its fields are what scripts read."""
     both = report(
@@ -162,6 +183,9 @@ def test_the_report_as_json_has_all_figures_rounded():
         "outcome": "faster",
         "speedup": 1.666,
         "noisy": False,
+        "without": None,
+        "patch_speedup": None,
+        "total_speedup": None,
         "uncompiled": {"median_ms": 500.0, "low_ms": 500.0, "high_ms": 500.0, "steps": 3},
         "compiled": {"median_ms": 300.123, "low_ms": 300.123, "high_ms": 300.123, "steps": 3},
         "steps": 10,
@@ -178,8 +202,8 @@ def test_the_report_as_json_has_all_figures_rounded():
         "error": {"max_abs": 0.5, "relative": 0.25},
         "repeat_error": {"max_abs": 0.0, "relative": 0.0},
         "samplings": [
-            {"compiled": False, "steps_ms": [500.0] * 3},
-            {"compiled": True, "steps_ms": [300.123] * 3},
+            {"compiled": False, "without": False, "steps_ms": [500.0] * 3},
+            {"compiled": True, "without": False, "steps_ms": [300.123] * 3},
         ],
         "reason": None,
         "setup": {"sampler": "euler"},

@@ -12,6 +12,7 @@ from onediff_pack.status.hub import Run
 from onediff_pack.status.record import FIELDS
 
 SAME = {"used": "inductor", "reason": "no clear gain."}
+AUTO = {"sites": [{"site": "a", "processor": "sdpa"}], "foreign": []}
 STOPPED = {"stopped": {"done": 7, "total": 38}}
 
 
@@ -169,6 +170,18 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
         (
             {"state": "patched", "patches": {"sites": [{"processor": "sdpa"}, {"processor": "mine"}], "foreign": []}},
             "patched 2 sites · mine, sdpa",
+        ),
+        (
+            {"state": "patched", "patches": {**AUTO, "auto": {"state": "chosen"}, "gain": {"attention_speedup": 1.9}}},
+            "patched 1 site · auto: sdpa · attention 1.90×",
+        ),
+        (
+            {"state": "patched", "patches": {**AUTO, "auto": {"state": "chosen", "attention_speedup": 1.02}}},
+            "patched 1 site · auto: sdpa",
+        ),
+        (
+            {"state": "patched", "patches": {"sites": [], "auto": {"state": "no gain"}}},
+            "auto: no gain, nothing was replaced",
         ),
         (
             {

@@ -103,6 +103,34 @@ test("what patches attention, and where", () => {
   assert.equal(groups[0].items[3].where, "input_blocks.3.1");
 });
 
+test("what auto tried, what it took and gained, and why other kernels were not tried", () => {
+  const { autoChosen } = states;
+  assert.equal(fact(autoChosen, "patches", "Attention"), "2.74× as fast");
+  assert.equal(fact(autoChosen, "patches", "A model call"), "1.77× the speed, 310 ms instead of 550 ms (computed)");
+  assert.equal(fact(autoChosen, "patches", "Chosen"), "by trying, 0.7 s in the first step (quality: exact)");
+  const [tried, others] = section(autoChosen, "patches").groups;
+  assert.equal(tried.title, "What auto tried, at 1 size");
+  assert.deepEqual(tried.items, [
+    {
+      where: "input_blocks.1.1.transformer_blocks.0.attn1 · float32 2×8 4096×4096 40",
+      text: "ComfyUI 148 ms; sdpa 53 ms, taken",
+    },
+  ]);
+  assert.deepEqual(others.items, [{ where: "sage", text: "device cpu is not among cuda" }]);
+  assert.equal(
+    fact(states.autoApproximate, "patches", "Chosen"),
+    "as an earlier start found (quality: fast)",
+  );
+});
+
+test("a Speed Report of three ways says what all nodes gain together", () => {
+  const { compiled } = states;
+  const three = { ...compiled, speed: { ...compiled.speed, without_ms: 480, patch_speedup: 2, total_speedup: 3.24 } };
+  assert.equal(fact(three, "speed", "All nodes together"), "3.24× as fast");
+  assert.equal(fact(three, "speed", "A step without these nodes"), "480 ms");
+  assert.equal(fact(compiled, "speed", "All nodes together"), undefined);
+});
+
 test("each state says what to do", () => {
   const said = Object.fromEntries(Object.entries(states).map(([name, status]) => [name, advice(status, english)]));
   assert.match(said.idle[0], /Queue the workflow/);

@@ -49,6 +49,56 @@ export const states = {
       foreign: [],
     },
   }),
+  autoDeciding: record({
+    state: "patched",
+    patches: { sites: [{ site: "a", processor: "auto" }], foreign: [], auto: { state: "deciding", quality: "exact" } },
+  }),
+  autoChosen: record({
+    state: "patched",
+    patches: {
+      sites: Array.from({ length: 32 }, (_, index) => ({ site: `input_blocks.${index}.1`, processor: "sdpa" })),
+      foreign: [],
+      auto: {
+        state: "chosen",
+        quality: "exact",
+        processors: ["sdpa"],
+        attention_speedup: 2.74,
+        error: 2e-7,
+        source: "measured",
+        seconds: 0.7,
+      },
+      gain: { before_ms: 550, after_ms: 310, speedup: 1.774, attention_speedup: 2.74, computed: true },
+      choices: [
+        {
+          site: "input_blocks.1.1.transformer_blocks.0.attn1",
+          sites: 4,
+          shape: "float32 2×8 4096×4096 40",
+          processor: "sdpa",
+          candidates: [
+            { processor: "host", ms: 148.4, error: null, reason: "slower" },
+            { processor: "sdpa", ms: 53.4, error: 2e-7, reason: null },
+            { processor: "sage", ms: null, error: null, reason: "device cpu is not among cuda" },
+          ],
+        },
+      ],
+    },
+  }),
+  autoApproximate: record({
+    state: "patched",
+    patches: {
+      sites: [{ site: "a", processor: "sage" }],
+      foreign: [],
+      auto: { state: "chosen", quality: "fast", attention_speedup: 1.9, error: 0.031, source: "disk", seconds: 0 },
+    },
+  }),
+  autoSame: record({
+    state: "patched",
+    patches: { sites: [], foreign: [], auto: { state: "no gain", quality: "exact", attention_speedup: 1 } },
+  }),
+  autoLeft: record({
+    state: "patched",
+    patches: { sites: [], foreign: [], auto: { state: "left", quality: "exact" } },
+  }),
   patchedOddly: record({
     state: "patched",
     patches: { sites: [{ site: "a", processor: "sdpa" }], foreign: [] },

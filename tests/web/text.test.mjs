@@ -32,6 +32,11 @@ test("each state reads as a person would say it", () => {
   assert.deepEqual(read, {
     idle: "○ not run yet",
     patched: "✓ 10 sites patched · sdpa",
+    autoDeciding: "○ auto: chooses in the first step",
+    autoChosen: "✓ 32 sites patched · auto: sdpa · attention 2.74×",
+    autoApproximate: "✓ 1 site patched · auto: sage · attention 1.90× · 3.1 % off",
+    autoSame: "= auto: no gain · nothing was replaced",
+    autoLeft: "= auto: another node's attention stays · nothing was replaced",
     patchedOddly: "! 1 warning · sdpa",
     rejected:
       "✗ SoftCap not used, sdpa is · softcap.py:16: returns a result of shape (2, 256, 80) instead of (2, 256, 320)",

@@ -2,6 +2,7 @@
 // A record as sections of a report: the panel and the Markdown are both made from these. No DOM in here.
 
 import { duration, elapsed, factor, millions, tiny } from "../status/format.js";
+import { attentionFacts, choiceItems } from "../status/attention.js";
 import { count, findings, isNumber, list, patchedSites, plain, sentence } from "../status/record.js";
 import { reasonIn } from "../status/reasons.js";
 import { troubleCounts } from "../status/text.js";
@@ -35,7 +36,7 @@ export function report({ record, line, bypassed, details, stopped }, title, word
       : [
           speed(record, words, say),
           checked(record, words, say),
-          patches(record, say),
+          patches(record, words, say),
           blocks(record, words, say),
           parity(record, say),
           memory(record, say),
@@ -71,6 +72,8 @@ function speed(record, words, say) {
     speedup,
     per_second: rate,
     breakeven_images: images,
+    without_ms: without,
+    total_speedup: total,
   } = record.speed ?? {};
   const { seconds, cache, earlier } = record.compile ?? {};
   const kept = record.speed?.kept;
@@ -78,6 +81,8 @@ function speed(record, words, say) {
   return {
     ...section("speed", say, [
       ["busy_for", isNumber(busy) && elapsed(words, busy)],
+      ["together", isNumber(total) && say("attention_value", { factor: factor(words, total) })],
+      ["without_step", isNumber(without) && duration(words, without)],
       ["uncompiled_step", isNumber(eager) && duration(words, eager)],
       ["compiled_step", isNumber(step) && duration(words, step)],
       [
@@ -129,8 +134,8 @@ function checked(record, words, say) {
   );
 }
 
-/** @param {StatusRecord} record @param {Words} say */
-function patches(record, say) {
+/** @param {StatusRecord} record @param {Words} words @param {Words} say */
+function patches(record, words, say) {
   /** @type {Map<string, Item[]>} */
   const sites = new Map();
   for (const { site, processor } of patchedSites(record)) {
@@ -143,6 +148,11 @@ function patches(record, say) {
       : { where: "", text: plain(other) },
   );
   const reached = count(record.patches?.reached);
+  const [tried, others] = choiceItems(record, words, say);
+  const left = list(record.patches?.left).map((one) => ({
+    where: plain(one?.reason),
+    text: say("calls", { count: count(one?.calls) ?? 0 }),
+  }));
   return section(
     "patches",
     say,
@@ -152,8 +162,12 @@ function patches(record, say) {
         record.patches && [...sites].map(([name, at]) => say("at_sites", { name, count: at.length })).join(", "),
       ],
       ["sites_called", reached !== null && say("of", { done: reached, total: patchedSites(record).length })],
+      ...attentionFacts(record, words, say),
     ],
     [
+      [say("choices", { count: tried.length }), tried],
+      [say("left_calls", { count: left.length }), left],
+      [say("not_candidates", { count: others.length }), others],
       ...[...sites].map(
         ([name, at]) => /** @type {[string, Item[]]} */ ([say("sites_of", { name, count: at.length }), at]),
       ),

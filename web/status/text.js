@@ -1,6 +1,7 @@
 // @ts-check
 // A record as one line: a symbol and a few words, the most telling first.
 
+import { isUndecided, leftAsItWas, patchParts, processorsOf } from "./attention.js";
 import { duration, elapsed, factor, percentFaster } from "./format.js";
 import {
   count,
@@ -8,7 +9,6 @@ import {
   isLive,
   isNumber,
   packsInside,
-  patchedSites,
   plain,
   problems,
   rejectedProcessor,
@@ -164,22 +164,20 @@ function compiled(record, words) {
 
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
 function patched(record, words) {
-  const sites = patchedSites(record);
-  const processors = [...new Set(sites.map((site) => plain(site.processor)))].filter(Boolean);
-  const bySdpa = count(record.patches?.by_sdpa);
-  const patch = [
-    sites.length ? words("status.sites", { count: sites.length }) : words("status.no_sites"),
-    { text: processors.join(", "), elastic: true },
-    bySdpa ? words("status.by_sdpa", { count: bySdpa }) : null,
-  ];
+  const patch = patchParts(record, words);
+  const processors = processorsOf(record);
   const rejected = rejectedProcessor(record);
   if (rejected) {
     const said = words("status.rejected", { name: rejected.name, processor: processors.join(", ") });
     return { symbol: "✗", tone: "bad", parts: [said, { text: rejected.why, elastic: true }] };
   }
   const trouble = troubles(record, words);
-  if (trouble) return { ...trouble, parts: [trouble.parts[0], patch[processors.length ? 1 : 0]] };
-  return sites.length ? { symbol: "✓", tone: "good", parts: patch } : { symbol: "!", tone: "warn", parts: patch };
+  if (trouble) return { ...trouble, parts: [trouble.parts[0], patch[1] ?? patch[0]] };
+  if (isUndecided(record)) return { symbol: "○", tone: "plain", parts: patch };
+  if (leftAsItWas(record)) return { symbol: "=", tone: "plain", parts: patch };
+  return processors.length
+    ? { symbol: "✓", tone: "good", parts: patch, short: 2 }
+    : { symbol: "!", tone: "warn", parts: patch };
 }
 
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */

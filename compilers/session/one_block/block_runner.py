@@ -15,8 +15,8 @@ from ....patching.calls import Inputs, options_of, options_position, with_option
 from ....patching.foreign import OVERRIDE
 from ....patching.user_errors import ordinary
 from ....processors.as_operator import at_places
-from ....processors.attention_patch import is_operator, kernel_override
 from ....processors.built_in.sdpa import SDPAProcessor
+from ....processors.overriding import is_operator, kernel_override
 from ...backends.protocol import Cancelled
 from ...blocks.cast_weights import CastWeights
 from ...blocks.hindrances import BlockState

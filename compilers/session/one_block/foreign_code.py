@@ -9,7 +9,7 @@ import torch
 
 from ....patching.calls import Inputs, with_options
 from ....patching.foreign import OVERRIDE, hosts_own, origin
-from ....processors.attention_patch import has_processor, supersedes
+from ....processors.overriding import has_processor, supersedes
 from ...blocks.operators.acting import Acting, acting_on, uncompiled_options, whose_words, with_standins
 from ...blocks.operators.block_call import BlockCall
 from ...blocks.operators.call_form import MARK

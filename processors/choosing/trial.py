@@ -1,0 +1,200 @@
+"""Tries kernels on the attention of one model call: how long each takes beside what was there, how far it is off."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...measure.stopwatch import Stopwatch
+from .host_call import HostCall, Shape
+
+#: Milliseconds that all trials of a model call may take in any case.
+BUDGET = 2_000.0
+
+#: Beyond this share of the sampling, or ``FLOOR`` milliseconds, only as much as what was found already saves in it.
+SHARE, FLOOR = 0.05, 100.0
+
+#: What is tried takes about so many milliseconds with what was there: a part of a longer call.
+PART_MS = 80.0
+
+#: Runs by turns of both ways, and as many when they already agree on a large difference.
+ROUNDS, CLEAR_ROUNDS, CLEAR = 5, 3, 1.2
+
+#: What is so many times as slow on its first timed run is dropped, unless both took less than ``SHORT_MS``.
+FAR_SLOWER, SHORT_MS = 1.5, 10.0
+
+#: A kernel wins if it is so many times as fast.
+WINS = 1.05
+
+#: Largest error of what is said to be exact, by dtype, or twice the host's own, but never more than ``MOST_EXACT``; and
+#: of what is approximate.
+EXACT = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 6e-3, torch.float64: 1e-5}
+MOST_EXACT = 8e-3
+APPROXIMATE = 0.1
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a kernel did at one shape. ``ratio`` is the host's time by its time, None where it was not timed; ``reason``:
+    why it is not taken, None when it could be."""
+
+    name: str
+    ratio: float | None = None
+    error: float | None = None
+    reason: str | None = None
+
+
+@dataclass
+class Measured:
+    """What was seen of calls of one shape. ``ms``: of each call, by site; of the host's attention, or of the processor
+    where one was ``named``. ``path`` is that of the first. ``hosts_error`` is what the host's own is off."""
+
+    path: str
+    ms: dict[str, list[float]] = field(default_factory=dict)
+    results: list[Result] | None = None
+    hosts_error: float | None = None
+
+
+class Trial:
+    """Of one model call.
+
+    Args:
+        sites: modules of the sites that it looks at, with their paths.
+        candidates: names and kernels, in the order in which they are tried.
+        named: the kernel that people named; it computes, and the host's attention is only timed beside it.
+        known: what is computed at a shape that is known already: a kernel, or None for the host's attention. Raises
+            KeyError for others.
+        model_calls: how many calls like this one the sampling makes.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[nn.Module, str],
+        candidates: Sequence[tuple[str, Any]],
+        device: torch.device,
+        *,
+        named: str | None = None,
+        known: Callable[[Shape], Any] | None = None,
+        model_calls: int = 1,
+        check_interrupt: Callable[[], None] = lambda: None,
+    ):
+        self.sites, self.candidates, self.named = sites, candidates, named
+        self.known, self.model_calls = known, model_calls
+        self.measured: dict[Shape, Measured] = {}
+        self.spent = 0.0
+        self._saved = 0.0
+        self.device = device
+        self._watch = Stopwatch(device)
+        self._check_interrupt = check_interrupt
+        self._began = time.perf_counter()
+        self.hosts: Callable | None = None
+
+    def attend(self, site: nn.Module, call: HostCall, processor: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """The result of a call at a site, and what there is to be learned from it."""
+        path, shape = self.sites[site], call.shape
+        self.hosts = call.function
+        measured = self.measured.setdefault(shape, Measured(path))
+        computes = call.by_host if self.named is None else lambda: call.by(processor)
+        if self.known is not None:
+            try:
+                kernel = self.known(shape)
+            except KeyError:
+                pass
+            else:
+                measured.ms.setdefault(path, [])
+                return call.by_host() if kernel is None else call.by(kernel)
+        result, ms = self._watch.time(computes)
+        measured.ms.setdefault(path, []).append(ms)
+        if measured.results is None and self.may_go_on:
+            begun = time.perf_counter()
+            try:
+                self._try_all(measured, call, ms)
+            finally:
+                self.spent += (time.perf_counter() - begun) * 1e3
+        self._saved += _saving(measured, ms) if self.named is None else 0.0
+        return result
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether another shape may be tried."""
+        if self.spent >= BUDGET:
+            return False
+        so_far = (time.perf_counter() - self._began) * 1e3 - self.spent
+        return self.spent < max(SHARE * so_far * self.model_calls, self._saved * (self.model_calls - 1), FLOOR)
+
+    def _try_all(self, measured: Measured, call: HostCall, ms: float) -> None:
+        measured.results = []
+        if not self.candidates:
+            return
+        part = call.part(min(1.0, PART_MS / max(ms, 1e-3)))
+        measured.hosts_error = part.error(part.by_host())
+        for name, kernel in self.candidates:
+            self._check_interrupt()
+            unfit = type(kernel).unfit(part.call)
+            if unfit is not None:
+                measured.results.append(Result(name, reason=unfit.why))
+                continue
+            if measured.results and not self.may_go_on:
+                measured.results.append(Result(name, reason="not tried: it would have taken longer than it may save"))
+                continue
+            measured.results.append(self._tried(name, kernel, part, measured.hosts_error))
+
+    def _tried(self, name: str, kernel: Any, part: HostCall, hosts_error: float) -> Result:
+        low = part.more.get("low_precision_attention", True) is False
+        if kernel.approximate and low:
+            return Result(name, reason="the model asks for full precision there")
+        try:
+            with kernel.while_sampling(self.device):
+                out = part.by(kernel)  # what is compiled or looked up at the first call is not timed
+                error = part.error(out)
+                most = APPROXIMATE if kernel.approximate else _most_exact(part.call.q.dtype, hosts_error)
+                if not error <= most:
+                    wrong = "it gives NaN or Inf" if error != error or error == float("inf") else "it is wrong"
+                    return Result(name, error=_plain(error), reason=f"{wrong} ({error:.1e} from float32)")
+                ratios = self._by_turns(part, kernel)
+        except Exception as raised:  # a kernel may raise anything, out of memory among others
+            return Result(name, reason=f"it raises {type(raised).__name__}: {str(raised)[:200]}")
+        ratio = statistics.median(ratios)
+        wins = ratio >= WINS and sum(one > 1 for one in ratios) >= len(ratios) - 1
+        return Result(name, ratio, error, None if wins else "no faster")
+
+    def _by_turns(self, part: HostCall, kernel: Any) -> list[float]:
+        """The host's time by the kernel's, of runs one soon after the other; which comes first changes."""
+        ratios: list[float] = []
+        while len(ratios) < ROUNDS:
+            ways = [part.by_host, lambda: part.by(kernel)]
+            order = (0, 1) if len(ratios) % 2 == 0 else (1, 0)
+            took = {way: self._watch.time(ways[way])[1] for way in order}
+            ratios.append(took[0] / max(took[1], 1e-6))
+            if ratios[0] < 1 / FAR_SLOWER and took[1] > SHORT_MS:
+                break
+            low, high = min(ratios), max(ratios)
+            if len(ratios) >= CLEAR_ROUNDS and (low > CLEAR or high < 1 / CLEAR):
+                break
+        return ratios
+
+
+def calls_of(measured: Measured) -> Counter[str]:
+    """How often each site made a call of this shape."""
+    return Counter({path: len(ms) for path, ms in measured.ms.items()})
+
+
+def _saving(measured: Measured, ms: float) -> float:
+    """Milliseconds that the best kernel saves at a call which took the host so long."""
+    ratios = [one.ratio for one in measured.results or () if one.reason is None and one.ratio is not None]
+    return ms * (1 - 1 / max(ratios)) if ratios else 0.0
+
+
+def _most_exact(dtype: torch.dtype, hosts_error: float) -> float:
+    return max(EXACT.get(dtype, 1e-3), min(2 * hosts_error, MOST_EXACT))
+
+
+def _plain(error: float) -> float | None:
+    return error if abs(error) < float("inf") else None

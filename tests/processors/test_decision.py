@@ -1,0 +1,103 @@
+"""What is decided from measured times: pure arithmetic, no attention is computed."""
+
+from __future__ import annotations
+
+import pytest
+from onediff_pack.processors.choosing.decision import Choice, decide, table
+from onediff_pack.processors.choosing.host_call import Shape
+from onediff_pack.processors.choosing.trial import Measured, Result
+
+
+def shape(queries: int, keys: int = 0) -> Shape:
+    return Shape("float32", 8, 8, 40, 2, queries, keys or queries, None)
+
+
+def measured(ms: float, *results: Result, sites: tuple[str, ...] = ("a",), tried: bool = True) -> Measured:
+    return Measured(sites[0], {site: [ms] for site in sites}, list(results) if tried else None, 0.0)
+
+
+def win(name: str, ratio: float) -> Result:
+    return Result(name, ratio, 1e-7)
+
+
+def lose(name: str, ratio: float) -> Result:
+    return Result(name, ratio, 1e-7, "no faster")
+
+
+def test_the_fastest_that_is_right_is_taken_and_what_it_saves_is_told() -> None:
+    found = decide({shape(4096): measured(100.0, win("sdpa", 2.0), win("flash", 4.0), sites=("a", "b"))}, {})
+    assert found.by_site == {"a": "flash", "b": "flash"}
+    assert found.attention_ms == (200.0, 50.0)
+    assert (found.speedup, found.kernels, found.error) == (4.0, ["flash"], 1e-7)
+
+
+def test_nothing_is_taken_where_nothing_is_faster() -> None:
+    results = (lose("sdpa", 0.9), Result("sage", None, None, "it raises RuntimeError: no"))
+    found = decide({shape(4096): measured(100.0, *results)}, {})
+    assert (found.by_site, found.attention_ms) == ({"a": None}, (100.0, 100.0))
+
+
+@pytest.mark.parametrize(
+    ("ms", "ratio", "taken"),
+    [
+        (1.0, 0.98, True),  # no difference
+        (1.0, 0.7, True),  # slower, but nobody would notice
+        (20.0, 0.7, False),  # it would eat up what it saves elsewhere
+    ],
+)
+def test_what_wins_elsewhere_is_taken_where_it_makes_no_difference(ms: float, ratio: float, taken: bool) -> None:
+    """So that a block needs one kind of compiled code."""
+    calls = {
+        shape(4096): measured(100.0, win("sdpa", 2.0), sites=("self",)),
+        shape(4096, 64): measured(ms, lose("sdpa", ratio), sites=("cross",)),
+    }
+    found = decide(calls, {})
+    assert found.by_site == {"self": "sdpa", "cross": "sdpa" if taken else None}
+    assert found.attention_ms[1] < found.attention_ms[0]
+
+
+def test_what_was_not_tried_for_want_of_time_goes_with_what_won_everywhere_else() -> None:
+    calls = {
+        shape(4096): measured(100.0, win("sdpa", 2.0), sites=("a",)),
+        shape(64): measured(1.0, sites=("b",), tried=False),
+    }
+    assert decide(calls, {}).by_site == {"a": "sdpa", "b": "sdpa"}
+    calls[shape(256)] = measured(50.0, lose("sdpa", 0.5), sites=("c",))
+    assert decide(calls, {}).by_site == {"a": "sdpa", "b": None, "c": None}
+
+
+def test_a_kernel_that_is_wrong_somewhere_is_not_taken_there() -> None:
+    calls = {
+        shape(4096): measured(100.0, win("flash", 4.0), sites=("a",)),
+        shape(64): measured(1.0, Result("flash", None, 0.01, "it is wrong (1.0e-02 from float32)"), sites=("b",)),
+    }
+    assert decide(calls, {}).by_site == {"a": "flash", "b": None}
+
+
+def test_a_site_goes_by_the_calls_that_take_it_longest() -> None:
+    calls = {
+        shape(4096): measured(100.0, win("flash", 4.0), win("sdpa", 1.1)),
+        shape(1024): measured(8.0, lose("flash", 0.5), win("sdpa", 2.0)),
+    }
+    assert decide(calls, {}).by_site == {"a": "flash"}
+
+
+def test_what_is_known_from_disk_stands_as_it_is() -> None:
+    known = {shape(4096): Choice("sdpa", 90.0, 30.0, 1e-7, (win("sdpa", 3.0),))}
+    found = decide({shape(4096): Measured("a", {"a": [], "b": []})}, known)
+    assert (found.by_site, found.source) == ({"a": "sdpa", "b": "sdpa"}, "disk")
+    assert found.attention_ms == (180.0, 60.0)
+
+
+def test_the_table_has_every_candidate_with_its_time_or_its_reason() -> None:
+    results = (win("sdpa", 2.0), win("flash", 4.0), lose("sliced", 0.5), Result("bad", None, None, "it raises E: no"))
+    (row,) = table(decide({shape(4096): measured(100.0, *results, sites=("a", "b"))}, {}), [("sage", "not installed")])
+    assert (row["site"], row["sites"], row["processor"]) == ("a", 2, "flash")
+    assert [(one["processor"], one["ms"], one["reason"]) for one in row["candidates"]] == [
+        ("host", 100.0, "slower"),
+        ("sdpa", 50.0, "another one is faster"),
+        ("flash", 25.0, None),
+        ("sliced", 200.0, "no faster"),
+        ("bad", None, "it raises E: no"),
+        ("sage", None, "not installed"),
+    ]

@@ -1,0 +1,134 @@
+// @ts-check
+// What a patch put in the place of ComfyUI's attention, how it was chosen and what that gains, in words.
+
+import { duration, factor } from "./format.js";
+import { count, isNumber, list, patchedSites, plain } from "./record.js";
+
+/** @typedef {import("../words.js").Words} Words */
+/** @typedef {import("./record.js").StatusRecord} StatusRecord */
+/** @typedef {import("./text.js").Part} Part */
+
+/** Errors from which on an approximate kernel's is worth a word in the line. */
+const WORTH_SAYING = 0.005;
+
+/** Speedups of attention that are noise. */
+const NOISE = 1.03;
+
+/** How `auto` stands: "deciding", "chosen", "no gain", "left"; empty for a named processor. @param {StatusRecord} record */
+const autoState = (record) => plain(record.patches?.auto?.state);
+
+/** Whether `auto` put nothing in, and that is as it should be. @param {StatusRecord} record */
+export const leftAsItWas = (record) => ["no gain", "left"].includes(autoState(record));
+
+/** Whether the first step has still to show what is chosen. @param {StatusRecord} record */
+export const isUndecided = (record) => autoState(record) === "deciding";
+
+/** The processors at the sites of a record, each once. @param {StatusRecord} record */
+export const processorsOf = (record) =>
+  [...new Set(patchedSites(record).map((site) => plain(site.processor)))].filter(Boolean);
+
+/**
+ * "32 sites patched", "auto: sdpa", "attention 1.9×".
+ * @param {StatusRecord} record
+ * @param {Words} words
+ * @returns {(Part | string | null)[]}
+ */
+export function patchParts(record, words) {
+  const sites = patchedSites(record).length;
+  if (isUndecided(record)) return [words("status.auto_deciding")];
+  if (leftAsItWas(record)) {
+    return [words(autoState(record) === "left" ? "status.auto_left" : "status.auto_same"), words("status.hosts_stays")];
+  }
+  const bySdpa = count(record.patches?.by_sdpa);
+  const names = processorsOf(record).join(", ");
+  const text = autoState(record) === "chosen" ? words("status.auto_chosen", { names }) : names;
+  const more = [
+    attentionGain(record, words),
+    offBy(record, words),
+    bySdpa ? words("status.by_sdpa", { count: bySdpa }) : null,
+  ].filter(Boolean);
+  return [
+    sites ? words("status.sites", { count: sites }) : words("status.no_sites"),
+    { text, elastic: !more.length },
+    ...more,
+  ];
+}
+
+/** "attention 1.9×"; null where that is not known, or noise. @param {StatusRecord} record @param {Words} words */
+function attentionGain(record, words) {
+  const ratio = record.patches?.gain?.attention_speedup ?? record.patches?.auto?.attention_speedup;
+  return isNumber(ratio) && ratio >= NOISE ? words("status.attention_gain", { factor: factor(words, ratio) }) : null;
+}
+
+/** "3 % off", of approximate kernels. @param {StatusRecord} record @param {Words} words */
+function offBy(record, words) {
+  const error = record.patches?.auto?.error;
+  const isWorth = isNumber(error) && error >= WORTH_SAYING && record.patches?.auto?.quality === "fast";
+  return isWorth ? words("status.off_by", { value: percent(error) }) : null;
+}
+
+/** @param {number} share */
+const percent = (share) => (share * 100).toPrecision(2);
+
+/**
+ * The facts of a report: what a model call takes with and without, and how the choice came about.
+ * @param {StatusRecord} record
+ * @param {Words} words
+ * @param {Words} say
+ * @returns {[string, string | null | false][]}
+ */
+export function attentionFacts(record, words, say) {
+  const { before_ms: before, after_ms: after, speedup, attention_speedup: ratio } = record.patches?.gain ?? {};
+  const { state, quality, source, seconds } = record.patches?.auto ?? {};
+  const isKnown = isNumber(before) && isNumber(after) && isNumber(speedup);
+  return [
+    ["attention", isNumber(ratio) && say("attention_value", { factor: factor(words, ratio) })],
+    [
+      "patch_gain",
+      isKnown &&
+        say("patch_gain_value", {
+          factor: factor(words, speedup),
+          before: duration(words, before),
+          after: duration(words, after),
+        }),
+    ],
+    [
+      "chosen",
+      state && state !== "deciding" && source
+        ? say(source === "disk" ? "chosen_before" : "chosen_now", {
+            quality: plain(quality),
+            seconds: isNumber(seconds) ? seconds.toFixed(1) : "0",
+          })
+        : null,
+    ],
+  ];
+}
+
+/**
+ * What `auto` tried, by the shape of calls, and why other kernels were not tried.
+ * @param {StatusRecord} record
+ * @param {Words} words
+ * @param {Words} say
+ * @returns {[{where: string, text: string}[], {where: string, text: string}[]]}
+ */
+export function choiceItems(record, words, say) {
+  const rows = list(record.patches?.choices).filter((row) => row && typeof row === "object");
+  const tried = rows.map((row) => ({
+    where: [plain(row.site), plain(row.shape)].filter(Boolean).join(" · "),
+    text: list(row.candidates)
+      .filter((one) => isNumber(one?.ms))
+      .map((one) => candidate(one, row, words, say))
+      .join("; "),
+  }));
+  const others = list(rows[0]?.candidates)
+    .filter((one) => one?.reason && !isNumber(one.ms))
+    .map((one) => ({ where: plain(one.processor), text: plain(one.reason) }));
+  return [tried.filter(({ text }) => text), others];
+}
+
+/** "sdpa 534 ms, taken" @param {any} one @param {any} row @param {Words} words @param {Words} say */
+function candidate(one, row, words, say) {
+  const name = one.processor === "host" ? "ComfyUI" : plain(one.processor);
+  const isTaken = one.processor === (row.processor ?? "host");
+  return [`${name} ${duration(words, one.ms)}`, isTaken ? say("taken") : ""].filter(Boolean).join(", ");
+}
