@@ -99,7 +99,7 @@ class MeasuredPatch(AttentionPatch):
         return [{"reason": reason, "calls": calls} for reason, calls in self.calls.left.most_common()]
 
     @property
-    def gain(self) -> dict[str, Any] | None:
+    def gain(self) -> dict[str, Any] | None:  # type: ignore[override]
         """The record's ``gain``: a model call before and after, from the times of its attention; None where that is
         not known."""
         saved = self.saved_ms

@@ -129,6 +129,9 @@ test("a Speed Report of three ways says what all nodes gain together", () => {
   assert.equal(fact(three, "speed", "All nodes together"), "3.24× as fast");
   assert.equal(fact(three, "speed", "A step without these nodes"), "480 ms");
   assert.equal(fact(compiled, "speed", "All nodes together"), undefined);
+  const computed = { ...three, speed: { ...three.speed, computed: true } };
+  assert.equal(fact(computed, "speed", "All nodes together"), "3.24× as fast (computed)");
+  assert.equal(fact(computed, "speed", "A step without these nodes"), "480 ms (computed)");
 });
 
 test("each state says what to do", () => {

@@ -71,6 +71,21 @@ function offBy(record, words) {
 const percent = (share) => (share * 100).toPrecision(2);
 
 /**
+ * "2.84× together (attention 1.75×, compiled 1.62×)": what patch and compiling gain, shown before its parts; null where
+ * nothing is patched, or that gains nothing.
+ * @param {StatusRecord} record
+ * @param {Words} words
+ */
+export function together(record, words) {
+  const { total_speedup: total, patch_speedup: patch, speedup } = record.speed ?? {};
+  if (!isNumber(total) || !isNumber(patch) || patch < NOISE) return null;
+  const of = { total: factor(words, total), patch: factor(words, patch) };
+  return isNumber(speedup) && record.speed?.verdict
+    ? words("status.together", { ...of, compiled: factor(words, speedup) })
+    : words("status.together_patch", of);
+}
+
+/**
  * The facts of a report: what a model call takes with and without, and how the choice came about.
  * @param {StatusRecord} record
  * @param {Words} words
