@@ -151,7 +151,7 @@ function patches(record, words, say) {
   const reached = count(record.patches?.reached);
   const [tried, others] = choiceItems(record, words, say);
   const left = list(record.patches?.left).map((one) => ({
-    where: plain(one?.reason),
+    where: reasonIn(one?.reason, words),
     text: say("calls", { count: count(one?.calls) ?? 0 }),
   }));
   return section(

@@ -2,6 +2,7 @@
 // What a patch put in the place of ComfyUI's attention, how it was chosen and what that gains, in words.
 
 import { duration, factor } from "./format.js";
+import { reasonIn } from "./reasons.js";
 import { count, isNumber, list, patchedSites, plain } from "./record.js";
 
 /** @typedef {import("../words.js").Words} Words */
@@ -137,7 +138,7 @@ export function choiceItems(record, words, say) {
   }));
   const others = list(rows[0]?.candidates)
     .filter((one) => one?.reason && !isNumber(one.ms))
-    .map((one) => ({ where: plain(one.processor), text: plain(one.reason) }));
+    .map((one) => ({ where: plain(one.processor), text: reasonIn(one.reason, words) }));
   return [tried.filter(({ text }) => text), others];
 }
 
