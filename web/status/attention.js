@@ -21,6 +21,9 @@ const autoState = (record) => plain(record.patches?.auto?.state);
 /** Whether `auto` put nothing in, and that is as it should be. @param {StatusRecord} record */
 export const leftAsItWas = (record) => ["no gain", "left"].includes(autoState(record));
 
+/** Whether `auto` found nothing faster. @param {StatusRecord} record */
+export const gainsNothing = (record) => autoState(record) === "no gain";
+
 /** Whether the first step has still to show what is chosen. @param {StatusRecord} record */
 export const isUndecided = (record) => autoState(record) === "deciding";
 
