@@ -163,7 +163,8 @@ def _fields(report: SpeedReport, session: Session, findings: list[Finding]) -> d
         "machine": report.machine,
         "measured_at": report.measured_at,
         "speed": {
-            "without_ms": report.without.median_ms if report.without else None,
+            "without_ms": figures["without"]["median_ms"] if report.without else None,
+            "computed": False,
             "patch_speedup": figures["patch_speedup"],
             "total_speedup": figures["total_speedup"],
             "eager_ms": figures["uncompiled"]["median_ms"],

@@ -73,6 +73,9 @@ class AttentionPatch(ModelWrapper):
     #: model call is the one that decides.
     chooses, deciding = False, False
 
+    #: What it gained, as the record has it; None where that is not known.
+    gain: dict[str, Any] | None = None
+
     def __init__(
         self,
         sites: list[Site],

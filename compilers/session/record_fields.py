@@ -42,7 +42,8 @@ def backend_field(requested: str, used: Backend | None, reason: str) -> dict[str
 @dataclass(frozen=True)
 class Known:
     """The parts of a session that are published. ``uncompiled_because`` says why the model runs uncompiled as a whole,
-    ``replaced_by`` is the node whose session took this one's place. ``was_checked``: the check of the model ended."""
+    ``replaced_by`` is the node whose session took this one's place. ``was_checked``: the check of the model ended.
+    ``patch_speedup``: how many times as fast patched attention makes a step, None where that is not known."""
 
     blocks: Sequence[Block]
     compiler: Compiler
@@ -57,6 +58,7 @@ class Known:
     keeps_faster: bool
     device: torch.device
     host_version: str | None
+    patch_speedup: float | None = None
 
 
 def state_of(known: Known) -> str:
@@ -188,11 +190,24 @@ def _speed(known: Known) -> dict[str, Any]:
         "steps_ms": [milliseconds for milliseconds, _, _ in measuring.last_steps],
         "steps_kind": [kind for _, kind, _ in measuring.last_steps],
         "steps_size": [size for _, _, size in measuring.last_steps],
+        **_together(known.patch_speedup, eager, speedup if found and kept != "uncompiled" else None),
         "kept": kept,
         "clear": clear,
         "pairs": times.pairs(shape),
         "spread": [round(value, 3) for value in spread] if spread else None,
         "breakeven_images": _breakeven(known, eager, compiled) if found == "faster" and kept != "uncompiled" else None,
+    }
+
+
+def _together(patch: float | None, eager: float | None, speedup: float | None) -> dict[str, Any]:
+    """What patches and compiling gain together: a step without them was not run, its time is computed."""
+    total = None if patch is None else patch * (speedup or 1.0)
+    without = eager * patch if eager is not None and patch is not None else None
+    return {
+        "without_ms": _round(without, 2),
+        "patch_speedup": _round(patch, 3),
+        "total_speedup": _round(total, 3),
+        "computed": patch is not None,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
@@ -71,6 +72,12 @@ class SessionState:
         return [described for patch in self.patches for described in patch.described]
 
     @property
+    def patch_speedup(self) -> float | None:
+        """How many times as fast this pack's patches make a step, as they computed it; None where none did."""
+        gains = [patch.gain["speedup"] for patch in self.patches if patch.gain is not None and patch.sites]
+        return math.prod(gains) if gains else None
+
+    @property
     def patches_decide(self) -> bool:
         """Whether a patch decides in the step that begins what computes attention: it runs uncompiled, and compiling is
         decided around what was chosen."""
@@ -121,6 +128,7 @@ class SessionState:
             keeps_faster=self.settings.keep_faster,
             device=self.device,
             host_version=self.host.version,
+            patch_speedup=self.patch_speedup,
         )
         self.record.update(live=live, **session_fields(known, self.record["backend"]))
 

@@ -144,7 +144,7 @@ class AutoPatch(MeasuredPatch):
 
     def _learn(self, trial: Trial) -> None:
         decision = decide(trial.measured, self._kept)
-        decision.spent_ms = trial.spent
+        decision.spent_ms, decision.size = trial.spent, self._shape
         if trial.measured:
             assert trial.hosts is not None
             self.choices.keep(key_of(trial.device, self.quality, trial.hosts), decision)

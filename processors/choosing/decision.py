@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,13 +36,14 @@ class Choice:
 class Decision:
     """``by_site``: the kernel of each site that was called, None for what was there. ``shapes``: what was chosen for
     which, with the sites. ``attention_ms``: what the attention of all these sites takes in a model call, before and
-    after. ``source``: "measured", or "disk" where nothing had to be tried."""
+    after. ``source``: "measured", or "disk" where nothing had to be tried. ``size``: of the model call's latents."""
 
     by_site: dict[str, str | None] = field(default_factory=dict)
     shapes: list[tuple[Shape, Choice, list[str]]] = field(default_factory=list)
     attention_ms: tuple[float, float] = (0.0, 0.0)
     source: str = "measured"
     spent_ms: float = 0.0
+    size: Hashable = None
 
     @property
     def speedup(self) -> float | None:

@@ -53,7 +53,7 @@ class MeasuredPatch(AttentionPatch):
         self._tries = self.decision is None
         self._calls = 0
         self._steps: dict[Hashable, deque[float]] = {}
-        self._first: tuple[Hashable, float] | None = None
+        self._first_ms: float | None = None
 
     @property
     def key(self) -> str:
@@ -75,7 +75,7 @@ class MeasuredPatch(AttentionPatch):
             self._steps.setdefault(shape, deque(maxlen=TIMED)).append(ms)
             return result
         self._tries = False
-        self._first = shape, ms - trial.spent
+        self._first_ms = ms - trial.spent
         self._learn(trial)
         return result
 
@@ -99,7 +99,7 @@ class MeasuredPatch(AttentionPatch):
         return [{"reason": reason, "calls": calls} for reason, calls in self.calls.left.most_common()]
 
     @property
-    def gain(self) -> dict[str, Any] | None:
+    def gain(self) -> dict[str, Any] | None:  # type: ignore[override]
         """The record's ``gain``: a model call before and after, from the times of its attention; None where that is
         not known."""
         saved = self.saved_ms
@@ -122,12 +122,13 @@ class MeasuredPatch(AttentionPatch):
 
     @property
     def _after_ms(self) -> float | None:
-        """Milliseconds of a model call with the patch."""
-        if self._first is None:
-            return statistics.median(max(map(list, self._steps.values()), key=len)) if self._steps else None
-        shape, ms = self._first
-        later = self._steps.get(shape)
-        return statistics.median(later) if later else self._first_after(ms)
+        """Milliseconds with the patch of a model call of the size at which attention was looked at."""
+        if self.decision is None:
+            return None
+        later = self._steps.get(self.decision.size)
+        if later:
+            return statistics.median(later)
+        return None if self._first_ms is None else self._first_after(self._first_ms)
 
     def _first_after(self, ms: float) -> float:
         """What the first model call, in which attention was looked at, would take with the patch."""
@@ -157,6 +158,7 @@ class MeasuredPatch(AttentionPatch):
         if not trial.measured:  # compiled code ran, or another node's attention
             return
         self.decision = _beside(trial.measured)
+        self.decision.size = self._shape
         if self.model is not None:
             self.choices.note(self.model, self.key, self.decision)
         self.tell()

@@ -97,6 +97,11 @@ def test_it_compiles_around_the_choice_and_no_more_than_around_that_kernel_by_na
         assert inductor.graphs - before == graphs[name], "another picture compiles nothing"
         if name == "auto":
             assert told["auto"]["processors"] == ["sdpa"]
+            speed = record["speed"]
+            assert (speed["computed"], speed["patch_speedup"] > 1) == (True, True)
+            assert speed["total_speedup"] == pytest.approx(
+                speed["patch_speedup"] * (speed["speedup"] if speed["verdict"] else 1), rel=0.01
+            )
             assert {one["processor"] for one in record["patches"]["sites"]} == {"sdpa"}
     assert (graphs["sdpa"] > 0, graphs["auto"]) == (True, 0), "what was compiled for that kernel serves"
 

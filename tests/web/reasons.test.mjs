@@ -51,7 +51,7 @@ test("line, report and sidebar say it", () => {
 });
 
 test("English says what the server says, and the server still says it", () => {
-  const files = ["compilers", "nodes"].flatMap((folder) =>
+  const files = ["compilers", "nodes", "processors"].flatMap((folder) =>
     readdirSync(new URL(folder, root), { recursive: true })
       .filter((name) => name.endsWith(".py"))
       .map((name) => readFileSync(new URL(`${folder}/${name}`, root), "utf8")),

@@ -123,12 +123,20 @@ test("what auto tried, what it took and gained, and why other kernels were not t
   );
 });
 
+test("where nothing is gained it says calmly what would gain", () => {
+  assert.match(advice(states.autoSame, english)[0], /^Nothing to do: ComfyUI's own attention is the fastest here\. A larger/);
+  assert.deepEqual(advice(states.autoChosen, english), ["Nothing to do."]);
+});
+
 test("a Speed Report of three ways says what all nodes gain together", () => {
   const { compiled } = states;
   const three = { ...compiled, speed: { ...compiled.speed, without_ms: 480, patch_speedup: 2, total_speedup: 3.24 } };
   assert.equal(fact(three, "speed", "All nodes together"), "3.24× as fast");
   assert.equal(fact(three, "speed", "A step without these nodes"), "480 ms");
   assert.equal(fact(compiled, "speed", "All nodes together"), undefined);
+  const computed = { ...three, speed: { ...three.speed, computed: true } };
+  assert.equal(fact(computed, "speed", "All nodes together"), "3.24× as fast (computed)");
+  assert.equal(fact(computed, "speed", "A step without these nodes"), "480 ms (computed)");
 });
 
 test("each state says what to do", () => {

@@ -27,6 +27,18 @@ test("the ids of the nodes are those that the server has", () => {
   assert.deepEqual([...NODES], Object.values(known));
 });
 
+test("what all nodes gain together comes before its parts, where the patch gains something", () => {
+  const { compiled } = states;
+  const line = (speed) => describe({ ...compiled, speed: { ...compiled.speed, ...speed } }, english).text;
+  assert.equal(
+    line({ patch_speedup: 1.75, total_speedup: 2.84 }),
+    "compiled · 2.84× together (attention 1.75×, compiled 1.62×) · 148 ms a compiled step · inductor",
+  );
+  assert.equal(line({ patch_speedup: 1.01, total_speedup: 1.64 }), describe(compiled, english).text);
+  const unclear = line({ patch_speedup: 1.75, total_speedup: 2.8, verdict: null, pairs: 3 });
+  assert.match(unclear, /not clear yet/, "no figure while it is not clear");
+});
+
 test("each state reads as a person would say it", () => {
   const read = Object.fromEntries(Object.keys(states).map((name) => [name, line(name)]));
   assert.deepEqual(read, {

@@ -1,6 +1,7 @@
 // @ts-check
 // What a person can do about a record, as one or two sentences.
 
+import { gainsNothing } from "../status/attention.js";
 import { findings, isLive, plain, stoppedAt, unusedBecause } from "../status/record.js";
 import { gainsNowhere, isByChoice, isNoisy, isSlower, isUnclear } from "../status/verdict.js";
 
@@ -37,7 +38,7 @@ export function advice(record, words, bypassed = false) {
     case "uncompiled":
       return uncompiled(record, say, fixes);
     default:
-      return fixes.length ? fixes : [say("nothing")];
+      return fixes.length ? fixes : [say(gainsNothing(record) ? "no_gain" : "nothing")];
   }
 }
 

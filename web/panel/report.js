@@ -78,11 +78,12 @@ function speed(record, words, say) {
   const { seconds, cache, earlier } = record.compile ?? {};
   const kept = record.speed?.kept;
   const { seconds: busy } = record.progress ?? {};
+  const computed = record.speed?.computed ? "_computed" : "_measured";
   return {
     ...section("speed", say, [
       ["busy_for", isNumber(busy) && elapsed(words, busy)],
-      ["together", isNumber(total) && say("attention_value", { factor: factor(words, total) })],
-      ["without_step", isNumber(without) && duration(words, without)],
+      ["together", isNumber(total) && say(`together${computed}`, { factor: factor(words, total) })],
+      ["without_step", isNumber(without) && say(`step${computed}`, { time: duration(words, without) })],
       ["uncompiled_step", isNumber(eager) && duration(words, eager)],
       ["compiled_step", isNumber(step) && duration(words, step)],
       [
@@ -150,7 +151,7 @@ function patches(record, words, say) {
   const reached = count(record.patches?.reached);
   const [tried, others] = choiceItems(record, words, say);
   const left = list(record.patches?.left).map((one) => ({
-    where: plain(one?.reason),
+    where: reasonIn(one?.reason, words),
     text: say("calls", { count: count(one?.calls) ?? 0 }),
   }));
   return section(

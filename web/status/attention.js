@@ -2,6 +2,7 @@
 // What a patch put in the place of ComfyUI's attention, how it was chosen and what that gains, in words.
 
 import { duration, factor } from "./format.js";
+import { reasonIn } from "./reasons.js";
 import { count, isNumber, list, patchedSites, plain } from "./record.js";
 
 /** @typedef {import("../words.js").Words} Words */
@@ -19,6 +20,9 @@ const autoState = (record) => plain(record.patches?.auto?.state);
 
 /** Whether `auto` put nothing in, and that is as it should be. @param {StatusRecord} record */
 export const leftAsItWas = (record) => ["no gain", "left"].includes(autoState(record));
+
+/** Whether `auto` found nothing faster. @param {StatusRecord} record */
+export const gainsNothing = (record) => autoState(record) === "no gain";
 
 /** Whether the first step has still to show what is chosen. @param {StatusRecord} record */
 export const isUndecided = (record) => autoState(record) === "deciding";
@@ -69,6 +73,21 @@ function offBy(record, words) {
 
 /** @param {number} share */
 const percent = (share) => (share * 100).toPrecision(2);
+
+/**
+ * "2.84× together (attention 1.75×, compiled 1.62×)": what patch and compiling gain, shown before its parts; null where
+ * nothing is patched, or that gains nothing.
+ * @param {StatusRecord} record
+ * @param {Words} words
+ */
+export function together(record, words) {
+  const { total_speedup: total, patch_speedup: patch, speedup } = record.speed ?? {};
+  if (!isNumber(total) || !isNumber(patch) || patch < NOISE) return null;
+  const of = { total: factor(words, total), patch: factor(words, patch) };
+  return isNumber(speedup) && record.speed?.verdict
+    ? words("status.together", { ...of, compiled: factor(words, speedup) })
+    : words("status.together_patch", of);
+}
 
 /**
  * The facts of a report: what a model call takes with and without, and how the choice came about.
@@ -122,7 +141,7 @@ export function choiceItems(record, words, say) {
   }));
   const others = list(rows[0]?.candidates)
     .filter((one) => one?.reason && !isNumber(one.ms))
-    .map((one) => ({ where: plain(one.processor), text: plain(one.reason) }));
+    .map((one) => ({ where: plain(one.processor), text: reasonIn(one.reason, words) }));
   return [tried.filter(({ text }) => text), others];
 }
 

@@ -49,6 +49,17 @@ export const REASONS = [
   ["tried_slow", "compiled and ran a small attention in {seconds} s, {times} times slower than uncompiled."],
   ["tried", "compiled and ran a small attention in {seconds} s."],
   ["nexfort_missing", "nexfort is not installed, and needs a build of torch of its own and an NVIDIA GPU: use inductor."],
+  ["kernel_device", "device {device} is not among {known}"],
+  ["kernel_dtype", "dtype {dtype} is not among {known}"],
+  ["kernel_head", "head size {size} is not among {known}"],
+  ["kernel_approximate", "it is approximate: set quality to fast for it"],
+  ["kernel_already", "ComfyUI computes with it already"],
+  ["kernel_in_trial", "it is being tried in a process of its own: the next model that is loaded may use it"],
+  ["kernel_no_faster", "no faster"],
+  ["kernel_other_faster", "another one is faster"],
+  ["kernel_not_tried", "not tried: it would have taken longer than it may save"],
+  ["kernel_full_precision", "the model asks for full precision there"],
+  ["kernel_no_mask", "it takes no mask"],
   ["nexfort_gpu", "nexfort needs an NVIDIA GPU, and torch sees none here: use inductor."],
 ];
 

@@ -1,7 +1,7 @@
 // @ts-check
 // A record as one line: a symbol and a few words, the most telling first.
 
-import { isUndecided, leftAsItWas, patchParts, processorsOf } from "./attention.js";
+import { isUndecided, leftAsItWas, patchParts, processorsOf, together } from "./attention.js";
 import { duration, elapsed, factor, percentFaster } from "./format.js";
 import {
   count,
@@ -234,7 +234,7 @@ function speed(record, words) {
       ? words("status.noisy")
       : isNotClearYet(record)
         ? words("status.not_clear_yet", { count: pairs })
-        : ratio,
+        : together(record, words) ?? ratio,
     isNumber(step) ? words("status.a_compiled_step", { time: duration(words, step) }) : null,
   ];
 }
