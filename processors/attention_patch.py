@@ -16,7 +16,7 @@ from torch import nn
 
 from ..memo import shared
 from ..patching.calls import accepts_options, options_of, options_position, with_options
-from ..patching.foreign import HOSTS_OWN, OVERRIDE
+from ..patching.foreign import OVERRIDE
 from ..patching.forwards import swapped_attributes, swapped_forwards
 from ..patching.instead import TookPart
 from ..patching.user_code import Attendance
@@ -26,6 +26,7 @@ from .built_in.sdpa import SDPAProcessor
 from .built_in.shapes import attend
 from .contract import KernelProcessor, ModuleProcessor, Processor
 from .elsewhere import computing, is_one_of, note_given_up
+from .loaded.added import gives_way, in_place_of
 from .random_numbers import default_dtype_kept
 from .site_calls import SiteCalls
 from .sites.find import Site
@@ -78,9 +79,10 @@ def kernel_forward(forward: Callable, override: Callable, superseded: Callable |
     def forward_with_override(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         options = options_of((args, kwargs), position)
         options = {} if options is None else options
-        if _gives_way(options.get(OVERRIDE, superseded), superseded):
+        present = options.get(OVERRIDE, superseded)
+        if gives_way(present, superseded):
             options = options.copy()  # not {**options}: a watched dict stays watched
-            options[OVERRIDE] = override
+            options[OVERRIDE] = in_place_of(present, override)
             args, kwargs = with_options((args, kwargs), position, options)
         if torch.compiler.is_compiling():
             return forward(self, *args, **kwargs)
@@ -110,7 +112,7 @@ def module_forward(forward: Callable, processor: Computes, superseded: Callable 
         transformer_options: dict[str, Any] | None = None,
     ) -> torch.Tensor:
         options = transformer_options or {}
-        if not _gives_way(options.get(OVERRIDE, superseded), superseded):
+        if not gives_way(options.get(OVERRIDE, superseded), superseded):
             return forward(self, x, context, value, mask, options)
         if processor.left and is_one_of(processor.left, x, mask):
             note_given_up(self)
@@ -126,11 +128,6 @@ def module_forward(forward: Callable, processor: Computes, superseded: Callable 
         reader=reader_of(processor),
     )
     return forward_of_processor
-
-
-def _gives_way(override: Callable | None, superseded: Callable | None) -> bool:
-    """Whether a processor takes the place of an override."""
-    return override is superseded or getattr(override, HOSTS_OWN, False)
 
 
 def has_processor(site: nn.Module, forward: Callable | None) -> bool:
@@ -195,6 +192,9 @@ class AttentionPatch(ModelWrapper):
     """
 
     order = 0
+
+    #: Whether its processor takes the place of what computes attention; else it adds to that.
+    takes_place = True
 
     def __init__(
         self,
@@ -296,5 +296,5 @@ class AttentionPatch(ModelWrapper):
 
 def processors_of(patches: Iterable[AttentionPatch]) -> list[tuple[Site, Processor]]:
     """The patched sites with the processor that computes each: the last patch's, where several mean the same site."""
-    last = {site.path: (site, patch.instances.to_check(site)) for patch in patches for site in patch.sites}
-    return list(last.values())
+    taking = ((patch, site) for patch in patches if patch.takes_place for site in patch.sites)
+    return list({site.path: (site, patch.instances.to_check(site)) for patch, site in taking}.values())
