@@ -84,7 +84,9 @@ def _path(name: object) -> tuple[Path, str]:
         folder, file = IP_FOLDER, name.removeprefix(f"{IP_FOLDER}/")
     path = folder_paths.get_full_path(folder, file)
     if path is None:
-        raise Unusable(f"models/{folder}/{file}", "is not there any more", "press R in the editor, and choose another")
+        raise Unusable(
+            f"models/{folder}/{file}", "is no file that can be opened", "press R in the editor and choose another"
+        )
     return Path(path), f"models/{folder}/{file}"
 
 
