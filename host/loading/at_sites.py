@@ -9,7 +9,7 @@ from torch import nn
 
 from ...checks import Finding
 from ...patching.wrappers import KEY
-from ...processors import Site, find_sites, get_processor, processor_names
+from ...processors import Processor, Site, find_sites, get_processor, processor_names
 from ...processors.attention_patch import AttentionPatch
 from ...processors.authored.recipe import recipe_of
 from ...processors.loaded.added_patch import AddedPatch
@@ -33,11 +33,11 @@ class Put(NamedTuple):
     sites: list[Site]
     file: LoadedFile
 
-    def patch(self, sites: list[Site], *args: Any) -> AttentionPatch:
-        """The wrapper for those of the sites that fit."""
-        if isinstance(self.chosen.processor, ImageAttention):
-            return AddedPatch(sites, self.chosen.processor, *args)
-        return LoadedPatch(self.file.strength, sites, self.chosen.processor, *args)
+    def patch(self, sites: list[Site], processor: Processor, *args: Any) -> AttentionPatch:
+        """The wrapper, as ``AttentionPatch`` is made."""
+        if isinstance(processor, ImageAttention):
+            return AddedPatch(sites, processor, *args)
+        return LoadedPatch(self.file.strength, sites, processor, *args)
 
     def manage(self, model: Any, patch: AttentionPatch) -> None:
         """Lets ComfyUI's memory management load the weights with the model."""

@@ -12,8 +12,15 @@ from ...processors.loaded.ip_adapter import Picture
 from ...processors.loaded.unusable import Unusable
 from ..known_values import shown
 
-#: CLIP vision models by the channels of what they give, for people.
-_ENCODERS = {1024: "ViT-H", 1280: "ViT-bigG, or ViT-H's hidden states", 1664: "ViT-bigG's hidden states", 768: "ViT-L"}
+#: CLIP vision models by what they give, and its channels.
+_ENCODERS = {
+    ("image_embeds", 768): "ViT-L",
+    ("image_embeds", 1024): "ViT-H",
+    ("image_embeds", 1280): "ViT-bigG",
+    ("penultimate_hidden_states", 1024): "ViT-L",
+    ("penultimate_hidden_states", 1280): "ViT-H",
+    ("penultimate_hidden_states", 1664): "ViT-bigG",
+}
 
 
 def picture(file: Any, given: Any, negative: Any, weight: float, start: float, end: float, mask: Any) -> Picture:
@@ -43,9 +50,10 @@ def _seen(file: LoadedFile, project: ImageProjection, name: str, given: Any) -> 
     if not isinstance(tensor, torch.Tensor) or tensor.ndim != dimensions or 0 in tensor.shape:
         raise Unusable(name, f"is {shown(given)} without {project.takes}", "connect CLIP Vision Encode")
     if tensor.shape[-1] != project.width:
-        wanted = _ENCODERS.get(project.width, "another model")
-        what = f"has {tensor.shape[-1]} channels, and {file.shown} needs {project.width} ({wanted})"
-        raise Unusable(name, what, "load the CLIP vision model that the file was made with")
+        known = _ENCODERS.get((project.takes, project.width))
+        what = f"has {tensor.shape[-1]} channels, and {file.shown} needs {project.width}"
+        fix = f"load {known} in Load CLIP Vision" if known else "load the CLIP vision model that the file was made with"
+        raise Unusable(name, what, fix)
     if not bool(torch.isfinite(tensor).all()):
         raise Unusable(name, "holds NaN or infinite numbers", "encode the picture in float32")
     return tensor.detach()
