@@ -32,7 +32,7 @@ def blocks(language: str) -> list[str]:
 
 def loaded(server: Server, file: str, strength: float = 1.0, *, compile: bool = True) -> Any:
     """The example with a loaded file at `custom`, queued."""
-    workflow = example("sd15", server, steps=4, OneDiffCompile={"keep_faster": False})
+    workflow = example("sd15", server, steps=4, OneDiffCompile={"keep_faster": False, "scope": "attention"})
     if not compile:
         workflow = bypass(workflow, "OneDiffCompile")
     prompt = to_prompt(workflow, server.object_info())
