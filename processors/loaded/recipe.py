@@ -61,7 +61,9 @@ class LoadedRecipe(Recipe):
         """
         tensors = {**self._tensors.get(EVERYWHERE, {}), **self._tensors.get(site.path if site else "", {})}
         if self.cls is CustomDiffusion:
-            made: nn.Module = CustomDiffusion(tensors).to(*self.place).eval()
+            with torch.inference_mode(False), torch.no_grad():
+                own = {name: tensor.clone() for name, tensor in tensors.items()}
+                made: nn.Module = CustomDiffusion(own).to(*self.place).eval()
             made.__dict__[RECIPE] = self
             return made
         made = super().instance(site)
@@ -87,13 +89,17 @@ class LoadedRecipe(Recipe):
                 )
             tensor = self._in_place(given, present)
             is_weight = kind == "_parameters"
-            getattr(part, kind)[leaf] = nn.Parameter(tensor, requires_grad=False) if is_weight else tensor.clone()
+            with torch.inference_mode(False):
+                put = nn.Parameter(tensor, requires_grad=False) if is_weight else tensor.clone()
+            getattr(part, kind)[leaf] = put
 
     def _in_place(self, given: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """A tensor of the file in the place of another one; the same one for all sites that ask."""
         key = (id(given), like.device, like.dtype)
         if key not in self._moved:
-            self._moved[key] = given.to(like.device, like.dtype)
+            # Nodes run in inference mode, whose tensors compiled code tells apart.
+            with torch.inference_mode(False), torch.no_grad():
+                self._moved[key] = torch.empty(like.shape, dtype=like.dtype, device=like.device).copy_(given)
         return self._moved[key]
 
 

@@ -36,6 +36,22 @@ class Gain(nn.Module):
         out = sdpa(q, k, v, attn_mask=attention_mask).transpose(1, 2).flatten(2)
         return attn.to_out[1](attn.to_out[0](out)) * self.gain + self.shift
 """
+PROMPTED = """
+class Prompted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, transformer_options=None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        out = sdpa(q, k, v, attn_mask=attention_mask).transpose(1, 2).flatten(2)
+        prompts = (transformer_options or {}).get("cond_or_uncond") or [0]
+        parts = out.chunk(len(prompts))
+        out = torch.cat([part * self.gain if which == 0 else part for part, which in zip(parts, prompts)])
+        return attn.to_out[1](attn.to_out[0](out))
+"""
 KERNEL = """
 class Scaled(nn.Module):
     def __init__(self):
@@ -69,7 +85,7 @@ def load(tmp_path, monkeypatch) -> Callable[..., Any]:
     custom = CustomProcessors(lambda: [tmp_path])
     for module in (offered_processors, at_sites):
         monkeypatch.setattr(module, "CUSTOM", custom)
-    (tmp_path / "mine.py").write_text(HEAD + GAIN + KERNEL)
+    (tmp_path / "mine.py").write_text(HEAD + GAIN + PROMPTED + KERNEL)
 
     def load(tensors: dict[str, torch.Tensor], cls: str = "Gain", strength: float = 1.0) -> Any:
         metadata = {"onediff.format": "1", "onediff.processor": f"custom/mine:{cls}"}
@@ -154,6 +170,19 @@ def test_other_weights_and_another_strength_compile_nothing(model, load):
         before = inductor.graphs
         compiled(load(gains(model, "cross"), strength=0.2))
         assert inductor.graphs == before
+
+
+def test_a_class_may_tell_the_prompt_from_the_negative_one_and_is_compiled(model, load):
+    patched = loaded.put(model, load({"*:gain": torch.full((1,), 3.0)}, "Prompted"), "cross")
+    with without_inductor():
+        clone, _, record = compiled_clone(patched)
+        for order in ([0, 1], [1, 0], [0, 1]):
+            for _ in range(3):
+                result = models.step(clone, cond_or_uncond=order)
+            assert record["compile"]["regions_uncompiled"] == []
+            torch.testing.assert_close(result, models.step(patched, cond_or_uncond=order), atol=1e-5, rtol=1e-4)
+            changed = (result - models.step(model)).abs().amax(dim=(1, 2, 3)) > 1e-4
+            assert changed.tolist() == [which == 0 for which in order]
 
 
 @pytest.mark.parametrize(
