@@ -61,6 +61,21 @@ def in_place_of(override: Callable | None, processor: Callable) -> Callable:
     return override
 
 
+def without_added(options: dict[str, Any]) -> dict[str, Any]:
+    """The options without what adds: its patch sees then that it was not asked, and adds to the result."""
+    override = options.get(OVERRIDE)
+    if not isinstance(override, Over):
+        return options
+    while isinstance(override, Over):
+        override = override.under
+    options = options.copy()
+    if override is None:
+        options.pop(OVERRIDE)
+    else:
+        options[OVERRIDE] = override
+    return options
+
+
 @shared
 def adding_forward(forward: Callable, number: int, position: int) -> Callable:
     """A ``forward`` of a ComfyUI CrossAttention, its class's or one that was set on it, that adds what its module holds

@@ -18,6 +18,7 @@ from ...patching.wrappers import ModelCall
 from ..attention_patch import AttentionPatch
 from ..authored.adapt import written
 from ..authored.recipe import foreign_to
+from .added import without_added
 
 #: The attribute of a site's module that holds how far the file's processor takes the place of its own attention.
 STRENGTH = "onediff_strength"
@@ -79,9 +80,9 @@ def mixing_forward(own: Callable, theirs: Callable) -> Callable:
     position, superseded = options_position(own), vars(theirs).get("superseded")
 
     def forward_that_mixes(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        inputs = args, kwargs
-        options = options_of(inputs, position)
-        if superseded is not None and options is not None:  # a session takes it for replaced at this site
+        options = without_added(options_of((args, kwargs), position) or {})
+        inputs = args, kwargs = with_options((args, kwargs), position, options)
+        if superseded is not None:  # a session takes it for replaced at this site
             inputs = with_options(inputs, position, {k: v for k, v in options.items() if k != OVERRIDE})
         without = own(self, *inputs[0], **inputs[1])
         return without + self.onediff_strength.to(without.dtype) * (theirs(self, *args, **kwargs) - without)

@@ -136,6 +136,17 @@ def test_two_files_in_a_row_add_up(model, load):
     torch.testing.assert_close(models.step(both), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_an_adapter_adds_in_full_to_a_processor_of_half_strength(tmp_path, model, load):
+    """Whatever the strengths below, what is added is the same; here the processors change nothing."""
+    torch.manual_seed(0)
+    adapter = loaded.opened(loaded.saved(tmp_path, loaded.ip_adapter(model, loaded.standard(48)), "adapter"))
+    half = loaded.put(model, load(gains(model, "cross", 1.0), strength=0.5))
+    result = models.step(loaded.put(half, loaded.with_picture(adapter)))
+    expected = models.step(loaded.put(model, loaded.with_picture(adapter)))
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
+    assert (expected - models.step(model)).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("sites", ["all", "cross"])
 def test_one_set_of_weights_for_all_sites(model, load, sites):
     """Of a class that is an attention function, with the chosen sites."""
