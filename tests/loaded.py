@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -80,11 +79,12 @@ def cross(model: Any) -> list[Any]:
 
 def picture(seed: int = 5, pictures: int = 1) -> Any:
     """What CLIP Vision Encode gives."""
-    generator = torch.Generator().manual_seed(seed)
-    return SimpleNamespace(
-        image_embeds=torch.randn(pictures, EMBED, generator=generator),
-        penultimate_hidden_states=torch.randn(pictures, STATES, HIDDEN, generator=generator),
-    )
+    from comfy.clip_vision import Output
+
+    generator, given = torch.Generator().manual_seed(seed), Output()
+    given["image_embeds"] = torch.randn(pictures, EMBED, generator=generator)
+    given["penultimate_hidden_states"] = torch.randn(pictures, STATES, HIDDEN, generator=generator)
+    return given
 
 
 def saved(folder: Path, tensors: dict[str, torch.Tensor], name: str = "ip", metadata: Any = None) -> Path:

@@ -86,3 +86,21 @@ def test_a_second_file_compiles_once_and_then_nothing(inductor, model, file):
     before = inductor.graphs
     compiled(loaded.put(one, loaded.with_picture(file, loaded.picture(3), weight=0.5)))
     assert inductor.graphs == before
+
+
+@pytest.mark.parametrize("attention", ["pytorch", "sub-quadratic"])
+@pytest.mark.parametrize("name", ["sdpa", "reference"])
+def test_it_is_compiled_around_an_earlier_processor(inductor, model, file, name, attention):
+    """A kernel, which it is put around, and one that takes the module's place, to whose result it is added."""
+    from onediff_pack.patching.wrappers import attach
+    from onediff_pack.processors import find_sites, get_processor
+    from onediff_pack.processors.attention_patch import AttentionPatch
+
+    before = model.clone()
+    sites = [site for site in find_sites(before.model.diffusion_model) if site.kind == "cross"]
+    attach(before, AttentionPatch(sites, get_processor(name), lambda options: None, name=name))
+    one = compiled(loaded.put(before, loaded.with_picture(file, loaded.picture(1))), opaque(attention))
+    graphs = inductor.graphs
+    other = compiled(loaded.put(before, loaded.with_picture(file, loaded.picture(2))), opaque(attention))
+    assert inductor.graphs == graphs
+    assert (one - other).abs().max() > 1e-4

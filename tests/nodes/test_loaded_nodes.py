@@ -111,6 +111,14 @@ def test_what_is_connected_wrongly_ends_in_one_sentence(folder, model, name):
     assert str(error.value) == f"IP-Adapter Processor (node 7): {sentence}"
 
 
+@pytest.mark.parametrize(("width", "encoder"), [(1024, "ViT-H"), (1280, "ViT-bigG")])
+def test_the_clip_vision_model_that_a_standard_file_needs_is_named(folder, model, width, encoder, monkeypatch):
+    given = loaded.picture()
+    monkeypatch.setattr(loaded, "EMBED", width)
+    with pytest.raises(ValueError, match=f"needs {width}; load {encoder} in Load CLIP Vision"):
+        executed("ip", processor=adapter(folder, model), clip_vision_output=given)
+
+
 def test_an_adapter_without_picture_or_for_another_model_ends_with_what_to_do(folder, model):
     file = adapter(folder, model)
     shown = "models/attention_processors/ip.safetensors"
