@@ -132,9 +132,9 @@ def _own_class(node: str, file: LoadedFile, sites: list[Site], model: Any, findi
 
     named = [site for site in sites if not tensors or EVERYWHERE in tensors or site.path in tensors]
     chosen = choose(node, name, named, model, findings, made)
-    where = named if chosen.rejected is None else sites
-    shown = chosen if chosen.rejected else chosen._replace(name=f"{chosen.name} ({file.name})")
-    return Put(shown, where, file if chosen.rejected is None else file.with_strength(1.0))
+    if chosen.rejected is not None:  # what takes its place is there in full
+        return Put(chosen, named, file.with_strength(1.0))
+    return Put(chosen._replace(name=f"{chosen.name} ({file.name})"), named, file)
 
 
 def _check_places(file: LoadedFile, sites: Sequence[Site], model: Any) -> None:
