@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from ..checks import Finding, Report
 from ..compilers import PROOFS
 from ..host.known_values import known, model_given, name_given, shown, text_given
-from ..host.loading.at_sites import Put, loaded_at
+from ..host.loading.at_sites import Put, loaded_or_refused
 from ..host.offered_processors import Chosen, choices, choose, fingerprint, not_listed, processor_error
 from ..host.prompt_ends import CANCEL
 from ..host.server import executing_class, executing_prompt, new_record, schema, seen_now, ui
@@ -35,7 +35,6 @@ from ..processors import (
 )
 from ..processors.attention_patch import AttentionPatch, not_patchable_reason
 from ..processors.loaded.file import LoadedFile
-from ..processors.loaded.unusable import Unusable
 from ..status import Record
 from ..status.plain import plain
 from .processor_type import ProcessorType
@@ -125,7 +124,7 @@ class OneDiffPatchAttention(io.ComfyNode):
             raise ValueError(f"Patch Attention Processors (node {record['node']}): {error}") from error
         put: Put | None = None
         if isinstance(custom, LoadedFile):
-            put = _loaded(custom, chosen, patched, findings, record, len(all_sites))
+            put = loaded_or_refused(custom, chosen, patched, findings, record)
             (name, instance, rejected), chosen = put.chosen, put.sites
         elif isinstance(custom, Processor):
             name, instance, rejected = Chosen("custom", custom)
@@ -144,9 +143,7 @@ class OneDiffPatchAttention(io.ComfyNode):
         observe, failed = _observer(record, superseded), partial(processor_error, node, name, instance)
         ended, attendance = _ended(record), partial(Attendance, CANCEL)
         given = (fitting, instance, observe, superseded, name, ended, failed, attendance, executing_prompt)
-        patch = AttentionPatch(*given) if put is None else put.patch(*given)
-        if put is not None:
-            put.manage(patched, patch)
+        patch = AttentionPatch(*given) if put is None else put.patch(patched, *given)
         patch.rejected = rejected and {**rejected, "by": node}
         attach(patched, patch)
         record.update(
@@ -157,26 +154,6 @@ class OneDiffPatchAttention(io.ComfyNode):
         )
         log.info("Patch Attention Processors (node %s): %s", record["node"], record["summary"])
         return io.NodeOutput(patched, ui=ui(record))
-
-
-def _loaded(
-    file: LoadedFile, sites: list[Site], model: Any, findings: list[Finding], record: Record, number: int
-) -> Put:
-    """A loaded file's processor.
-
-    Raises:
-        ValueError: when the file does not fit the model; the record says so too.
-    """
-    findings += file.findings
-    try:
-        return loaded_at(PATCH_ATTENTION, file, sites, model, findings)
-    except Unusable as error:
-        why = "A loaded processor that reaches nothing would look as if it worked, so the run stops."
-        fix = f"{error.fix[:1].upper()}{error.fix[1:]}."
-        what = f"{error.shown} {error.what}"
-        findings.append(Finding("error", "custom", PATCH_ATTENTION, "input", what, why, fix, "processor-file"))
-        record.update(state="failed", check=Report(0, number, tuple(findings)).as_dict())
-        raise ValueError(f"Patch Attention Processors (node {record['node']}): {error}") from error
 
 
 def _fitting(sites: list[Site], name: str, processor: Processor, model: Any, findings: list[Finding]) -> list[Site]:

@@ -122,9 +122,7 @@ def put(model: Any, file: Any, sites: str = "all") -> Any:
     chosen = select_sites(find_sites(clone.model.diffusion_model), sites)
     found: list[Any] = []
     placed = loaded_at("OneDiffPatchAttention", file, chosen, clone, found)
-    patch = placed.patch(placed.sites, placed.chosen.processor, lambda options: None)
-    placed.manage(clone, patch)
-    attach(clone, patch)
+    attach(clone, placed.patch(clone, placed.sites, placed.chosen.processor, lambda options: None))
     return clone
 
 

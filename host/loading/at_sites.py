@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ...checks import Finding
+from ...checks import Finding, Report
+from ...node_ids import PATCH_ATTENTION
 from ...patching.wrappers import KEY
 from ...processors import Processor, Site, find_sites, get_processor, processor_names
 from ...processors.attention_patch import AttentionPatch
@@ -21,6 +22,7 @@ from ...processors.loaded.recipe import LoadedRecipe
 from ...processors.loaded.unet_names import by_diffusers_name, cross_sites
 from ...processors.loaded.unusable import Unusable
 from ...processors.sources import custom as user
+from ...status import Record
 from ..offered_processors import CUSTOM, Chosen, choose
 from ..prompt_ends import CANCEL
 from .files import patcher_of
@@ -33,20 +35,44 @@ class Put(NamedTuple):
     sites: list[Site]
     file: LoadedFile
 
-    def patch(self, sites: list[Site], processor: Processor, *args: Any) -> AttentionPatch:
-        """The wrapper, as ``AttentionPatch`` is made."""
+    def patch(self, model: Any, sites: list[Site], processor: Processor, *args: Any, **kwargs: Any) -> AttentionPatch:
+        """The wrapper, made as ``AttentionPatch`` is. ComfyUI's memory management loads its weights with the model."""
+        patch: AttentionPatch
         if isinstance(processor, ImageAttention):
-            return AddedPatch(sites, processor, *args)
-        return LoadedPatch(self.file.strength, sites, processor, *args)
+            patch = AddedPatch(sites, processor, *args, **kwargs)
+        else:
+            patch = LoadedPatch(self.file.strength, sites, processor, *args, **kwargs)
+        self._manage(model, patch)
+        return patch
 
-    def manage(self, model: Any, patch: AttentionPatch) -> None:
-        """Lets ComfyUI's memory management load the weights with the model."""
+    def _manage(self, model: Any, patch: AttentionPatch) -> None:
         patcher = self.file.patcher
         if isinstance(patch, LoadedPatch) and patch.weights is not None:
             patcher = patcher_of(patch.weights)
         if patcher is not None and hasattr(model, "set_additional_models"):
             others = model.get_additional_models_with_key(KEY)
             model.set_additional_models(KEY, [*others, patcher])
+
+
+def loaded_or_refused(
+    file: LoadedFile, sites: Sequence[Site], model: Any, findings: list[Finding], record: Record
+) -> Put:
+    """A file's processor, for Patch Attention Processors.
+
+    Raises:
+        ValueError: when it does not fit the model; the record says so too.
+    """
+    findings += file.findings
+    try:
+        return loaded_at(PATCH_ATTENTION, file, sites, model, findings)
+    except Unusable as error:
+        why = "A loaded processor that reaches nothing would look as if it worked, so the run stops."
+        fix = f"{error.fix[:1].upper()}{error.fix[1:]}."
+        what = f"{error.shown} {error.what}"
+        findings.append(Finding("error", "custom", PATCH_ATTENTION, "input", what, why, fix, "processor-file"))
+        number = len(find_sites(model.get_model_object("diffusion_model")))
+        record.update(state="failed", check=Report(0, number, tuple(findings)).as_dict())
+        raise ValueError(f"Patch Attention Processors (node {record['node']}): {error}") from error
 
 
 def loaded_at(node: str, file: LoadedFile, sites: Sequence[Site], model: Any, findings: list[Finding]) -> Put:
