@@ -9,6 +9,8 @@ PATCH_ATTENTION = "OneDiffPatchAttention"
 FORWARD_CHECK = "OneDiffForwardCheck"
 COMPILE = "OneDiffCompile"
 SPEED_REPORT = "OneDiffSpeedReport"
+LOAD_PROCESSOR = "OneDiffLoadProcessor"
+IP_ADAPTER = "OneDiffIPAdapter"
 
 #: Ids of OneDiff's own pack that take or give a model, and do not sample it.
 OLD_MODEL_NODES = frozenset(

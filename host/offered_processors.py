@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import folder_paths
@@ -26,6 +26,7 @@ from ..processors.choosing.candidates import to_prove
 from ..processors.kernels.hosts import hosts_kernel, hosts_names
 from ..processors.kernels.kernel import Kernel
 from ..processors.kernels.proofs import KERNEL_PROOFS
+from ..processors.loaded.unusable import Unusable
 from ..processors.sources import custom as user
 from ..processors.sources import diffusers_classes as diffusers
 from ..processors.sources.user_files import USER_FOLDER
@@ -100,8 +101,16 @@ class Chosen(NamedTuple):
     rejected: dict[str, str] | None = None
 
 
-def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: list[Finding]) -> Chosen:
-    """The processor of that name; the default one, and findings that say why, when it cannot be used."""
+def choose(
+    node: str,
+    name: str,
+    sites: Sequence[Site],
+    model: Any,
+    findings: list[Finding],
+    load: Callable[[], nn.Module] | None = None,
+) -> Chosen:
+    """The processor of that name; the default one, and findings that say why, when it cannot be used. ``load`` gives
+    one that was made otherwise."""
     if name == AUTO:
         return Chosen(name, get_processor(DEFAULT_PROCESSOR))
     if name in processor_names():
@@ -114,7 +123,7 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
         return _instead_of(name, "this version has no such processor", "")
     reason = None
     try:
-        module = _load(name, model, sites)
+        module = load() if load is not None else _load(name, model, sites)
         found = _check(module, sites, model)
         findings += found
         reason = _unusable(found)
@@ -123,7 +132,7 @@ def choose(node: str, name: str, sites: Sequence[Site], model: Any, findings: li
     except CannotLoad as error:
         findings.append(_finding(error))
         return _instead_of(name, error.what, error.where)
-    except (CANCEL.error, Overdue):
+    except (CANCEL.error, Overdue, Unusable):
         raise
     except BaseException as error:  # a person's code ends neither the prompt nor the thread that runs it
         words = error_words(error)

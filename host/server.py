@@ -23,6 +23,7 @@ from ..status.machine import machine
 from ..status.plain import plain, short_id
 from ..status.routes import add_routes
 from .compile_cache_folder import cache_place, cache_size, own_folder, remember_folder
+from .loading.files import register_ip_folder
 from .offered_processors import is_users, register_folder
 from .prompt_ends import CANCEL, PromptEnds, class_of
 from .weights import resolve_weights
@@ -34,6 +35,7 @@ MAX_RUNS = 200
 def start() -> None:
     """Connects the records to the server, events to pages and the routes; and names the folder of processors."""
     register_folder()
+    register_ip_folder()
     server = PromptServer.instance
     HUB.transport = server.send_sync
     PROOFS.on_disk.folder = KERNEL_PROOFS.on_disk.folder = CHOICES.on_disk.folder = own_folder()

@@ -8,6 +8,8 @@ from ..host.pack_folder import warn_of_name
 from ..host.server import start
 from .compile import OneDiffCompile
 from .forward_check import OneDiffForwardCheck
+from .ip_adapter import OneDiffIPAdapter
+from .load_processor import OneDiffLoadProcessor
 from .migration import old_nodes
 from .patch_attention import OneDiffPatchAttention
 from .speed_report import OneDiffSpeedReport
@@ -21,7 +23,11 @@ class OneDiffExtension(ComfyExtension):
         await warn_of_name()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [OneDiffPatchAttention, OneDiffForwardCheck, OneDiffCompile, OneDiffSpeedReport, *old_nodes()]
+        new: list[type[io.ComfyNode]] = [
+            *(OneDiffPatchAttention, OneDiffForwardCheck, OneDiffCompile, OneDiffSpeedReport),
+            *(OneDiffLoadProcessor, OneDiffIPAdapter),
+        ]
+        return [*new, *old_nodes()]
 
 
 async def comfy_entrypoint() -> OneDiffExtension:

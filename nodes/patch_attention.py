@@ -13,6 +13,7 @@ from comfy_api.latest import io
 from ..checks import Finding, Report
 from ..compilers import PROOFS
 from ..host.known_values import known, model_given, name_given, text_given
+from ..host.loading.at_sites import Put, loaded_or_refused
 from ..host.offered_processors import (
     Chosen,
     choices,
@@ -42,13 +43,13 @@ from ..processors.choosing.auto_patch import AUTO, AutoPatch
 from ..processors.choosing.candidates import QUALITIES, Candidate, candidates
 from ..processors.choosing.measured_patch import MeasuredPatch
 from ..processors.kernels.kernel import Kernel
+from ..processors.loaded.file import LoadedFile
 from ..status import Record
 from ..status.plain import plain
 from .patch_findings import fitting, no_processor, no_such_site, nothing_chosen
+from .processor_type import ProcessorType
 
 log = logging.getLogger(__name__)
-
-ProcessorType = io.Custom("ONEDIFF_PROCESSOR")
 
 
 class OneDiffPatchAttention(io.ComfyNode):
@@ -104,7 +105,10 @@ class OneDiffPatchAttention(io.ComfyNode):
                     "it may, and the report says how far they are off.",
                 ),
                 ProcessorType.Input(
-                    "custom", optional=True, tooltip="A loaded processor; takes the place of “processor”."
+                    "custom",
+                    optional=True,
+                    tooltip="A loaded processor, from Load Attention Processor. It takes the place of “processor”, at "
+                    "the places that its file names; others keep theirs.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model")],
@@ -142,7 +146,11 @@ class OneDiffPatchAttention(io.ComfyNode):
             findings.append(no_such_site(error))
             record.update(state="failed", check=Report(0, len(all_sites), tuple(findings)).as_dict())
             raise ValueError(f"Patch Attention Processors (node {record['node']}): {error}") from error
-        if isinstance(custom, Processor):
+        put: Put | None = None
+        if isinstance(custom, LoadedFile):
+            put = loaded_or_refused(custom, chosen, patched, findings, record)
+            (name, instance, rejected), chosen = put.chosen, put.sites
+        elif isinstance(custom, Processor):
             name, instance, rejected = Chosen("custom", custom)
         else:
             if custom is not None:
@@ -170,7 +178,9 @@ class OneDiffPatchAttention(io.ComfyNode):
         }
         observe = _observer(record, superseded)
         patch: AttentionPatch
-        if name == AUTO:
+        if put is not None:
+            patch = put.patch(patched, places, instance, observe, name=name, **told)
+        elif name == AUTO:
             patch = AutoPatch(
                 _left_alone(places, patched, superseded),
                 observe,
@@ -206,7 +216,8 @@ def _left_alone(sites: list[Site], model: Any, override: Any) -> list[Site]:
     """The sites at which nobody has put anything: another node's override, or a processor that people named, stays."""
     if override is not None and not getattr(override, HOSTS_OWN, False):
         return []
-    taken = {one.path for patch in attached(model, AttentionPatch) if not patch.chooses for one in patch.sites}
+    named = [patch for patch in attached(model, AttentionPatch) if patch.takes_place and not patch.chooses]
+    taken = {one.path for patch in named for one in patch.sites}
     return [site for site in sites if site.path not in taken]
 
 

@@ -56,13 +56,17 @@ class ModelWrapper:
 
 
 def attach(model: Any, wrapper: Any, wrapper_type: str = APPLY_MODEL) -> None:
-    """Adds a wrapper to a ModelPatcher under ``KEY``, in the order of ``wrapper.order``: patches first (outermost),
-    then what compiles (innermost, so that it sees every patched site). A wrapper of the same class whose order is not 0
-    is replaced. One that has a method ``sampling`` is put around whole samplings too, one that has a method
-    ``predicting`` around each prediction that a sampler asks for.
+    """Adds a wrapper to a ModelPatcher under ``KEY``, in the order of ``wrapper.order``: patches first (outermost,
+    those that add to others last), then what compiles (innermost, so that it sees every patched site). A wrapper of the
+    same class whose order is not 0 is replaced. One that has a method ``sampling`` is put around whole samplings too,
+    one that has a method ``predicting`` around each prediction that a sampler asks for.
     """
     kept = [w for w in model.get_wrappers(wrapper_type, KEY) if not (wrapper.order and type(w) is type(wrapper))]
-    _set_wrappers(model, sorted([*kept, wrapper], key=lambda w: w.order), wrapper_type)
+    _set_wrappers(model, sorted([*kept, wrapper], key=_order), wrapper_type)
+
+
+def _order(wrapper: Any) -> tuple[int, bool]:
+    return wrapper.order, not getattr(wrapper, "takes_place", True)
 
 
 def detach(model: Any, cls: type, wrapper_type: str = APPLY_MODEL) -> None:

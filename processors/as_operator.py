@@ -47,6 +47,11 @@ def at_places(sites: Mapping[str, nn.Module]) -> Iterator[None]:
             _running.sites = before
 
 
+def site_at(place: str) -> nn.Module:
+    """The module of a site of the compiled block that runs."""
+    return _running.sites[place]
+
+
 def in_graph(name: str, level: str, args: tuple) -> torch.Tensor:
     """The call of a processor, as Dynamo traces it."""
     if level == "kernel":

@@ -75,6 +75,8 @@ class AttentionPatch(ModelWrapper):
 
     #: What it gained, as the record has it; None where that is not known.
     gain: dict[str, Any] | None = None
+    #: Whether its processor takes the place of what computes attention; else it adds to that.
+    takes_place = True
 
     def __init__(
         self,
@@ -191,6 +193,7 @@ def processors_of(patches: Iterable[AttentionPatch]) -> list[tuple[Site, Process
     last = {
         site.path: (site, None if patch.chooses else patch.instances.to_check(site))
         for patch in patches
+        if patch.takes_place
         for site in patch.sites
     }
     return [(site, processor) for site, processor in last.values() if processor is not None and not _proven(processor)]

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..memo import shared
 from ..patching.calls import options_of, options_position, with_options
-from ..patching.foreign import HOSTS_OWN, OVERRIDE
+from ..patching.foreign import OVERRIDE
 from .authored.instances import AsOperator, Computes, Seat, reader_of
 from .built_in.sdpa import SDPAProcessor
 from .built_in.shapes import attend
@@ -20,6 +20,7 @@ from .choosing.running import trial_at
 from .contract import KernelCall
 from .elsewhere import computing, is_one_of, note_given_up, note_left, site_computing
 from .kernels.kernel import Kernel
+from .loaded.added import gives_way, in_place_of
 
 _SDPA = SDPAProcessor().eval()
 
@@ -99,9 +100,10 @@ def kernel_forward(forward: Callable, override: Callable, superseded: Callable |
     def forward_with_override(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         options = options_of((args, kwargs), position)
         options = {} if options is None else options
-        if _gives_way(options.get(OVERRIDE, superseded), superseded):
+        present = options.get(OVERRIDE, superseded)
+        if gives_way(present, superseded):
             options = options.copy()  # not {**options}: a watched dict stays watched
-            options[OVERRIDE] = override
+            options[OVERRIDE] = in_place_of(present, override)
             args, kwargs = with_options((args, kwargs), position, options)
         if torch.compiler.is_compiling():
             return forward(self, *args, **kwargs)
@@ -131,7 +133,7 @@ def module_forward(forward: Callable, processor: Computes, superseded: Callable 
         transformer_options: dict[str, Any] | None = None,
     ) -> torch.Tensor:
         options = transformer_options or {}
-        if not _gives_way(options.get(OVERRIDE, superseded), superseded):
+        if not gives_way(options.get(OVERRIDE, superseded), superseded):
             return forward(self, x, context, value, mask, options)
         if processor.left and is_one_of(processor.left, x, mask):
             note_given_up(self)
@@ -147,11 +149,6 @@ def module_forward(forward: Callable, processor: Computes, superseded: Callable 
         reader=reader_of(processor),
     )
     return forward_of_processor
-
-
-def _gives_way(override: Callable | None, superseded: Callable | None) -> bool:
-    """Whether a processor takes the place of an override."""
-    return override is superseded or getattr(override, HOSTS_OWN, False)
 
 
 def has_processor(site: nn.Module, forward: Callable | None) -> bool:

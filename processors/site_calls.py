@@ -117,11 +117,14 @@ class SiteCalls:
 
     def own(self, options: dict[str, Any]) -> dict[str, nn.Module]:
         """The sites that no patch further in takes, by path, with their modules."""
-        others = {site.path for other in further_in(self._patch, options) for site in getattr(other, "sites", ())}
+        takes = [other for other in further_in(self._patch, options) if getattr(other, "takes_place", False)]
+        others = {site.path for other in takes for site in other.sites}
         return {site.path: site.module for site in self._patch.sites if site.path not in others}
 
     def _taken_by(self, options: dict[str, Any], own: dict[str, nn.Module]) -> dict[str, str | None] | None:
         """What computes attention at all sites of the patch in this call, None when nothing that is known does."""
+        if not self._patch.takes_place:  # it adds to whatever computes
+            return None
         override = options.get(OVERRIDE, self._patch.superseded)
         if override is not self._patch.superseded:
             return named(override)

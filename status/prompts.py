@@ -14,7 +14,7 @@ from .record import Record
 DATA = frozenset(
     {
         *("LATENT", "IMAGE", "MASK", "AUDIO", "VIDEO", "CONDITIONING", "SIGMAS", "NOISE"),
-        *("VAE", "CLIP", "CLIP_VISION", "CLIP_VISION_OUTPUT", "CONTROL_NET", "UPSCALE_MODEL"),
+        *("VAE", "CLIP", "CLIP_VISION", "CLIP_VISION_OUTPUT", "CONTROL_NET", "UPSCALE_MODEL", "ONEDIFF_PROCESSOR"),
         *("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"),
     }
 )

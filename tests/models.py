@@ -129,8 +129,9 @@ def step(patcher, size: int = 16, batch: int = 2, tokens: int = 20, seed: int = 
         "cond_or_uncond": [0, 1],
         **options,
     }
-    is_flux = hasattr(patcher.model.diffusion_model, "vector_in")
-    extra = {"y": torch.randn(batch, 32, generator=generator)} if is_flux else {}
+    wide = 32 if hasattr(patcher.model.diffusion_model, "vector_in") else 0
+    wide = patcher.model.adm_channels or wide  # SDXL's
+    extra = {"y": torch.randn(batch, wide, generator=generator)} if wide else {}
     with torch.inference_mode():
         return patcher.model.apply_model(
             x, torch.full((batch,), 0.5), c_crossattn=context, transformer_options=transformer_options, **extra

@@ -5,6 +5,8 @@ export const PATCH_ATTENTION = "OneDiffPatchAttention";
 export const FORWARD_CHECK = "OneDiffForwardCheck";
 export const COMPILE = "OneDiffCompile";
 export const SPEED_REPORT = "OneDiffSpeedReport";
+export const LOAD_PROCESSOR = "OneDiffLoadProcessor";
+export const IP_ADAPTER = "OneDiffIPAdapter";
 
-/** All of them. */
+/** Those with a status line: the nodes that a model goes through. */
 export const NODES = new Set([PATCH_ATTENTION, FORWARD_CHECK, COMPILE, SPEED_REPORT]);

@@ -19,6 +19,9 @@ from ...patching.foreign import BLOCK_PATCHES, OVERRIDE, origin
 #: Keys that only say where in the model a block is. Blocks read them to look up patches, which are resolved here.
 POSITION_KEYS = frozenset({"block", "block_index", "block_type", "total_blocks", "transformer_index"})
 
+#: A list of which prompts are in the batch, in order: 0 is the one that is wanted, 1 the negative one.
+PROMPTS = "cond_or_uncond"
+
 PATCHES = "patches"
 REPLACEMENTS = "patches_replace"
 
@@ -173,7 +176,9 @@ def plain(options: dict[str, Any], reads: Reads) -> dict[str, Any] | Unfit:
         if key not in options:
             continue
         value = options[key]
-        if not isinstance(value, bool | int | float | str | None) and type(value) is not torch.Tensor:
+        is_tensor = type(value) is torch.Tensor
+        is_prompts = key == PROMPTS and type(value) is list and all(type(one) is int for one in value)
+        if not (is_tensor or is_prompts or isinstance(value, bool | int | float | str | None)):
             return Unfit(f"it reads transformer_options[{key!r}], a {type(value).__name__} that may change every step.")
         entering[key] = value
     return entering
@@ -183,7 +188,7 @@ def in_key(entering: dict[str, Any]) -> tuple:
     """What enters, as a part of the key of the compiled variant: plain values themselves, and which are tensors. A
     graph is given those anew in each run."""
     values = {key: "a tensor" if isinstance(value, torch.Tensor) else value for key, value in entering.items()}
-    return tuple(sorted(values.items()))
+    return tuple(sorted((key, tuple(value) if type(value) is list else value) for key, value in values.items()))
 
 
 def acting(options: dict[str, Any], reads: Reads) -> Unfit | None:

@@ -1,7 +1,7 @@
 """ComfyUI's help panel shows each node's page with its picture.
 
 With ``ONEDIFF_HELP_PICTURES=1`` the pictures in web/docs, and the README's, are taken anew first, from a real run of
-the example at its own size in the real editor.
+the example at its own size in the real editor; with ``loaded`` those of the nodes that load a processor alone.
 """
 
 from __future__ import annotations
@@ -14,18 +14,31 @@ from typing import Any
 
 import pytest
 from editor import MINUTES, QUEUE, ROOT, SCREENS, example_workflow, load, open_editor, use_renderer
-from onediff_pack.node_ids import COMPILE, FORWARD_CHECK, PATCH_ATTENTION, SPEED_REPORT
+from onediff_pack.node_ids import (
+    COMPILE,
+    FORWARD_CHECK,
+    IP_ADAPTER,
+    LOAD_PROCESSOR,
+    PATCH_ATTENTION,
+    SPEED_REPORT,
+)
 from PIL import Image
 
 from scripts.prompt import MUTED
 
 DOCS = ROOT / "web" / "docs"
-NODES = (PATCH_ATTENTION, FORWARD_CHECK, COMPILE, SPEED_REPORT)
+NODES = (PATCH_ATTENTION, FORWARD_CHECK, COMPILE, SPEED_REPORT, LOAD_PROCESSOR, IP_ADAPTER)
 TITLES = {
-    "en": ("Patch Attention Processors", "Forward Check", "OneDiff Compile", "Speed Report"),
-    "zh": ("替换注意力处理器", "前向检查", "OneDiff 编译", "速度报告"),
+    "en": (
+        *("Patch Attention Processors", "Forward Check", "OneDiff Compile", "Speed Report"),
+        *("Load Attention Processor", "IP-Adapter Processor"),
+    ),
+    "zh": ("替换注意力处理器", "前向检查", "OneDiff 编译", "速度报告", "加载注意力处理器", "IP-Adapter 处理器"),
 }
 MOST_BYTES = 60_000
+
+#: A file that the node lists; it is not opened here.
+FILE = "ipadapter/ip-adapter_sd15.safetensors"
 
 # Puts a Speed Report beside the sampler, with the sampler's own inputs.
 ADD_REPORT = """() => {
@@ -40,6 +53,20 @@ ADD_REPORT = """() => {
         const link = app.graph.getLink(from.link);
         app.graph.getNodeById(link.origin_id).connect(link.origin_slot, report, slot);
     });
+}"""
+
+# Puts the nodes that load a processor above the others, with a file that is listed, connected to nothing that runs.
+ADD_LOADED = """file => {
+    const patch = app.graph.nodes.find(node => node.type === "OneDiffPatchAttention");
+    const [load, adapter] = ["OneDiffLoadProcessor", "OneDiffIPAdapter"].map((type, n) => {
+        const node = window.LiteGraph.createNode(type);
+        app.graph.add(node);
+        node.pos = [patch.pos[0] + 340 * n, patch.pos[1] - 1200];
+        node.setSize([290, node.size[1]]);
+        return node;
+    });
+    load.widgets[0].value = file;
+    load.connect(0, adapter, 0);
 }"""
 
 SET_MODE = "([type, mode]) => void (app.graph.nodes.find(node => node.type === type).mode = mode)"
@@ -89,21 +116,31 @@ READ_HELP = """() => {
 
 
 @pytest.fixture(scope="module")
-def page(browser: Any, server: Any) -> Iterator[Any]:
+def page(browser: Any, server: Any, environment: Any) -> Iterator[Any]:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    folder, _, name = FILE.partition("/")
+    listed = environment.cache / "e2e" / f"default{worker}" / "models" / folder / name
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    listed.touch()
     page = open_editor(browser.new_page(viewport={"width": 1600, "height": 1150}), server.url)
     use_renderer(page, "classic")
     load(page, example_workflow(page))
     page.evaluate(ADD_REPORT)
+    page.evaluate(ADD_LOADED, FILE)
     if os.environ.get("ONEDIFF_HELP_PICTURES"):
         take_pictures(page)
     yield page
     page.close()
+    listed.unlink()
 
 
 def take_pictures(page: Any) -> None:
+    *three, report, load_processor, adapter = NODES
+    shoot(page, {DOCS / f"{load_processor}.png": [load_processor], DOCS / f"{adapter}.png": [load_processor, adapter]})
+    if os.environ["ONEDIFF_HELP_PICTURES"] == "loaded":  # these need no run
+        return
     page.set_default_timeout(15 * MINUTES)
     page.evaluate(FULL_SIZE)
-    *three, report = NODES
     page.evaluate(SET_MODE, [report, MUTED])
     page.evaluate(QUEUE)
     shoot(page, {DOCS / f"{node}.png": [node] for node in three} | {ROOT / "docs" / "nodes.png": three})

@@ -66,7 +66,8 @@ def test_it_loads_under_a_path_as_name_quickly_and_imports_no_compiler(host, tmp
         )
     seconds, nodes, heavy, exports = run.stdout.splitlines()
     assert nodes.split()[:4] == ["OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile", "OneDiffSpeedReport"]
-    assert len(nodes.split()) == 4 + 31  # and the old ones
+    assert nodes.split()[4:6] == ["OneDiffLoadProcessor", "OneDiffIPAdapter"]
+    assert len(nodes.split()) == 6 + 31  # and the old ones
     assert heavy == ""
     assert exports == "./web False"
     assert float(seconds) < 0.3
@@ -80,11 +81,13 @@ def test_input_order_and_defaults_are_the_published_ones(host):
         timeout=180,
         check=True,
     )
-    assert run.stdout.splitlines()[4:8] == [
+    assert run.stdout.splitlines()[4:10] == [
         "model processor=auto sites=all blocks= quality=exact custom -> model",
         "model on_problem=report -> model report ok",
         "model backend=auto scope=blocks effort=fast start if_unfit=run uncompiled keep_faster=True -> model",
         "model positive negative latent steps=8 cfg=8.0 -> plot report",
+        "file strength=1.0 -> processor",
+        "processor clip_vision_output negative weight=1.0 start_percent=0.0 end_percent=1.0 mask -> processor",
     ]
 
 

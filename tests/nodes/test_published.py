@@ -37,6 +37,8 @@ def now() -> dict[str, Any]:
     from onediff_pack.host.offered_processors import register_folder as register_processors
     from onediff_pack.nodes.compile import OneDiffCompile
     from onediff_pack.nodes.forward_check import OneDiffForwardCheck
+    from onediff_pack.nodes.ip_adapter import OneDiffIPAdapter
+    from onediff_pack.nodes.load_processor import OneDiffLoadProcessor
     from onediff_pack.nodes.migration.node import made
     from onediff_pack.nodes.migration.table import ROWS
     from onediff_pack.nodes.patch_attention import OneDiffPatchAttention
@@ -49,6 +51,8 @@ def now() -> dict[str, Any]:
         OneDiffForwardCheck,
         OneDiffCompile,
         OneDiffSpeedReport,
+        OneDiffLoadProcessor,
+        OneDiffIPAdapter,
         *map(made, ROWS),
     ]
     return {node.GET_SCHEMA().node_id: published_as(node) for node in nodes}

@@ -5,7 +5,10 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 const docs = new URL("../../web/docs/", import.meta.url);
-const NODES = ["OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile", "OneDiffSpeedReport"];
+const NODES = [
+  ...["OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile", "OneDiffSpeedReport"],
+  ...["OneDiffLoadProcessor", "OneDiffIPAdapter"],
+];
 
 /** How many rows, points and steps each section has, and what stands in code in its tables and points. */
 function outline(file) {
