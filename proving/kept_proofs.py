@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,9 @@ def proof_key(name: str, packages: tuple[str, ...], device: str, sources: Path) 
     return f"{name} on {device}: {hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
 
 
+@cache
 def digest(sources: Path) -> str:
-    """Changes with the code in a folder."""
+    """Changes with the code in a folder, as it was when this process asked first."""
     found = hashlib.sha256()
     for file in sorted(sources.rglob("*.py")):
         found.update(file.read_bytes())

@@ -96,6 +96,7 @@ _AUTO = {
     "deciding": "auto: chooses in the first step",
     "no gain": "auto: no gain, nothing was replaced",
     "left": "auto: another node's attention stays",
+    "untried": "auto: nothing could be tried, nothing was replaced",
 }
 
 

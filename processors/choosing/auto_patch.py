@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ...patching.foreign import HOSTS_OWN, OVERRIDE
 from ...patching.wrappers import ModelCall
 from ..attention_patch import site_forward
 from ..authored.instances import Computes, Instances
@@ -88,7 +89,7 @@ class AutoPatch(MeasuredPatch):
     ):
         self.quality, self.candidates = quality, candidates
         self.all_sites = list(sites)
-        self.state = "deciding"
+        self.state, self._is_overridden = "deciding", False
         names = [one.name for one in candidates() if one.reason is None]
         expected = DEFAULT_PROCESSOR if DEFAULT_PROCESSOR in names or not names else names[0]
         self.instances = ByKernel({site.path: expected for site in sites})
@@ -140,6 +141,8 @@ class AutoPatch(MeasuredPatch):
             return None if name is None else usable[name]
 
         trial.known, self._kept = known, kept
+        override = call.options.get(OVERRIDE, self.superseded)
+        self._is_overridden = override is not self.superseded and not getattr(override, HOSTS_OWN, False)
         return trial
 
     def _learn(self, trial: Trial) -> None:
@@ -162,7 +165,8 @@ class AutoPatch(MeasuredPatch):
         self.sites = [site for site in self.all_sites if site.path in chosen]
         self.described = [{"site": site.path, "processor": chosen[site.path]} for site in self.sites]
         self.instances = ByKernel({site.path: chosen[site.path] for site in self.sites})
-        self.state = "chosen" if chosen else "no gain" if decision.by_site else "left"
+        nothing = "no gain" if decision.by_site else "left" if self._is_overridden else "untried"
+        self.state = "chosen" if chosen else nothing
         self._set_forwards()
 
     def tell(self) -> None:

@@ -22,7 +22,7 @@ from ..sites.find import Site
 from .decision import Choice, Decision
 from .kept import CHOICES, Choices
 from .running import running
-from .trial import Measured, Trial
+from .trial import WINS, Measured, Result, Trial
 
 #: Model calls of a sampling that are timed, and one of so many later ones: an accelerator is waited for after each.
 TIMED, TIME_EVERY = 8, 11
@@ -64,11 +64,11 @@ class MeasuredPatch(AttentionPatch):
         inside = super().around
         shape = self._shape = tuple(call.x.shape) if isinstance(call.x, torch.Tensor) else ()
         self._calls += 1
-        trial = self._new_trial(call) if self._tries else None
-        timed = not self._compiles(call) and (self._calls <= TIMED or self._calls % TIME_EVERY == 0)
+        trial = self._new_trial(call) if self._tries and shape else None
+        timed = bool(shape) and not self._compiles(call) and (self._calls <= TIMED or self._calls % TIME_EVERY == 0)
         if trial is None and not timed:
             return inside(call)
-        watch = Stopwatch(call.x.device if shape else torch.device("cpu"))
+        watch = Stopwatch(call.x.device)
         with nullcontext() if trial is None else running(trial):
             result, ms = watch.time(lambda: inside(call))
         if trial is None:
@@ -172,7 +172,7 @@ def _beside(measured: Mapping[Any, Measured]) -> Decision:
     """What a named kernel gains: its own times, and the ratios to what was there."""
     decision, before, after = Decision(), 0.0, 0.0
     for shape, one in measured.items():
-        ratio = next((r.ratio for r in one.results or () if r.ratio is not None), None)
+        ratio = next((r.ratio for r in one.results or () if r.ratio is not None and _is_clear(r)), None)
         for path, times in one.ms.items():
             mine = min(times) * len(times)
             after, before = after + mine, before + mine * (ratio or 1.0)
@@ -180,6 +180,11 @@ def _beside(measured: Mapping[Any, Measured]) -> Decision:
         decision.shapes.append((shape, Choice(None), list(one.ms)))
     decision.attention_ms = before, after
     return decision
+
+
+def _is_clear(result: Result) -> bool:
+    """Whether the times of both ways differ by more than noise."""
+    return result.reason is None or (result.ratio or 1.0) <= 1 / WINS
 
 
 def paths_digest(sites: list[Site]) -> str:

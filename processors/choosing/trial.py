@@ -27,7 +27,7 @@ PART_MS = 80.0
 #: Runs by turns of both ways, and as many when they already agree on a large difference.
 ROUNDS, CLEAR_ROUNDS, CLEAR = 5, 3, 1.2
 
-#: What is so many times as slow on its first timed run is dropped, unless both took less than ``SHORT_MS``.
+#: What is so many times as slow twice, also when it comes second, is dropped, unless it takes less than ``SHORT_MS``.
 FAR_SLOWER, SHORT_MS = 1.5, 10.0
 
 #: A kernel wins if it is so many times as fast.
@@ -133,8 +133,12 @@ class Trial:
         measured.results = []
         if not self.candidates:
             return
-        part = call.part(min(1.0, PART_MS / max(ms, 1e-3)))
-        measured.hosts_error = part.error(part.by_host())
+        try:
+            part = call.part(min(1.0, PART_MS / max(ms, 1e-3)))
+            measured.hosts_error = part.error(part.by_host())
+        except (torch.OutOfMemoryError, MemoryError):  # then there is none for other kernels
+            self._device_freed()
+            return
         for name, kernel in self.candidates:
             self._check_interrupt()
             unfit = type(kernel).unfit(part.call)
@@ -145,6 +149,10 @@ class Trial:
                 measured.results.append(Result(name, reason="not tried: it would have taken longer than it may save"))
                 continue
             measured.results.append(self._tried(name, kernel, part, measured.hosts_error))
+
+    def _device_freed(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _tried(self, name: str, kernel: Any, part: HostCall, hosts_error: float) -> Result:
         low = part.more.get("low_precision_attention", True) is False
@@ -160,6 +168,7 @@ class Trial:
                     return Result(name, error=_plain(error), reason=f"{wrong} ({error:.1e} from float32)")
                 ratios = self._by_turns(part, kernel)
         except Exception as raised:  # a kernel may raise anything, out of memory among others
+            self._device_freed()
             return Result(name, reason=f"it raises {type(raised).__name__}: {str(raised)[:200]}")
         ratio = statistics.median(ratios)
         wins = ratio >= WINS and sum(one > 1 for one in ratios) >= len(ratios) - 1
@@ -173,7 +182,7 @@ class Trial:
             order = (0, 1) if len(ratios) % 2 == 0 else (1, 0)
             took = {way: self._watch.time(ways[way])[1] for way in order}
             ratios.append(took[0] / max(took[1], 1e-6))
-            if ratios[0] < 1 / FAR_SLOWER and took[1] > SHORT_MS:
+            if len(ratios) == 2 and max(ratios) < 1 / FAR_SLOWER and took[1] > SHORT_MS:
                 break
             low, high = min(ratios), max(ratios)
             if len(ratios) >= CLEAR_ROUNDS and (low > CLEAR or high < 1 / CLEAR):

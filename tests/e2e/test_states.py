@@ -33,7 +33,7 @@ NODES = {
     "patched": PATCH,
     "patchedOddly": PATCH,
     "rejected": PATCH,
-    **dict.fromkeys(("autoDeciding", "autoChosen", "autoApproximate", "autoSame", "autoLeft"), PATCH),
+    **dict.fromkeys(("autoDeciding", "autoChosen", "autoApproximate", "autoSame", "autoLeft", "autoUntried"), PATCH),
     "checked": CHECK,
     "findings": CHECK,
     "checking": CHECK,

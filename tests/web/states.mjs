@@ -99,6 +99,10 @@ export const states = {
     state: "patched",
     patches: { sites: [], foreign: [], auto: { state: "left", quality: "exact" } },
   }),
+  autoUntried: record({
+    state: "patched",
+    patches: { sites: [], foreign: [], auto: { state: "untried", quality: "exact" } },
+  }),
   patchedOddly: record({
     state: "patched",
     patches: { sites: [{ site: "a", processor: "sdpa" }], foreign: [] },

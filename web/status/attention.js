@@ -19,7 +19,7 @@ const NOISE = 1.03;
 const autoState = (record) => plain(record.patches?.auto?.state);
 
 /** Whether `auto` put nothing in, and that is as it should be. @param {StatusRecord} record */
-export const leftAsItWas = (record) => ["no gain", "left"].includes(autoState(record));
+export const leftAsItWas = (record) => ["no gain", "left", "untried"].includes(autoState(record));
 
 /** Whether `auto` found nothing faster. @param {StatusRecord} record */
 export const gainsNothing = (record) => autoState(record) === "no gain";
@@ -41,7 +41,8 @@ export function patchParts(record, words) {
   const sites = patchedSites(record).length;
   if (isUndecided(record)) return [words("status.auto_deciding")];
   if (leftAsItWas(record)) {
-    return [words(autoState(record) === "left" ? "status.auto_left" : "status.auto_same"), words("status.hosts_stays")];
+    const why = { left: "status.auto_left", untried: "status.auto_untried" }[autoState(record)] ?? "status.auto_same";
+    return [words(why), words("status.hosts_stays")];
   }
   const bySdpa = count(record.patches?.by_sdpa);
   const names = processorsOf(record).join(", ");
