@@ -32,7 +32,7 @@ def blocks(language: str) -> list[str]:
 
 def loaded(server: Server, file: str, strength: float = 1.0, *, compile: bool = True) -> Any:
     """The example with a loaded file at `custom`, queued."""
-    workflow = example("sd15", server, steps=4, OneDiffCompile={"keep_faster": False, "scope": "attention"})
+    workflow = example("sd15", server, steps=2, OneDiffCompile={"keep_faster": False, "scope": "attention"})
     if not compile:
         workflow = bypass(workflow, "OneDiffCompile")
     prompt = to_prompt(workflow, server.object_info())
@@ -66,7 +66,7 @@ def test_from_the_help_page_to_a_compiled_processor_with_weights(environment: En
         slip = source.replace("out.transpose(1, 2).flatten(2)", "out.flatten(2)")
         assert slip != source
         (folder / "temperature.py").write_text(slip)
-        workflow = example("sd15", server, steps=4, OneDiffPatchAttention={"processor": NAME})
+        workflow = example("sd15", server, steps=2, OneDiffPatchAttention={"processor": NAME})
         workflow = bypass(workflow, "OneDiffCompile")
         first = run(server, workflow).records["OneDiffPatchAttention"]
         number = 1 + next(n for n, line in enumerate(slip.splitlines()) if "out.flatten(2)" in line)
@@ -101,19 +101,16 @@ def test_from_the_help_page_to_a_compiled_processor_with_weights(environment: En
         assert compiled["state"] == "compiled", compiled["summary"]
         assert compiled["compile"]["regions_uncompiled"] == []
         uncompiled = loaded(server, "temperature.safetensors", compile=False)[1]
+
+        # A damaged file ends in one sentence, and the queue goes on.
+        (folder / "cut.safetensors").write_bytes((folder / "temperature.safetensors").read_bytes()[:100])
+        _, _, error = loaded(server, "cut.safetensors", compile=False)
+        assert "Load Attention Processor (node load): models/attention_processors/cut.safetensors is cut off" in error
         without = loaded(server, "temperature.safetensors", strength=0.0, compile=False)[1]
         (given, same, none) = (decoded(one[0]) for one in (pictures, uncompiled, without))
         assert abs(given - same).max() <= 1
         assert abs(none - plain).max() <= 1, "all factors are 1 there"
         assert abs(given - plain).max() > 1
-
-        # A damaged file ends in one sentence, and the queue goes on.
-        (folder / "cut.safetensors").write_bytes((folder / "temperature.safetensors").read_bytes()[:100])
-        _, _, error = loaded(server, "cut.safetensors")
-        assert re.search(
-            r"Load Attention Processor \(node load\): models/attention_processors/cut.safetensors is", error
-        )
-        assert loaded(server, "temperature.safetensors", compile=False)[2] is None
 
 
 def decoded(data: bytes) -> Any:

@@ -46,6 +46,41 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+#: SD 1.5 and SDXL as people use them, by ComfyUI's settings and by diffusers'.
+FULL_SIZE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "sd15": (
+        {
+            **models.DEEP_UNET,
+            **{"model_channels": 320, "context_dim": 768, "num_heads": 8},
+        },
+        {
+            "block_out_channels": (320, 640, 1280, 1280),
+            "down_block_types": CONFIGS["deep"]["down_block_types"],
+            "up_block_types": CONFIGS["deep"]["up_block_types"],
+            "cross_attention_dim": 768,
+        },
+    ),
+    "sdxl": (
+        {
+            **models.SDXL,
+            **{"model_channels": 320, "context_dim": 2048, "num_heads": -1, "num_head_channels": 64},
+            **{"channel_mult": [1, 2, 4], "num_res_blocks": [2, 2, 2], "adm_in_channels": 2816},
+            **{"transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_middle": 10},
+            "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        },
+        {
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2, 10),
+            "attention_head_dim": (5, 10, 20),
+            "use_linear_projection": True,
+            "cross_attention_dim": 2048,
+        },
+    ),
+}
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     from passthrough import one_thread
@@ -159,3 +194,24 @@ def test_sites_are_numbered_as_diffusers_numbers_them(unet):
     assert [f"{name}.processor" for name in ours] == list(theirs.attn_processors)
     for name, site in ours.items():
         assert site.module.to_k.weight.shape == theirs.get_submodule(name).to_k.weight.shape, name
+
+
+@pytest.mark.parametrize(("unet", "number"), [("sd15", 16), ("sdxl", 70)])
+def test_the_published_sizes_have_as_many_places_as_the_published_files(unet, number):
+    """Without memory for weights: names, order and widths."""
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from diffusers import UNet2DConditionModel
+    from onediff_pack.processors import find_sites
+    from onediff_pack.processors.loaded.unet_names import by_diffusers_name, cross_sites
+
+    ours, theirs = FULL_SIZE[unet]
+    with torch.device("meta"):
+        reference = UNet2DConditionModel(**theirs)
+        model = UNetModel(**ours, device="meta", operations=comfy.ops.disable_weight_init)
+    named = by_diffusers_name(model, find_sites(model))
+    assert [f"{name}.processor" for name in named] == list(reference.attn_processors)
+    widths = [site.module.to_q.weight.shape for site in cross_sites(model, find_sites(model))]
+    cross = [name.removesuffix(".processor") for name in reference.attn_processors if "attn2" in name]
+    assert widths == [reference.get_submodule(name).to_q.weight.shape for name in cross]
+    assert len(widths) == number

@@ -165,7 +165,7 @@ def test_other_weights_and_another_strength_compile_nothing(model, load):
 
         def compiled(file: Any) -> torch.Tensor:
             patched = loaded.put(model, file)
-            clone, _, record = compiled_clone(patched)
+            clone, _, record = compiled_clone(patched, scope="attention")
             for _ in range(3):
                 result = models.step(clone)
             assert record["compile"]["regions_uncompiled"] == []
@@ -186,7 +186,7 @@ def test_other_weights_and_another_strength_compile_nothing(model, load):
 def test_a_class_may_tell_the_prompt_from_the_negative_one_and_is_compiled(model, load):
     patched = loaded.put(model, load({"*:gain": torch.full((1,), 3.0)}, "Prompted"), "cross")
     with without_inductor():
-        clone, _, record = compiled_clone(patched)
+        clone, _, record = compiled_clone(patched, scope="attention")
         for order in ([0, 1], [1, 0], [0, 1]):
             for _ in range(3):
                 result = models.step(clone, cond_or_uncond=order)
