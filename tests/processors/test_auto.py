@@ -7,7 +7,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -82,7 +82,7 @@ class Auto:
             lambda options: None,
             model=model,
             quality=quality,
-            candidates=lambda: candidates(CPU, FLOAT, quality, hosts_is_sdpa=is_sdpa),
+            candidates=lambda: candidates(CPU, FLOAT, cast(Any, quality), hosts_is_sdpa=is_sdpa),
             told=self.told.update,
             choices=choices or Choices(),
         )
@@ -248,14 +248,19 @@ def test_a_choice_is_made_once_a_model_and_once_a_machine(
     assert forgotten.told["auto"]["source"] == "measured"
 
 
+def set_on(forward: Any) -> Any:
+    """The function of a bound method."""
+    return forward.__func__
+
+
 def test_a_new_size_takes_the_choice_over(hosts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     auto = Auto(models.unet_patcher())
     auto.step()
-    names, before = tried(monkeypatch), list(auto.patch.forwards)
+    names, before = tried(monkeypatch), [set_on(forward) for _, forward in auto.patch.forwards]
     hosts.clear()
     auto.step(size=32, batch=1, tokens=77)
     assert (names, hosts) == ([], [])
-    assert [forward.__func__ for _, forward in auto.patch.forwards] == [forward.__func__ for _, forward in before]
+    assert [set_on(forward) for _, forward in auto.patch.forwards] == before
 
 
 def test_trying_ends_where_its_time_ends(

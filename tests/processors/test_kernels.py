@@ -179,9 +179,10 @@ def packaged(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     kernel = get_processor(request.param)
     anywhere = dataclasses.replace(kernel.limits, devices=None, dtypes=None, capability=None)
     monkeypatch.setattr(type(kernel), "limits", anywhere)
-    kernels._unfit.cache_clear()
+    unfit: Any = kernels._unfit
+    unfit.cache_clear()
     yield kernel, stand_in
-    kernels._unfit.cache_clear()
+    unfit.cache_clear()
 
 
 @pytest.mark.parametrize("form", list(masks()))
@@ -251,12 +252,13 @@ def test_a_missing_package_says_how_it_gets_there(monkeypatch: pytest.MonkeyPatc
     """Looking imports nothing."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
     before = set(sys.modules)
-    absent = {name: get_processor(name).absent() for name in PACKAGED}
+    kernels_by_name: dict[str, Any] = {name: get_processor(name) for name in (*PACKAGED, *EVERYWHERE)}
+    absent = {name: kernels_by_name[name].absent() for name in PACKAGED}
     assert absent["sage"].why == "the package sageattention is not installed"
     assert with_python(absent["sage"].fix).endswith("-m pip install sageattention” and restart ComfyUI")
     assert absent["kitchen-int8"].fix == "update ComfyUI", "it is pinned there"
     assert all(absent.values()) and set(sys.modules) == before
-    assert [get_processor(name).absent() for name in EVERYWHERE] == [None] * len(EVERYWHERE)
+    assert [kernels_by_name[name].absent() for name in EVERYWHERE] == [None] * len(EVERYWHERE)
 
 
 def test_a_package_that_is_too_old_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

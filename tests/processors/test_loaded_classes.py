@@ -99,7 +99,8 @@ def gains(model: Any, kind: str, gain: float = 2.0) -> dict[str, torch.Tensor]:
     found = {}
     for site in find_sites(model.model.diffusion_model):
         if site.kind == kind:
-            width = site.module.to_q.weight.shape[1]
+            module: Any = site.module
+            width = module.to_q.weight.shape[1]
             found |= {f"{site.path}:gain": torch.full((width,), gain), f"{site.path}:shift": torch.zeros(width)}
     return found
 
@@ -152,7 +153,7 @@ def test_one_set_of_weights_for_all_sites(model, load, sites):
     """Of a class that is an attention function, with the chosen sites."""
     patched = loaded.put(model, load({"*:scale": torch.zeros(1)}, "Scaled"), sites)
     bare = model.clone()
-    chosen = [s for s in find_sites(bare.model.diffusion_model) if sites in ("all", s.kind)]
+    chosen: list[Any] = [s for s in find_sites(bare.model.diffusion_model) if sites in ("all", s.kind)]
     hooks = [s.module.to_out.register_forward_pre_hook(lambda module, args: (args[0] * 0,)) for s in chosen]
     expected = models.step(bare)
     for hook in hooks:
@@ -238,7 +239,7 @@ def test_custom_diffusion_gives_what_diffusers_gives(tmp_path, model, trains):
 
     torch.manual_seed(0)
     named = by_diffusers_name(model.model.diffusion_model, find_sites(model.model.diffusion_model))
-    cross = {name: site for name, site in named.items() if site.kind == "cross"}
+    cross: dict[str, Any] = {name: site for name, site in named.items() if site.kind == "cross"}
     assert len({site.module.to_q.weight.shape for site in cross.values()}) > 1
     theirs, tensors = {}, {}
     for name, site in cross.items():
