@@ -170,6 +170,15 @@ def _built_in(name: str, model: Any, findings: list[Finding]) -> Chosen:
     return _instead_of(name, what, "")
 
 
+def not_made(name: str, processor: Processor, error: BaseException, findings: list[Finding]) -> Chosen:
+    """The default one, where a class cannot be made at all the places at which it is wanted."""
+    lines = lines_in(error, files_of(written(processor)))
+    where = f"{short_path(lines[-1][0])}:{lines[-1][1]}" if lines else "input"
+    fix = "Correct what __init__ does with the values of a place."
+    findings.append(_finding(CannotLoad(name, where, "cannot be made", f"It raises {error_words(error)}.", fix)))
+    return _instead_of(name, "cannot be made", where)
+
+
 def prove_ahead(processor: Any, quality: Any, device: torch.device, dtype: torch.dtype) -> None:
     """Begins to prove what ``auto`` may take, in the background: a child process for each that is new."""
     if processor == AUTO:
@@ -218,8 +227,10 @@ def processor_error(node: str, name: str, processor: Processor, error: BaseExcep
     if name in processor_names() and issubclass(type(error), Exception) and is_harmless(error):
         return error
     lines = lines_in(error, files_of(written(processor)))
-    if not lines:  # another node's, which is not known here
+    if not lines and issubclass(type(error), Exception):  # another node's, which is not known here
         return error
+    if not lines:
+        return RuntimeError(f"{node}: {error_words(error)} was raised while the model was sampled with {name}.")
     where = f"{short_path(lines[-1][0])}:{lines[-1][1]}"
     return RuntimeError(
         f"{node}: {name} raised {error_words(error)} ({where}) while it computed attention. "

@@ -20,6 +20,7 @@ from ..host.offered_processors import (
     choose,
     fingerprint,
     not_listed,
+    not_made,
     processor_error,
     prove_ahead,
 )
@@ -164,35 +165,45 @@ class OneDiffPatchAttention(io.ComfyNode):
 
         superseded = patched.model_options["transformer_options"].get(OVERRIDE)
         node = f"Patch Attention Processors (node {cls.hidden.unique_id})"
-        told: dict[str, Any] = {
-            "superseded": superseded,
-            "ended": _ended(record),
-            "failed": partial(processor_error, node, name, instance),
-            "attendance": partial(Attendance, CANCEL),
-            "prompt": executing_prompt,
-        }
         measured = {
             "model": patched.get_model_object("diffusion_model"),
             "told": partial(_tell, record),
             "check_interrupt": check_interrupt,
         }
         observe = _observer(record, superseded)
-        patch: AttentionPatch
-        if put is not None:
-            patch = put.patch(patched, places, instance, observe, name=name, **told)
-        elif name == AUTO:
-            patch = AutoPatch(
-                _left_alone(places, patched, superseded),
-                observe,
-                quality=quality,
-                candidates=partial(_candidates, patched, quality),
-                **told,
-                **measured,
-            )
-        elif isinstance(instance, Kernel):
-            patch = MeasuredPatch(places, instance, observe, name=name, **told, **measured)
-        else:
-            patch = AttentionPatch(places, instance, observe, name=name, **told)
+
+        def put_on(put: Put | None, name: str, instance: Processor) -> AttentionPatch:
+            told: dict[str, Any] = {
+                "superseded": superseded,
+                "ended": _ended(record),
+                "failed": partial(processor_error, node, name, instance),
+                "attendance": partial(Attendance, CANCEL),
+                "prompt": executing_prompt,
+            }
+            if put is not None:
+                return put.patch(patched, places, instance, observe, name=name, **told)
+            if name == AUTO:
+                return AutoPatch(
+                    _left_alone(places, patched, superseded),
+                    observe,
+                    quality=quality,
+                    candidates=partial(_candidates, patched, quality),
+                    **told,
+                    **measured,
+                )
+            if isinstance(instance, Kernel):
+                return MeasuredPatch(places, instance, observe, name=name, **told, **measured)
+            return AttentionPatch(places, instance, observe, name=name, **told)
+
+        try:
+            patch = put_on(put, name, instance)
+        except Attendance(CANCEL).stops:
+            raise
+        except BaseException as error:  # a person's class makes an instance for each place
+            if isinstance(instance, Kernel):
+                raise
+            name, instance, rejected = not_made(name, instance, error, findings)
+            patch = put_on(None, name, instance)
         patch.rejected = rejected and {**rejected, "by": node}
         attach(patched, patch)
         record.update(

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
+from types import CodeType, FrameType
+
+log = logging.getLogger(__name__)
 
 #: Seconds for which a person's code may go on after Cancel.
 NOTICE = 0.5
+
+#: Exceptions that are raised in it one at a time, and how many together after that.
+FEW, MANY = 4, 40
+
+#: Code of this pack that calls a person's, which may be inherited from a package, or come from no file at all.
+CALLERS: set[CodeType] = set()
 
 #: How the names of this pack's threads begin. They have ways of their own to be ended.
 OWN = "OneDiff: "
@@ -36,28 +45,41 @@ class Unanswered:
     where that code does not return. Then the host's own ``error`` is raised in it.
 
     Args:
-        is_theirs: whether a file of Python code is a person's.
+        is_theirs: whether a file of Python code is a person's. What is called by one of ``CALLERS`` is, too.
     """
 
     def __init__(self, error: type[BaseException], is_theirs: Callable[[str], bool]):
         self._error = error
         self._is_theirs = is_theirs
         self._since: float | None = None
+        self._raised = 0
 
     def look(self, pressed: bool) -> None:
         """To be called now and then, with whether the user pressed Cancel and nobody has met it."""
-        self._since = (self._since or time.monotonic()) if pressed else None
-        if self._since is not None and time.monotonic() > self._since + NOTICE:
-            ours = {thread.ident for thread in threading.enumerate() if thread.name.startswith(OWN)}
-            for ident in [ident for ident in sys._current_frames() if ident not in ours]:
-                if self._runs_theirs(ident):
+        if not pressed:
+            self._since, self._raised = None, 0
+            return
+        self._since = self._since or time.monotonic()
+        if time.monotonic() < self._since + NOTICE:
+            return
+        ours = {thread.ident for thread in threading.enumerate() if thread.name.startswith(OWN)}
+        for ident in [ident for ident in sys._current_frames() if ident not in ours]:
+            if self._runs_theirs(ident):
+                self._raised += 1
+                if self._raised == FEW * 5:
+                    log.warning("OneDiff: Cancel waits for a processor: it waits in C code, or catches everything.")
+                # What is swallowed comes in quick succession, so that one meets it where nothing catches it.
+                for _ in range(1 if self._raised <= FEW else MANY):
                     raise_in(ident, error=self._error)
+                    time.sleep(0)
 
     def _runs_theirs(self, ident: int) -> bool:
         frame = sys._current_frames().get(ident)
-        while frame is not None and not self._is_theirs(frame.f_code.co_filename):
+        while frame is not None:
+            if frame.f_code in CALLERS or self._is_theirs(frame.f_code.co_filename):
+                return True
             frame = frame.f_back
-        return frame is not None
+        return False
 
 
 def raise_in(ident: int | None, base: FrameType | None = None, error: type[BaseException] = Stopped) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +27,16 @@ from .overriding import kernel_forward, kernel_override, module_forward
 from .random_numbers import default_dtype_kept
 from .site_calls import SiteCalls
 from .sites.find import Site
+
+T = TypeVar("T")
+
+
+def plain_tensor(result: Any) -> Any:
+    """A tensor of a class that somebody derived, as torch's own: its code would go on running in the sampler."""
+    if not issubclass(type(result), torch.Tensor) or type(result) is torch.Tensor:
+        return result
+    with torch._C.DisableTorchFunctionSubclass():
+        return torch.Tensor.as_subclass(result, torch.Tensor)
 
 
 def not_patchable_reason(site: Site, processor: Processor) -> str | None:
@@ -123,7 +133,7 @@ class AttentionPatch(ModelWrapper):
         self._begin_sampling()
         self.within = True
         try:
-            result = executor(*args, **kwargs)
+            result = self._failing_as_told(lambda: executor(*args, **kwargs))
         finally:
             self.within = False
             self._begin_sampling()  # lets go of what this one kept
@@ -133,14 +143,16 @@ class AttentionPatch(ModelWrapper):
         return result
 
     def _begin_sampling(self) -> None:
+        self._failing_as_told(self.instances.begin_sampling)  # what people keep may be anything
+
+    def _failing_as_told(self, work: Callable[[], T]) -> T:
         try:
-            self.instances.begin_sampling()
-            return
-        except BaseException as error:  # what people keep may be anything
+            return work()
+        except BaseException as error:
             instead = self.failed(error)
             if instead is error:
                 raise
-        raise instead
+        raise instead  # with no word of the other, which may raise when it is shown
 
     def predicting(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of what a sampler asks for in a step (``predict_noise``)."""
@@ -152,23 +164,20 @@ class AttentionPatch(ModelWrapper):
         if sampling is None or sampling is not self.seen:
             self.seen = sampling
             self.observe(call.options)
-        try:
-            self._bring_instances(sampling)
-            with (
-                self.calls.counted(call.executor, call.options) as forwards,
-                swapped_forwards(forwards),
-                swapped_attributes(AT_SITE, self.instances.attributes()),
-                default_dtype_kept(),
-                self.while_sampling(call.x.device if isinstance(call.x, torch.Tensor) else torch.device("cpu")),
-            ):
-                result = call()
-            self.instances.end_call()
-            return result
-        except BaseException as error:
-            instead = self.failed(error)
-            if instead is error:
-                raise
-        raise instead  # with no word of the other, which may raise when it is shown
+        return self._failing_as_told(lambda: self._computed(call, sampling))
+
+    def _computed(self, call: ModelCall, sampling: Any) -> Any:
+        self._bring_instances(sampling)
+        with (
+            self.calls.counted(call.executor, call.options) as forwards,
+            swapped_forwards(forwards),
+            swapped_attributes(AT_SITE, self.instances.attributes()),
+            default_dtype_kept(),
+            self.while_sampling(call.x.device if isinstance(call.x, torch.Tensor) else torch.device("cpu")),
+        ):
+            result = call()
+        self.instances.end_call()
+        return plain_tensor(result)
 
     def while_sampling(self, device: torch.device) -> AbstractContextManager[None]:
         """Open while a model call runs on this device."""

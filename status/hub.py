@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from .plain import short_id
 from .prompts import EndedPrompt, NodeClass, not_sampled, route
 from .record import Record, record_key
 
@@ -70,6 +71,9 @@ class Hub:
         self._records: OrderedDict[str, Record] = OrderedDict()
         #: When each record changed last (seconds since 1970), and to what.
         self._changed: dict[str, tuple[float, dict[str, Any]]] = {}
+        #: What a prompt's nodes said when it ended, by key and when it began: what they gave as output goes on changing
+        #: where another workflow runs them.
+        self._said: OrderedDict[tuple[str, float], dict[str, Any]] = OrderedDict()
 
     def record(self, workflow: str | None, node: str) -> Record:
         """A new record for a node, in place of the one it had."""
@@ -117,6 +121,10 @@ class Hub:
                         continue
                 record.said = dict(list(record.said.items())[-MOST_WAYS:])
                 record.said[way] = {name: record[name] for name in ("state", "unused", "speed", "parity")}
+            for node, data in prompt.records.items():
+                self._said[(record_key(prompt.workflow, short_id(node)), prompt.began)] = dict(data)
+        while len(self._said) > MAX_RECORDS:
+            self._said.popitem(last=False)
 
     def _record_in(self, prompt: EndedPrompt, node: str) -> Record | None:
         """The record of a node that patches or compiles, unless the node has got another one since."""
@@ -153,6 +161,7 @@ class Hub:
 
     def forget_speed(self) -> None:
         """Takes measured times out of all records. A node that went uncompiled because of them is idle again."""
+        self._said.clear()
         for record in list(self._records.values()):
             speed = record["speed"]
             if speed is None:
@@ -169,6 +178,7 @@ class Hub:
             for node, data in run.records.items():
                 key = record_key(run.workflow, node)
                 if key not in found and (key not in self._changed or self._changed[key][0] < run.began):
+                    data = self._said.get((key, run.began), data)
                     found[key] = {**data, "workflow": run.workflow, "node": node}
         return {key: record.data for key, record in list(self._records.items())} | found
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ...patching.user_code import PAUSE
 from ...proving.kept_proofs import ProofStore, proof_key
 from ...proving.proof import Proof
 from ...status.machine import device_name, package_version
@@ -70,13 +71,16 @@ class Proofs:
             return self._known[key]
         _not_on_the_event_loop()
         started = self._ahead.get(key)
-        if started is not None:
-            started.join()
+        while started is not None and started.is_alive():
+            started.join(PAUSE)  # no longer at a time: Cancel comes between two
         return self._prove_once(backend, device, apart)
 
     def _prove_once(self, backend: Backend, device: torch.device, apart: bool = False) -> Proof:
         key = (backend.name, device.type)
-        with self._locks[key]:  # one that hangs must not hold up the others
+        lock = self._locks[key]  # one that hangs must not hold up the others
+        while not lock.acquire(timeout=PAUSE):
+            pass
+        try:
             if key not in self._known:
                 proof = self._prove(backend, device, apart or backend.native)
                 log.debug("backend %s on %s: %s", *key, proof)
@@ -84,6 +88,8 @@ class Proofs:
                     return proof
                 self._known[key] = proof
             return self._known[key]
+        finally:
+            lock.release()
 
     def _prove(self, backend: Backend, device: torch.device, apart: bool) -> Proof:
         absent = backend.absent(device)

@@ -10,7 +10,9 @@ import atexit
 import contextlib
 import functools
 import os
+import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -26,6 +28,9 @@ except ImportError:  # Windows
 
 _PREFIX = "onediff-compile-"
 _PID, _LOCK = "pid", "lock"
+
+#: How `tempfile.mkdtemp` names one.
+_NAME = re.compile(re.escape(_PREFIX) + "[a-z0-9_]{8}")
 _FOLDERS = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 #: What Inductor leaves that nobody needs again.
@@ -197,7 +202,7 @@ def _remove_leftovers(place: Path) -> None:
     for folder in place.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError, ValueError):
             own = os.name != "posix" or folder.lstat().st_uid == os.geteuid()
-            if own and not folder.is_symlink() and not _is_alive(folder):
+            if own and not folder.is_symlink() and _is_ours(folder) and not _is_alive(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -225,6 +230,13 @@ def _is_held(path: Path) -> bool:
     finally:
         os.close(found)
     return False
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether this pack has made a folder: anybody may call one of theirs by a name that begins like ours."""
+    status = folder.lstat()
+    private = stat.S_ISDIR(status.st_mode) and (os.name != "posix" or not status.st_mode & 0o077)
+    return private and _NAME.fullmatch(folder.name) is not None and int((folder / _PID).read_text()[:20]) > 0
 
 
 def _is_alive(folder: Path) -> bool:

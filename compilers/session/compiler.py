@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from ...checks.reaching.batches import Batched
-from ...patching.user_code import Cancel
+from ...patching.user_code import Attendance, Cancel
 from ..backends.errors_in_words import is_out_of_memory
 from ..backends.protocol import Backend, Failure
 from ..blocks.batches import Batches
@@ -61,7 +63,8 @@ class Compiler:
         Raises:
             BackendUnavailable: when none works here.
         """
-        self.backend, self.why = choose_backend(self._settings.backend, self._device, self._proofs)
+        ask = partial(choose_backend, self._settings.backend, self._device, self._proofs)
+        self.backend, self.why = Attendance(self._cancel, math.inf).watched(ask)
         return self.why
 
     def forget(self) -> None:
@@ -87,6 +90,23 @@ class Compiler:
             yield
         finally:
             self.spent += time.monotonic() - start
+
+    @contextmanager
+    def cancelled_meanwhile(self, graph: SharedGraph) -> Iterator[Attendance]:
+        """For a block's first compiled run. Cancel is told once: whoever ends a compiler's process, and whoever ends
+        tracing, ask the same one."""
+        attendance = Attendance(self._cancel, math.inf)
+
+        def check() -> None:
+            reason = attendance.due()
+            if reason is not None:
+                raise reason
+
+        graph.cancel = Cancel(check, self._cancel.error)
+        try:
+            yield attendance
+        finally:
+            graph.cancel = self._cancel
 
     def postponed(self, graph: SharedGraph) -> str | None:
         """Why a graph is not compiled in this sampling, None when it may be, or is already."""

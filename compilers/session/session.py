@@ -163,7 +163,7 @@ class Session(SessionState, ModelWrapper):
         found = contents(diffusion_model, patches)
         if found == self._contents:
             return
-        self._contents, self.dtype = found, dtype
+        self._contents, self.dtype = [], dtype  # until all is known: Cancel may come before
         self.record.update(state="checking", progress=None)
         findings, scope, cancel = self._findings, self.settings.scope, self.host.cancel
         try:
@@ -186,6 +186,7 @@ class Session(SessionState, ModelWrapper):
         else:
             self.record.update(state="starting", progress=None)  # Inductor takes many seconds in a new process
             self._choose_backend()
+        self._contents = found
         self.publish()
         self._stop_if_unfit()
 
@@ -227,9 +228,8 @@ class Session(SessionState, ModelWrapper):
         except Exception as error:
             if step.running is None or isinstance(error, self.host.cancel.stops):
                 raise
-            failure = ordinary(
-                BaseException.with_traceback(error, None)
-            )  # the traceback would keep the failed step's memory
+            # The traceback would keep the failed step's memory.
+            failure = ordinary(BaseException.with_traceback(error, None))
         if failure is not None:
             for held in kept:  # what ran is called again
                 held.put_back()

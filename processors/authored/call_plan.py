@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...memo import cached
+from ...patching.stopping import CALLERS
 
 #: The forms in which people write processors. "stand-in" takes the place of a whole attention module, without one.
 Form = Literal["kernel", "module", "stand-in"]
@@ -99,6 +100,9 @@ class Plan:
         """Calls the processor with what it takes of ``given``."""
         arguments = [given[name] for name in self.positional]
         return function(*arguments, **{own: given[name] for name, own in self.named.items() if name in given})
+
+
+CALLERS.add(Plan.call.__code__)
 
 
 @cached

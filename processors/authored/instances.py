@@ -156,7 +156,13 @@ class Instances:
         if not self.per_site:
             return self.checked
         if self.keeps_state and site.path not in self._for_check:
-            self._for_check[site.path] = self._new(site)
+            attendance = self._attendance()
+            try:
+                self._for_check[site.path] = self._new(site)
+            except attendance.stops:
+                raise
+            except BaseException:  # is told by the sampling, which makes one, too
+                self._for_check[site.path] = self.checked
         return self._for_check[site.path] if self.keeps_state else self._at[site.path]
 
     def computes(self, site: Site) -> Computes:

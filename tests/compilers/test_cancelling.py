@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from onediff_pack.compilers.backends.inductor.backend import InductorBackend
 from onediff_pack.compilers.backends.protocol import Cancelled
 from onediff_pack.compilers.blocks.shared_graph import SharedGraph
+from onediff_pack.patching.stopping import Stopped
 from onediff_pack.patching.user_code import Cancel
 from torch import nn
 
@@ -65,6 +68,38 @@ def test_the_compiler_is_ended_within_a_second_and_the_next_run_compiles(error, 
         quick.touch()
         torch.testing.assert_close(run(x), module(x))
     assert graph.graphs == 1
+
+
+@pytest.mark.usefixtures("host")
+def test_tracing_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamo unrolls a loop, also one that has no end in a graph."""
+    import models
+    from comfy.ldm.flux.layers import DoubleStreamBlock
+    from onediff_pack.proving.proof import Proof
+    from sessions import compiled_clone, known, using
+
+    going, forward = threading.Event(), DoubleStreamBlock.forward
+
+    @functools.wraps(forward)
+    def endless(self: Any, *args: Any, **kwargs: Any) -> Any:
+        while torch.compiler.is_compiling():
+            self = self.train(False)
+        return forward(self, *args, **kwargs)
+
+    def check() -> None:
+        if going.is_set():
+            raise Stopped
+
+    monkeypatch.setattr(DoubleStreamBlock, "forward", endless)
+    with using(known(inductor=Proof(True, "works.", 0.0))):
+        patcher = models.flux_patcher()
+        clone, _session, _record = compiled_clone(patcher, check)
+        models.step(clone)
+        threading.Timer(3, going.set).start()
+        began = time.monotonic()
+        with pytest.raises(Stopped):
+            models.step(clone)
+    assert time.monotonic() - began < 12
 
 
 def test_only_processes_on_our_files_are_ended(tmp_path: Path) -> None:

@@ -245,6 +245,24 @@ def test_a_full_temporary_folder_is_left_as_it_was(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_folders_that_it_made_are_left_behind_ones(tmp_path, monkeypatch):
+    """Somebody's own, with a file of that name, was deleted with all that was in it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mine = {name: tmp_path / f"onediff-compile-{name}" for name in ("notes", "abcdefgh", "12345678")}
+    for folder in mine.values():
+        folder.mkdir(mode=0o700)
+        (folder / "lock").touch()
+    (mine["abcdefgh"] / "pid").write_text("my notes on pids")
+    mine["12345678"].chmod(0o755)
+    (mine["12345678"] / "pid").write_text("7")
+    killed = Path(tempfile.mkdtemp(prefix="onediff-compile-", dir=tmp_path))
+    (killed / "pid").write_text("7")
+    (killed / "lock").touch()
+    Workspace().delete()
+    assert all(folder.exists() for folder in mine.values())
+    assert not killed.exists()
+
+
 def planted_bisection(shared):
     """What torch's bisector writes to be told, in every process of the user, which backend to use instead."""
     (shared / "bisect").mkdir()

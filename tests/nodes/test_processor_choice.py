@@ -496,6 +496,34 @@ def sampled(name, processor, site, step):
     return patch(lambda *args, **kwargs: step(), None, None)
 
 
+@pytest.mark.parametrize("name", ["custom/mine:Mine", "sdpa"])
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_an_exit_that_comes_from_no_line_of_its_file_is_an_ordinary_error(choose, name, raised):
+    """As code that was made by exec."""
+    _, _, _, processor, site = choose("custom/mine:Mine", written())
+
+    def step():
+        raise raised("gone")
+
+    with pytest.raises(RuntimeError, match=rf"\(node 7\): {raised.__name__}: gone") as error:
+        sampled(name, processor, site, step)
+    assert error.value.__context__ is None
+
+
+def test_code_of_a_tensors_class_does_not_go_on_into_the_sampler(choose):
+    _, _, _, processor, site = choose("custom/mine:Mine", written())
+
+    class Odd(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, *args, **kwargs):
+            raise SystemExit("from the sampler")
+
+    made = torch.ones(2).as_subclass(Odd)
+    result = sampled("custom/mine:Mine", processor, site, lambda: made)
+    assert type(result) is torch.Tensor
+    assert result.sum() == 2
+
+
 def test_diffusers_classes_that_exit_give_way_too(choose, monkeypatch):
     pytest.importorskip("diffusers")
     from diffusers.models.attention_processor import AttnProcessor2_0

@@ -80,21 +80,39 @@ def test_what_is_known_of_the_hosts_classes():
         del nodes.NODE_CLASS_MAPPINGS["OneDiffMine"]
 
 
-@pytest.mark.parametrize("theirs", [True, False])
-def test_cancel_reaches_a_call_of_the_users_code_that_never_returns(theirs):
+#: Code that is never through, and the file that it is from.
+ENDLESS = {
+    "theirs": ("/models/mine.py", "while not end.is_set():\n        pass"),
+    "others'": ("/models/others.py", "while not end.is_set():\n        pass"),
+    "inherited": ("/models/others.py", "while not end.is_set():\n        pass"),
+    "swallows": (
+        "/models/mine.py",
+        "while not end.is_set():\n        try:\n            sum(range(3000))\n"
+        "        except BaseException:\n            continue",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_cancel_reaches_a_call_of_the_users_code_that_never_returns(name):
+    from onediff_pack.processors.authored.call_plan import Plan
+
+    theirs, (file, loop) = name != "others'", ENDLESS[name]
     import comfy.model_management as management
     from onediff_pack.host.prompt_ends import CANCEL, PromptEnds
 
     server, found, going = Server(), [], threading.Event()
     ends = PromptEnds(server, lambda: None, lambda prompt: "w", lambda file: file == "/models/mine.py")
     scope: dict[str, Any] = {"going": going}
-    text = "def forward(end):\n    going.set()\n    while not end.is_set():\n        pass\n"
-    exec(compile(text, "/models/mine.py" if theirs else "/models/others.py", "exec"), scope)
+    exec(compile(f"def forward(end):\n    going.set()\n    {loop}\n", file, "exec"), scope)
     end = threading.Event()
 
     def sample() -> None:
         try:
-            scope["forward"](end)
+            if name == "inherited":  # the processor's class is, from a package
+                Plan(("end",), {}, (), ()).call(scope["forward"], {"end": end})
+            else:
+                scope["forward"](end)
         except BaseException as error:
             found.append(type(error))
 
@@ -104,7 +122,7 @@ def test_cancel_reaches_a_call_of_the_users_code_that_never_returns(theirs):
     going.wait(5)
     management.interrupt_current_processing()
     try:
-        thread.join(2)
+        thread.join(4 if name == "swallows" else 2)
         assert found == ([CANCEL.error] if theirs else [])
         assert thread.is_alive() is not theirs
     finally:

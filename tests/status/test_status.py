@@ -9,6 +9,7 @@ from datetime import datetime
 import pytest
 from onediff_pack.status import Hub
 from onediff_pack.status.hub import Run
+from onediff_pack.status.prompts import EndedPrompt
 from onediff_pack.status.record import FIELDS
 
 SAME = {"used": "inductor", "reason": "no clear gain."}
@@ -70,6 +71,22 @@ def test_a_cached_node_shows_what_its_run_gave_as_output():
     assert hub.snapshot()["a:12"]["state"] == "compiling", "the record changed after that run began"
     runs.insert(0, Run("a", now + 60, {"12": other}))
     assert hub.snapshot()["a:12"]["state"] == "failed", "a newer run took the node from the cache"
+
+
+def test_what_a_node_said_of_a_run_stays_when_a_third_workflow_runs_it():
+    """ComfyUI takes its objects from the cache, and the record that one gave as output goes on changing."""
+    ended, runs = [], []
+    hub = Hub(runs=lambda: runs, ended=lambda: [ended.pop()] if ended else [])
+    record = hub.record("a", "12")
+    record.update(state="patched")
+    began = time.time() + 1
+    ended.append(EndedPrompt("b", began, {}, (), frozenset(), {"12": record.data}))
+    runs.append(Run("b", began, {"12": record.data}))
+    assert hub.snapshot()["b:12"]["state"] == "patched"
+    hub.running = lambda: "c"
+    record.update(state="uncompiled")
+    assert hub.snapshot()["b:12"]["state"] == "patched"
+    assert hub.snapshot()["c:12"]["state"] == "uncompiled"
 
 
 def test_live_updates_are_at_most_two_a_second_and_others_always_go_out(monkeypatch):

@@ -177,8 +177,8 @@ class FirstRuns:
     def _try_compiled(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> tuple[Any, Exception | None]:
         """The result of a compiled run, or what it raised."""
         try:
-            with self._compiler.timed():
-                return self._runner.run_compiled(key, graph, inputs), None
+            with self._compiler.timed(), self._compiler.cancelled_meanwhile(graph) as attendance:
+                return attendance.watched(lambda: self._runner.run_compiled(key, graph, inputs)), None
         except self._stops:
             raise
         except BaseException as error:  # what a processor runs while it is traced may raise anything
