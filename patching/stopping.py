@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 NOTICE = 0.5
 
 #: Exceptions that are raised in it one at a time, and how many together after that.
-FEW, MANY = 4, 40
+FEW, MANY = 4, 200
 
 #: Code of this pack that calls a person's, which may be inherited from a package, or come from no file at all.
 CALLERS: set[CodeType] = set()
@@ -68,10 +68,25 @@ class Unanswered:
                 self._raised += 1
                 if self._raised == FEW * 5:
                     log.warning("OneDiff: Cancel waits for a processor: it waits in C code, or catches everything.")
-                # What is swallowed comes in quick succession, so that one meets it where nothing catches it.
-                for _ in range(1 if self._raised <= FEW else MANY):
+                if self._raised <= FEW:
                     raise_in(ident, error=self._error)
-                    time.sleep(0)
+                else:
+                    self._raise_many(ident)
+
+    def _raise_many(self, ident: int) -> None:
+        """What is swallowed comes in quick succession, so that one meets the code where nothing catches it: at the end
+        of what handles the one before. Threads take turns often meanwhile, or none would come there, nor be noticed
+        soon when it has left that code."""
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            for _ in range(MANY):
+                if not self._runs_theirs(ident):
+                    break
+                raise_in(ident, error=self._error)
+                time.sleep(0)
+        finally:
+            sys.setswitchinterval(before)
 
     def _runs_theirs(self, ident: int) -> bool:
         frame = sys._current_frames().get(ident)

@@ -122,7 +122,7 @@ def test_cancel_reaches_a_call_of_the_users_code_that_never_returns(name):
     going.wait(5)
     management.interrupt_current_processing()
     try:
-        thread.join(4 if name == "swallows" else 2)
+        thread.join(8 if name == "swallows" else 2)
         assert found == ([CANCEL.error] if theirs else [])
         assert thread.is_alive() is not theirs
     finally:
