@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
+import comfy.ldm.modules.attention as attention
 import folder_paths
 import torch
-from comfy.ldm.modules.attention import REGISTERED_ATTENTION_FUNCTIONS as REGISTERED
 from torch import nn
 
 from ..checks import Finding
@@ -41,6 +41,9 @@ MOST_NOT_LISTED = 5
 
 #: What ComfyUI acts on by its class: it frees memory then.
 _HOSTS = (torch.OutOfMemoryError, MemoryError)
+
+#: ComfyUI's attention functions by name; other packs may add to them at any time.
+REGISTERED = getattr(attention, "REGISTERED_ATTENTION_FUNCTIONS", {})
 
 CUSTOM = user.CustomProcessors(lambda: folder_paths.get_folder_paths(USER_FOLDER))
 

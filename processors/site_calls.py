@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +49,9 @@ class SiteCalls:
         """Sites at which the processor was called; None where that was not counted."""
         return len(self._reached) if self._counts and self._calls else None
 
-    def forget_reached(self) -> None:
-        """The sites are others from now on."""
-        self._reached.clear()
+    def have_reached(self, paths: Iterable[str]) -> None:
+        """The sites are others from now on, and the model has called these of them."""
+        self._reached = set(paths)
 
     def unused(self, executor: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | None:
         """The record's ``unused``, for a call of ``outer_sample``; None when the processor took part."""

@@ -8,8 +8,7 @@ from typing import Any
 
 _ENGLISH = {
     "nothing": "Nothing was compiled",
-    "together": "{speedup:.2f}× as fast ({parts})",
-    "parts": "{attention}, {compiled}",
+    "together": "{speedup:.2f}× as fast with all nodes",
     "part_attention": "attention {speedup:.2f}×",
     "part_compiled": "compiled {speedup:.2f}×",
     "without": "without",
@@ -65,8 +64,7 @@ _ENGLISH = {
 
 _CHINESE = {
     "nothing": "没有编译任何内容",
-    "together": "速度为 {speedup:.2f} 倍（{parts}）",
-    "parts": "{attention}，{compiled}",
+    "together": "使用所有节点速度为 {speedup:.2f} 倍",
     "part_attention": "注意力 {speedup:.2f}×",
     "part_compiled": "编译 {speedup:.2f}×",
     "without": "不使用节点",

@@ -77,7 +77,7 @@ def _heading(figure: Figure, report: SpeedReport, say: Say) -> None:
     together = report.total_speedup is not None
     good = INK if report.noisy or together else {"faster": COMPILED, "slower": UNCOMPILED}.get(report.outcome, INK)
     _write(figure, 0.04, 0.905, headline(report, say), size=27, weight="bold", color=good, **say.style)
-    _write(figure, 0.04, 0.856, place(report), size=11.5, weight="bold", **say.style)
+    _write(figure, 0.04, 0.856, place(report, say), size=11.5, weight="bold", **say.style)
     _write(figure, 0.04, 0.822, subject(report, say), size=11.5, **say.style)
     figure.text(0.96, 0.915, "OneDiff · Speed Report", size=11.5, ha="right", va="baseline", color=FAINT)
 
@@ -109,7 +109,7 @@ def _steps(axes: Axes, report: SpeedReport, say: Say) -> None:
     present.append((report.uncompiled, UNCOMPILED, say("patched" if present else "uncompiled")))
     if report.compiled is not None:
         present.append((report.compiled, COMPILED, say("compiled")))
-    middle = ", ".join(f"{name} {spread(t.low_ms / divisor, t.high_ms / divisor, say)}" for t, _, name in present)
+    middle = ", ".join(f"{name} {spread(t.low_ms / divisor, t.high_ms / divisor, say)}" for t, _, name in present[-2:])
     below = say("halves", count=many, ways=middle, longer=clipped)
     _bare(axes, say, say("time_of_step", unit=say(unit)), below)
     start, ends = 0, []

@@ -207,7 +207,7 @@ def _together(patch: float | None, eager: float | None, speedup: float | None) -
         "without_ms": _round(without, 2),
         "patch_speedup": _round(patch, 3),
         "total_speedup": _round(total, 3),
-        "computed": patch is not None,
+        "computed": None if patch is None else True,
     }
 
 

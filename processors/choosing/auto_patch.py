@@ -155,7 +155,7 @@ class AutoPatch(MeasuredPatch):
                 self.choices.note(self.model, self.key, decision)
         self.decision = decision
         self._take(decision)
-        self.calls.forget_reached()
+        self.calls.have_reached(site.path for site in self.sites)  # each was seen to be called
         self.tell()
 
     def _take(self, decision: Decision) -> None:

@@ -84,7 +84,7 @@ def test_the_line_changes_at_most_twice_a_second(editor: Seen) -> None:
 
 
 def test_the_other_nodes_say_what_they_did(editor: Seen) -> None:
-    assert re.match(r"^✓ \d+ sites patched · sdpa$", editor.read(PATCH)["text"])
+    assert re.match(r"^✓ \d+ sites patched · sdpa( · attention [\d.]+×)?$", editor.read(PATCH)["text"])
     assert re.match(r"^✓ no problems · \d+ modules$", editor.read(CHECK)["text"])
 
 

@@ -358,3 +358,16 @@ def test_two_patches_in_a_row_each_learn_what_they_gain(hosts: list[Any]) -> Non
     named.tell()
     assert told["gain"]["attention_speedup"] > 1
     assert {site["site"] for site in auto.told["sites"]} == {site.path for site in sites} - {site.path for site in here}
+
+
+def test_one_step_is_enough_to_have_taken_part(hosts: list[Any]) -> None:
+    auto = Auto(models.unet_patcher())
+    ended: list[Any] = []
+    auto.patch.ended = lambda *said: ended.append(said)
+
+    def sample(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return auto.step()
+
+    auto.patch.sampling(sample, torch.zeros(1), torch.zeros(1), None, torch.tensor([1.0, 0.0]))
+    ((unused, reached, _),) = ended
+    assert (unused, reached) == (None, len(auto.told["sites"]))

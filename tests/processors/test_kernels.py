@@ -11,7 +11,7 @@ import importlib.machinery
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from onediff_pack.processors.contract import Limits
 from onediff_pack.processors.kernels import kernel as kernels
 from onediff_pack.processors.kernels.kernel import Kernel
 from onediff_pack.processors.kernels.package import Package
+from onediff_pack.processors.kernels.proofs import kernel_of
 from onediff_pack.processors.overriding import kernel_override
 from onediff_pack.status.installing import with_python
 
@@ -179,10 +180,9 @@ def packaged(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     kernel = get_processor(request.param)
     anywhere = dataclasses.replace(kernel.limits, devices=None, dtypes=None, capability=None)
     monkeypatch.setattr(type(kernel), "limits", anywhere)
-    unfit: Any = kernels._unfit
-    unfit.cache_clear()
+    cast(Any, kernels._unfit).cache_clear()
     yield kernel, stand_in
-    unfit.cache_clear()
+    cast(Any, kernels._unfit).cache_clear()
 
 
 @pytest.mark.parametrize("form", list(masks()))
@@ -252,13 +252,12 @@ def test_a_missing_package_says_how_it_gets_there(monkeypatch: pytest.MonkeyPatc
     """Looking imports nothing."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
     before = set(sys.modules)
-    kernels_by_name: dict[str, Any] = {name: get_processor(name) for name in (*PACKAGED, *EVERYWHERE)}
-    absent = {name: kernels_by_name[name].absent() for name in PACKAGED}
+    absent: dict[str, Any] = {name: kernel_of(name).absent() for name in PACKAGED}
     assert absent["sage"].why == "the package sageattention is not installed"
     assert with_python(absent["sage"].fix).endswith("-m pip install sageattention” and restart ComfyUI")
     assert absent["kitchen-int8"].fix == "update ComfyUI", "it is pinned there"
     assert all(absent.values()) and set(sys.modules) == before
-    assert [kernels_by_name[name].absent() for name in EVERYWHERE] == [None] * len(EVERYWHERE)
+    assert [kernel_of(name).absent() for name in EVERYWHERE] == [None] * len(EVERYWHERE)
 
 
 def test_a_package_that_is_too_old_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
