@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 #: Channels of a picture's embedding, of its hidden states, and how many of those there are.
 EMBED, HIDDEN, STATES = 40, 56, 9
@@ -88,6 +87,8 @@ def picture(seed: int = 5, pictures: int = 1) -> Any:
 
 
 def saved(folder: Path, tensors: dict[str, torch.Tensor], name: str = "ip", metadata: Any = None) -> Path:
+    from safetensors.torch import save_file
+
     path = folder / f"{name}.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata)
     return path

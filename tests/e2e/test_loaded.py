@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pytest
 from examples import bypass, example, run, start
 from PIL import Image
 
@@ -33,8 +34,7 @@ def blocks(language: str) -> list[str]:
 def loaded(server: Server, file: str, strength: float = 1.0, *, compile: bool = True) -> Any:
     """The example with a loaded file at `custom`, queued."""
     workflow = example("sd15", server, steps=2, OneDiffCompile={"keep_faster": False, "scope": "attention"})
-    if not compile:
-        workflow = bypass(workflow, "OneDiffCompile")
+    workflow = bypass(workflow, "OneDiffForwardCheck", *([] if compile else ["OneDiffCompile"]))
     prompt = to_prompt(workflow, server.object_info())
     patch = next(key for key, node in prompt.items() if node["class_type"] == "OneDiffPatchAttention")
     prompt["load"] = {"class_type": "OneDiffLoadProcessor", "inputs": {"file": file, "strength": strength}}
@@ -51,7 +51,9 @@ def listed(server: Server) -> list[str]:
     return info["input"]["required"]["file"][1]["options"]
 
 
-def test_from_the_help_page_to_a_compiled_processor_with_weights(environment: Environment, tmp_path: Path) -> None:
+def test_from_the_help_page_to_a_compiled_processor_with_weights(
+    environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = environment.cache / "e2e" / "loaded"
     folder = base / "models" / "attention_processors"
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +69,7 @@ def test_from_the_help_page_to_a_compiled_processor_with_weights(environment: En
         assert slip != source
         (folder / "temperature.py").write_text(slip)
         workflow = example("sd15", server, steps=2, OneDiffPatchAttention={"processor": NAME})
-        workflow = bypass(workflow, "OneDiffCompile")
+        workflow = bypass(workflow, "OneDiffForwardCheck", "OneDiffCompile")
         first = run(server, workflow).records["OneDiffPatchAttention"]
         number = 1 + next(n for n, line in enumerate(slip.splitlines()) if "out.flatten(2)" in line)
         assert first["patches"]["rejected"]["where"] == f"temperature.py:{number}"
@@ -84,7 +86,8 @@ def test_from_the_help_page_to_a_compiled_processor_with_weights(environment: En
         (plain,) = mended.pictures
 
         # Saved with weights, as the page says, and written by its command.
-        subprocess.run([sys.executable, "-c", save], cwd=tmp_path, check=True, timeout=120)
+        monkeypatch.chdir(tmp_path)
+        exec(save, {})
         python, script, weights, *options = shlex.split(command)
         assert (python, script) == ("python", "custom_nodes/comfyui-onediff/scripts/processor_file.py")
         options[options.index("--to") + 1] = str(base / options[options.index("--to") + 1])

@@ -20,7 +20,7 @@ from scripts.server import Server, error_of
 FILES = sorted((Path(__file__).parents[1] / "workflows").glob("*.json"))
 
 #: What all of them were saved with, by input.
-SAVED = {
+SAVED: dict[str, dict[str, Any]] = {
     "OneDiffPatchAttention": {"processor": "sdpa", "sites": "all", "blocks": ""},
     "OneDiffForwardCheck": {"on_problem": "report"},
     "OneDiffCompile": {
