@@ -42,7 +42,7 @@ def executed(name: str, **inputs: Any) -> Any:
     from onediff_pack.nodes.load_processor import OneDiffLoadProcessor
     from onediff_pack.nodes.patch_attention import OneDiffPatchAttention
 
-    nodes = {"load": OneDiffLoadProcessor, "ip": OneDiffIPAdapter, "patch": OneDiffPatchAttention}
+    nodes: dict[str, Any] = {"load": OneDiffLoadProcessor, "ip": OneDiffIPAdapter, "patch": OneDiffPatchAttention}
     hidden = {io.Hidden.unique_id: "7", io.Hidden.extra_pnginfo: None}
     with torch.inference_mode():
         return nodes[name].PREPARE_CLASS_CLONE({"hidden_inputs": hidden}).execute(**inputs)
@@ -83,7 +83,7 @@ def test_it_goes_to_the_chosen_blocks_alone(folder, model):
         patched(model, file, sites="self")
 
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no file": ({"processor": "a text"}, "processor is 'a text'; connect Load Attention Processor."),
     "no picture": (
         {"clip_vision_output": 5},

@@ -147,7 +147,7 @@ def by_diffusers(module: Any, x: torch.Tensor, context: torch.Tensor, tokens: to
     from diffusers.models.attention_processor import Attention, IPAdapterAttnProcessor2_0
 
     inner, width = module.to_q.weight.shape
-    attention = Attention(width, CONTEXT, heads=module.heads, dim_head=inner // module.heads)
+    attention: Any = Attention(width, CONTEXT, heads=module.heads, dim_head=inner // module.heads)
     attention.load_state_dict(module.state_dict())
     processor = IPAdapterAttnProcessor2_0(inner, CONTEXT, num_tokens=(tokens.shape[-2],), scale=scale)
     processor.to_k_ip[0].weight.data, processor.to_v_ip[0].weight.data = weights
@@ -187,13 +187,14 @@ def test_sites_are_numbered_as_diffusers_numbers_them(unet):
     from onediff_pack.processors import find_sites
     from onediff_pack.processors.loaded.unet_names import by_diffusers_name
 
-    theirs = UNet2DConditionModel(
+    theirs: Any = UNet2DConditionModel(
         cross_attention_dim=CONTEXT, attention_head_dim=2, norm_num_groups=32, **CONFIGS[unet]
     )
     ours = by_diffusers_name(UNETS[unet]().model.diffusion_model, find_sites(UNETS[unet]().model.diffusion_model))
     assert [f"{name}.processor" for name in ours] == list(theirs.attn_processors)
     for name, site in ours.items():
-        assert site.module.to_k.weight.shape == theirs.get_submodule(name).to_k.weight.shape, name
+        module: Any = site.module
+        assert module.to_k.weight.shape == theirs.get_submodule(name).to_k.weight.shape, name
 
 
 @pytest.mark.parametrize(("unet", "number"), [("sd15", 16), ("sdxl", 70)])
@@ -207,11 +208,12 @@ def test_the_published_sizes_have_as_many_places_as_the_published_files(unet, nu
 
     ours, theirs = FULL_SIZE[unet]
     with torch.device("meta"):
-        reference = UNet2DConditionModel(**theirs)
+        reference: Any = UNet2DConditionModel(**theirs)
         model = UNetModel(**ours, device="meta", operations=comfy.ops.disable_weight_init)
     named = by_diffusers_name(model, find_sites(model))
     assert [f"{name}.processor" for name in named] == list(reference.attn_processors)
-    widths = [site.module.to_q.weight.shape for site in cross_sites(model, find_sites(model))]
+    modules: list[Any] = [site.module for site in cross_sites(model, find_sites(model))]
+    widths = [module.to_q.weight.shape for module in modules]
     cross = [name.removesuffix(".processor") for name in reference.attn_processors if "attn2" in name]
     assert widths == [reference.get_submodule(name).to_q.weight.shape for name in cross]
     assert len(widths) == number
