@@ -94,20 +94,23 @@ def load(tmp_path, monkeypatch) -> Callable[..., Any]:
     return load
 
 
+def sites_of(model: Any) -> list[Any]:
+    return list(find_sites(model.model.diffusion_model))
+
+
 def gains(model: Any, kind: str, gain: float = 2.0) -> dict[str, torch.Tensor]:
     """Weights for each site of a kind, whose widths differ."""
     found = {}
-    for site in find_sites(model.model.diffusion_model):
+    for site in sites_of(model):
         if site.kind == kind:
-            module: Any = site.module
-            width = module.to_q.weight.shape[1]
+            width = site.module.to_q.weight.shape[1]
             found |= {f"{site.path}:gain": torch.full((width,), gain), f"{site.path}:shift": torch.zeros(width)}
     return found
 
 
 def spoiled(model: Any, kind: str, gain: float) -> torch.Tensor:
     """What the model gives where the results of its attention are multiplied."""
-    sites = [site for site in find_sites(model.model.diffusion_model) if site.kind == kind]
+    sites = [site for site in sites_of(model) if site.kind == kind]
     hooks = [site.module.register_forward_hook(lambda module, args, result: result * gain) for site in sites]
     result = models.step(model)
     for hook in hooks:
@@ -129,7 +132,7 @@ def test_without_strength_the_picture_is_the_same(model, load):
 def test_two_files_in_a_row_add_up(model, load):
     """The second one has sites of its own."""
     both = loaded.put(loaded.put(model, load(gains(model, "cross"))), load(gains(model, "self", 0.5)))
-    halves = [site for site in find_sites(model.model.diffusion_model) if site.kind == "self"]
+    halves = [site for site in sites_of(model) if site.kind == "self"]
     hooks = [site.module.register_forward_hook(lambda module, args, result: result * 0.5) for site in halves]
     expected = spoiled(model, "cross", 2.0)
     for hook in hooks:
@@ -153,7 +156,7 @@ def test_one_set_of_weights_for_all_sites(model, load, sites):
     """Of a class that is an attention function, with the chosen sites."""
     patched = loaded.put(model, load({"*:scale": torch.zeros(1)}, "Scaled"), sites)
     bare = model.clone()
-    chosen: list[Any] = [s for s in find_sites(bare.model.diffusion_model) if sites in ("all", s.kind)]
+    chosen = [s for s in sites_of(bare) if sites in ("all", s.kind)]
     hooks = [s.module.to_out.register_forward_pre_hook(lambda module, args: (args[0] * 0,)) for s in chosen]
     expected = models.step(bare)
     for hook in hooks:
@@ -225,7 +228,7 @@ def test_a_class_that_is_not_there_gives_way_with_a_finding(model, load):
     from onediff_pack.host.loading.at_sites import loaded_at
 
     findings: list[Any] = []
-    sites = find_sites(model.model.diffusion_model)
+    sites = sites_of(model)
     put = loaded_at("OneDiffPatchAttention", load({}, "Absent"), sites, model, findings)
     assert put.chosen.rejected["processor"] == "custom/mine:Absent"
     assert put.chosen.name == "sdpa"
@@ -238,10 +241,11 @@ def test_custom_diffusion_gives_what_diffusers_gives(tmp_path, model, trains):
     from onediff_pack.processors.loaded.unet_names import by_diffusers_name
 
     torch.manual_seed(0)
-    named = by_diffusers_name(model.model.diffusion_model, find_sites(model.model.diffusion_model))
+    named = by_diffusers_name(model.model.diffusion_model, sites_of(model))
     cross: dict[str, Any] = {name: site for name, site in named.items() if site.kind == "cross"}
     assert len({site.module.to_q.weight.shape for site in cross.values()}) > 1
-    theirs, tensors = {}, {}
+    theirs: dict[str, Any] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, site in cross.items():
         inner, context = site.module.to_k.weight.shape
         one = diffusers.CustomDiffusionAttnProcessor2_0(True, trains != "keys and values", inner, context)
