@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,7 +88,7 @@ def decide(measured: Mapping[Shape, Measured], kept: Mapping[Shape, Choice]) -> 
         decision.shapes.append((shape, choice, list(one.ms)))
         for path, times in one.ms.items():
             calls = max(len(times), 1)
-            mine = min(times, default=0.0) * calls if shape not in kept else (choice.before_ms or 0.0) * calls
+            mine = sum(times) if shape not in kept else (choice.before_ms or 0.0) * calls
             if mine >= longest.get(path, -1.0):
                 longest[path], decision.by_site[path] = mine, choice.kernel
             ratio = choice.before_ms / choice.after_ms if choice.before_ms and choice.after_ms else 1.0
@@ -97,7 +98,8 @@ def decide(measured: Mapping[Shape, Measured], kept: Mapping[Shape, Choice]) -> 
 
 
 def _best(one: Measured) -> Choice:
-    before = min((min(times) for times in one.ms.values() if times), default=None)
+    all_ms = [ms for times in one.ms.values() for ms in times]
+    before = statistics.median(all_ms) if all_ms else None
     results = tuple(one.results or ())
     won = [r for r in results if r.reason is None and r.ratio is not None]
     if before is None or not won:

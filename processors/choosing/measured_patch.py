@@ -174,7 +174,7 @@ def _beside(measured: Mapping[Any, Measured]) -> Decision:
     for shape, one in measured.items():
         ratio = next((r.ratio for r in one.results or () if r.ratio is not None and _is_clear(r)), None)
         for path, times in one.ms.items():
-            mine = min(times) * len(times)
+            mine = sum(times)
             after, before = after + mine, before + mine * (ratio or 1.0)
             decision.by_site[path] = None
         decision.shapes.append((shape, Choice(None), list(one.ms)))

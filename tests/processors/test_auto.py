@@ -7,7 +7,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def kernel() -> Iterator[Callable[..., None]]:
 class Auto:
     """A model with ``auto`` on it, and what its node would be told."""
 
-    def __init__(self, patcher: Any, quality: str = "exact", choices: Choices | None = None, is_sdpa: bool = False):
+    def __init__(self, patcher: Any, quality: Any = "exact", choices: Choices | None = None, is_sdpa: bool = False):
         self.told: dict[str, Any] = {}
         model = patcher.model.diffusion_model
         self.patch = AutoPatch(
@@ -82,7 +82,7 @@ class Auto:
             lambda options: None,
             model=model,
             quality=quality,
-            candidates=lambda: candidates(CPU, FLOAT, cast(Any, quality), hosts_is_sdpa=is_sdpa),
+            candidates=lambda: candidates(CPU, FLOAT, quality, hosts_is_sdpa=is_sdpa),
             told=self.told.update,
             choices=choices or Choices(),
         )
@@ -248,19 +248,16 @@ def test_a_choice_is_made_once_a_model_and_once_a_machine(
     assert forgotten.told["auto"]["source"] == "measured"
 
 
-def set_on(forward: Any) -> Any:
-    """The function of a bound method."""
-    return forward.__func__
-
-
 def test_a_new_size_takes_the_choice_over(hosts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     auto = Auto(models.unet_patcher())
     auto.step()
-    names, before = tried(monkeypatch), [set_on(forward) for _, forward in auto.patch.forwards]
+    names = tried(monkeypatch)
+    before: list[Any] = [forward for _, forward in auto.patch.forwards]
     hosts.clear()
     auto.step(size=32, batch=1, tokens=77)
     assert (names, hosts) == ([], [])
-    assert [set_on(forward) for _, forward in auto.patch.forwards] == before
+    after: list[Any] = [forward for _, forward in auto.patch.forwards]
+    assert [one.__func__ for one in after] == [one.__func__ for one in before]
 
 
 def test_trying_ends_where_its_time_ends(
@@ -299,8 +296,7 @@ def test_a_named_kernel_shows_what_it_gains_without_an_extra_step(hosts: list[An
     assert hosts == []
     patch.tell()
     gain = told["gain"]
-    saved = gain["before_ms"] - gain["after_ms"]
-    assert gain["computed"] and saved > len(sites) * LATE * 50, "a twentieth of it, on a busy machine"
+    assert gain["computed"] and gain["before_ms"] - gain["after_ms"] > LATE * 1e3, "of what there was time to look at"
 
 
 class Remembering(Kernel):

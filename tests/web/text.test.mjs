@@ -49,8 +49,8 @@ test("each state reads as a person would say it", () => {
     autoChosen: "✓ 32 sites patched · auto: sdpa · attention 2.74×",
     autoApproximate: "✓ 1 site patched · auto: sage · attention 1.90× · 3.1 % off",
     autoSame: "= auto: no gain · nothing was replaced",
-    autoLeft: "= auto: another node's attention stays · nothing was replaced",
-    autoUntried: "= auto: nothing could be tried · nothing was replaced",
+    autoLeft: "= auto: left alone · another node's attention stays",
+    autoUntried: "= auto: nothing tried · nothing was replaced",
     patchedOddly: "! 1 warning · sdpa",
     rejected:
       "✗ SoftCap not used, sdpa is · softcap.py:16: returns a result of shape (2, 256, 80) instead of (2, 256, 320)",

@@ -39,10 +39,11 @@ export const processorsOf = (record) =>
  */
 export function patchParts(record, words) {
   const sites = patchedSites(record).length;
-  if (isUndecided(record)) return [words("status.auto_deciding")];
+  if (isUndecided(record)) return [{ text: words("status.auto_deciding"), elastic: true }];
   if (leftAsItWas(record)) {
     const why = { left: "status.auto_left", untried: "status.auto_untried" }[autoState(record)] ?? "status.auto_same";
-    return [words(why), words("status.hosts_stays")];
+    const stays = autoState(record) === "left" ? "status.theirs_stays" : "status.hosts_stays";
+    return [words(why), { text: words(stays), elastic: true }];
   }
   const bySdpa = count(record.patches?.by_sdpa);
   const names = processorsOf(record).join(", ");
