@@ -16,7 +16,7 @@ PAGES = sorted(
     if page.is_file()
 )
 #: The folders that hold the pack, as opposed to its tests and tools.
-ROOMS = "nodes host compilers checks processors speed_report measure patching status"
+ROOMS = "nodes host compilers checks processors proving speed_report measure patching status"
 
 
 def without_code(text: str) -> str:

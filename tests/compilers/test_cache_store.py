@@ -357,10 +357,11 @@ def _python(code: str, folder: Path) -> subprocess.Popen:
     """A process with this store, without torch: it must not matter who else is there."""
     head = f"""
         import importlib.util, os, sys, types
-        for name in ("pack", "pack.cache"):
-            sys.modules[name] = types.ModuleType(name)
-            sys.modules[name].__path__ = [{str(Path(store.__file__).parent)!r}]
-        from pack.cache.store import Entry, NotOurs, Store
+        for name in ("", "compilers", "compilers.compile_cache"):
+            full = ".".join(("pack", name)).rstrip(".")
+            sys.modules[full] = types.ModuleType(full)
+            sys.modules[full].__path__ = [os.path.join({str(Path(store.__file__).parents[2])!r}, *name.split("."))]
+        from pack.compilers.compile_cache.store import Entry, NotOurs, Store
         from pathlib import Path
         kept = Store(Path({str(folder)!r}), 10**8)
     """
