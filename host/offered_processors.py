@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
@@ -16,6 +17,7 @@ from ..checks import Finding
 from ..checks.attached import check_attached
 from ..checks.source import short_path
 from ..patching.stopping import Overdue
+from ..patching.user_code import Attendance
 from ..patching.user_errors import error_words, files_of, is_harmless, lines_in
 from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names, written
 from ..processors.attention_patch import not_patchable_reason
@@ -153,7 +155,7 @@ def _built_in(name: str, model: Any, findings: list[Finding]) -> Chosen:
     fits = not processor.limits.not_supported_reasons(model.load_device, model.model.get_dtype_inference(), None)
     if not isinstance(processor, Kernel) or processor.package is None or (processor.absent() is None and not fits):
         return Chosen(name, processor)
-    proof = KERNEL_PROOFS.prove(name, model.load_device)
+    proof = Attendance(CANCEL, math.inf).watched(lambda: KERNEL_PROOFS.prove(name, model.load_device))
     if proof.available:
         return Chosen(name, processor)
     absent = processor.absent()

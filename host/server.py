@@ -38,7 +38,8 @@ def start() -> None:
     register_ip_folder()
     server = PromptServer.instance
     HUB.transport = server.send_sync
-    PROOFS.on_disk.folder = KERNEL_PROOFS.on_disk.folder = CHOICES.on_disk.folder = own_folder()
+    KERNEL_PROOFS.on_disk = PROOFS.on_disk  # one file
+    PROOFS.on_disk.folder = CHOICES.on_disk.folder = own_folder()
     WARM.place, WARM.used = cache_place, remember_folder
     HUB.running = running_workflow
     HUB.runs = ended_runs

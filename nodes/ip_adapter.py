@@ -58,7 +58,7 @@ class OneDiffIPAdapter(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="From which part of the sampling on it acts. 0: from the first step.",
+                    tooltip="Where in the sampling it starts to act. 0: at the first step.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -66,7 +66,7 @@ class OneDiffIPAdapter(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Until which part of the sampling it acts. 1: until the last step.",
+                    tooltip="Where in the sampling it stops acting. 1: after the last step.",
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="Where it acts: white. Without it, everywhere."),
             ],

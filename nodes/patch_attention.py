@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import comfy.model_management
+import torch
 from comfy_api.latest import io
 
 from ..checks import Finding, Report
@@ -187,7 +188,8 @@ class OneDiffPatchAttention(io.ComfyNode):
                     _left_alone(places, patched, superseded),
                     observe,
                     quality=quality,
-                    candidates=partial(_candidates, patched, quality),
+                    is_left=bool(places),
+                    candidates=partial(_candidates, patched.load_device, patched.model.get_dtype_inference(), quality),
                     **told,
                     **measured,
                 )
@@ -232,9 +234,9 @@ def _left_alone(sites: list[Site], model: Any, override: Any) -> list[Site]:
     return [site for site in sites if site.path not in taken]
 
 
-def _candidates(model: Any, quality: Any) -> list[Candidate]:
-    dtype, hosts_is_sdpa = model.model.get_dtype_inference(), computes_with_sdpa()
-    return candidates(model.load_device, dtype, quality, hosts_is_sdpa=hosts_is_sdpa)
+def _candidates(device: torch.device, dtype: torch.dtype, quality: Any) -> list[Candidate]:
+    """Holds no model: it is a part of the patch, which the model's own clone holds."""
+    return candidates(device, dtype, quality, hosts_is_sdpa=computes_with_sdpa())
 
 
 def _tell(record: Record, fields: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable
 from typing import Any
 
@@ -74,8 +73,11 @@ class SessionState:
     @property
     def patch_speedup(self) -> float | None:
         """How many times as fast this pack's patches make a step, as they computed it; None where none did."""
-        gains = [patch.gain["speedup"] for patch in self.patches if patch.gain is not None and patch.sites]
-        return math.prod(gains) if gains else None
+        gains = [patch.gain for patch in self.patches if patch.gain is not None and patch.sites]
+        if not gains:
+            return None
+        after = min(gain["after_ms"] for gain in gains)  # each is that of a whole step, with all of them
+        return (after + sum(gain["before_ms"] - gain["after_ms"] for gain in gains)) / after if after > 0 else None
 
     @property
     def patches_decide(self) -> bool:

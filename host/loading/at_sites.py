@@ -10,7 +10,7 @@ from torch import nn
 from ...checks import Finding, Report
 from ...node_ids import PATCH_ATTENTION
 from ...patching.wrappers import KEY
-from ...processors import Processor, Site, find_sites, get_processor, processor_names
+from ...processors import Processor, Site, find_sites, processor_names
 from ...processors.attention_patch import AttentionPatch
 from ...processors.authored.recipe import recipe_of
 from ...processors.loaded.added_patch import AddedPatch
@@ -140,7 +140,8 @@ def _own_class(node: str, file: LoadedFile, sites: list[Site], model: Any, findi
     if name in processor_names():
         if tensors:
             raise Unusable(file.shown, f"has weights for {name}, which takes none", "name the class that they are for")
-        return Put(Chosen(name, get_processor(name)), sites, file)
+        found = choose(node, name, sites, model, findings)  # its package may be missing
+        return Put(found, sites, file if found.rejected is None else file.with_strength(1.0))
     if not name.startswith(user.PREFIX):
         what = f"names the processor {name[:60]}, which is neither built in nor one of your own"
         raise Unusable(file.shown, what, f"name it as the node lists it: {user.PREFIX}<file>:<Class>")
@@ -157,6 +158,8 @@ def _own_class(node: str, file: LoadedFile, sites: list[Site], model: Any, findi
         return recipe.first(named)
 
     named = [site for site in sites if not tensors or EVERYWHERE in tensors or site.path in tensors]
+    if not named:
+        raise Unusable(file.shown, "names none of the chosen places", "choose others with “sites” and “blocks”")
     chosen = choose(node, name, named, model, findings, made)
     if chosen.rejected is not None:  # what takes its place is there in full
         return Put(chosen, named, file.with_strength(1.0))

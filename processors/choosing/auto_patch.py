@@ -70,7 +70,8 @@ class ByKernel:
 
 
 class AutoPatch(MeasuredPatch):
-    """``candidates()`` are asked for when they are needed: one may be proven by then.
+    """``candidates()`` are asked for when they are needed: one may be proven by then. ``is_left``: without sites, there
+    are some that another node has taken.
 
     Until it has decided, the kernel that is expected to win sits at all sites, so that what is learned of blocks in the
     first step holds afterwards. In that step it is what was there that computes.
@@ -85,24 +86,48 @@ class AutoPatch(MeasuredPatch):
         *args: Any,
         quality: str,
         candidates: Callable[[], list[Candidate]],
+        is_left: bool = True,
         **kwargs: Any,
     ):
         self.quality, self.candidates = quality, candidates
         self.all_sites = list(sites)
         self.state, self._is_overridden = "deciding", False
         names = [one.name for one in candidates() if one.reason is None]
-        expected = DEFAULT_PROCESSOR if DEFAULT_PROCESSOR in names or not names else names[0]
+        expected = self._expected = DEFAULT_PROCESSOR if DEFAULT_PROCESSOR in names or not names else names[0]
         self.instances = ByKernel({site.path: expected for site in sites})
         super().__init__(sites, get_processor(expected), observe, *args, name=AUTO, **kwargs)
         if self.decision is not None:
             self._take(self.decision)
         elif not sites:
-            self._tries, self.state = False, "left"
+            self._tries, self.state = False, "left" if is_left else "untried"
 
     @property
     def deciding(self) -> bool:  # type: ignore[override]
         """Whether the next model call is the one that decides."""
         return self._tries
+
+    def around(self, call: ModelCall) -> Any:
+        if self._calls == 0 and self.decision is not None and self._is_outdated(call):
+            self._begin_again()
+        return super().around(call)
+
+    def _is_outdated(self, call: ModelCall) -> bool:
+        """Whether what was decided was cleared since, or nothing could be tried for an override that is gone."""
+        if self._epoch != self.choices.epoch:
+            return bool(self.all_sites)
+        assert self.decision is not None
+        return self._is_overridden and not self.decision.by_site and not self._overridden(call)
+
+    def _begin_again(self) -> None:
+        self.decision, self._tries, self.state, self._epoch = None, True, "deciding", self.choices.epoch
+        self.sites = list(self.all_sites)
+        self.described = [{"site": site.path, "processor": AUTO} for site in self.sites]
+        self.instances = ByKernel({site.path: self._expected for site in self.sites})
+        self._set_forwards()
+
+    def _overridden(self, call: ModelCall) -> bool:
+        override = call.options.get(OVERRIDE, self.superseded)
+        return override is not self.superseded and not getattr(override, HOSTS_OWN, False)
 
     @property
     def key(self) -> str:
@@ -136,13 +161,14 @@ class AutoPatch(MeasuredPatch):
                 choice = self.choices.at_shape(key_of(call.x.device, self.quality, trial.hosts), shape)
                 if choice is None or (choice.kernel is not None and choice.kernel not in usable):
                     raise KeyError(shape)
+                if not usable.keys() <= {result.name for result in choice.results}:  # one was proven since
+                    raise KeyError(shape)
                 kept[shape] = choice
             name = kept[shape].kernel
             return None if name is None else usable[name]
 
         trial.known, self._kept = known, kept
-        override = call.options.get(OVERRIDE, self.superseded)
-        self._is_overridden = override is not self.superseded and not getattr(override, HOSTS_OWN, False)
+        self._is_overridden = self._overridden(call)
         return trial
 
     def _learn(self, trial: Trial) -> None:

@@ -36,6 +36,8 @@ class Choices:
     def __init__(self, folder: Path | None = None) -> None:
         self.on_disk = KeptEntries("attention", "choices of attention", _MOST, folder)
         self._by_model: weakref.WeakKeyDictionary[nn.Module, dict[str, Decision]] = weakref.WeakKeyDictionary()
+        #: Counts how often they were cleared: patches on a model decide anew then.
+        self.epoch = 0
 
     def of_model(self, model: nn.Module, key: str) -> Decision | None:
         """What was decided for a loaded model."""
@@ -67,6 +69,7 @@ class Choices:
     def forget(self) -> None:
         """Everything is measured anew."""
         self._by_model.clear()
+        self.epoch += 1
         self.on_disk.change(lambda entries: {})
 
 

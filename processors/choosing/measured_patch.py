@@ -48,6 +48,7 @@ class MeasuredPatch(AttentionPatch):
         super().__init__(sites, processor, *args, **kwargs)
         self.told, self.choices, self.check_interrupt = told, choices, check_interrupt
         self.model = model
+        self._epoch = choices.epoch
         self.decision: Decision | None = None if model is None else choices.of_model(model, self.key)
         self._shape: Hashable = ()
         self._tries = self.decision is None

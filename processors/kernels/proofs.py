@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 
+from ...patching.user_code import PAUSE
 from ...proving.child import Trial, prove_in_child
 from ...proving.kept_proofs import ProofStore, proof_key
 from ...proving.proof import Proof
@@ -49,7 +50,10 @@ class KernelProofs:
     def prove(self, name: str, device: torch.device) -> Proof:
         """The proof of a kernel; takes seconds where it is not known yet."""
         key = (name, device.type)
-        with self._locks[key]:
+        lock = self._locks[key]
+        while not lock.acquire(timeout=PAUSE):  # no longer at a time: Cancel comes between two
+            pass
+        try:
             proof = self.known(name, device)
             if proof is None:
                 arguments = [name, str(device)]
@@ -57,6 +61,8 @@ class KernelProofs:
                 proof = self._known[key] = prove_in_child(trial)
                 self.on_disk.put(_key_of(kernel_of(name), name, device), proof)
             return proof
+        finally:
+            lock.release()
 
     def prove_ahead(self, names: Sequence[str], device: torch.device) -> threading.Thread | None:
         """Proves these one after the other in the background; None where all are known."""

@@ -24,6 +24,18 @@ from .added import without_added
 STRENGTH = "onediff_strength"
 
 
+class Weights(nn.ModuleList):
+    """Processors with weights, for ComfyUI's memory management, which counts what their ``state_dict`` holds: what
+    several sites share is there once."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        found, first = super().state_dict(*args, **kwargs), dict[Any, str]()
+        for name, tensor in found.items():
+            key = (tensor.data_ptr(), tensor.shape, tensor.dtype) if tensor.numel() else name
+            first.setdefault(key, name)
+        return {name: found[name] for name in first.values()}
+
+
 class LoadedPatch(AttentionPatch):
     """``strength`` mixes what the sites give without (0) and with their processors (1); other values go on from there.
     ``weights`` are the processors, for ComfyUI's memory management; None where they hold layers of the model."""
@@ -35,7 +47,7 @@ class LoadedPatch(AttentionPatch):
         made = [written(one) for one in self.instances.all]
         foreign = any(foreign_to(self.processor, site) for site in self.sites) and _holds_layers(self)
         has_tensors = any(True for one in made for _ in tensors_in(one))
-        self.weights = nn.ModuleList(made) if made and has_tensors and not foreign else None
+        self.weights = Weights(made) if made and has_tensors and not foreign else None
 
     def _set_forwards(self) -> None:
         super()._set_forwards()

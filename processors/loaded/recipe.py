@@ -34,7 +34,7 @@ class LoadedRecipe(Recipe):
     def __init__(self, cls: type, place: Place, file: LoadedFile, tensors: Mapping[str, Mapping[str, torch.Tensor]]):
         super().__init__(cls, place)
         self._shown, self._tensors = file.shown, tensors
-        self._moved: dict[tuple, torch.Tensor] = {}
+        self._moved: dict[tuple, nn.Parameter] = {}
         named = any(name != EVERYWHERE for name in tensors)
         self.per_site = named or bool(asks(cls))
 
@@ -87,19 +87,19 @@ class LoadedRecipe(Recipe):
                 raise Unusable(
                     self._shown, f"has {cut(key)} of {sizes}", "save it anew, or load the model that it is for"
                 )
-            tensor = self._in_place(given, present)
-            is_weight = kind == "_parameters"
+            put = self._in_place(given, present)
             with torch.inference_mode(False):
-                put = nn.Parameter(tensor, requires_grad=False) if is_weight else tensor.clone()
-            getattr(part, kind)[leaf] = put
+                getattr(part, kind)[leaf] = put if kind == "_parameters" else put.detach().clone()
 
-    def _in_place(self, given: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """A tensor of the file in the place of another one; the same one for all sites that ask."""
+    def _in_place(self, given: torch.Tensor, like: torch.Tensor) -> nn.Parameter:
+        """A tensor of the file in the place of another one; the same one for all sites that ask, so that all of them
+        follow where it is moved."""
         key = (id(given), like.device, like.dtype)
         if key not in self._moved:
             # Nodes run in inference mode, whose tensors compiled code tells apart.
             with torch.inference_mode(False), torch.no_grad():
-                self._moved[key] = torch.empty(like.shape, dtype=like.dtype, device=like.device).copy_(given)
+                moved = torch.empty(like.shape, dtype=like.dtype, device=like.device).copy_(given)
+                self._moved[key] = nn.Parameter(moved, requires_grad=False)
         return self._moved[key]
 
 

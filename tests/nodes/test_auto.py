@@ -3,8 +3,10 @@ says."""
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -54,6 +56,26 @@ def test_it_says_what_it_waits_for_and_then_what_it_chose(sub_quadratic: None) -
     assert rows["host"] == "slower" and rows["sdpa"] is None
     assert rows["sage"].startswith("device cpu is not among cuda")
     assert len(json.dumps(patches)) < 20_000
+
+
+@pytest.mark.parametrize("processor", ["auto", "sdpa"])
+def test_the_model_goes_when_nobody_holds_it(processor: str) -> None:
+    """Its weights take the place that the next checkpoint needs; Python's collector comes later."""
+    patcher: Any = models.unet_patcher()
+    gc.collect()
+    gc.disable()
+    try:
+        model, record = patched(patcher, processor=processor)
+        weights = weakref.ref(patcher.model.diffusion_model)
+        del model, patcher
+        assert weights() is None, record["summary"]
+    finally:
+        gc.enable()
+
+
+def test_where_no_place_fits_it_does_not_speak_of_another_node() -> None:
+    _, record = patched(models.flux_patcher(), sites="cross")
+    assert "another node" not in record["summary"]
 
 
 def test_where_comfyui_computes_with_pytorchs_attention_it_says_that_nothing_is_gained() -> None:

@@ -195,6 +195,38 @@ def test_calls_that_ask_for_full_precision_get_no_approximate_kernel(
     assert calls == []
 
 
+@pytest.mark.parametrize("how", ["the override is gone", "cleared"])
+def test_a_decision_that_does_not_hold_any_more_is_made_anew(hosts: list[Any], how: str) -> None:
+    """Patch Attention Processors does not run again for it: ComfyUI keeps what it gave."""
+
+    def override(function: Callable, q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return function(q, *args, **kwargs)
+
+    choices = Choices()
+    auto = Auto(models.unet_patcher(), choices=choices)
+    auto.patch.sampling(lambda: auto.step(**({OVERRIDE: override} if how != "cleared" else {})))
+    if how == "cleared":
+        choices.forget()
+        hosts.clear()
+    else:
+        assert auto.told["auto"]["state"] == "left"
+    auto.patch.sampling(lambda: auto.step())
+    assert hosts and auto.told["auto"]["state"] == "chosen"
+    assert auto.told["auto"]["source"] == "measured"
+    hosts.clear()
+    auto.patch.sampling(lambda: auto.step())
+    assert hosts == [], "and holds"
+
+
+def test_a_kernel_that_was_proven_since_is_tried(hosts: list[Any], kernel: Callable, tmp_path: Any) -> None:
+    choices = Choices(tmp_path)
+    Auto(models.unet_patcher(), choices=choices).step()
+    kernel("proven_later", lambda x: x)
+    later = Auto(models.unet_patcher(), choices=choices)
+    later.step()
+    assert later.reasons("proven_later") != set()
+
+
 def test_a_later_override_of_another_node_is_left_alone(hosts: list[Any]) -> None:
     def override(function: Callable, q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         return function(q, *args, **kwargs) * 0.5

@@ -47,7 +47,7 @@ test("each state reads as a person would say it", () => {
     patched: "✓ 10 sites patched · sdpa",
     autoDeciding: "○ auto: chooses in the first step",
     autoChosen: "✓ 32 sites patched · auto: sdpa · attention 2.74×",
-    autoApproximate: "✓ 1 site patched · auto: sage · attention 1.90× · 3.1 % off",
+    autoApproximate: "✓ 1 site patched · auto: sage · attention 1.90× · error 3.1 %",
     autoSame: "= auto: no gain · nothing was replaced",
     autoLeft: "= auto: left alone · another node's attention stays",
     autoUntried: "= auto: nothing tried · nothing was replaced",
