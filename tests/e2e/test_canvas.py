@@ -29,7 +29,7 @@ MEASURED = re.compile(
     r"^([▲◐] (compiled|partly compiled \d+/\d+)|▼ compiled, but slower|. compiled, no gain) · \d+\.\d+× "
     r"(together \([^)]*\) |from patched attention )?· "
     r"|^[✓◐] (compiled|partly compiled \d+/\d+) · not clear yet \(\d+ comparison"
-    r"|^▽ (off: compiled is |uncompiled · no clear gain)"
+    r"|^▽ (off: compiled is |uncompiled · (no clear gain|compiled steps took longer))"
 )
 
 # Notes every change of a node's line with its time.
