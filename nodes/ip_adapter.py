@@ -12,12 +12,9 @@ from ..host.loading.pictures import picture
 from ..host.server import schema
 from ..node_ids import IP_ADAPTER
 from ..processors.loaded.unusable import Unusable
-from .processor_type import ProcessorType
+from .processor_type import MOST, ProcessorType
 
 TITLE = "IP-Adapter Processor"
-
-#: What weights go to, either way.
-MOST = 10.0
 
 
 class OneDiffIPAdapter(io.ComfyNode):

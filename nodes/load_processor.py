@@ -12,12 +12,9 @@ from ..host.loading.files import fingerprint, listed, load_file
 from ..host.server import schema
 from ..node_ids import LOAD_PROCESSOR
 from ..processors.loaded.unusable import Unusable
-from .processor_type import ProcessorType
+from .processor_type import MOST, ProcessorType
 
 TITLE = "Load Attention Processor"
-
-#: What strengths go to, either way.
-MOST = 10.0
 
 
 class OneDiffLoadProcessor(io.ComfyNode):

@@ -88,7 +88,7 @@ def loaded_at(node: str, file: LoadedFile, sites: Sequence[Site], model: Any, fi
     else:
         put = _own_class(node, file, list(sites), model, findings)
     if not put.sites:
-        raise Unusable(file.shown, "names none of the chosen places", "choose others with “sites” and “blocks”")
+        raise _none_chosen(file)
     return put
 
 
@@ -159,11 +159,15 @@ def _own_class(node: str, file: LoadedFile, sites: list[Site], model: Any, findi
 
     named = [site for site in sites if not tensors or EVERYWHERE in tensors or site.path in tensors]
     if not named:
-        raise Unusable(file.shown, "names none of the chosen places", "choose others with “sites” and “blocks”")
+        raise _none_chosen(file)
     chosen = choose(node, name, named, model, findings, made)
     if chosen.rejected is not None:  # what takes its place is there in full
         return Put(chosen, named, file.with_strength(1.0))
     return Put(chosen._replace(name=f"{chosen.name} ({file.name})"), named, file)
+
+
+def _none_chosen(file: LoadedFile) -> Unusable:
+    return Unusable(file.shown, "names none of the chosen places", "choose others with “sites” and “blocks”")
 
 
 def _check_places(file: LoadedFile, sites: Sequence[Site], model: Any) -> None:
