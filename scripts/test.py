@@ -5,6 +5,7 @@
 pytest, after the environment is made.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -28,6 +29,8 @@ QUICK, COVERAGE, ALL, ONEFLOW = "--quick", "--coverage", "--all", "--oneflow"
 BY_FILE = ("--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial")
 SIDE_BY_SIDE = ("-n", "3", *BY_FILE)
 QUICK_ONES = ("-q", "-n", "2", *BY_FILE, "tests/checks", "tests/benchmarks", "tests/processors", "tests/status")
+#: Where pytest notes them, its exit code when there are some, and how many files of them are run again.
+LAST_FAILED, TESTS_FAILED, FEW_FILES = ROOT / ".cache" / "pytest" / "v" / "cache" / "lastfailed", 1, 4
 ONEFLOW_TESTS = ("tests/compilers/test_oneflow.py", "tests/e2e/test_oneflow.py")
 
 
@@ -55,7 +58,7 @@ def main() -> int:
         say_compiler()
         # Threads of several processes on the same cores spin while they wait for each other.
         beside = {"OMP_NUM_THREADS": "1", **variables}
-        results["pytest"] = step("Tests (pytest)", [*pytest, *SIDE_BY_SIDE], beside)
+        results["pytest"] = side_by_side(pytest, beside, variables)
         results["serial"] = step("Tests that measure (pytest)", [*pytest, "-m", "serial"], variables)
     if kind == ALL:
         results["OneFlow"] = oneflow_tests(environment, variables, [])
@@ -109,6 +112,19 @@ def step(what: str, command: list[str], env: dict[str, str] | None = None) -> in
         code = process.wait()
     say(f"== {what}: {'failed' if code else 'passed'} after {duration(time.monotonic() - started)}")
     return code
+
+
+def side_by_side(pytest: list[str], beside: dict[str, str], alone: dict[str, str]) -> int:
+    """Three at a time, a server or a page may answer too late for a test that waits for it. The files of the few that
+    failed run once more, alone, and what fails there has failed; both runs stand in what is printed."""
+    LAST_FAILED.unlink(missing_ok=True)
+    code = step("Tests (pytest)", [*pytest, *SIDE_BY_SIDE], beside)
+    if code != TESTS_FAILED or not LAST_FAILED.is_file():
+        return code
+    files = sorted({name.partition("::")[0] for name in json.loads(LAST_FAILED.read_text(encoding="utf-8"))})
+    if not 0 < len(files) <= FEW_FILES:
+        return code
+    return step("Files of tests that failed beside others (pytest)", [*pytest, "-m", "not serial", *files], alone)
 
 
 def oneflow_tests(environment: Environment, variables: dict[str, str], arguments: list[str]) -> int:

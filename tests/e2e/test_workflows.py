@@ -68,7 +68,8 @@ def test_compiled_equals_uncompiled_in_one_graph_a_kind_of_block(attention, mode
     assert 0 < record["parity"]["relative"] <= record["parity"]["tolerance"] == 1e-4
     assert record["speed"]["eager_ms"] > 0
     assert record["speed"]["compiled_ms"] > 0
-    assert record["speed"]["speedup"] == pytest.approx(
+    speedup = record["speed"]["speedup"]  # not said where a busy machine made the pairs of steps unlike each other
+    assert speedup is None or speedup == pytest.approx(
         record["speed"]["eager_ms"] / record["speed"]["compiled_ms"], rel=0.01
     )
     assert len(record["speed"]["steps_ms"]) == 6

