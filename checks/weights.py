@@ -137,7 +137,7 @@ def as_it_is(mounted: Mounted) -> Raised | None:
         except mounted.attendance.stops:
             raise
         except BaseException as error:
-            return raised(error, mounted.module)
+            return raised(error, mounted)
         if isinstance(result, torch.Tensor) and (result.dtype, result.device.type) != (case.dtype, device.type):
             said = f"the result is {_name(result.dtype)} on {result.device.type}"
             return Raised(said, function_location(type(mounted.module).forward))

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from scripts.whole_runs import WholeRuns, gain_lines, seconds_of
 WORKFLOW = ROOT / "example_workflows" / "sd15_onediff.json"
 NODES = {PATCH_ATTENTION, FORWARD_CHECK, COMPILE}
 TEMPLATES = "onediff-demo"
+EDITOR_SCRIPT = ROOT / "scripts" / "demo_picture.js"
 PORTS = range(8188, 8199)
 # Results of a run are let go in the next that does not use them: each of the runs by turns samples anew.
 FLAGS = ("--cache-classic",)
@@ -73,9 +75,9 @@ def main() -> int:
         steps = options.steps or (20 if options.checkpoint else 6)
         workflow = adapted_workflow(server, checkpoint.name, size, steps)
         picture = base / "output" / f"demo_{checkpoint.stem}_{size}.png"
-        compare(server, workflow, picture, f"{size} × {size}, {steps} steps")
+        entry = compare(server, workflow, picture, f"{size} × {size}, {steps} steps")
         if options.keep:
-            (templates / WORKFLOW.name).write_text(json.dumps(workflow), encoding="utf-8")
+            for_the_editor(templates, workflow, entry)
             keep_open(server)
     return 0
 
@@ -122,8 +124,9 @@ def adapted_workflow(server: Server, checkpoint: str, size: int, steps: int) -> 
     return workflow
 
 
-def compare(server: Server, workflow: Workflow, picture: Path, what: str) -> None:
-    """Runs the workflow with our nodes bypassed and with them, by turns on the same seed, and says what that gained."""
+def compare(server: Server, workflow: Workflow, picture: Path, what: str) -> dict[str, Any]:
+    """Runs the workflow with our nodes bypassed and with them, by turns on the same seed, and says what that gained.
+    Gives the history entry of the first run with them."""
     info = server.object_info()
     without, patched = with_mode(workflow, NODES), with_mode(workflow, NODES - {PATCH_ATTENTION})
     runs = WholeRuns()
@@ -155,6 +158,7 @@ def compare(server: Server, workflow: Workflow, picture: Path, what: str) -> Non
     for line in gain_lines(runs, record, verdict):
         say("  " + line if line else "")
     say()
+    return first
 
 
 def records_of(server: Server, workflow: Workflow) -> list[dict[str, Any]]:
@@ -201,11 +205,19 @@ def progress(events: Any, prompt: Prompt, seconds: float) -> str:
 
 
 def template_folder(base: Path) -> Path:
-    """A custom node without nodes, whose only part is a workflow that the editor can open by address."""
-    folder = base / "custom_nodes" / TEMPLATES / "example_workflows"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder.parent / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    """A custom node without nodes: a workflow that the editor can open by address, and what shows its picture there."""
+    folder = base / "custom_nodes" / TEMPLATES
+    for part in ("example_workflows", "web"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / "__init__.py").write_text('NODE_CLASS_MAPPINGS = {}\nWEB_DIRECTORY = "./web"\n')
+    shutil.copy(EDITOR_SCRIPT, folder / "web")
     return folder
+
+
+def for_the_editor(folder: Path, workflow: Workflow, entry: dict[str, Any]) -> None:
+    (folder / "example_workflows" / WORKFLOW.name).write_text(json.dumps(workflow), encoding="utf-8")
+    ran = {"workflow": workflow["id"], "prompt": entry["prompt"][1], "outputs": entry["outputs"]}
+    (folder / "web" / "ran.json").write_text(json.dumps(ran), encoding="utf-8")
 
 
 def keep_open(server: Server) -> None:

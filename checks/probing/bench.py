@@ -169,6 +169,11 @@ def original(level: Level, attn: nn.Module | None, heads: int, case: Case, input
     return site.to_out(_SDPA(site.to_q(x), site.to_k(context), site.to_v(context), heads, mask))
 
 
+def _files(mounted: Mounted) -> set[str]:
+    """Evidence: where its classes are written."""
+    return files_of(mounted.module)
+
+
 @dataclass(frozen=True)
 class Raised:
     """An exception in words, and the "file:line" of the user's code that it left last."""
@@ -177,10 +182,10 @@ class Raised:
     where: str | None
 
 
-def raised(error: BaseException, module: nn.Module) -> Raised:
+def raised(error: BaseException, mounted: Mounted) -> Raised:
     """Finds the last line of the processor's own file, or of a base class's, that an exception passed."""
-    lines = lines_in(error, files_of(module))
-    where = f"{short_path(lines[-1][0])}:{lines[-1][1]}" if lines else function_location(type(module).forward)
+    lines = lines_in(error, mounted.evidence(_files))
+    where = f"{short_path(lines[-1][0])}:{lines[-1][1]}" if lines else function_location(type(mounted.module).forward)
     return Raised(error_words(error), where)
 
 

@@ -68,6 +68,7 @@ class Probed:
     tried: tuple[Case, ...]
     results: dict[Case, Outcome | Raised | None] = field(default_factory=dict)
     _places: dict[tuple[type, str | None], Raised | None] = field(default_factory=dict)
+    _on_meta: dict[torch.dtype, nn.Module | None] = field(default_factory=dict)
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -106,7 +107,7 @@ class Probed:
         raises, too, and is no fault of the processor's shapes. That is done once a place.
         """
         suspects = []
-        attention: dict[torch.dtype, nn.Module | None] = {}
+        attention: dict[torch.dtype, nn.Module | None] = self._on_meta if device == _META else {}
         mode = _META if device == _META else FakeTensorMode(allow_non_fake_inputs=True)
         with torch.no_grad(), numbers_kept(self.mounted.device), _unlogged(_FAKE_TENSORS), mode, _KnownAttention():
             for case in cases:
@@ -137,7 +138,7 @@ class Probed:
         except mounted.attendance.stops:
             raise
         except BaseException as error:  # SystemExit too: whatever forward raises is its author's to read
-            return _Suspect(case, BaseException.with_traceback(error, None), raised(error, mounted.module))
+            return _Suspect(case, BaseException.with_traceback(error, None), raised(error, mounted))
         return _outcome(mounted, case, inputs, device, result)
 
     def _confirmed(self, suspect: _Suspect) -> Raised | None:
@@ -154,7 +155,7 @@ class Probed:
         except mounted.attendance.stops:
             raise
         except BaseException as error:
-            return raised(error, mounted.module)
+            return raised(error, mounted)
         return None
 
 
@@ -191,17 +192,23 @@ def _form(value: Any) -> Hashable:
 
 def probe(mounted: Mounted) -> Probed:
     """Evidence: every case without numbers. Those in the model's dtype run on fake tensors, which know their device:
-    what an ordinary run brings, and each mask. The others run on meta tensors, ten times as fast, which do not. Of a
-    processor that makes very many operations only the former are tried."""
+    what an ordinary run brings, and each mask; on a CPU one of each layout. The others run on meta tensors, ten times
+    as fast, which do not. Of a processor that makes very many operations only those of the model's dtype are tried."""
     first = [case for case in cases_of(mounted, thorough=False) if case.dtype == mounted.dtype]
     is_long = bool(first) and mounted.evidence(operations) > MOST_OPERATIONS
     every = first if is_long else [*cases_of(mounted, thorough=False), *cases_of(mounted)]
     tried = tuple(dict.fromkeys(every))
-    on_fakes = first if mounted.device.type != "cpu" else [case for case in first if case.mask is None]
+    on_fakes = first if mounted.device.type != "cpu" else _smallest_of_each_layout(first)
     probed = Probed(mounted, tried)
     probed.look(on_fakes, mounted.device)
     probed.look([case for case in tried if case not in set(on_fakes)], _META)
     return probed
+
+
+def _smallest_of_each_layout(cases: Iterable[Case]) -> list[Case]:
+    """The first without a mask, for each way in which q, k and v come: tensors of a processor land on a CPU by
+    themselves, so that nothing but a device that it names can be another one."""
+    return list({case.layout: case for case in reversed(list(cases)) if case.mask is None}.values())
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def _run(real: Bench, found: Trial, inputs: Inputs, mask: Mask | None, processor
     except real.mounted.attendance.stops:
         raise
     except BaseException as error:  # SystemExit too: whatever forward raises is its author's to read
-        said = raised(error, real.mounted.module)
+        said = raised(error, real.mounted)
         same = next((known for known in found.errors if known.where == said.where), said)
         found.errors.setdefault(same, []).append(replace(real.case, mask=mask))
         return None

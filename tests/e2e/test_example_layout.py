@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from editor import FAULTS, RENDERERS, ROOT, SCREENS, load, open_editor, set_setting, use_renderer
+from editor import FAULTS, MINUTES, RENDERERS, ROOT, SCREENS, load, open_editor, set_setting, use_renderer
+from examples import OURS, bypass, example, run
 
 EXAMPLES = ("sd15_onediff", "flux_onediff")
 
@@ -32,6 +33,15 @@ LOOK = """() => {
 }"""
 
 
+# Whether the node that saves the picture shows it: on the canvas in classic nodes, as an element in Nodes 2.0.
+SHOWS = """file => {
+    const images = LiteGraph.vueNodesMode
+        ? [...document.querySelectorAll("[data-node-id] img")]
+        : (app.graph.nodes.find(({ type }) => type === "SaveImage").imgs ?? []);
+    return images.some(({ src, complete, naturalWidth }) => src.includes(file) && complete && naturalWidth > 0);
+}"""
+
+
 @pytest.fixture(scope="module")
 def page(browser: Any, server: Any) -> Iterator[Any]:
     page = open_editor(browser.new_page(viewport={"width": 1280, "height": 720}), server.url)
@@ -44,18 +54,39 @@ def page(browser: Any, server: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_it_reads_from_left_to_right_on_a_small_screen(page: Any, example: str, renderer: str) -> None:
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_it_reads_from_left_to_right_on_a_small_screen(page: Any, name: str, renderer: str) -> None:
     use_renderer(page, renderer)
-    load(page, json.loads((ROOT / "example_workflows" / f"{example}.json").read_text(encoding="utf-8")))
+    load(page, json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8")))
     page.wait_for_timeout(500)
-    page.screenshot(path=SCREENS / f"example-{example}-{renderer}.png")
+    page.screenshot(path=SCREENS / f"example-{name}-{renderer}.png")
     assert page.evaluate(LOOK) == []
     assert page.evaluate(FAULTS, False) == []
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_another_picture_comes_with_each_run(example: str) -> None:
-    workflow = json.loads((ROOT / "example_workflows" / f"{example}.json").read_text(encoding="utf-8"))
+def test_the_demos_editor_shows_the_picture_that_it_made(page: Any, server: Any) -> None:
+    workflow = bypass(example("sd15", server, steps=1), *OURS)
+    entry = run(server, workflow).entry
+    ran = {"workflow": workflow["id"], "prompt": entry["prompt"][1], "outputs": entry["outputs"]}
+    script = (ROOT / "scripts" / "demo_picture.js").read_text(encoding="utf-8")
+    page.route("**/extensions/onediff-demo/demo_picture.js", answered(script, "text/javascript"))
+    page.route("**/extensions/onediff-demo/ran.json", answered(json.dumps(ran), "application/json"))
+    page.evaluate("() => import('/extensions/onediff-demo/demo_picture.js')")
+    load(page, workflow)
+    (saved,) = entry["outputs"].values()
+    for renderer in RENDERERS:
+        use_renderer(page, renderer)
+        page.wait_for_function(SHOWS, arg=saved["images"][0]["filename"], timeout=MINUTES)
+        page.wait_for_timeout(300)
+        page.screenshot(path=SCREENS / f"demo-picture-{renderer}.png")
+
+
+def answered(text: str, kind: str) -> Any:
+    return lambda route: route.fulfill(body=text, content_type=kind)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_another_picture_comes_with_each_run(name: str) -> None:
+    workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
     (sampler,) = (node for node in workflow["nodes"] if node["type"] == "KSampler")
     assert sampler["widgets_values"][1] == "randomize"
