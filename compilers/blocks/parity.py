@@ -44,7 +44,7 @@ class Parity:
     def difference(self) -> str:
         """What is wrong with it, for people."""
         if not math.isfinite(self.relative):
-            return "its compiled result has NaN, Inf or another form where the uncompiled one has not."
+            return "its compiled result has NaN, Inf, a whole number or a form that the uncompiled one has not."
         return (
             f"its compiled result differs from the uncompiled one by {self.relative:.1e} relative;"
             f" {self.tolerance:.0e} is accepted."
@@ -60,17 +60,38 @@ class Parity:
         }
 
 
-def compare(compiled: Any, uncompiled: Any) -> Parity:
-    """Parity of two results: tensors, or tuples, lists and dicts of them.
+_DIFFERENT = Parity(math.inf, math.inf, 0.0, 0.0)
 
-    NaN or Inf where the other is finite, and results of different form, count as infinitely different.
+
+def compare(compiled: Any, uncompiled: Any) -> Parity:
+    """Parity of two results: tensors, or tuples, lists and dicts of them, and of plain values.
+
+    NaN or Inf where the other has something else, other whole numbers, truth values or words, and results of different
+    form, count as infinitely different.
     """
     ours, spec = pytree.tree_flatten(compiled)
     theirs, expected_spec = pytree.tree_flatten(uncompiled)
     if spec != expected_spec:
-        return Parity(math.inf, math.inf, 0.0, 0.0)
-    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if isinstance(b, torch.Tensor) and b.is_floating_point()]
-    return worst([_compare_tensors(a, b) for a, b in pairs])
+        return _DIFFERENT
+    found = [_compare_leaves(a, b) for a, b in zip(ours, theirs, strict=True)]
+    return worst([parity for parity in found if parity is not None])
+
+
+def _compare_leaves(ours: Any, theirs: Any) -> Parity | None:
+    """None where two values are equal that are no tensors of numbers with a point, or of a kind that is not known."""
+    if isinstance(theirs, torch.Tensor):
+        if theirs.is_floating_point():
+            return _compare_tensors(ours, theirs)
+        if not isinstance(ours, torch.Tensor) or (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
+            return _DIFFERENT
+        if theirs.is_complex():
+            return _compare_tensors(torch.view_as_real(ours), torch.view_as_real(theirs))
+        return None if torch.equal(ours, theirs) else _DIFFERENT
+    if type(ours) is not type(theirs):
+        return _DIFFERENT
+    if type(theirs) is float:
+        return _compare_tensors(*(torch.tensor(value, dtype=torch.float32) for value in (ours, theirs)))
+    return _DIFFERENT if type(theirs) in (bool, int, str) and ours != theirs else None
 
 
 def worst(parities: list[Parity]) -> Parity:
@@ -97,7 +118,7 @@ def _compare_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> Parity:
     for mine, its in zip(ours.flatten().split(AT_A_TIME), theirs.flatten().split(AT_A_TIME), strict=True):
         a, b = mine.to(wide), its.to(wide)
         finite = torch.isfinite(b)
-        if not torch.equal(torch.isfinite(a), finite):
+        if not torch.equal(torch.isfinite(a), finite) or not torch.equal(_not_finite(a), _not_finite(b)):
             return Parity(math.inf, math.inf, 0.0, tolerance, theirs.dtype)
         a, b = torch.where(finite, a, 0), torch.where(finite, b, 0)
         d = a - b
@@ -108,6 +129,11 @@ def _compare_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> Parity:
     relative = difference / size if size else (0.0 if difference == 0 else math.inf)
     cosine = sums[3].item() / max(own * size, 1e-30) if size else 1.0
     return Parity(largest.item(), relative, cosine, tolerance, theirs.dtype)
+
+
+def _not_finite(numbers: torch.Tensor) -> torch.Tensor:
+    """0 for each finite number, another one for NaN, Inf and -Inf each."""
+    return torch.where(torch.isfinite(numbers), 0.0, numbers).nan_to_num(2.0, 1.0, -1.0)
 
 
 def clone_inputs(inputs: Any) -> Any:

@@ -87,6 +87,16 @@ class Measuring:
         self._peak_memory.start()
         return self._stopwatch.time(call, wait=self._waited)
 
+    @property
+    def waited(self) -> bool:
+        """Whether the step that ran last has ended, wherever it was computed."""
+        return self._waited
+
+    @property
+    def number(self) -> int:
+        """Steps so far, of all samplings."""
+        return self._steps_in_all
+
     def ran(self, work: Work) -> None:
         """Notes which blocks the step ran."""
         self.work = work

@@ -14,6 +14,9 @@ class Listener(Protocol):
     def compiling(self, block: Block) -> None:
         """A block is about to be compiled. Raises what the host raises when the user pressed Cancel."""
 
+    def comparing(self, block: Block) -> None:
+        """A compiled block is about to be compared again. Raises the same."""
+
     def failed(self, block: Block, graph: SharedGraph, error: Exception) -> None:
         """A compiled block raised. It runs uncompiled from now on, and so does every block of its graph; after running
         out of memory, only steps of this shape do."""

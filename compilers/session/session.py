@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,25 +23,25 @@ from ...processors.attention_patch import AttentionPatch
 from ...status import Record
 from ..backends.protocol import BackendUnavailable
 from ..blocks.batches import Batches
-from ..blocks.shared_graph import GRAPHS, GraphCache, SharedGraph
+from ..blocks.shared_graph import GRAPHS, GraphCache
 from ..choice.prove import PROOFS, Proofs
 from ..measuring.block import Block
 from ..measuring.cleared import CLEARED
 from ..measuring.find_gains import find_gains
 from ..measuring.model_memory import Variant
 from .failures import common_reason, leave_out
+from .faults import Faults, Turns
 from .one_block.block_runner import BlockRunner
 from .prepared_model import PreparedModel, contents, shape_of
 from .record_fields import model_fields
 from .sampling import Sampling
 from .settings import Host, Settings
-from .state import SessionState
 from .step import Step
 
 log = logging.getLogger(__name__)
 
 
-class Session(SessionState, ModelWrapper):
+class Session(Faults, ModelWrapper):
     """The state behind one OneDiff Compile node, as a wrapper of ``apply_model``.
 
     The first step runs uncompiled, ``watching`` what the blocks read. Then steps run compiled; the first run of each
@@ -64,7 +65,7 @@ class Session(SessionState, ModelWrapper):
     ):
         super().__init__(settings, record, host, device, proofs, graphs)
         self._runners: list[BlockRunner] = []
-        self._cleared = CLEARED.marks
+        self._turns, self._cleared = Turns(), CLEARED.marks
         self._findings, self._find_reach, self._find_batched = findings, find_reach, find_batched
         self._contents: list[tuple[str, int]] = []
 
@@ -78,7 +79,7 @@ class Session(SessionState, ModelWrapper):
         self.replaced_by = None
         self.compiler.begin_sampling()
         try:
-            result = executor(*args, **kwargs)
+            result = self.sample_again(partial(executor, *args, **kwargs), executor(*args, **kwargs))
             during.broke_off = False
             self.measuring.end_sampling()
             if self.failures.given_up is None and calls_expected(args, kwargs):
@@ -216,7 +217,9 @@ class Session(SessionState, ModelWrapper):
             return call()
         watching = not is_slow and (variant.times.warm_up_next(self.shape) or self.patches_decide)
         compared = is_slow or self._compares_next
-        step = self.step = Step(self.shape, variant, watching, compared, bypassing=compared)
+        step = self.step = Step(self.shape, variant, watching, compared, bypassing=compared, number=measuring.number)
+        if not (watching or compared) and measuring.settled:
+            step.again = self._turns.next(self.called)
         self.during.tried = True
         if watching:
             self.record.update(live=True, state="measuring", progress=None)
@@ -233,19 +236,15 @@ class Session(SessionState, ModelWrapper):
         if failure is not None:
             for held in kept:  # what ran is called again
                 held.put_back()
-            return self._rerun(step, call, failure)
+            return self.rerun(step, call, failure)
+        if self.is_nonsense(step, result):
+            for held in kept:
+                held.put_back()
+            return self.recompute(step, call)
         if step.ran_block:  # else a caching node skipped the model
             measuring.ran(tuple(block.calls for block in self.blocks))
             self._after(step, self.without_trials(milliseconds))
         return result
-
-    def _rerun(self, step: Step, call: Callable[[], Any], error: Exception) -> Any:
-        """Compiled code of a block that ran before failed. It may have overwritten its inputs, so the whole step runs
-        again, without that graph."""
-        assert step.running is not None
-        self.failed(*step.running, error)
-        self.publish()
-        return call()
 
     def _after(self, step: Step, milliseconds: float) -> None:
         for block in self.blocks:
@@ -284,17 +283,7 @@ class Session(SessionState, ModelWrapper):
         progress = self.compiler.progress(block, self.called)
         self.record.update(live=progress["done"] > 0, state="compiling", progress=progress)
 
-    def failed(self, block: Block, graph: SharedGraph, error: Exception) -> None:
-        if self.compiler.compile_apart(graph, error):
-            return
-        reason = self.failures.note(error, graph, self.shape, self.compiler.explain)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # what runs uncompiled next needs memory
-        if reason is None:
-            self.step.bypassing = True
-        else:
-            self.gave_up(block, reason)
-
-    def gave_up(self, block: Block, reason: str) -> None:
-        self.failures.drop_block(block, reason)
-        self._stop_if_unfit()
+    def comparing(self, block: Block) -> None:
+        """Nothing is compiled: people go on seeing how fast it is."""
+        self.host.check_interrupt()
+        self.step.dirty = True

@@ -69,16 +69,47 @@ def test_another_shape_dtype_or_form_is_infinitely_far(ours, tolerance, dtype):
     found = compare(ours, torch.ones(4))
     assert (found.tolerance, found.dtype) == (tolerance, dtype)
     assert (found.passed, found.max_abs, found.relative, found.cosine) == (False, math.inf, math.inf, 0.0)
-    assert found.difference == "its compiled result has NaN, Inf or another form where the uncompiled one has not."
+    assert found.difference == (
+        "its compiled result has NaN, Inf, a whole number or a form that the uncompiled one has not."
+    )
     assert found.as_dict()["relative"] is None
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (torch.tensor([1, 2]), torch.tensor([1, 3])),
+        (torch.tensor([1, 2], dtype=torch.int32), torch.tensor([1, 2])),
+        (torch.tensor([True]), torch.tensor([False])),
+        (torch.tensor([1j]), torch.tensor([2j])),
+        (torch.tensor([1.0, math.nan]), torch.tensor([1.0, math.inf])),
+        (torch.tensor([-math.inf]), torch.tensor([math.inf])),
+        (3, 4),
+        (True, 1),
+        (0.5, 0.6),
+        ("nhd", "hnd"),
+        (None, torch.ones(1)),
+        (torch.ones(1), 1.0),
+    ],
+)
+def test_another_value_of_any_kind_does_not_pass(ours, theirs):
+    first = torch.ones(4)
+    assert not compare((first, ours), (first.clone(), theirs)).passed
+    assert compare((first, theirs), (first.clone(), theirs)).passed
+
+
+def test_complex_numbers_are_compared_as_others_are():
+    theirs = torch.full((4,), 1 + 1j)
+    assert compare(theirs * (1 + 1e-6), theirs).passed
+    assert compare(theirs * 1.01, theirs).relative == pytest.approx(0.01, rel=1e-3)
+
+
 def test_the_worst_of_several_results_counts_figure_by_figure():
-    """Flux's blocks give picture and text, here in two dtypes; whole numbers beside them are not compared."""
+    """Flux's blocks give picture and text, here in two dtypes."""
     large, small = torch.full((4,), 100.0), torch.ones(4).half()
     opposite = torch.tensor([1.0, -1.0, 1.0, -1.0])
     ours = {"img": large + 0.001 * opposite, "txt": small * 1.05, "count": 3, "index": torch.tensor([1, 2])}
-    theirs = {"img": large, "txt": small, "count": 4, "index": torch.tensor([1, 3])}
+    theirs = {"img": large, "txt": small, "count": 3, "index": torch.tensor([1, 2])}
     found = compare(ours, theirs)
     assert found.relative == pytest.approx(0.05, rel=0.02)
     assert (found.tolerance, found.dtype) == (1e-2, torch.float16)
@@ -101,7 +132,7 @@ def test_the_worst_of_several_results_counts_figure_by_figure():
 
 
 def test_without_anything_to_compare_nothing_differs():
-    found = compare((3, None), (4, None))
+    found = compare((3, None), (3, None))
     assert (found.passed, found.relative, found.max_abs, found.cosine) == (True, 0.0, 0.0, 1.0)
 
 

@@ -221,7 +221,7 @@ def test_a_block_that_differs_stays_uncompiled(patcher, backend, name, factor):
         torch.testing.assert_close(step(clone), plain)
     assert record["state"] == "partial"
     assert not record["parity"]["passed"]
-    words = {"1 %": "differs from the uncompiled one by 1.0e-02", "NaN": "has NaN, Inf or another form"}
+    words = {"1 %": "differs from the uncompiled one by 1.0e-02", "NaN": "has NaN, Inf, a whole number or a form"}
     assert all(words[name] in region["reason"] for region in record["compile"]["regions_uncompiled"])
     assert {type(r.module).__name__ for r in session.blocks if r.reason} == {guilty}
 

@@ -100,7 +100,7 @@ def test_both_renderers_end_in_a_measured_state(editor: Seen, renderer: str) -> 
     assert MEASURED.match(line["text"]), line["text"]
     assert line["label"] == f"OneDiff status: {line['text'].partition(' ')[2]}"
     assert "A step takes" in line["title"]
-    assert "The first compiled step" in line["title"]
+    assert "Compiled blocks" in line["title"]
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)

@@ -11,7 +11,7 @@ test("a compiled model: what ran, what it gained, and how exact it is", () => {
     "Backend: inductor 2.11.0. The only backend that works on this machine.",
     "38 of 38 blocks run compiled. Graphs: 17; graph breaks: 0; recompiles: 0. Compiling took 37 s.",
     "A step takes 240 ms uncompiled. A step takes 148 ms compiled. That is 1.62× the speed. The time spent on compiling is earned back after 21 pictures.",
-    "The first compiled step differs from an uncompiled one by 1.2e-6; up to 0.001 is allowed.",
+    "Compiled blocks differ from uncompiled ones by 1.2e-6; up to 0.001 is allowed.",
     "Peak memory: 5012 MB uncompiled, 4801 MB compiled.",
   ]);
   assert.match(said[6], /^Measured .+ on NVIDIA H100\.$/);
@@ -72,14 +72,14 @@ test("patches: which processor at how many sites, and who else is there", () => 
 test("a result outside the tolerance says by how much", () => {
   assert.ok(
     details(states.differs, english).includes(
-      "The first compiled step differs from an uncompiled one by 0.4, more than the 0.01 that is allowed.",
+      "Compiled blocks differ from uncompiled ones by 0.4, more than the 0.01 that is allowed.",
     ),
   );
   assert.ok(
     details(
       record({ state: "uncompiled", parity: { relative: null, tolerance: 0.01, passed: false } }),
       english,
-    ).includes("The first compiled step gave a different result from an uncompiled one."),
+    ).includes("A compiled block gave a different result from an uncompiled one."),
   );
 });
 

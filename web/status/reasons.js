@@ -21,6 +21,7 @@ export const REASONS = [
     "type_gains_little",
     "{type} gains too little: {tried} of its {kinds} widths were compiled and ran {gain}× as fast as uncompiled.",
   ],
+  ["not_finite", "a compiled step gave NaN or Inf."],
   ["out_of_memory", "compiled steps of this size ran out of memory."],
   ["limit", "{seconds} s of compiling is the limit for one picture: it is compiled in the next."],
   ["whole_model", "another node compiles the whole model (TorchCompileModel): remove one of the two."],

@@ -225,12 +225,12 @@ class BlockRunner:
         if failed is not None:
             self._listener.gave_up(self.block, failed)
             return self.run_uncompiled(call.original)
-        if not self._first_runs.done(key, call):
+        if not self._first_runs.done(step, key, call):
             postponed = self._compiler.postponed(graph)
             if postponed is not None:
                 self.block.postponed = self._compiler.budget > 0
                 return self._skip(postponed, call.original)
-            return self._first_runs.run(key, graph, call)
+            return self._first_runs.run(step, key, graph, call)
         before = graph.graphs
         if step.ran_foreign:
             result = self._run_once(step, key, graph, call, call.under)

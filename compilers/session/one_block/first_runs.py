@@ -1,8 +1,9 @@
-"""The first compiled run of a block: compared with an uncompiled one on the same input, and timed."""
+"""The first compiled run of a block, in steps of each shape: compared with an uncompiled one on the same input. Later
+ones are compared again by turns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +20,14 @@ from ...measuring.block import Block
 from ...measuring.class_gain import time_pairs
 from ..compiler import Compiler
 from ..listener import Listener
+from ..step import Step
 from .foreign_code import ForeignCode
+
+Place = tuple[tuple, Sequence[int], Hashable]
+"""Where a run is compared: the variant's key, the foreign functions that write, and the shape of the step."""
+
+#: Places of a block that are remembered: in more it is compared again.
+MOST_PLACES = 256
 
 #: Why a block that does so runs uncompiled.
 WRITES_INTO_VIEWS = "it writes into one of two inputs that are views of the same memory."
@@ -68,29 +76,40 @@ class FirstRuns:
     ):
         self._runner, self._compiler, self._listener = runner, compiler, listener
         self._foreign, self._stops = foreign, stops
-        self._verified: set[tuple] = set()
+        self._verified: dict[Place, None] = {}
 
     def forget(self) -> None:
         """The next run of each variant is the first one again."""
         self._verified.clear()
         self._runner.block.compared.clear()
 
-    def done(self, key: tuple, call: Call) -> bool:
-        """Whether this variant was compared; with foreign functions that write, these as well."""
-        return (key, self._foreign.writers(call.foreign)) in self._verified
+    def done(self, step: Step, key: tuple, call: Call) -> bool:
+        """Whether this variant need not be compared now."""
+        if step.again is self._runner.block and call.under is None:
+            return False
+        return self._place(step, key, call) in self._verified
 
-    def run(self, key: tuple, graph: SharedGraph, call: Call) -> Any:
-        """The first compiled run, on clones of the inputs, beside the uncompiled run whose result is used."""
+    def _place(self, step: Step, key: tuple, call: Call) -> Place:
+        return key, self._foreign.writers(call.foreign), step.shape
+
+    def run(self, step: Step, key: tuple, graph: SharedGraph, call: Call) -> Any:
+        """A compiled run on clones of the inputs, beside the uncompiled run whose result is used."""
+        place = self._place(step, key, call)
+        if step.again is self._runner.block:
+            step.again = None
         if call.under is None and overlapping(call.inputs):
             before = tensors_of(clone_inputs(call.inputs))
             uncompiled = self._runner.run_uncompiled(call.original)
             if not all(map(torch.equal, before, tensors_of(call.inputs))):
                 self._listener.gave_up(self._runner.block, WRITES_INTO_VIEWS)
                 return uncompiled
-        self._listener.compiling(self._runner.block)
+        if self._ran(key):
+            self._listener.comparing(self._runner.block)
+        else:
+            self._listener.compiling(self._runner.block)
         if call.under is not None:
-            return self._verify_with_foreign(key, graph, call, call.under)
-        clones = self._clones(graph, call)
+            return self._verify_with_foreign(step, place, graph, call, call.under)
+        clones = self._clones(place, graph, call)
         if clones is None:
             return self._runner.run_uncompiled(call.original)
         result, failure = self._try_compiled(key, graph, clones)
@@ -100,13 +119,15 @@ class FirstRuns:
         self._foreign.note_written(call.inputs, clones)
         del clones
         uncompiled = self._runner.run_uncompiled(call.original)
-        if self._compared(key, graph, call, lambda: compare(result, uncompiled)) and self._runner.is_timed():
+        right = self._compared(step, place, graph, call, lambda: compare(result, uncompiled))
+        if right and self._runner.is_timed():
             self._time(key, graph, call.inputs)
         return uncompiled
 
-    def _verify_with_foreign(self, key: tuple, graph: SharedGraph, call: Call, under: BlockCall) -> Any:
+    def _verify_with_foreign(self, step: Step, place: Place, graph: SharedGraph, call: Call, under: BlockCall) -> Any:
         """The same, the uncompiled run first: foreign code runs there, and the other is given what that gave."""
-        clones = self._clones(graph, call)
+        key = place[0]
+        clones = self._clones(place, graph, call)
         if clones is None:
             return self._runner.run_uncompiled(call.original)
         uncompiled = self._foreign.first(self._runner.run_uncompiled, call.original, under, call.foreign)
@@ -125,7 +146,8 @@ class FirstRuns:
             self._listener.failed(self._runner.block, graph, failure)
             return uncompiled
         self._compared(
-            key,
+            step,
+            place,
             graph,
             call,
             lambda: worst(
@@ -135,23 +157,46 @@ class FirstRuns:
         self._foreign.note(under, call.foreign)
         return uncompiled
 
-    def _compared(self, key: tuple, graph: SharedGraph, call: Call, compared: Callable[[], Parity]) -> bool:
+    def _compared(
+        self, step: Step, place: Place, graph: SharedGraph, call: Call, compared: Callable[[], Parity]
+    ) -> bool:
         """Compares, and says whether the compiled result is right."""
+        block, key = self._runner.block, place[0]
         try:
             parity = compared()
-        except Exception as error:  # there may be no memory for it
-            self._listener.failed(self._runner.block, graph, error.with_traceback(None))
+        except Exception as error:
+            self._no_room(place, graph, error)
             return False
         if not parity.passed and self._compiler.retry(graph, parity):
             return False  # at its next call, compiled in another way
         if not parity.passed and self._foreign.refuse_writers(call.foreign):
             return False
-        self._runner.block.parity = parity
-        self._verified.add((key, self._foreign.writers(call.foreign)))
-        self._runner.block.compared.add(key[0])
-        if not parity.passed:
-            self._listener.gave_up(self._runner.block, parity.difference)
+        was_right = place in self._verified
+        block.parity = worst([block.parity, parity]) if block.parity and self._ran(key) else parity
+        block.compared.add(key[0])
+        self._note(place)
+        if parity.passed:
+            block.right_at = step.number
+        else:
+            since = f" It was right {step.number - block.right_at} steps before: pictures since then may be wrong."
+            self._listener.gave_up(block, parity.difference + (since if was_right else ""))
         return parity.passed
+
+    def _ran(self, key: tuple) -> bool:
+        """Whether this variant was compared in steps of any shape."""
+        return any(known == key for known, _, _ in self._verified)
+
+    def _note(self, place: Place) -> None:
+        self._verified[place] = None
+        if len(self._verified) > MOST_PLACES:
+            del self._verified[next(iter(self._verified))]
+
+    def _no_room(self, place: Place, graph: SharedGraph, error: Exception) -> None:
+        """There is no memory for two runs, perhaps. A variant that was right in other steps goes on without."""
+        if self._ran(place[0]):
+            self._note(place)
+        else:
+            self._listener.failed(self._runner.block, graph, error.with_traceback(None))
 
     def _time(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> None:
         """Times the block both ways."""
@@ -166,12 +211,12 @@ class FirstRuns:
         else:
             self._runner.block.gain.note(self._runner.block.signature, pairs)
 
-    def _clones(self, graph: SharedGraph, call: Call) -> Inputs | None:
-        """Inputs for a run beside the one that counts; None, and a failure, where there is no memory for them."""
+    def _clones(self, place: Place, graph: SharedGraph, call: Call) -> Inputs | None:
+        """Inputs for a run beside the one that counts; None where there is no memory for them."""
         try:
             return clone_inputs(call.inputs)
         except Exception as error:
-            self._listener.failed(self._runner.block, graph, error.with_traceback(None))
+            self._no_room(place, graph, error)
             return None
 
     def _try_compiled(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> tuple[Any, Exception | None]:

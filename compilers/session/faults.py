@@ -1,0 +1,116 @@
+"""What a session does when compiled code fails, or gives what no model would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..blocks.shared_graph import SharedGraph
+from ..blocks.tensors import tensors_of
+from ..measuring.block import Block
+from .state import SessionState
+from .step import Step
+
+#: Why a model runs uncompiled after that.
+NOT_FINITE = "a compiled step gave NaN or Inf."
+
+#: What comparing a block costs, in runs of it, and the share of all steps that may go into it.
+COSTS, SHARE = 3.0, 0.005
+
+
+class NotFinite(RuntimeError):
+    """Raised where a compiled step gave NaN or Inf and cannot be run again."""
+
+    def __init__(self, node: str):
+        super().__init__(
+            f"OneDiff Compile (node {node}): {NOT_FINITE} Another node's code ran in it, so it cannot be run again. "
+            "Queue the prompt once more: the model runs uncompiled from now on."
+        )
+
+
+def all_finite(result: Any) -> bool:
+    """Whether the tensors of a result hold no NaN and no Inf: told by one sum each; looked at closely where that is
+    none, because the sum of large numbers may be infinite too."""
+    tensors = [tensor for tensor in tensors_of(result) if tensor.is_floating_point()]
+    if all(bool(tensor.sum(dtype=torch.float32).isfinite()) for tensor in tensors):
+        return True
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+class Turns:
+    """Which block is compared again in a compiled step: one after the other, so seldom that it takes next to none of
+    the time."""
+
+    def __init__(self) -> None:
+        self._steps = self._turn = 0
+
+    def next(self, blocks: Sequence[Block]) -> Block | None:
+        self._steps += 1
+        if self._steps * len(blocks) < COSTS / SHARE:
+            return None
+        able = [block for block in blocks if block.compiled and not block.operators]
+        if self._steps * len(able) < COSTS / SHARE:
+            return None
+        self._steps, self._turn = 0, self._turn + 1
+        return able[self._turn % len(able)]
+
+
+class Faults(SessionState):
+    """Part of a session."""
+
+    def failed(self, block: Block, graph: SharedGraph, error: Exception) -> None:
+        if self.compiler.compile_apart(graph, error):
+            return
+        reason = self.failures.note(error, graph, self.shape, self.compiler.explain)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what runs uncompiled next needs memory
+        if reason is None:
+            self.step.bypassing = True
+        else:
+            self.gave_up(block, reason)
+
+    def gave_up(self, block: Block, reason: str) -> None:
+        self.failures.drop_block(block, reason)
+        self._stop_if_unfit()
+
+    def rerun(self, step: Step, call: Callable[[], Any], error: Exception) -> Any:
+        """Compiled code of a block that ran before failed. It may have overwritten its inputs, so the whole step runs
+        again, without that graph."""
+        assert step.running is not None
+        self.failed(*step.running, error)
+        self.publish()
+        return call()
+
+    def is_nonsense(self, step: Step, result: Any) -> bool:
+        """Whether a compiled step gave NaN or Inf where the model, as far as is known, gives none. Where a device works
+        behind Python and is not waited for now, `sample_again` looks at the end."""
+        if not step.ran_compiled or self.during.is_not_finite:
+            return False
+        self.during.ran_foreign |= step.ran_foreign
+        if not self.measuring.waited:
+            self.during.unseen = True
+            return False
+        return not all_finite(result)
+
+    def recompute(self, step: Step, call: Callable[[], Any]) -> Any:
+        """The result of such a step uncompiled. Unless the model itself gives that, compiled code is not used again."""
+        if step.ran_foreign:
+            self.give_up(NOT_FINITE)
+            raise NotFinite(str(self.record["node"]))
+        result = call()
+        self.during.is_not_finite = not all_finite(result)
+        if not self.during.is_not_finite:
+            self.give_up(NOT_FINITE)
+        return result
+
+    def sample_again(self, sample: Callable[[], Any], result: Any) -> Any:
+        """What a sampling gives. Where steps were compiled that nobody looked at, and the end is NaN or Inf, it runs
+        once more, uncompiled."""
+        if not self.during.unseen or self.failures.given_up is not None or all_finite(result):
+            return result
+        self.give_up(NOT_FINITE)
+        if self.during.ran_foreign:
+            raise NotFinite(str(self.record["node"]))
+        return sample()
