@@ -89,7 +89,10 @@ def _patched(record: dict[str, Any]) -> str:
     chosen = "auto: " if auto else ""
     ratio = (patches.get("gain") or auto).get("attention_speedup")
     faster = f" · attention {ratio:.2f}×" if ratio and ratio >= NOISE else ""
-    return f"patched {count(len(patches['sites']), 'site')} · {chosen}{', '.join(names)}{faster}{left}"
+    taken, total = patches.get("taken") or {"sites": 0, "by": None}, len(patches["sites"])
+    at = f"{total - taken['sites']} of {total} sites" if taken["sites"] else count(total, "site")
+    others = f" (the others: “{taken['by']}”)" if taken["by"] else ""
+    return f"patched {at}{others} · {chosen}{', '.join(names)}{faster}{left}"
 
 
 _AUTO = {

@@ -12,6 +12,7 @@ from ...patching.calls import options_position
 from ...patching.forwards import swapped_attributes
 from ...patching.wrappers import ModelCall
 from ..attention_patch import AttentionPatch
+from ..called_sites import Place
 from ..sites.find import Site
 from .added import ADDED, Adds, adding_forward, register
 from .ip_adapter import ImageAttention
@@ -27,6 +28,7 @@ class AddedPatch(AttentionPatch):
         self.adds = processor
         super().__init__(sites, processor, *args, **kwargs)
         self.superseded = None
+        self._numbers: dict[nn.Module, int] = {}
 
     def _set_forwards(self) -> None:
         self.called_as = self.instances.called_as
@@ -35,6 +37,9 @@ class AddedPatch(AttentionPatch):
     def forwards(self) -> list[tuple[nn.Module, Callable]]:  # type: ignore[override]
         """Made anew for each call, upon what earlier patches have set on the sites by then."""
         return [(site.module, _upon(site.module)) for site in self.sites]
+
+    def place(self, site: Site) -> Place:
+        return id(site.module), self._numbers[site.module]
 
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -48,6 +53,7 @@ class AddedPatch(AttentionPatch):
         held: list[tuple[nn.Module, tuple[Adds, ...]]] = [
             (site.module, (*site.module.__dict__.get(ADDED, ()), (self.adds, site.path))) for site in self.sites
         ]
+        self._numbers = {site.module: len(site.module.__dict__.get(ADDED, ())) for site in self.sites}
         with swapped_attributes(ADDED, held):
             return super().around(call)
 
