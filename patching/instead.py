@@ -105,7 +105,7 @@ class Takers:
         self._found: dict[str | None, dict[str | None, dict[str, str | None]]] = {}
 
     def note(self, options: dict[str, Any], own: str) -> None:
-        """Notes what acts in a model call with these ``transformer_options``. ``own``: the key of this pack's wrappers."""
+        """Notes what acts in a model call with these ``transformer_options``. ``own``: the key of this pack's."""
         for name, functions in (options.get("patches_replace") or {}).items():
             for function in functions.values():
                 self._add(name if name.startswith("attn") else None, named(function))

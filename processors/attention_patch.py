@@ -21,7 +21,7 @@ from ..patching.instead import TookPart
 from ..patching.user_code import Attendance
 from ..patching.wrappers import KEY, ModelCall, ModelWrapper
 from .authored.instances import AT_SITE, Computes, Instances
-from .called_sites import Place
+from .called_sites import Place, places_of
 from .contract import KernelProcessor, ModuleProcessor, Processor
 from .kernels.kernel import Kernel
 from .overriding import kernel_forward, kernel_override, module_forward
@@ -125,6 +125,7 @@ class AttentionPatch(ModelWrapper):
             (site.module, site_forward(site, self.processor, self.superseded, self.instances.computes(site)))
             for site in self.sites
         ]
+        self.places: dict[Place, str] = places_of(self.sites)
 
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of one whole sampling (``outer_sample``): looks whether the processor took part in it."""
@@ -140,10 +141,6 @@ class AttentionPatch(ModelWrapper):
         unused = self.took_part.with_earlier(self.prompt(), self.calls.steps.steps, unused)
         self.ended(unused, self.calls)
         return result
-
-    def place(self, site: Site) -> Place:
-        """Under which it is noted that the processor computes at a site."""
-        return id(site.module), None
 
     def _begin_sampling(self) -> None:
         self._failing_as_told(self.instances.begin_sampling)  # what people keep may be anything

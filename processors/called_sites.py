@@ -1,14 +1,18 @@
-"""At which sites what a patch put there computes, noted while a model call runs. A compiled block does not tell: it notes
-what its uncompiled run noted, with which it was compared."""
+"""At which sites what a patch put there computes, noted while a model call runs.
+
+A compiled block does not tell: for it is noted what its uncompiled run noted, with which it was compared.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from .sites.find import Site
 
 #: A site's module by its id, and the number of what adds to its attention; None is what takes its place.
 Place = tuple[int, int | None]
@@ -17,23 +21,40 @@ Place = tuple[int, int | None]
 Noted = dict[Place, bool]
 
 
-class _Open(threading.local):
+def places_of(sites: Iterable[Site]) -> dict[Place, str]:
+    """The paths of sites, each by what is noted when a processor takes its place."""
+    return {(id(site.module), None): site.path for site in sites}
+
+
+class _Running:
+    """Of one thread: who notes, the outermost first, and how often something was noted."""
+
     def __init__(self) -> None:
         self.noted: list[Noted] = []
+        self.calls = 0
 
 
-_OPEN = _Open()
+_RUNNING: dict[int, _Running] = {}
+
+
+def running() -> dict[int, int]:
+    """The threads in which a model computes, and how often processors were met in each since it began."""
+    return {ident: one.calls for ident, one in _RUNNING.copy().items()}
 
 
 @contextmanager
 def noting() -> Iterator[Noted]:
     """Notes what is met meanwhile; who notes around it is told, too."""
     noted: Noted = {}
-    _OPEN.noted.append(noted)
+    ident = threading.get_ident()
+    of_thread = _RUNNING.setdefault(ident, _Running())
+    of_thread.noted.append(noted)
     try:
         yield noted
     finally:
-        _OPEN.noted.pop()
+        of_thread.noted.pop()
+        if not of_thread.noted:
+            _RUNNING.pop(ident, None)
         note_again(noted)
 
 
@@ -50,5 +71,7 @@ def note_met(site: nn.Module | None, called: bool, number: int | None = None) ->
 
 
 def _note(place: Place, called: bool) -> None:
-    if _OPEN.noted:
-        _OPEN.noted[-1][place] = called or _OPEN.noted[-1].get(place, False)
+    of_thread = _RUNNING.get(threading.get_ident())
+    if of_thread is not None:
+        of_thread.calls += 1
+        of_thread.noted[-1][place] = called or of_thread.noted[-1].get(place, False)

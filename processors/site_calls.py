@@ -91,7 +91,8 @@ class SiteCalls:
             self._taken.append(taken)
         if self._counts is None:
             self._counts = not self._is_compiled(getattr(executor, "class_obj", None), options)
-        self._by_patches |= {site.path for site in self._patch.sites} - own.keys()
+        if len(own) < len(self._patch.sites):
+            self._by_patches |= {site.path for site in self._patch.sites} - own.keys()
         self._takers.note(options, self._key)
         given_up, left = given_up_at(own.values()), left_at(own.values())
         try:
@@ -100,10 +101,11 @@ class SiteCalls:
         finally:
             self.by_sdpa += given_up_at(own.values()) - given_up
             self.left += left_at(own.values()) - left
-        places = {site.path: self._patch.place(site) for site in self._patch.sites}
-        met = {path: noted[places[path]] for path in own if places.get(path) in noted}
-        self._met |= met.keys()
-        self._reached |= {path for path, called in met.items() if called}
+        places = self._patch.places
+        met = [place for place in places.keys() & noted.keys() if places[place] in own]
+        if len(self._reached) < len(places):
+            self._met.update(places[place] for place in met)
+            self._reached.update(places[place] for place in met if noted[place])
         self.steps.called(bool(met) or not self._counts)
 
     def own(self, options: dict[str, Any]) -> dict[str, nn.Module]:

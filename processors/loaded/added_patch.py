@@ -28,18 +28,15 @@ class AddedPatch(AttentionPatch):
         self.adds = processor
         super().__init__(sites, processor, *args, **kwargs)
         self.superseded = None
-        self._numbers: dict[nn.Module, int] = {}
 
     def _set_forwards(self) -> None:
         self.called_as = self.instances.called_as
+        self.places: dict[Place, str] = {}  # others in each call
 
     @property
     def forwards(self) -> list[tuple[nn.Module, Callable]]:  # type: ignore[override]
         """Made anew for each call, upon what earlier patches have set on the sites by then."""
         return [(site.module, _upon(site.module)) for site in self.sites]
-
-    def place(self, site: Site) -> Place:
-        return id(site.module), self._numbers[site.module]
 
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -53,7 +50,7 @@ class AddedPatch(AttentionPatch):
         held: list[tuple[nn.Module, tuple[Adds, ...]]] = [
             (site.module, (*site.module.__dict__.get(ADDED, ()), (self.adds, site.path))) for site in self.sites
         ]
-        self._numbers = {site.module: len(site.module.__dict__.get(ADDED, ())) for site in self.sites}
+        self.places = {(id(site.module), len(site.module.__dict__.get(ADDED, ()))): site.path for site in self.sites}
         with swapped_attributes(ADDED, held):
             return super().around(call)
 

@@ -319,6 +319,15 @@ export const states = {
     patches: { sites: [{ site: "a", processor: "sdpa" }], foreign: [], reached: 0 },
     unused: { why: "not reached", by: "SageAttention", where: "sage:SageAttention.run" },
   }),
+  patchInPart: record({
+    state: "patched",
+    patches: {
+      sites: ["a", "b", "c", "d"].map((site) => ({ site, processor: "sdpa" })),
+      foreign: [],
+      reached: 1,
+      taken: { sites: 3, by: "AttentionCouple", where: "couple:AttentionCouple.patch" },
+    },
+  }),
   slower: record({
     state: "uncompiled",
     backend: inductor,

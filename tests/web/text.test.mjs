@@ -71,6 +71,7 @@ test("each state reads as a person would say it", () => {
     calledAround: "▽ no effect: “DeepCache” calls the blocks itself",
     patchCalledAround: "▽ no effect: the sampler did not call this model",
     patchOverridden: "▽ no effect: “SageAttention” computes attention instead",
+    patchInPart: "◐ 1 of 4 sites patched · the others: “AttentionCouple” · sdpa",
     slower: "▽ off: compiled is 9 % slower · 3.00 s an uncompiled step",
     noGain: "= compiled, no gain · 1.01× · 149 ms a compiled step · inductor",
     noisy: "✓ compiled · noisy, no clear difference · 140 ms a compiled step · inductor",

@@ -2,7 +2,7 @@
 // What a person can do about a record, as one or two sentences.
 
 import { gainsNothing } from "../status/attention.js";
-import { findings, isLive, plain, stoppedAt, unusedBecause } from "../status/record.js";
+import { findings, isLive, plain, stoppedAt, takenByOthers, takenSites, unusedBecause } from "../status/record.js";
 import { gainsNowhere, isByChoice, isNoisy, isSlower, isUnclear } from "../status/verdict.js";
 
 /** @typedef {import("../words.js").Words} Words */
@@ -38,6 +38,7 @@ export function advice(record, words, bypassed = false) {
     case "uncompiled":
       return uncompiled(record, say, fixes);
     default:
+      if (takenByOthers(record)) return [words("unused.do_not_at_sites_by", takenSites(record) ?? {}), ...fixes];
       return fixes.length ? fixes : [say(gainsNothing(record) ? "no_gain" : "nothing")];
   }
 }

@@ -11,6 +11,7 @@ import {
   plain,
   sentence,
   stoppedAt,
+  takenSites,
   tookPart,
   unusedBecause,
 } from "./record.js";
@@ -103,11 +104,13 @@ function patches(record, tell) {
   /** @type {Map<string, number>} */
   const sites = new Map();
   for (const { processor } of patchedSites(record)) sites.set(plain(processor), (sites.get(plain(processor)) ?? 0) + 1);
+  const taken = takenSites(record);
   const foreign = list(record.patches.foreign).map((other) =>
     typeof other === "object" ? [plain(other?.what), plain(other?.where)].filter(Boolean).join(", ") : plain(other),
   );
   return [
     ...some([...sites], tell, ([processor, number]) => tell("patched", { processor, count: number })),
+    taken ? tell(taken.by ? "taken_by" : "taken", taken) : "",
     ...some(foreign.filter(Boolean), tell, (other) => tell("foreign", { what: other })),
   ];
 }

@@ -122,6 +122,7 @@ export function sentence(text) {
 const STOPPED = new Set(["idle", "partial"]);
 const UNUSED = new Set(["patched", "uncompiled"]);
 const SOME = "some steps";
+const OUR_PATCH = "Patch Attention Processors";
 const IN_PART = new Set(["patched", "compiled", "partial"]);
 
 /**
@@ -154,3 +155,18 @@ export function tookPart({ state, unused }) {
   const { why, steps, of, by } = unused ?? {};
   return IN_PART.has(state) && why === SOME && isNumber(steps) && isNumber(of) ? { steps, of, by: plain(by) } : null;
 }
+
+/**
+ * At how many of its sites a patch was not called in the last sampling, and who computed there; null where at all.
+ * @param {StatusRecord} record
+ * @returns {{done: number, total: number, count: number, by: string} | null}
+ */
+export function takenSites(record) {
+  const taken = count(record.patches?.taken?.sites);
+  const total = patchedSites(record).length;
+  if (!taken || taken > total) return null;
+  return { done: total - taken, total, count: taken, by: plain(record.patches?.taken?.by) };
+}
+
+/** Whether another pack's node did; a second patch of ours is put there on purpose. @param {StatusRecord} record */
+export const takenByOthers = (record) => ![OUR_PATCH, "", undefined].includes(takenSites(record)?.by);

@@ -13,6 +13,7 @@ import {
   problems,
   rejectedProcessor,
   stoppedAt,
+  takenByOthers,
   tookPart,
   unusedBecause,
 } from "./record.js";
@@ -172,9 +173,10 @@ function patched(record, words) {
     return { symbol: "✗", tone: "bad", parts: [said, { text: rejected.why, elastic: true }] };
   }
   const trouble = troubles(record, words);
-  if (trouble) return { ...trouble, parts: [trouble.parts[0], patch[1] ?? patch[0]] };
+  if (trouble) return { ...trouble, parts: [trouble.parts[0], patch.slice(1).find(Boolean) ?? patch[0]] };
   if (isUndecided(record)) return { symbol: "○", tone: "plain", parts: patch };
   if (leftAsItWas(record)) return { symbol: "=", tone: "plain", parts: patch };
+  if (takenByOthers(record)) return { symbol: "◐", tone: "warn", parts: patch, short: 2 };
   return processors.length
     ? { symbol: "✓", tone: "good", parts: patch, short: 2 }
     : { symbol: "!", tone: "warn", parts: patch };
