@@ -15,6 +15,7 @@ export const record = (fields) => ({
   patches: null,
   compile: null,
   unused: null,
+  held: null,
   speed: null,
   parity: null,
   memory: null,
@@ -327,6 +328,16 @@ export const states = {
       reached: 1,
       taken: { sites: 3, by: "AttentionCouple", where: "couple:AttentionCouple.patch" },
     },
+  }),
+  held: record({
+    state: "patched",
+    patches: { sites: [{ site: "a", processor: "custom/slow:Mine" }], foreign: [] },
+    held: { where: "slow.py:12", seconds: 45, cancelled: false },
+  }),
+  heldCancelled: record({
+    state: "patched",
+    patches: { sites: [{ site: "a", processor: "custom/slow:Mine" }], foreign: [] },
+    held: { where: "slow.py:12", seconds: 3, cancelled: true },
   }),
   slower: record({
     state: "uncompiled",

@@ -72,6 +72,8 @@ test("each state reads as a person would say it", () => {
     patchCalledAround: "▽ no effect: the sampler did not call this model",
     patchOverridden: "▽ no effect: “SageAttention” computes attention instead",
     patchInPart: "◐ 1 of 4 sites patched · the others: “AttentionCouple” · sdpa",
+    held: "… slow.py:12 has not returned · 45 s · Cancel, or wait",
+    heldCancelled: "… Cancel cannot end slow.py:12 · 3 s · restart ComfyUI, or wait",
     slower: "▽ off: compiled is 9 % slower · 3.00 s an uncompiled step",
     noGain: "= compiled, no gain · 1.01× · 149 ms a compiled step · inductor",
     noisy: "✓ compiled · noisy, no clear difference · 140 ms a compiled step · inductor",

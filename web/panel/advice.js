@@ -18,6 +18,7 @@ export function advice(record, words, bypassed = false) {
   const say = /** @type {Words} */ ((key, values) => words(`advice.${key}`, values));
   if (bypassed) return [say("bypassed")];
   if (record === null) return [say("never_ran")];
+  if (record.held) return [say(record.held.cancelled ? "held_cancelled" : "held")];
   if (isLive(record)) return [say("wait")];
   const fixes = remedies(record);
   const because = unusedBecause(record);

@@ -1,6 +1,7 @@
 // @ts-check
 // A record as plain sentences: what the tooltip of the status line says.
 
+import { processorsOf } from "./attention.js";
 import { duration, elapsed, factor, millions, tiny } from "./format.js";
 import {
   count,
@@ -33,6 +34,7 @@ export function details(record, words) {
   if (record === null) return [words("details.idle")];
   const tell = /** @type {Words} */ ((key, values) => words(`details.${key}`, values));
   return [
+    record.held ? tell("held", { processor: processorsOf(record).join(", "), where: plain(record.held.where) }) : "",
     ...unused(record, words, tell),
     ...model(record, tell),
     ...backend(record, words, tell),

@@ -33,6 +33,7 @@
  * @property {Record<string, any> | null} [patches]
  * @property {Record<string, any> | null} [compile]
  * @property {{why?: string, by?: string | null, where?: string | null, steps?: number, of?: number} | null} [unused] why the node had no effect, or not in all steps
+ * @property {{where?: string, seconds?: number, cancelled?: boolean} | null} [held] a call of the processor that has not returned
  * @property {Record<string, any> | null} [speed]
  * @property {Record<string, any> | null} [parity]
  * @property {Record<string, any> | null} [memory]
@@ -45,7 +46,7 @@ const LONGEST = 400;
 const LIVE = new Set(["checking", "starting", "compiling", "measuring"]);
 
 /** @param {StatusRecord | null} record */
-export const isLive = (record) => record !== null && LIVE.has(record.state);
+export const isLive = (record) => record !== null && (LIVE.has(record.state) || Boolean(record.held));
 
 /** Whether a record says how something ended; before the first run and during one it does not. @param {StatusRecord} record */
 export const isOutcome = (record) => !isLive(record) && record.state !== "idle";

@@ -69,6 +69,7 @@ const quiet = (state, words) => ({
 
 /** @param {StatusRecord} record @param {Words} words @param {number} age @returns {Draft} */
 function drafted(record, words, age) {
+  if (record.held) return held(record, words, age);
   if (isLive(record)) return live(record, words, age);
   if (unusedBecause(record)) return unused(record, words);
   if (stoppedAt(record)) return stopped(record, words);
@@ -128,6 +129,20 @@ function live(record, words, age) {
     symbol: "…",
     tone: "live",
     parts: [words(`status.${record.state}`) + of, time, { text: plain(path), elastic: true }],
+  };
+}
+
+/** A call that has not returned. @param {StatusRecord} record @param {Words} words @param {number} age @returns {Draft} */
+function held(record, words, age) {
+  const { where, seconds, cancelled } = record.held ?? {};
+  return {
+    symbol: "…",
+    tone: "warn",
+    parts: [
+      { text: words(cancelled ? "status.held_cancelled" : "status.held", { where: plain(where) }), elastic: true },
+      isNumber(seconds) ? elapsed(words, seconds + age) : null,
+      { text: words(cancelled ? "status.held_do_restart" : "status.held_do"), elastic: true },
+    ],
   };
 }
 
