@@ -139,7 +139,7 @@ function held(record, words, age) {
     symbol: "…",
     tone: "warn",
     parts: [
-      { text: words(cancelled ? "status.held_cancelled" : "status.held", { where: plain(where) }), elastic: true },
+      words(cancelled ? "status.held_cancelled" : "status.held", { where: plain(where) }),
       isNumber(seconds) ? elapsed(words, seconds + age) : null,
       { text: words(cancelled ? "status.held_do_restart" : "status.held_do"), elastic: true },
     ],
