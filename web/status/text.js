@@ -139,9 +139,12 @@ function held(record, words, age) {
     symbol: "…",
     tone: "warn",
     parts: [
-      words(cancelled ? "status.held_cancelled" : "status.held", { where: plain(where) }),
+      words(cancelled ? "status.held_cancelled" : "status.held"),
       isNumber(seconds) ? elapsed(words, seconds + age) : null,
-      { text: words(cancelled ? "status.held_do_restart" : "status.held_do"), elastic: true },
+      {
+        text: words(cancelled ? "status.held_at_cancelled" : "status.held_at", { where: plain(where) }),
+        elastic: true,
+      },
     ],
   };
 }
@@ -188,7 +191,7 @@ function patched(record, words) {
     return { symbol: "✗", tone: "bad", parts: [said, { text: rejected.why, elastic: true }] };
   }
   const trouble = troubles(record, words);
-  if (trouble) return { ...trouble, parts: [trouble.parts[0], patch.slice(1).find(Boolean) ?? patch[0]] };
+  if (trouble) return { ...trouble, parts: [trouble.parts[0], patch[1] ?? patch[0]] };
   if (isUndecided(record)) return { symbol: "○", tone: "plain", parts: patch };
   if (leftAsItWas(record)) return { symbol: "=", tone: "plain", parts: patch };
   if (takenByOthers(record)) return { symbol: "◐", tone: "warn", parts: patch, short: 2 };
