@@ -134,7 +134,7 @@ class OneDiffPatchAttention(io.ComfyNode):
     ) -> io.NodeOutput:
         record = new_record(cls.hidden)
         model_given("Patch Attention Processors", PATCH_ATTENTION, model, record)
-        PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
+        PROOFS.wait_for_imports(CANCEL.check)  # the check imports Dynamo, and so does a backend that starts
         patched = model.clone()
         all_sites = find_sites(patched.get_model_object("diffusion_model"))
         findings: list[Finding] = []
