@@ -88,15 +88,14 @@ def test_cancel_ends_the_compiler_while_a_backend_is_proven_and_the_proof_is_mad
 
     cpu, backend = torch.device("cpu"), InductorBackend()
     backend.start_up(cpu)
-    session = Compiler(
-        Settings(backend="inductor"), cpu, Proofs({"inductor": backend}), cancel=Cancel(check, NewerHosts)
-    )
+    proofs, cancel = Proofs({"inductor": backend}), Cancel(check, NewerHosts)
+    compiler_of_session = Compiler(Settings(backend="inductor"), cpu, proofs, cancel=cancel)
     with config.patch({"cpp.cxx": (str(compiler),), "cpp_cache_precompile_headers": False}):
         with pytest.raises(NewerHosts):
-            of_session.choose_backend()
+            compiler_of_session.choose_backend()
         assert time.monotonic() - pressed[0] < 1
         quick.touch()
-        assert "compiled and ran" in of_session.choose_backend()
+        assert "compiled and ran" in compiler_of_session.choose_backend()
 
 
 def test_cancel_reaches_who_waits_while_a_backend_is_imported():
