@@ -14,8 +14,10 @@ from typing import Any
 import comfy.model_management
 
 from ..node_ids import is_ours
+from ..patching.lingering import Calls, Finalizers, Held
 from ..patching.stopping import Unanswered
 from ..patching.user_code import Cancel
+from ..processors.called_sites import running
 from ..status.prompts import EndedPrompt, NodeClass
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,8 @@ MOST = 200
 
 class PromptEnds:
     """Calls ``settle`` soon after prompts ended. ``workflow_of`` gives the editor's workflow of an item of the queue,
-    ``is_theirs`` says whether a file of Python code is the user's own: Cancel ends what runs there."""
+    ``is_theirs`` says whether a file of Python code is the user's own: Cancel ends what runs there. ``hold(workflow,
+    held)`` is told of a call that does not return, and with None when it did."""
 
     def __init__(
         self,
@@ -44,11 +47,15 @@ class PromptEnds:
         settle: Callable[[], None],
         workflow_of: Callable[[tuple], str | None],
         is_theirs: Callable[[str], bool] = lambda file: False,
+        hold: Callable[[str | None, Held | None], None] = lambda workflow, held: None,
     ):
         self._server = server
         self._settle = settle
         self._workflow_of = workflow_of
         self._unanswered = Unanswered(CANCEL.error, is_theirs)
+        self._calls, self._hold = Calls(is_theirs, running), hold
+        self._held: Held | None = None
+        self._finalizers, self._beside = Finalizers(is_theirs), Finalizers(is_theirs)
         self._seen: deque[str] = deque(maxlen=MOST)
         self._timer: asyncio.TimerHandle | None = None
         self._until = 0.0
@@ -56,6 +63,7 @@ class PromptEnds:
     def watch(self) -> None:
         """Looks from now on, until nothing is left in the queue. From any thread."""
         self._until = time.monotonic() + GRACE
+        self._beside.start()
         loop = getattr(self._server, "loop", None)
         if loop is not None and loop.is_running():
             loop.call_soon_threadsafe(self._begin)
@@ -90,11 +98,21 @@ class PromptEnds:
         pressed = comfy.model_management.processing_interrupted()
         try:
             self._unanswered.look(pressed)
+            self._finalizers.look()
+            self._tell(self._calls.look(self._unanswered.in_vain))
             self._settle()
         except Exception:  # a picture must not be lost for it, nor the looks that follow
             log.warning("OneDiff: what became of a prompt could not be read", exc_info=True)
         if self._server.prompt_queue.get_tasks_remaining() or time.monotonic() < self._until:
             self._timer = self._server.loop.call_later(SOON if pressed else PAUSE, self._look)
+
+    def _tell(self, held: Held | None) -> None:
+        before = self._held
+        if held is before or (held and before and held[:2] == before[:2] and held.cancelled == before.cancelled):
+            return  # the page counts on
+        self._held = held
+        running, _queued = self._server.prompt_queue.get_current_queue_volatile()
+        self._hold(self._workflow_of(running[0]) if running else None, held)
 
     def _read(self, entry: dict[str, Any]) -> EndedPrompt | None:
         """An entry of the history; None for a prompt that failed or was cancelled."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import comfy.ldm.modules.attention as attention
@@ -15,6 +16,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..compilers import CLEARED, PROOFS, WARM, Host, backend_rows
+from ..patching.lingering import Held
 from ..processors.choosing.kept import CHOICES
 from ..processors.kernels.proofs import KERNEL_PROOFS
 from ..status import HUB, Record
@@ -43,7 +45,7 @@ def start() -> None:
     WARM.place, WARM.used = cache_place, remember_folder
     HUB.running = running_workflow
     HUB.runs = ended_runs
-    ends = PromptEnds(server, HUB.settle, _workflow_of, is_users)
+    ends = PromptEnds(server, HUB.settle, _workflow_of, is_users, _hold)
     HUB.ended, HUB.class_of = ends.new, class_of
     HUB.watch = ends.watch
     if hasattr(server, "add_on_prompt_handler"):
@@ -55,6 +57,13 @@ def start() -> None:
         {"measurements": clear_measurements, "compile cache": clear_compile_cache, "backends": clear_backends},
         cache_size,
     )
+
+
+def _hold(workflow: str | None, held: Held | None) -> None:
+    told = None
+    if held is not None:
+        told = {"file": Path(held.file).stem, "where": held.where, "seconds": held.seconds, "cancelled": held.cancelled}
+    HUB.hold(workflow, told)
 
 
 def clear_measurements() -> str:

@@ -13,6 +13,7 @@ from ..compilers import BACKENDS, PROOFS, Session, Settings
 from ..host.compile_facts import asked
 from ..host.example_inputs import find_batched, find_reach
 from ..host.known_values import known, model_given, name_given, switch_given
+from ..host.prompt_ends import CANCEL
 from ..host.server import begin_start, host, new_record, schema, ui
 from ..host.user_settings import compile_seconds
 from ..node_ids import COMPILE
@@ -124,7 +125,7 @@ def compiled_model(model: Any, settings: Settings, record: Record, findings: lis
         find_batched(compiled),
         proofs=PROOFS,
     )
-    PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
+    PROOFS.wait_for_imports(CANCEL.check)  # the check imports Dynamo, and so does a backend that starts
     session.prepare(
         compiled.get_model_object("diffusion_model"),
         attached(compiled, AttentionPatch),

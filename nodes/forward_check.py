@@ -69,7 +69,7 @@ class OneDiffForwardCheck(io.ComfyNode):
         patches = attached(model, AttentionPatch)
         findings += [_rejected(patch.rejected) for patch in patches if patch.rejected]
         diffusion_model = model.get_model_object("diffusion_model")
-        PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
+        PROOFS.wait_for_imports(CANCEL.check)  # the check imports Dynamo, and so does a backend that starts
         report = check_model(
             diffusion_model,
             len(find_sites(diffusion_model)),

@@ -46,6 +46,7 @@ from ..processors.choosing.candidates import QUALITIES, Candidate, candidates
 from ..processors.choosing.measured_patch import MeasuredPatch
 from ..processors.kernels.kernel import Kernel
 from ..processors.loaded.file import LoadedFile
+from ..processors.site_calls import SiteCalls
 from ..status import Record
 from ..status.plain import plain
 from .patch_findings import fitting, no_processor, no_such_site, nothing_chosen
@@ -133,7 +134,7 @@ class OneDiffPatchAttention(io.ComfyNode):
     ) -> io.NodeOutput:
         record = new_record(cls.hidden)
         model_given("Patch Attention Processors", PATCH_ATTENTION, model, record)
-        PROOFS.wait_for_imports()  # the check imports Dynamo, and so does a backend that starts
+        PROOFS.wait_for_imports(CANCEL.check)  # the check imports Dynamo, and so does a backend that starts
         patched = model.clone()
         all_sites = find_sites(patched.get_model_object("diffusion_model"))
         findings: list[Finding] = []
@@ -259,12 +260,13 @@ def _observer(record: Record, superseded: Any) -> Callable[[dict[str, Any]], Non
     return observe
 
 
-def _ended(record: Record) -> Callable[[dict[str, Any] | None, int | None, int], None]:
-    """Notes in the record whether the processor took part in a sampling that ended."""
+def _ended(record: Record) -> Callable[[dict[str, Any] | None, SiteCalls], None]:
+    """Notes in the record whether the processor took part in a sampling that ended, and at which of its sites."""
 
-    def ended(unused: dict[str, Any] | None, reached: int | None, by_sdpa: int) -> None:
+    def ended(unused: dict[str, Any] | None, calls: SiteCalls) -> None:
         record.sampled(executing_class())
-        patches = {**record["patches"], "reached": reached, "by_sdpa": by_sdpa}
+        told = {"reached": calls.reached, "by_sdpa": calls.by_sdpa, "taken": calls.taken}
+        patches = {**record["patches"], **told}
         if (patches, unused) != (record["patches"], record["unused"]):
             record.update(patches=patches, unused=unused)
 

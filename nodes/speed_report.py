@@ -21,6 +21,7 @@ from ..host.user_settings import locale
 from ..node_ids import SPEED_REPORT
 from ..patching.user_errors import said
 from ..patching.wrappers import attached
+from ..processors.attention_patch import AttentionPatch
 from ..speed_report.figures import SpeedReport
 from ..speed_report.plot import plot
 from ..status import Record
@@ -98,7 +99,7 @@ class OneDiffSpeedReport(io.ComfyNode):
         pixels, note = plot(report, locale())
         image = torch.from_numpy(pixels).float().div(255).unsqueeze(0)  # (height, width, 3) to (1, height, width, 3)
         figures = report.as_dict()
-        figures["notes"] += [f"{finding.what}." for finding in findings] + ([note] if note else [])
+        figures["notes"] += [f"{finding.what}." for finding in findings] + ([note] if note else []) + taken(both.model)
         assert both.session is not None
         fields = _fields(report, both.session, findings)
         record.update(**fields)
@@ -108,6 +109,18 @@ class OneDiffSpeedReport(io.ComfyNode):
         log.info("Speed Report (node %s): %s", record["node"], report.verdict)
         shown = {**host_ui.PreviewImage(image, cls=cls).as_dict(), **ui(record)}
         return io.NodeOutput(image, json.dumps(plain(figures), ensure_ascii=False), ui=shown)
+
+
+def taken(model: Any) -> list[str]:
+    """What is to be said of patches whose places other nodes took in the last sampling."""
+    said = []
+    for patch in attached(model, AttentionPatch):
+        others, total = patch.calls.taken, len(patch.sites)
+        if others is not None:
+            names = ", ".join(sorted({one["processor"] for one in patch.described}))
+            whose = f": “{others['by']}” computed the others" if others["by"] else ""
+            said.append(f"{names} computed attention at {total - others['sites']} of {total} places{whose}.")
+    return said
 
 
 def _tell(records: list[Record], **fields: Any) -> None:

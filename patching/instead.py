@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .foreign import origin
@@ -13,6 +13,9 @@ FUNCTIONS = ("model_function_wrapper", "sampler_calc_cond_batch_function")
 #: Kinds of the host's wrappers around a model call, and of those inside it, the nearest to the model first.
 AROUND = ("apply_model", "calc_cond_batch", "predict_noise", "sampler_sample", "outer_sample")
 INSIDE = ("diffusion_model",)
+
+#: Where nobody is known who could have, or several are.
+UNKNOWN: dict[str, str | None] = {"by": None, "where": None}
 
 #: Position of ``sigmas`` among the arguments of ``outer_sample``.
 SIGMAS = 3
@@ -92,13 +95,42 @@ def called_instead(guider: Any, own: str, inside: bool = False) -> dict[str, str
     functions = [] if inside else [(name, options[name]) for name in FUNCTIONS if options.get(name) is not None]
     found = functions + _wrappers(guider, own, INSIDE if inside else AROUND)
     # Of several nodes nobody knows which one kept the call to itself.
-    return named(found[0][1], found[0][0]) if len({key for key, _ in found}) == 1 else {"by": None, "where": None}
+    return named(found[0][1], found[0][0]) if len({key for key, _ in found}) == 1 else UNKNOWN
+
+
+class Takers:
+    """Who computed attention at some places of a model in a sampling, or left its blocks out."""
+
+    def __init__(self) -> None:
+        self._found: dict[str | None, dict[str | None, dict[str, str | None]]] = {}
+
+    def note(self, options: dict[str, Any], own: str) -> None:
+        """Notes what acts in a model call with these ``transformer_options``. ``own``: the key of this pack's."""
+        for name, functions in (options.get("patches_replace") or {}).items():
+            for function in functions.values():
+                self._add(name if name.startswith("attn") else None, named(function))
+        for key, function in _of_kinds(options.get("wrappers") or {}, own, INSIDE):
+            self._add(None, named(function, key))
+
+    def _add(self, where: str | None, who: dict[str, str | None]) -> None:
+        self._found.setdefault(where, {})[who["by"]] = who
+
+    def at(self, paths: Iterable[str]) -> dict[str, str | None]:
+        """Who it was at these sites, as `called_instead` says it: what replaces attention by their name, else what acts
+        around blocks."""
+        names = {path.rpartition(".")[2] for path in paths}
+        found = [self._found[name] for name in names if name in self._found] or [self._found.get(None, {})]
+        everyone = {by: who for one in found for by, who in one.items()}
+        return next(iter(everyone.values())) if len(everyone) == 1 else UNKNOWN
 
 
 def _wrappers(guider: Any, own: str, kinds: Sequence[str]) -> list[tuple[str, Any]]:
-    """Other nodes' wrappers of these kinds, each with the key under which its node put it there."""
     options = getattr(guider, "model_options", None) or {}
-    wrappers = (options.get("transformer_options") or {}).get("wrappers") or {}
+    return _of_kinds((options.get("transformer_options") or {}).get("wrappers") or {}, own, kinds)
+
+
+def _of_kinds(wrappers: dict[str, Any], own: str, kinds: Sequence[str]) -> list[tuple[str, Any]]:
+    """Other nodes' wrappers of these kinds, each with the key under which its node put it there."""
     of_kinds = [item for kind in kinds for item in (wrappers.get(kind) or {}).items()]
     return [(str(key), function) for key, functions in of_kinds if key != own for function in functions]
 

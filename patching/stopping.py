@@ -54,6 +54,11 @@ class Unanswered:
         self._since: float | None = None
         self._raised = 0
 
+    @property
+    def in_vain(self) -> bool:
+        """Whether what runs has met none of several exceptions: it waits in C code, or catches everything."""
+        return self._raised >= FEW * 5
+
     def look(self, pressed: bool) -> None:
         """To be called now and then, with whether the user pressed Cancel and nobody has met it."""
         if not pressed:

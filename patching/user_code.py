@@ -126,6 +126,16 @@ class Attendance:
             watch.stop()  # raises what it was for, where it came between the two lines above
             raise not_ours(error) from None
 
+    def inside(self) -> Cancel:
+        """For what looks at Cancel itself while this does: it is told to one only."""
+
+        def check() -> None:
+            reason = self.due()
+            if reason is not None:
+                raise reason
+
+        return Cancel(check, self.cancel.error)
+
     def due(self) -> BaseException | None:
         """Why what runs has to end now, None when it may go on. Cancel is told once, so it is remembered."""
         if self._reason is None:

@@ -21,6 +21,7 @@ from ..patching.instead import TookPart
 from ..patching.user_code import Attendance
 from ..patching.wrappers import KEY, ModelCall, ModelWrapper
 from .authored.instances import AT_SITE, Computes, Instances
+from .called_sites import Place, places_of
 from .contract import KernelProcessor, ModuleProcessor, Processor
 from .kernels.kernel import Kernel
 from .overriding import kernel_forward, kernel_override, module_forward
@@ -71,10 +72,8 @@ class AttentionPatch(ModelWrapper):
     """The sites that one node patched, as a wrapper of ``apply_model``.
 
     ``observe(options)`` is called once a sampling with the ``transformer_options``, for the record; ``ended(unused,
-    reached, by_sdpa)`` when a sampling has ended: why the processor took no part in those of its ``prompt()``, or in
-    how many of their steps; at how many sites it was called, None where compiled code ran, which does not tell; and how
-    many calls went to PyTorch's attention, because it fails in such, those in graphs aside. ``failed(error)`` gives
-    what is raised for what a model call raised.
+    calls)`` when a sampling has ended: why the processor took no part in those of its ``prompt()``, or in how many of
+    their steps; and what its calls were. ``failed(error)`` gives what is raised for what a model call raised.
     """
 
     order = 0
@@ -95,7 +94,7 @@ class AttentionPatch(ModelWrapper):
         observe: Callable[[dict[str, Any]], None],
         superseded: Callable | None = None,
         name: str = "custom",
-        ended: Callable[[dict[str, Any] | None, int | None, int], None] = lambda unused, reached, by_sdpa: None,
+        ended: Callable[[dict[str, Any] | None, SiteCalls], None] = lambda unused, calls: None,
         failed: Callable[[BaseException], BaseException] = lambda error: error,
         attendance: Callable[[], Attendance] = Attendance,
         prompt: Callable[[], Any] = lambda: None,
@@ -126,6 +125,7 @@ class AttentionPatch(ModelWrapper):
             (site.module, site_forward(site, self.processor, self.superseded, self.instances.computes(site)))
             for site in self.sites
         ]
+        self.places: dict[Place, str] = places_of(self.sites)
 
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of one whole sampling (``outer_sample``): looks whether the processor took part in it."""
@@ -139,7 +139,7 @@ class AttentionPatch(ModelWrapper):
             self._begin_sampling()  # lets go of what this one kept
         unused = self.calls.unused(executor, args, kwargs)
         unused = self.took_part.with_earlier(self.prompt(), self.calls.steps.steps, unused)
-        self.ended(unused, self.calls.reached, self.calls.by_sdpa)
+        self.ended(unused, self.calls)
         return result
 
     def _begin_sampling(self) -> None:
@@ -169,8 +169,8 @@ class AttentionPatch(ModelWrapper):
     def _computed(self, call: ModelCall, sampling: Any) -> Any:
         self._bring_instances(sampling)
         with (
-            self.calls.counted(call.executor, call.options) as forwards,
-            swapped_forwards(forwards),
+            self.calls.counted(call.executor, call.options),
+            swapped_forwards(self.forwards),
             swapped_attributes(AT_SITE, self.instances.attributes()),
             default_dtype_kept(),
             self.while_sampling(call.x.device if isinstance(call.x, torch.Tensor) else torch.device("cpu")),

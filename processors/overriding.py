@@ -15,6 +15,7 @@ from ..patching.foreign import OVERRIDE
 from .authored.instances import AsOperator, Computes, Seat, reader_of
 from .built_in.sdpa import SDPAProcessor
 from .built_in.shapes import attend
+from .called_sites import note_met
 from .choosing.host_call import HostCall
 from .choosing.running import trial_at
 from .contract import KernelCall
@@ -60,13 +61,17 @@ def kernel_override(processor: Computes) -> Callable:
                     reason = left_because(kernel, KernelCall(q, k, v, heads, mask, skip_reshape), in_full)
                     if reason is not None:
                         note_left(reason)
+                        note_met(site, called=False)
                         return func(q, k, v, heads, mask, attn_precision, skip_reshape, skip_output_reshape, **kwargs)
                 if trial is not None and site is not None:
+                    note_met(site, called=True)
                     whole = KernelCall(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
                     return trial.attend(site, HostCall(func, whole, attn_precision, kwargs), processor)
         if processor.left and is_one_of(processor.left, q, mask, skip_reshape, skip_output_reshape):
             note_given_up()
+            note_met(site_computing(), called=False)
             return _SDPA(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
+        note_met(site_computing(), called=True)
         if takes_options:
             options = kwargs.get("transformer_options")
             return processor(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa, options)
@@ -137,7 +142,9 @@ def module_forward(forward: Callable, processor: Computes, superseded: Callable 
             return forward(self, x, context, value, mask, options)
         if processor.left and is_one_of(processor.left, x, mask):
             note_given_up(self)
+            note_met(self, called=False)
             return attend(_SDPA, self, x, context, mask, value)
+        note_met(self, called=True)
         if takes_options:
             return processor(self, x, context, mask, value, options)
         return processor(self, x, context, mask, value)

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from ..patching.foreign import OVERRIDE
-from ..patching.instead import StepCount, called_instead, calls_expected, named
+from ..patching.instead import UNKNOWN, StepCount, Takers, called_instead, calls_expected, named
 from ..patching.wrappers import further_in
+from .called_sites import noting
 from .elsewhere import given_up_at, left_at
 
 if TYPE_CHECKING:
     from .attention_patch import AttentionPatch
 
-Forwards = list[tuple[nn.Module, Callable]]
+#: What took sites, where that is another node of this pack.
+OWN: dict[str, str | None] = {"by": "Patch Attention Processors", "where": None}
 
 
 class SiteCalls:
-    """Of one sampling. What is compiled is not counted: a graph does not tell, and would be compiled anew for it."""
+    """Of one sampling. What another node has compiled is not counted: a graph does not tell."""
 
     def __init__(self, patch: AttentionPatch, key: str, args: tuple = (), kwargs: dict[str, Any] | None = None):
         self.steps = StepCount(args, kwargs)
         self._patch_ref = weakref.ref(patch)  # it holds this, and modules of a model that must go when nobody uses it
         self._key = key
         self._calls = 0
+        self._met: set[str] = set()
         self._reached: set[str] = set()
         self._counts: bool | None = None
-        self._called = self._entered = False
         self._taken: list[dict[str, str | None]] = []  # what took all sites, one a call in which something did
+        self._by_patches: set[str] = set()  # sites that patches further in take
+        self._takers = Takers()
         #: Calls that went to PyTorch's attention, because the processor fails in such; those in graphs aside.
         self.by_sdpa = 0
         #: Calls that stayed with ComfyUI's attention, because the processor cannot take such, by reason.
@@ -49,9 +53,20 @@ class SiteCalls:
         """Sites at which the processor was called; None where that was not counted."""
         return len(self._reached) if self._counts and self._calls else None
 
+    @property
+    def taken(self) -> dict[str, Any] | None:
+        """The record's ``taken``: of how many sites the processor took the place in no call, and what computed there,
+        where that is known; None when there is none, that was not counted, or ``unused`` says it of all."""
+        others = {site.path for site in self._patch.sites} - self._met
+        if not others or not self._counts or not self._met:
+            return None
+        by = OWN if others <= self._by_patches else self._takers.at(others)
+        return {"sites": len(others), **(by if by == OWN or others.isdisjoint(self._by_patches) else UNKNOWN)}
+
     def have_reached(self, paths: Iterable[str]) -> None:
         """The sites are others from now on, and the model has called these of them."""
         self._reached = set(paths)
+        self._met = set(self._reached)
 
     def unused(self, executor: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | None:
         """The record's ``unused``, for a call of ``outer_sample``; None when the processor took part."""
@@ -62,13 +77,13 @@ class SiteCalls:
             return {"why": "not called", **called_instead(guider, self._key)}
         if len(self._taken) == self._calls:
             return {"why": "not reached", **self._taken[-1]}
-        if self.reached == 0:
+        if self._counts and not self._met:
             return {"why": "not reached", **called_instead(guider, self._key, inside=True)}
         return self.steps.some(guider, self._key)
 
     @contextmanager
-    def counted(self, executor: Any, options: dict[str, Any]) -> Iterator[Forwards]:
-        """One model call. Yields the forwards of the patched sites, which count themselves where they can."""
+    def counted(self, executor: Any, options: dict[str, Any]) -> Iterator[None]:
+        """One model call."""
         self._calls += 1
         own = self.own(options)
         taken = self._taken_by(options, own)
@@ -76,44 +91,22 @@ class SiteCalls:
             self._taken.append(taken)
         if self._counts is None:
             self._counts = not self._is_compiled(getattr(executor, "class_obj", None), options)
+        if len(own) < len(self._patch.sites):
+            self._by_patches |= {site.path for site in self._patch.sites} - own.keys()
+        self._takers.note(options, self._key)
         given_up, left = given_up_at(own.values()), left_at(own.values())
-        self._entered = not self._counts  # compiled code does not tell
         try:
-            if not self._counts:
-                yield self._patch.forwards
-            else:
-                with self._noting() as forwards:
-                    yield forwards
+            with noting() as noted:
+                yield
         finally:
             self.by_sdpa += given_up_at(own.values()) - given_up
             self.left += left_at(own.values()) - left
-        self.steps.called(self._entered)
-
-    @contextmanager
-    def _noting(self) -> Iterator[Forwards]:
-        left = len(self._reached) < len(self._patch.sites)
-        hooks = [one.register_forward_pre_hook(self._note_call) for one in self._patch.instances.all] if left else []
-        try:
-            paths = [site.path for site in self._patch.sites]
-            both = zip(self._patch.forwards, paths, strict=True)
-            yield [(module, self._counting(forward, path)) for (module, forward), path in both]
-        finally:
-            for hook in hooks:
-                hook.remove()
-        self.steps.called(self._entered)
-
-    def _counting(self, forward: Callable, path: str) -> Callable:
-        def counting(*args: Any, **kwargs: Any) -> Any:
-            self._called, self._entered = False, True
-            result = forward(*args, **kwargs)
-            if self._called:
-                self._reached.add(path)
-            return result
-
-        return counting
-
-    def _note_call(self, *_: Any) -> None:
-        self._called = True
+        places = self._patch.places
+        met = [place for place in places.keys() & noted.keys() if places[place] in own]
+        if len(self._reached) < len(places):
+            self._met.update(places[place] for place in met)
+            self._reached.update(places[place] for place in met if noted[place])
+        self.steps.called(bool(met) or not self._counts)
 
     def own(self, options: dict[str, Any]) -> dict[str, nn.Module]:
         """The sites that no patch further in takes, by path, with their modules."""
@@ -128,12 +121,10 @@ class SiteCalls:
         override = options.get(OVERRIDE, self._patch.superseded)
         if override is not self._patch.superseded:
             return named(override)
-        return None if own else {"by": "Patch Attention Processors", "where": None}
+        return None if own else OWN
 
     def _is_compiled(self, base_model: Any, options: dict[str, Any]) -> bool:
-        """Whether the model, or a part of it, may run compiled: by this pack or by another node."""
-        if any(not hasattr(wrapper, "sites") for wrapper in further_in(self._patch, options)):
-            return True
+        """Whether another node may have compiled the model, or a part of it."""
         if "torch.compile" in ((options.get("wrappers") or {}).get("apply_model") or {}):
             return True
         model = getattr(base_model, "diffusion_model", None)

@@ -40,6 +40,11 @@ def _is_replaced(record: Record) -> bool:
     return bool((record["backend"] or {}).get("replaced_by"))
 
 
+def _file_of(processor: str) -> str:
+    """ "custom/mine/gain:Gain" is from "gain"."""
+    return processor.partition(":")[0].rpartition("/")[2]
+
+
 class Hub:
     """The records by key, newest last.
 
@@ -141,6 +146,21 @@ class Hub:
         if prompt.workflow is not None:
             self._move(record, prompt.workflow)
         record.update(progress=None, **fields)
+
+    def hold(self, workflow: str | None, held: dict[str, Any] | None) -> None:
+        """Says of a call that does not return, on the nodes of the workflow that put its ``file`` on the model: on all
+        that patch, where none is known to. None when it has returned."""
+        records = list(self._records.values())
+        for record in records:
+            if record["held"] is not None:
+                record.update(held=None)
+        if held is None:
+            return
+        patching = [one for one in records if one["workflow"] == workflow and one["patches"]]
+        names = {one.key: {site["processor"] for site in one["patches"]["sites"]} for one in patching}
+        theirs = [one for one in patching if any(_file_of(name) == held["file"] for name in names[one.key])]
+        for record in theirs or patching:
+            record.update(held={name: value for name, value in held.items() if name != "file"})
 
     def measured(self) -> list[dict[str, Any]]:
         """The models of which step times are kept, each once, the one that was measured last first."""

@@ -42,6 +42,7 @@ FIELDS = (
     "patches",
     "compile",
     "unused",
+    "held",
     "speed",
     "parity",
     "memory",

@@ -21,9 +21,19 @@ def longer(speedup: float) -> str:
 
 def summarize(record: dict[str, Any]) -> str:
     """The summary line of a record, for example "compiled · inductor · 1.62× · 38 blocks"."""
-    line = not_used(record) or stopped(record) or _SENTENCES.get(record["state"], _plain)(record)
-    part = in_some_steps(record)
+    line = held(record) or not_used(record) or stopped(record) or _SENTENCES.get(record["state"], _plain)(record)
+    part = in_some_steps(record) if record["held"] is None else None
     return f"{line} · {part}" if part else line
+
+
+def held(record: dict[str, Any]) -> str | None:
+    """Where a call of a processor is that has not returned; None where none is known."""
+    found = record["held"]
+    if found is None:
+        return None
+    if found["cancelled"]:
+        return f"Cancel cannot end {found['where']}: restart ComfyUI, or wait"
+    return f"{found['where']} has not returned for {found['seconds']:.0f} s: Cancel, or wait"
 
 
 def in_some_steps(record: dict[str, Any]) -> str | None:
@@ -89,7 +99,10 @@ def _patched(record: dict[str, Any]) -> str:
     chosen = "auto: " if auto else ""
     ratio = (patches.get("gain") or auto).get("attention_speedup")
     faster = f" · attention {ratio:.2f}×" if ratio and ratio >= NOISE else ""
-    return f"patched {count(len(patches['sites']), 'site')} · {chosen}{', '.join(names)}{faster}{left}"
+    taken, total = patches.get("taken") or {"sites": 0, "by": None}, len(patches["sites"])
+    at = f"{total - taken['sites']} of {total} sites" if taken["sites"] else count(total, "site")
+    others = f" (the others: “{taken['by']}”)" if taken["by"] else ""
+    return f"patched {at}{others} · {chosen}{', '.join(names)}{faster}{left}"
 
 
 _AUTO = {

@@ -6,14 +6,17 @@ from typing import Any
 
 import torch
 
+from ...patching.user_code import Cancel
 from ...proving.proof import Proof
 from ...status.machine import device_name, package_version
 from ..backends.protocol import Backend, BackendUnavailable
 from .prove import PROOFS, Proofs
 
 
-def choose_backend(requested: str, device: torch.device, proofs: Proofs = PROOFS) -> tuple[Backend, str]:
-    """The backend to use and why.
+def choose_backend(
+    requested: str, device: torch.device, proofs: Proofs = PROOFS, cancel: Cancel | None = None
+) -> tuple[Backend, str]:
+    """The backend to use and why. ``cancel`` ends what compiles meanwhile.
 
     ``auto`` is the first that works and is not far slower than uncompiled. If none is, it is the first that runs in
     this process: the machine may have been busy, and whole steps are timed too. A backend that does not work, or is not
@@ -26,14 +29,16 @@ def choose_backend(requested: str, device: torch.device, proofs: Proofs = PROOFS
     if requested != "auto":
         backend = proofs.backends.get(requested)
         proof = (
-            proofs.prove(backend, device) if backend else Proof(False, f"this version knows no backend {requested!r}.")
+            proofs.prove(backend, device, cancel=cancel)
+            if backend
+            else Proof(False, f"this version knows no backend {requested!r}.")
         )
         if backend is not None and proof.available:
             return backend, f"Asked for. It {proof.reason}"
         instead = f"{requested} is not available: {proof.reason} "
     failures, slow = {}, None
     for backend in proofs.backends.values():
-        proof = proofs.prove(backend, device)
+        proof = proofs.prove(backend, device, cancel=cancel)
         if proof.available and not proof.slower:
             how = "Used instead" if instead else "The first that works here and is not slower"
             return backend, f"{instead}{how}: it {proof.reason}"

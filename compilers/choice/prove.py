@@ -8,12 +8,12 @@ import importlib
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
-from ...patching.user_code import PAUSE
+from ...patching.user_code import PAUSE, Cancel
 from ...proving.kept_proofs import ProofStore, proof_key
 from ...proving.proof import Proof
 from ...status.machine import device_name, package_version
@@ -55,13 +55,16 @@ class Proofs:
         self._ahead: dict[_Key, threading.Thread] = {}
         self._locks: defaultdict[_Key, threading.Lock] = defaultdict(threading.Lock)
 
-    def prove(self, backend: Backend, device: torch.device, *, apart: bool = False) -> Proof:
+    def prove(
+        self, backend: Backend, device: torch.device, *, apart: bool = False, cancel: Cancel | None = None
+    ) -> Proof:
         """Compiles and runs something tiny, once per machine and versions; for a native backend in a child process.
         Takes seconds. A native one that fails, and may have crashed, is not tried again for an hour.
 
         Args:
             apart: a child process for every backend. A thread beside the one that samples must not trace, see
                 `start_ahead`.
+            cancel: ends what compiles in this process.
 
         Raises:
             RuntimeError: on the server's event loop, which would stand still.
@@ -73,16 +76,18 @@ class Proofs:
         started = self._ahead.get(key)
         while started is not None and started.is_alive():
             started.join(PAUSE)  # no longer at a time: Cancel comes between two
-        return self._prove_once(backend, device, apart)
+        return self._prove_once(backend, device, apart, cancel)
 
-    def _prove_once(self, backend: Backend, device: torch.device, apart: bool = False) -> Proof:
+    def _prove_once(
+        self, backend: Backend, device: torch.device, apart: bool = False, cancel: Cancel | None = None
+    ) -> Proof:
         key = (backend.name, device.type)
         lock = self._locks[key]  # one that hangs must not hold up the others
         while not lock.acquire(timeout=PAUSE):
             pass
         try:
             if key not in self._known:
-                proof = self._prove(backend, device, apart or backend.native)
+                proof = self._prove(backend, device, apart or backend.native, cancel)
                 log.debug("backend %s on %s: %s", *key, proof)
                 if proof.passing:
                     return proof
@@ -91,14 +96,14 @@ class Proofs:
         finally:
             lock.release()
 
-    def _prove(self, backend: Backend, device: torch.device, apart: bool) -> Proof:
+    def _prove(self, backend: Backend, device: torch.device, apart: bool, cancel: Cancel | None) -> Proof:
         absent = backend.absent(device)
         if absent:
             return Proof(False, absent)
         key = key_of(backend, device)
         proof = self.on_disk.get(key)
         if proof is None:
-            proof = _in_child(backend, device) if apart else try_out(backend, device)
+            proof = _in_child(backend, device) if apart else try_out(backend, device, cancel)
             if proof.lasts or (backend.native and not proof.passing):  # others are tried again at the next start
                 self.on_disk.put(key, proof)
         return proof
@@ -130,11 +135,12 @@ class Proofs:
                 backend.load()
             backend.start_up(device)
 
-    def wait_for_imports(self) -> None:
-        """Returns when no backend is being imported. Modules that import each other must not be imported in two
-        threads at a time: one of them would find another half made."""
-        with self._importing:
-            pass
+    def wait_for_imports(self, check_interrupt: Callable[[], None] = lambda: None) -> None:
+        """Returns when no backend is being imported, or raises what ``check_interrupt`` does. Modules that import each
+        other must not be imported in two threads at a time: one of them would find another half made."""
+        while not self._importing.acquire(timeout=PAUSE):
+            check_interrupt()
+        self._importing.release()
 
     def forget_failures(self) -> None:
         """Backends that did not work or were slow are tried again: the user may have mended what was missing, and the

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from ...measure.stopwatch import Stopwatch
+from ...patching.user_code import Cancel
 from ...proving.proof import SLOWER, Proof
 from ..backends.errors_in_words import is_out_of_memory
+from ..backends.protocol import Cancelled
 from ..blocks.parity import compare
 from ..blocks.shared_graph import SharedGraph
 
@@ -42,9 +44,9 @@ def _numbers(*shape: int) -> torch.Tensor:
     return torch.arange(math.prod(shape), dtype=torch.float32).sin().reshape(shape)
 
 
-def try_out(backend: Backend, device: torch.device) -> Proof:
-    """Compiles and runs something tiny in this process. ``seconds`` leave out what a process pays once for a compiler
-    (imports, probes of the CPU): those are the ``startup_seconds``."""
+def try_out(backend: Backend, device: torch.device, cancel: Cancel | None = None) -> Proof:
+    """Compiles and runs something tiny in this process; ``cancel`` ends it. ``seconds`` leave out what a process pays
+    once for a compiler (imports, probes of the CPU): those are the ``startup_seconds``."""
     begun = time.perf_counter()
     try:
         backend.start_up(device)
@@ -52,10 +54,14 @@ def try_out(backend: Backend, device: torch.device) -> Proof:
         with torch.inference_mode():
             module = _Tiny().to(device)
             x = _numbers(2, 256, 64).to(device)
-            compiled = backend.compile(module, SharedGraph(_Tiny.forward, "proof"), "fast start")
+            compiled = backend.compile(
+                module, SharedGraph(_Tiny.forward, "proof", cancel=cancel or Cancel()), "fast start"
+            )
             parity = compare(compiled(x), module(x))
             seconds = round(time.perf_counter() - start, 1)
             speed = _speed(lambda: compiled(x), lambda: module(x), device) if parity.passed else None
+    except Cancelled as cancelled:
+        raise cancelled.error from None
     except Exception as error:  # whatever a compiler raises, the answer is "no, because"
         return Proof(False, backend.explain(error).reason, passing=is_out_of_memory(error))
     startup = round(start - begun, 1)

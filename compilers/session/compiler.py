@@ -63,8 +63,9 @@ class Compiler:
         Raises:
             BackendUnavailable: when none works here.
         """
-        ask = partial(choose_backend, self._settings.backend, self._device, self._proofs)
-        self.backend, self.why = Attendance(self._cancel, math.inf).watched(ask)
+        attendance = Attendance(self._cancel, math.inf)
+        ask = partial(choose_backend, self._settings.backend, self._device, self._proofs, attendance.inside())
+        self.backend, self.why = attendance.watched(ask)
         return self.why
 
     def forget(self) -> None:
@@ -97,12 +98,7 @@ class Compiler:
         tracing, ask the same one."""
         attendance = Attendance(self._cancel, math.inf)
 
-        def check() -> None:
-            reason = attendance.due()
-            if reason is not None:
-                raise reason
-
-        graph.cancel = Cancel(check, self._cancel.error)
+        graph.cancel = attendance.inside()
         try:
             yield attendance
         finally:

@@ -171,22 +171,22 @@ class Session(Faults, ModelWrapper):
             model = PreparedModel(
                 diffusion_model, patches, findings, self._find_reach, scope, dtype, self.device, cancel
             )
+            self.model, self.memory = model, model.memory
+            self.compiler.batches = Batches(self._find_batched, [region.path for region in model.regions])
+            self.record.update(check=model.check, **model_fields(diffusion_model, self.device))
+            self.blocks = [Block(r, model.sites[r.path], *model.reasons(r.path)) for r in model.regions]
+            parts = (self.compiler, self.failures, self.memory, self, self.host, self.device, dtype)
+            self._runners = [BlockRunner(block, *parts) for block in self.blocks]
+            if not self.blocks:
+                self.give_up(f"this model has no part that scope “{scope}” could compile.")
+            else:
+                self.record.update(state="starting", progress=None)  # Inductor takes many seconds in a new process
+                self._choose_backend()
         except BaseException:  # Cancel among others: the next sampling checks again
             self._contents, self.model, self.blocks, self._runners = [], None, [], []
             self.during.broke_off = True
             self.publish()
             raise
-        self.model, self.memory = model, model.memory
-        self.compiler.batches = Batches(self._find_batched, [region.path for region in model.regions])
-        self.record.update(check=model.check, **model_fields(diffusion_model, self.device))
-        self.blocks = [Block(r, model.sites[r.path], *model.reasons(r.path)) for r in model.regions]
-        parts = (self.compiler, self.failures, self.memory, self, self.host, self.device, dtype)
-        self._runners = [BlockRunner(block, *parts) for block in self.blocks]
-        if not self.blocks:
-            self.give_up(f"this model has no part that scope “{scope}” could compile.")
-        else:
-            self.record.update(state="starting", progress=None)  # Inductor takes many seconds in a new process
-            self._choose_backend()
         self._contents = found
         self.publish()
         self._stop_if_unfit()

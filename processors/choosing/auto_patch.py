@@ -15,6 +15,7 @@ from ...patching.foreign import HOSTS_OWN, OVERRIDE
 from ...patching.wrappers import ModelCall
 from ..attention_patch import site_forward
 from ..authored.instances import Computes, Instances
+from ..called_sites import places_of
 from ..contract import Processor
 from ..registry import DEFAULT_PROCESSOR, get_processor
 from ..sites.find import Site
@@ -139,6 +140,7 @@ class AutoPatch(MeasuredPatch):
     def _set_forwards(self) -> None:
         self.called_as = self.instances.called_as
         self.forwards: list[tuple[nn.Module, Callable]] = [(site.module, self._forward(site)) for site in self.sites]
+        self.places = places_of(self.sites)
 
     def _forward(self, site: Site) -> types.MethodType:
         return site_forward(site, self.instances.to_check(site), self.superseded, self.instances.computes(site))

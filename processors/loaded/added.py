@@ -16,6 +16,7 @@ from ...memo import cached, shared
 from ...patching.calls import options_of, with_options
 from ...patching.foreign import HOSTS_OWN, OVERRIDE
 from ..as_operator import PLACE, site_at
+from ..called_sites import note_met
 
 #: The attribute of a site's module that holds what is added to its attention while a model call runs, in order: each
 #: called with q, the number of heads, and the site's path.
@@ -82,6 +83,7 @@ def adding_forward(forward: Callable, number: int, position: int) -> Callable:
     at ``number``. ``position`` is that of the options among the arguments."""
 
     def forward_that_adds(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        note_met(self, called=True, number=number)
         options = options_of((args, kwargs), position)
         options = {} if options is None else options
         over = Over(self, number, options.get(OVERRIDE))

@@ -12,6 +12,7 @@ from ...patching.calls import options_position
 from ...patching.forwards import swapped_attributes
 from ...patching.wrappers import ModelCall
 from ..attention_patch import AttentionPatch
+from ..called_sites import Place
 from ..sites.find import Site
 from .added import ADDED, Adds, adding_forward, register
 from .ip_adapter import ImageAttention
@@ -30,6 +31,7 @@ class AddedPatch(AttentionPatch):
 
     def _set_forwards(self) -> None:
         self.called_as = self.instances.called_as
+        self.places: dict[Place, str] = {}  # others in each call
 
     @property
     def forwards(self) -> list[tuple[nn.Module, Callable]]:  # type: ignore[override]
@@ -48,6 +50,7 @@ class AddedPatch(AttentionPatch):
         held: list[tuple[nn.Module, tuple[Adds, ...]]] = [
             (site.module, (*site.module.__dict__.get(ADDED, ()), (self.adds, site.path))) for site in self.sites
         ]
+        self.places = {(id(site.module), len(site.module.__dict__.get(ADDED, ()))): site.path for site in self.sites}
         with swapped_attributes(ADDED, held):
             return super().around(call)
 

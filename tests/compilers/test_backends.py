@@ -148,7 +148,7 @@ def test_a_backend_that_hangs_does_not_hold_up_the_others(installed, monkeypatch
 
     proofs = known()
     monkeypatch.setattr(prove, "prove_in_child", hang)
-    monkeypatch.setattr(prove, "try_out", lambda backend, device: Proof(True, "stands in.", 0.0))
+    monkeypatch.setattr(prove, "try_out", lambda backend, device, cancel: Proof(True, "stands in.", 0.0))
     thread = threading.Thread(target=proofs.prove, args=(BACKENDS["oneflow"], CPU))
     thread.start()
     try:

@@ -14,6 +14,9 @@ import torch
 from onediff_pack.compilers.backends.inductor.backend import InductorBackend
 from onediff_pack.compilers.backends.protocol import Cancelled
 from onediff_pack.compilers.blocks.shared_graph import SharedGraph
+from onediff_pack.compilers.choice.prove import Proofs
+from onediff_pack.compilers.session.compiler import Compiler
+from onediff_pack.compilers.session.settings import Settings
 from onediff_pack.patching.stopping import Stopped
 from onediff_pack.patching.user_code import Cancel
 from torch import nn
@@ -68,6 +71,37 @@ def test_the_compiler_is_ended_within_a_second_and_the_next_run_compiles(error, 
         quick.touch()
         torch.testing.assert_close(run(x), module(x))
     assert graph.graphs == 1
+
+
+def test_cancel_ends_the_compiler_while_a_backend_is_proven_and_the_proof_is_made_anew(tmp_path):
+    import torch._inductor.config as config
+
+    said, quick, compiler = tmp_path / "said", tmp_path / "quick", tmp_path / "compiler.py"
+    compiler.write_text(SLOW.format(python=sys.executable, said=str(said), quick=str(quick)))
+    compiler.chmod(0o755)
+    pressed: list[float] = []
+
+    def check() -> None:  # tells it once, as ComfyUI does
+        if said.exists() and not pressed:
+            pressed.append(time.monotonic())
+            raise NewerHosts
+
+    cpu, backend = torch.device("cpu"), InductorBackend()
+    backend.start_up(cpu)
+    proofs, cancel = Proofs({"inductor": backend}), Cancel(check, NewerHosts)
+    compiler_of_session = Compiler(Settings(backend="inductor"), cpu, proofs, cancel=cancel)
+    with config.patch({"cpp.cxx": (str(compiler),), "cpp_cache_precompile_headers": False}):
+        with pytest.raises(NewerHosts):
+            compiler_of_session.choose_backend()
+        assert time.monotonic() - pressed[0] < 1
+        quick.touch()
+        assert "compiled and ran" in compiler_of_session.choose_backend()
+
+
+def test_cancel_reaches_who_waits_while_a_backend_is_imported():
+    proofs = Proofs({})
+    with proofs._importing, pytest.raises(NewerHosts):
+        proofs.wait_for_imports(lambda: (_ for _ in ()).throw(NewerHosts))
 
 
 @pytest.mark.usefixtures("host")

@@ -124,7 +124,7 @@ def test_what_is_started_ahead_is_waited_for_and_proven_in_the_thread_that_asks(
         time.sleep(0.2)
         done.append(("started", threading.current_thread().name))
 
-    def try_out(backend, device):
+    def try_out(backend, device, cancel):
         done.append(("proven", threading.current_thread().name))
         return Proof(True, "works.", 0.2)
 

@@ -688,7 +688,10 @@ def test_a_run_that_ends_otherwise_before_all_is_compiled_says_so_too(patcher, b
     assert record["summary"].startswith(f"stopped at {done}/")
 
 
-def test_cancelled_during_the_check_says_so_and_the_next_run_checks_again(patcher, backend, monkeypatch):
+@pytest.mark.parametrize("at", ["check_model", "choose_backend"])
+def test_cancelled_before_a_step_says_so_and_the_next_run_checks_again(patcher, backend, monkeypatch, at):
+    """During the check, and while the compiler starts."""
+    from onediff_pack.compilers.session import compiler as compiling
     from onediff_pack.compilers.session import prepared_model as preparing
 
     def cancelled(*args, **kwargs):
@@ -696,7 +699,7 @@ def test_cancelled_during_the_check_says_so_and_the_next_run_checks_again(patche
 
     clone, session, record = compiled_clone(patcher)
     with monkeypatch.context() as patch:
-        patch.setattr(preparing, "check_model", cancelled)
+        patch.setattr(preparing if at == "check_model" else compiling, at, cancelled)
         with pytest.raises(Interrupt):
             session.prepare(clone.get_model_object("diffusion_model"))
         assert (record["state"], record["summary"]) == ("idle", "stopped · goes on in the next run")

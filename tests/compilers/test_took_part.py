@@ -62,10 +62,11 @@ def sample(patcher, sigmas=(1.0, 0.6, 0.3, 0.0), name="euler"):
 def patched(patcher, kind="sdpa", superseded=None):
     """A patched clone; what is said at the end of each of its samplings; its sites."""
     clone, said, sites = patcher.clone(), [], find_sites(patcher.model.diffusion_model)
-    patch = AttentionPatch(
-        sites, get_processor(kind), lambda options: None, superseded, kind, lambda *ended: said.append(ended)
-    )
-    attach(clone, patch)
+
+    def ended(unused, calls):
+        said.append((unused, calls.reached, calls.by_sdpa))
+
+    attach(clone, AttentionPatch(sites, get_processor(kind), lambda options: None, superseded, kind, ended))
     return clone, said, sites
 
 
@@ -90,7 +91,7 @@ def test_a_processor_that_is_called_is_counted_at_its_sites(patcher):
 
 
 def test_a_wrapper_that_calls_the_blocks_itself_is_named_on_both_nodes(patcher):
-    clone, said, _ = patched(patcher)
+    clone, said, sites = patched(patcher)
     clone, record = compiled(clone)
     sample(DeepCache().apply(clone))
     (unused, reached, _), *_ = said
@@ -100,7 +101,7 @@ def test_a_wrapper_that_calls_the_blocks_itself_is_named_on_both_nodes(patcher):
     assert record["summary"] == "no effect: “DeepCache” calls the blocks itself"
     assert record["unused"] == unused
     sample(clone)
-    assert said[-1] == (None, None, 0), "compiled code is not counted"
+    assert said[-1] == (None, len(sites), 0)
     assert (record["state"], record["unused"]) == ("compiled", None)
 
 
@@ -198,13 +199,13 @@ def test_no_step_is_missed_whatever_sampler_calls_the_model(patcher, sampler):
 
 
 def test_a_wrapper_that_calls_the_model_is_not_blamed(patcher):
-    clone, said, _ = patched(patcher)
+    clone, said, sites = patched(patcher)
     clone, record = compiled(clone)
     clone.set_model_unet_function_wrapper(
         lambda call, arguments: call(arguments["input"], arguments["timestep"], **arguments["c"])
     )
     sample(clone)
-    assert said == [(None, None, 0)]
+    assert said == [(None, len(sites), 0)]
     assert record["unused"] is None
 
 
@@ -274,7 +275,7 @@ def test_calls_that_go_to_sdpa_are_counted_by_the_node_whose_sites_they_are(patc
     clone = patcher.clone()
     for name, places in (("all", sites), ("some", some)):
         one = adapt(cls().eval()) if each else processor
-        tell = lambda *ended, name=name: said[name].append(ended[2])  # noqa: E731
+        tell = lambda _, calls, name=name: said[name].append(calls.by_sdpa)  # noqa: E731
         attach(clone, AttentionPatch(places, one, lambda options: None, ended=tell))
     hooks = [site.module.register_forward_pre_hook(hand_a_mask, with_kwargs=True) for site in sites[:-1]]
     sample(clone)

@@ -51,6 +51,12 @@ UNDYING = f"""
             pass
 """
 
+#: The same in a reference cycle: Python ends it when it collects, in whatever thread.
+IN_A_CYCLE = "self.__dict__['me'] = self"
+
+#: One call waits in C code, where nothing reaches it.
+WAITS = EXITS.replace("sys.exit('gone')", f"[{SAYS.format('it waits')}] and __import__('time').sleep(15)")
+
 #: Seconds for a prompt. Where the host's thread has ended, one would be waited for for ever.
 TIMEOUT = 240
 
@@ -66,6 +72,8 @@ FILES = {
     "endless": "while True:\n    pass\n" + text(),
     "loops": text(line=LOOPS),
     "undying": text(line="self.calls += 1", init="self.calls = 0") + UNDYING,
+    "cycle": text(line="self.calls += 1", init=f"self.calls = 0; {IN_A_CYCLE}") + UNDYING,
+    "waits": text(line=WAITS),
     "sleeps": text(line="import time; time.sleep(5)"),
 }
 
@@ -121,13 +129,41 @@ def test_cancel_ends_a_processor_that_cannot_be_dropped(own_server):
     cancel(own_server, workflow_with(own_server, "undying"), "it is held", within=6)  # the check's, and a sampling's
 
 
+def test_a_del_in_a_reference_cycle_that_never_returns_ends_by_itself(own_server):
+    """Each holds what collects for ten seconds at most; those behind the first are ended at once."""
+    assert run(own_server, workflow_with(own_server, "cycle"), timeout=TIMEOUT).error is None
+    assert_the_queue_lives(own_server)
+    log = own_server.log.read_text(errors="replace")
+    assert "OneDiff: a __del__ did not return in 10 s, at cycle.py:" in log
+
+
+def test_the_node_says_which_line_waits_where_cancel_does_not_come(own_server):
+    workflow = workflow_with(own_server, "waits")
+    prompt_id = own_server.queue(to_prompt(workflow, own_server.object_info()), workflow)
+    wait_for(own_server, "it waits")
+    own_server.post_json("/interrupt", {})
+    line = 1 + [WAITS in line for line in FILES["waits"].splitlines()].index(True)
+    expected = f"Cancel cannot end waits.py:{line}: restart ComfyUI, or wait"
+    until = time.monotonic() + 10
+    while expected not in [record["summary"] for record in own_server.status().values()]:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    assert error_of(own_server.wait(prompt_id, timeout=60)) == "the run was interrupted"
+    assert_the_queue_lives(own_server)
+    assert [record["held"] for record in own_server.status().values()] == [None] * len(own_server.status())
+
+
+def wait_for(own_server: Server, words: str, already: int = 0) -> None:
+    until = time.monotonic() + 120
+    while own_server.log.read_text(errors="replace").count(words) == already:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
 def cancel(own_server: Server, workflow: dict[str, Any], waits_for: str, within: float = 2.5) -> None:
     already = own_server.log.read_text(errors="replace").count(waits_for)
     prompt_id = own_server.queue(to_prompt(workflow, own_server.object_info()), workflow)
-    until = time.monotonic() + 120
-    while own_server.log.read_text(errors="replace").count(waits_for) == already:
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_for(own_server, waits_for, already)
     pressed = time.monotonic()
     own_server.post_json("/interrupt", {})
     assert error_of(own_server.wait(prompt_id, timeout=60)) == "the run was interrupted"

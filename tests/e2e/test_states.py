@@ -38,7 +38,8 @@ NODES = {
     "findings": CHECK,
     "checking": CHECK,
 }
-NODES |= dict.fromkeys(("patchNotUsed", "patchCalledAround", "patchOverridden"), PATCH)
+NODES |= dict.fromkeys(("patchNotUsed", "patchCalledAround", "patchOverridden", "patchInPart"), PATCH)
+NODES |= dict.fromkeys(("held", "heldCancelled"), PATCH)
 
 #: States that a node has by its place in the graph or its file: name → record, and what makes it so.
 PLACED = {

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import importlib
+import textwrap
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -130,3 +134,116 @@ def test_cancel_reaches_a_call_of_the_users_code_that_never_returns(name):
         end.set()
         thread.join(5)
         server.loop.call_soon_threadsafe(server.loop.stop)
+
+
+def leave(body: str, **names: Any) -> None:
+    """Leaves a ``__del__`` of a person's in a reference cycle."""
+    exec(compile(f"class Mine:\n    def __del__(self):\n{textwrap.indent(body, ' ' * 8)}", MINE, "exec"), names)
+    mine = names["Mine"]()
+    mine.me = mine
+
+
+MINE = "/models/mine.py"
+LOOPS = "begun.set()\nwhile True:\n    pass"
+SWALLOWS = "begun.set()\nwhile True:\n    try:\n        sum(range(3000))\n    except Exception:\n        0"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("body", [LOOPS, SWALLOWS], ids=["loops", "swallows"])
+@pytest.mark.parametrize("where", ["a thread", "the event loop"])
+def test_a_del_that_does_not_return_is_ended_wherever_python_collects(monkeypatch, where, body):
+    from onediff_pack.host.prompt_ends import PromptEnds
+    from onediff_pack.patching import lingering
+
+    monkeypatch.setattr(lingering.Finalizers.__init__, "__defaults__", (0.3,))
+    server, begun, ended = Server(), threading.Event(), threading.Event()
+    ends = PromptEnds(server, lambda: None, lambda prompt: "w", lambda file: file == MINE and not ended.is_set())
+
+    def collect() -> None:
+        leave(body, begun=begun)
+        gc.collect()
+        sum(range(1_000_000))  # nothing of what ended it comes here
+        ended.set()
+
+    try:
+        ends.watch()
+        if where == "a thread":
+            threading.Thread(target=collect, daemon=True).start()
+        else:
+            server.loop.call_soon_threadsafe(collect)
+        assert begun.wait(5)
+        assert ended.wait(5)
+    finally:
+        server.loop.call_soon_threadsafe(server.loop.stop)
+
+
+def test_short_ones_one_after_the_other_are_left_alone():
+    from onediff_pack.patching.lingering import Finalizers
+
+    finalizers, done = Finalizers(lambda file: file == MINE, 0.5), []
+
+    def collect() -> None:
+        for _ in range(6):
+            leave("time.sleep(0.1)\ndone.append(1)", time=time, done=done)
+            gc.collect()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        finalizers.look()
+        time.sleep(0.02)
+    assert len(done) == 6
+
+
+def test_a_call_that_waits_in_c_code_is_said_on_its_node(monkeypatch):
+    """Before Cancel, after it, and not any more when it has returned."""
+    import comfy.model_management as management
+    from onediff_pack.host import server as host
+    from onediff_pack.host.prompt_ends import PromptEnds
+    from onediff_pack.patching import lingering
+    from onediff_pack.processors.called_sites import noting
+    from onediff_pack.status import Hub
+
+    monkeypatch.setattr(lingering, "LONG", 0.5)
+    hub, server = Hub(), Server()
+    monkeypatch.setattr(host, "HUB", hub)
+    told: list[str] = []
+    hub.transport = lambda event, data: told.append(data["summary"])
+    records = {}
+    for node, name in (("1", "custom/mine:Gain"), ("2", "sdpa")):
+        record = records[node] = hub.record("w", node)
+        record.update(state="patched", patches={"sites": [{"site": "a", "processor": name}], "foreign": []})
+    told.clear()
+    ends = PromptEnds(server, lambda: None, lambda prompt: "w", lambda file: file == MINE, host._hold)
+    scope: dict[str, Any] = {}
+    exec(compile("import time\ndef forward():\n    time.sleep(4)\n", "/models/mine.py", "exec"), scope)
+
+    def sample() -> None:
+        with noting(), contextlib.suppress(management.InterruptProcessingException):
+            scope["forward"]()
+
+    server.prompt_queue.put((1, "now", GRAPH, {}, ["3"], {}))
+    server.prompt_queue.get(timeout=1)
+    thread = threading.Thread(target=sample)
+    thread.start()
+    ends.watch()
+    try:
+        assert until(lambda: told) and told[-1].startswith("mine.py:3 has not returned for ")
+        management.interrupt_current_processing()
+        assert until(lambda: len(told) > 2)
+        assert records["1"]["summary"] == "Cancel cannot end mine.py:3: restart ComfyUI, or wait"
+        thread.join(6)
+        assert until(lambda: records["1"]["held"] is None)
+        assert records["1"]["summary"] == "patched 1 site · custom/mine:Gain"
+        assert records["2"]["summary"] == "patched 1 site · sdpa" and len(told) == 4
+    finally:
+        management.interrupt_current_processing(False)
+        server.loop.call_soon_threadsafe(server.loop.stop)
+
+
+def until(holds: Callable[[], Any], seconds: float = 5.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds()

@@ -391,11 +391,10 @@ def test_two_patches_in_a_row_each_learn_what_they_gain(hosts: list[Any]) -> Non
 def test_one_step_is_enough_to_have_taken_part(hosts: list[Any]) -> None:
     auto = Auto(models.unet_patcher())
     ended: list[Any] = []
-    auto.patch.ended = lambda *said: ended.append(said)
+    auto.patch.ended = lambda unused, calls: ended.append((unused, calls.reached, calls.taken))
 
     def sample(*args: Any, **kwargs: Any) -> torch.Tensor:
         return auto.step()
 
     auto.patch.sampling(sample, torch.zeros(1), torch.zeros(1), None, torch.tensor([1.0, 0.0]))
-    ((unused, reached, _),) = ended
-    assert (unused, reached) == (None, len(auto.told["sites"]))
+    assert ended == [(None, len(auto.told["sites"]), None)]

@@ -15,6 +15,7 @@ export const record = (fields) => ({
   patches: null,
   compile: null,
   unused: null,
+  held: null,
   speed: null,
   parity: null,
   memory: null,
@@ -318,6 +319,25 @@ export const states = {
     state: "patched",
     patches: { sites: [{ site: "a", processor: "sdpa" }], foreign: [], reached: 0 },
     unused: { why: "not reached", by: "SageAttention", where: "sage:SageAttention.run" },
+  }),
+  patchInPart: record({
+    state: "patched",
+    patches: {
+      sites: ["a", "b", "c", "d"].map((site) => ({ site, processor: "sdpa" })),
+      foreign: [],
+      reached: 1,
+      taken: { sites: 3, by: "AttentionCouple", where: "couple:AttentionCouple.patch" },
+    },
+  }),
+  held: record({
+    state: "patched",
+    patches: { sites: [{ site: "a", processor: "custom/slow:Mine" }], foreign: [] },
+    held: { where: "slow.py:12", seconds: 45, cancelled: false },
+  }),
+  heldCancelled: record({
+    state: "patched",
+    patches: { sites: [{ site: "a", processor: "custom/slow:Mine" }], foreign: [] },
+    held: { where: "slow.py:12", seconds: 3, cancelled: true },
   }),
   slower: record({
     state: "uncompiled",

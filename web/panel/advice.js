@@ -2,7 +2,7 @@
 // What a person can do about a record, as one or two sentences.
 
 import { gainsNothing } from "../status/attention.js";
-import { findings, isLive, plain, stoppedAt, unusedBecause } from "../status/record.js";
+import { findings, isLive, plain, stoppedAt, takenByOthers, takenSites, unusedBecause } from "../status/record.js";
 import { gainsNowhere, isByChoice, isNoisy, isSlower, isUnclear } from "../status/verdict.js";
 
 /** @typedef {import("../words.js").Words} Words */
@@ -18,6 +18,7 @@ export function advice(record, words, bypassed = false) {
   const say = /** @type {Words} */ ((key, values) => words(`advice.${key}`, values));
   if (bypassed) return [say("bypassed")];
   if (record === null) return [say("never_ran")];
+  if (record.held) return [say(record.held.cancelled ? "held_cancelled" : "held")];
   if (isLive(record)) return [say("wait")];
   const fixes = remedies(record);
   const because = unusedBecause(record);
@@ -38,6 +39,7 @@ export function advice(record, words, bypassed = false) {
     case "uncompiled":
       return uncompiled(record, say, fixes);
     default:
+      if (takenByOthers(record)) return [words("unused.do_not_at_sites_by", takenSites(record) ?? {}), ...fixes];
       return fixes.length ? fixes : [say(gainsNothing(record) ? "no_gain" : "nothing")];
   }
 }

@@ -3,7 +3,7 @@
 
 import { duration, factor } from "./format.js";
 import { reasonIn } from "./reasons.js";
-import { count, isNumber, list, patchedSites, plain } from "./record.js";
+import { count, isNumber, list, patchedSites, plain, takenByOthers, takenSites } from "./record.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("./record.js").StatusRecord} StatusRecord */
@@ -32,7 +32,7 @@ export const processorsOf = (record) =>
   [...new Set(patchedSites(record).map((site) => plain(site.processor)))].filter(Boolean);
 
 /**
- * "32 sites patched", "auto: sdpa", "attention 1.9×".
+ * "32 sites patched", "auto: sdpa", "attention 1.9×"; "7 of 14 sites patched", "the others: “AttentionCouple”".
  * @param {StatusRecord} record
  * @param {Words} words
  * @returns {(Part | string | null)[]}
@@ -53,8 +53,12 @@ export function patchParts(record, words) {
     offBy(record, words),
     bySdpa ? words("status.by_sdpa", { count: bySdpa }) : null,
   ].filter(Boolean);
+  const taken = takenSites(record);
+  if (taken && takenByOthers(record))
+    return [words("status.sites_of", taken), { text: words("status.others_by", taken), elastic: true }];
+  const patched = sites ? words("status.sites", { count: sites }) : words("status.no_sites");
   return [
-    sites ? words("status.sites", { count: sites }) : words("status.no_sites"),
+    taken ? words("status.sites_of", taken) : patched,
     { text, elastic: !more.length },
     ...more,
   ];

@@ -1,6 +1,7 @@
 // @ts-check
 // A record as plain sentences: what the tooltip of the status line says.
 
+import { processorsOf } from "./attention.js";
 import { duration, elapsed, factor, millions, tiny } from "./format.js";
 import {
   count,
@@ -11,6 +12,7 @@ import {
   plain,
   sentence,
   stoppedAt,
+  takenSites,
   tookPart,
   unusedBecause,
 } from "./record.js";
@@ -32,6 +34,7 @@ export function details(record, words) {
   if (record === null) return [words("details.idle")];
   const tell = /** @type {Words} */ ((key, values) => words(`details.${key}`, values));
   return [
+    record.held ? tell("held", { processor: processorsOf(record).join(", "), where: plain(record.held.where) }) : "",
     ...unused(record, words, tell),
     ...model(record, tell),
     ...backend(record, words, tell),
@@ -103,11 +106,13 @@ function patches(record, tell) {
   /** @type {Map<string, number>} */
   const sites = new Map();
   for (const { processor } of patchedSites(record)) sites.set(plain(processor), (sites.get(plain(processor)) ?? 0) + 1);
+  const taken = takenSites(record);
   const foreign = list(record.patches.foreign).map((other) =>
     typeof other === "object" ? [plain(other?.what), plain(other?.where)].filter(Boolean).join(", ") : plain(other),
   );
   return [
     ...some([...sites], tell, ([processor, number]) => tell("patched", { processor, count: number })),
+    taken ? tell(taken.by ? "taken_by" : "taken", taken) : "",
     ...some(foreign.filter(Boolean), tell, (other) => tell("foreign", { what: other })),
   ];
 }

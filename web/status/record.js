@@ -33,6 +33,7 @@
  * @property {Record<string, any> | null} [patches]
  * @property {Record<string, any> | null} [compile]
  * @property {{why?: string, by?: string | null, where?: string | null, steps?: number, of?: number} | null} [unused] why the node had no effect, or not in all steps
+ * @property {{where?: string, seconds?: number, cancelled?: boolean} | null} [held] a call of the processor that has not returned
  * @property {Record<string, any> | null} [speed]
  * @property {Record<string, any> | null} [parity]
  * @property {Record<string, any> | null} [memory]
@@ -45,7 +46,7 @@ const LONGEST = 400;
 const LIVE = new Set(["checking", "starting", "compiling", "measuring"]);
 
 /** @param {StatusRecord | null} record */
-export const isLive = (record) => record !== null && LIVE.has(record.state);
+export const isLive = (record) => record !== null && (LIVE.has(record.state) || Boolean(record.held));
 
 /** Whether a record says how something ended; before the first run and during one it does not. @param {StatusRecord} record */
 export const isOutcome = (record) => !isLive(record) && record.state !== "idle";
@@ -122,6 +123,7 @@ export function sentence(text) {
 const STOPPED = new Set(["idle", "partial"]);
 const UNUSED = new Set(["patched", "uncompiled"]);
 const SOME = "some steps";
+const OUR_PATCH = "Patch Attention Processors";
 const IN_PART = new Set(["patched", "compiled", "partial"]);
 
 /**
@@ -154,3 +156,18 @@ export function tookPart({ state, unused }) {
   const { why, steps, of, by } = unused ?? {};
   return IN_PART.has(state) && why === SOME && isNumber(steps) && isNumber(of) ? { steps, of, by: plain(by) } : null;
 }
+
+/**
+ * At how many of its sites a patch was not called in the last sampling, and who computed there; null where at all.
+ * @param {StatusRecord} record
+ * @returns {{done: number, total: number, count: number, by: string} | null}
+ */
+export function takenSites(record) {
+  const taken = count(record.patches?.taken?.sites);
+  const total = patchedSites(record).length;
+  if (!taken || taken > total) return null;
+  return { done: total - taken, total, count: taken, by: plain(record.patches?.taken?.by) };
+}
+
+/** Whether another pack's node did; a second patch of ours is put there on purpose. @param {StatusRecord} record */
+export const takenByOthers = (record) => ![OUR_PATCH, "", undefined].includes(takenSites(record)?.by);

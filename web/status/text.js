@@ -13,6 +13,7 @@ import {
   problems,
   rejectedProcessor,
   stoppedAt,
+  takenByOthers,
   tookPart,
   unusedBecause,
 } from "./record.js";
@@ -68,6 +69,7 @@ const quiet = (state, words) => ({
 
 /** @param {StatusRecord} record @param {Words} words @param {number} age @returns {Draft} */
 function drafted(record, words, age) {
+  if (record.held) return held(record, words, age);
   if (isLive(record)) return live(record, words, age);
   if (unusedBecause(record)) return unused(record, words);
   if (stoppedAt(record)) return stopped(record, words);
@@ -130,6 +132,23 @@ function live(record, words, age) {
   };
 }
 
+/** A call that has not returned. @param {StatusRecord} record @param {Words} words @param {number} age @returns {Draft} */
+function held(record, words, age) {
+  const { where, seconds, cancelled } = record.held ?? {};
+  return {
+    symbol: "…",
+    tone: "warn",
+    parts: [
+      words(cancelled ? "status.held_cancelled" : "status.held"),
+      isNumber(seconds) ? elapsed(words, seconds + age) : null,
+      {
+        text: words(cancelled ? "status.held_at_cancelled" : "status.held_at", { where: plain(where) }),
+        elastic: true,
+      },
+    ],
+  };
+}
+
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
 function unused(record, words) {
   const because = unusedBecause(record);
@@ -175,6 +194,7 @@ function patched(record, words) {
   if (trouble) return { ...trouble, parts: [trouble.parts[0], patch[1] ?? patch[0]] };
   if (isUndecided(record)) return { symbol: "○", tone: "plain", parts: patch };
   if (leftAsItWas(record)) return { symbol: "=", tone: "plain", parts: patch };
+  if (takenByOthers(record)) return { symbol: "◐", tone: "warn", parts: patch, short: 2 };
   return processors.length
     ? { symbol: "✓", tone: "good", parts: patch, short: 2 }
     : { symbol: "!", tone: "warn", parts: patch };

@@ -16,6 +16,7 @@ from ....patching.foreign import OVERRIDE
 from ....patching.user_errors import ordinary
 from ....processors.as_operator import at_places
 from ....processors.built_in.sdpa import SDPAProcessor
+from ....processors.called_sites import Noted, note_again, noting
 from ....processors.overriding import is_operator, kernel_override
 from ...backends.protocol import Cancelled
 from ...blocks.cast_weights import CastWeights
@@ -76,6 +77,8 @@ class BlockRunner:
         self._weights = CastWeights(block.module)
         self._class_forwards: tuple[Callable, ...] = ()
         self._as_operator = False
+        self._noted: Noted = {}
+        self._noted_under: dict[tuple, Noted] = {}
 
     def forget_measurements(self) -> None:
         """The next compiled run of each variant is compared and timed anew."""
@@ -194,7 +197,8 @@ class BlockRunner:
         return reason
 
     def run_uncompiled(self, inputs: Inputs) -> Any:
-        return self._forward(*inputs[0], **inputs[1])
+        with noting() as self._noted:
+            return self._forward(*inputs[0], **inputs[1])
 
     def run_left(self, inputs: Inputs) -> Any:
         """Uncompiled, for no gain. In dynamic VRAM with all weights looked up at once, as for compiled code: ComfyUI's
@@ -230,7 +234,9 @@ class BlockRunner:
             if postponed is not None:
                 self.block.postponed = self._compiler.budget > 0
                 return self._skip(postponed, call.original)
-            return self._first_runs.run(step, key, graph, call)
+            result = self._first_runs.run(step, key, graph, call)
+            self._noted_under[key] = self._noted
+            return result
         before = graph.graphs
         if step.ran_foreign:
             result = self._run_once(step, key, graph, call, call.under)
@@ -240,6 +246,7 @@ class BlockRunner:
             step.running = None
         step.dirty |= graph.graphs != before
         step.ran_compiled = True
+        note_again(self._noted_under.get(key, self._noted))
         return result
 
     def _run_once(self, step: Step, key: tuple, graph: SharedGraph, call: Call, under: BlockCall | None) -> Any:
