@@ -280,6 +280,49 @@ def test_a_choice_is_made_once_a_model_and_once_a_machine(
     assert forgotten.told["auto"]["source"] == "measured"
 
 
+@pytest.mark.parametrize("said", [torch.OutOfMemoryError("full"), RuntimeError("can't allocate memory: 9 bytes")])
+def test_a_kernel_that_had_no_memory_is_tried_again_at_the_next_start(
+    said: Exception, hosts: list[Any], kernel: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = True
+
+    def attention(x: torch.Tensor) -> torch.Tensor:
+        if fails:
+            raise said
+        return x
+
+    kernel("large", attention)
+    kernel("broken", lambda x: [][1])
+    Auto(models.unet_patcher(), choices=Choices(tmp_path)).step()
+    names = tried(monkeypatch)
+    fails = False
+    later = Auto(models.unet_patcher(), choices=Choices(tmp_path))
+    later.step()
+    assert set(names) == {"large"}, "what is known of others holds"
+    assert later.told["auto"]["source"] == "measured"
+    assert not any(str(why).startswith("it raises") for why in later.reasons("large"))
+    assert any(why.startswith("it raises IndexError") for why in later.reasons("broken"))
+    names.clear()
+    again = Auto(models.unet_patcher(), choices=Choices(tmp_path))
+    again.step()
+    assert (names, again.told["auto"]["source"]) == ([], "disk"), "and then it is known"
+
+
+def test_what_there_was_no_time_for_is_tried_at_the_next_start(
+    hosts: list[Any], kernel: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "BUDGET", 100.0)
+    kernel("slow", lambda x: time.sleep(0.1) or x)
+    first = Auto(models.unet_patcher(), choices=Choices(tmp_path))
+    first.step()
+    assert any(str(why).startswith("not tried: ") for why in first.reasons("sdpa")), first.reasons("sdpa")
+    monkeypatch.setattr(trial, "BUDGET", 5_000.0)
+    names = tried(monkeypatch)
+    later = Auto(models.unet_patcher(), choices=Choices(tmp_path))
+    later.step()
+    assert names[0] == "sdpa" and later.chosen == {"sdpa"}
+
+
 def test_a_new_size_takes_the_choice_over(hosts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     auto = Auto(models.unet_patcher())
     auto.step()
