@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy
 import pytest
-from examples import example, run, start
+from examples import SDPA, example, run, start
 
 from scripts.environment import Environment
 
 FLAGS = ("--use-pytorch-cross-attention",)
-NO_OTHERS = {"OneDiffCompile": {"backend": "inductor", "keep_faster": False}}
+NO_OTHERS = {"OneDiffCompile": {"backend": "inductor", "keep_faster": False}, **SDPA}
 
 
 @pytest.mark.serial
