@@ -18,6 +18,7 @@ from onediff_pack.processors.built_in.reference import plain_attention
 from onediff_pack.processors.choosing import trial
 from onediff_pack.processors.choosing.auto_patch import AutoPatch
 from onediff_pack.processors.choosing.candidates import candidates
+from onediff_pack.processors.choosing.host_call import HostCall
 from onediff_pack.processors.choosing.kept import Choices
 from onediff_pack.processors.choosing.measured_patch import MeasuredPatch
 from onediff_pack.processors.kernels.kernel import Kernel
@@ -333,6 +334,21 @@ def test_a_new_size_takes_the_choice_over(hosts: list[Any], monkeypatch: pytest.
     assert (names, hosts) == ([], [])
     after: list[Any] = [forward for _, forward in auto.patch.forwards]
     assert [one.__func__ for one in after] == [one.__func__ for one in before]
+
+
+def test_what_fails_in_trying_does_not_end_the_sampling(hosts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking at a part of a call takes operations and memory that the call itself does not."""
+
+    def no_such_operation(call: HostCall, share: float) -> Any:
+        raise NotImplementedError("aten::linspace is not implemented for this device")
+
+    monkeypatch.setattr(HostCall, "part", no_such_operation)
+    patcher = models.unet_patcher()
+    plain = models.step(patcher)
+    auto = Auto(patcher)
+    assert torch.equal(auto.step(), plain)
+    assert (auto.told["sites"], auto.told["auto"]["state"]) == ([], "no gain")
+    assert torch.equal(auto.step(), plain)
 
 
 def test_trying_ends_where_its_time_ends(
