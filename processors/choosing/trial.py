@@ -105,7 +105,7 @@ class Trial:
         self.device = device
         self._watch = Stopwatch(device)
         self._check_interrupt = check_interrupt
-        self._began = time.perf_counter()
+        self._began = self._ends = time.perf_counter()
         self.hosts: Callable | None = None
 
     def attend(self, site: nn.Module, call: HostCall, processor: Callable[..., torch.Tensor]) -> torch.Tensor:
@@ -139,6 +139,7 @@ class Trial:
 
     def _spend(self, work: Callable[[], T]) -> T:
         begun = time.perf_counter()
+        self._ends = begun + (BUDGET - self.spent) / 1e3
         try:
             return work()
         finally:
@@ -209,6 +210,8 @@ class Trial:
                 break
             low, high = min(ratios), max(ratios)
             if len(ratios) >= CLEAR_ROUNDS and (low > CLEAR or high < 1 / CLEAR):
+                break
+            if len(ratios) >= 2 and time.perf_counter() > self._ends:
                 break
         return ratios
 

@@ -365,6 +365,19 @@ def test_trying_ends_where_its_time_ends(
     assert torch.isfinite(auto.step()).all()
 
 
+def test_a_trial_that_would_go_on_for_longer_than_it_may_ends_after_two_rounds(
+    hosts: list[Any], kernel: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes as long as what was there is timed for more rounds than one that clearly wins or loses."""
+    monkeypatch.setattr(trial, "BUDGET", 1.0)
+    calls: list[int] = []
+    kernel("even", lambda x: calls.append(1) or time.sleep(LATE) or x)
+    auto = Auto(models.unet_patcher())
+    auto.step()
+    assert len(calls) == 3, "once to warm up, and twice"
+    assert any(str(why).startswith("not tried: ") for why in auto.reasons("sdpa"))
+
+
 def test_a_named_kernel_shows_what_it_gains_without_an_extra_step(hosts: list[Any]) -> None:
     patcher, told = models.unet_patcher(), {}
     sites = find_sites(patcher.model.diffusion_model)
