@@ -23,7 +23,7 @@ from scripts.server import Server, error_of
 
 OLDEST, *BETWEEN = (version for version in PACKAGES if version != VERSION)
 OTHERS = [OLDEST, *(pytest.param(version, marks=pytest.mark.long) for version in BETWEEN)]
-COMPILED = {"OneDiffCompile": {"backend": "inductor", "keep_faster": False}, **SDPA}
+COMPILED = {"OneDiffCompile": {"backend": "inductor", "keep_faster": False}, "OneDiffPatchAttention": SDPA}
 NO_VAE = "without_vae.safetensors"
 
 

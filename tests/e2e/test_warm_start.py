@@ -17,7 +17,7 @@ from examples import SDPA, example, run, start
 from scripts.environment import Environment
 
 FLAGS = ("--use-pytorch-cross-attention",)
-NO_OTHERS = {"OneDiffCompile": {"backend": "inductor", "keep_faster": False}, **SDPA}
+NO_OTHERS = {"OneDiffCompile": {"backend": "inductor", "keep_faster": False}, "OneDiffPatchAttention": SDPA}
 
 
 @pytest.mark.serial
