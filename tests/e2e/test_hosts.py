@@ -23,7 +23,10 @@ from scripts.server import Server, error_of
 
 OLDEST, *BETWEEN = (version for version in PACKAGES if version != VERSION)
 OTHERS = [OLDEST, *(pytest.param(version, marks=pytest.mark.long) for version in BETWEEN)]
-COMPILED = {"OneDiffCompile": {"backend": "inductor", "keep_faster": False}, "OneDiffPatchAttention": SDPA}
+COMPILED: dict[str, dict[str, Any]] = {
+    "OneDiffCompile": {"backend": "inductor", "keep_faster": False},
+    "OneDiffPatchAttention": SDPA,
+}
 NO_VAE = "without_vae.safetensors"
 
 

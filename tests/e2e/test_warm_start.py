@@ -17,7 +17,10 @@ from examples import SDPA, example, run, start
 from scripts.environment import Environment
 
 FLAGS = ("--use-pytorch-cross-attention",)
-NO_OTHERS = {"OneDiffCompile": {"backend": "inductor", "keep_faster": False}, "OneDiffPatchAttention": SDPA}
+NO_OTHERS: dict[str, dict[str, Any]] = {
+    "OneDiffCompile": {"backend": "inductor", "keep_faster": False},
+    "OneDiffPatchAttention": SDPA,
+}
 
 
 @pytest.mark.serial
