@@ -159,7 +159,8 @@ def _built_in(name: str, model: Any, findings: list[Finding]) -> Chosen:
     if proof.available:
         return Chosen(name, processor)
     absent = processor.absent()
-    what, fix = (absent.why, absent.fix or "") if absent else (proof.reason, "reinstall its package")
+    again = "close what else uses the device and run it again" if proof.passing else "reinstall its package"
+    what, fix = (absent.why, absent.fix or "") if absent else (proof.reason, again)
     findings.append(
         Finding(
             severity="warning",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,13 +26,13 @@ def modules_in(module: nn.Module, path: str = "", seen: set[int] | None = None) 
             yield from modules_in(child, f"{path}.{name}" if path else str(name), seen)
 
 
-def tensors_in(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters, then buffers, each once."""
+def tensors_in(module: nn.Module, but: Collection[int] = ()) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters, then buffers, each once; without modules and tensors of these ids."""
     if issubclass(type(module), torch.jit.ScriptModule):
         yield from (*module.named_parameters(), *module.named_buffers())
         return
-    seen: set[int] = set()
-    modules = list(modules_in(module))
+    seen = set(but)
+    modules = list(modules_in(module, seen=set(but)))
     for kind in ("_parameters", "_buffers"):
         for path, part in modules:
             for name, tensor in _held(part, kind):

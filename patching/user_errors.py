@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import TypeVar, cast
 
+import torch
 from torch import nn
 
 from .inside import modules_in
@@ -22,6 +23,9 @@ _KNOWN = frozenset({"torch", "comfy", "comfy_execution", "builtins", "safetensor
 
 #: Py_TPFLAGS_HEAPTYPE: what Python code made, and not Python itself.
 _HEAP_TYPE = 1 << 9
+
+#: What an error says where memory ran out: on CUDA and others, on Linux's CPU, and on Windows'.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 #: The longest message of an exception that is passed on, and seconds that its class has to give it.
 LONGEST, READING = 2000, 1.0
@@ -69,6 +73,14 @@ def _text(error: BaseException) -> str | None:
         raise
     except BaseException:
         return None
+
+
+def is_no_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a device or the machine: torch says that in other classes and words by where it is."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = said(error).lower()
+    return any(words in text for words in _NO_MEMORY)
 
 
 def class_name(cls: type) -> str:

@@ -194,7 +194,8 @@ def show(page: Any, name: str | None = None, first: str = PATCH) -> None:
 
 
 def example_workflow(page: Any) -> dict[str, Any]:
-    """The example, with a small checkpoint of this server and a small picture."""
+    """The example, with a small checkpoint of this server, a small picture, and a processor that has nothing to
+    choose: what is told of it is the same each time."""
     checkpoints = page.evaluate("fetch('/api/models/checkpoints').then(answer => answer.json())")
     small = next((name for name in checkpoints if "sd15_small" in name), None)
     assert small, f"the server has no small SD 1.5 checkpoint, only {checkpoints}"
@@ -203,6 +204,8 @@ def example_workflow(page: Any) -> dict[str, Any]:
         values = node.get("widgets_values")
         if node["type"] == "CheckpointLoaderSimple":
             values[0] = small
+        elif node["type"] == PATCH:
+            values[0] = "sdpa"
         elif node["type"] == "EmptyLatentImage":
             values[:2] = [128, 128]
         elif node["type"] == "KSampler":

@@ -19,6 +19,9 @@ from scripts.server import Server, error_of, link_file, serve
 ROOT = Path(__file__).resolve().parents[1]
 OURS = (PATCH_ATTENTION, FORWARD_CHECK, COMPILE)
 
+#: The example has ``auto``, which goes by the times of this machine; with this the same kernel computes each time.
+SDPA = {"processor": "sdpa"}
+
 
 def compiled_in_this_run(cache: Path) -> Path:
     """Where the servers of one pytest, and of its workers, share what they compile."""

@@ -7,7 +7,7 @@ import re
 import torch
 
 from ...checks.graph.breaks import break_of, causes, first_line
-from ...patching.user_errors import said
+from ...patching.user_errors import is_no_memory
 from .protocol import Failure
 
 #: The folders of an absolute path, on Windows too.
@@ -15,8 +15,8 @@ _FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\s\\/:'\"]+[\\/])+")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device ran out of memory, in torch or in Triton."""
-    return any(isinstance(c, torch.OutOfMemoryError) or "out of memory" in said(c).lower() for c in causes(error))
+    """Whether memory ran out, in torch or in Triton."""
+    return any(is_no_memory(cause) for cause in causes(error))
 
 
 def without_folders(text: str) -> str:

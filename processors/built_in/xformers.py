@@ -16,7 +16,9 @@ _ALIGNED = 8
 
 @register_processor("xformers")
 class XFormersProcessor(Kernel):
-    package = Package("xformers", "run “pip install --no-deps xformers”, of the version for your PyTorch, and restart")
+    package = Package(
+        "xformers", "run “pip install --no-deps xformers”, in the version for your PyTorch, and restart ComfyUI"
+    )
     limits = Limits(frozenset({"cuda"}), masks=frozenset({"additive"}), gqa=False)
     as_operator = True
     rank = 4

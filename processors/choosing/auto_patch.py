@@ -24,7 +24,7 @@ from .decision import Choice, Decision, decide, table
 from .host_call import Shape
 from .kept import key_of
 from .measured_patch import MeasuredPatch, paths_digest
-from .trial import Trial
+from .trial import Result, Trial
 
 #: The name under which a workflow asks for this.
 AUTO = "auto"
@@ -157,19 +157,26 @@ class AutoPatch(MeasuredPatch):
         kept: dict[Shape, Choice] = {}
         trial = self._trial(call, list(usable.items()), named=None)
 
+        def on_disk(shape: Shape) -> Choice | None:
+            assert trial.hosts is not None
+            return self.choices.at_shape(key_of(call.x.device, self.quality, trial.hosts), shape)
+
         def known(shape: Shape) -> Any:
             if shape not in kept:
-                assert trial.hosts is not None
-                choice = self.choices.at_shape(key_of(call.x.device, self.quality, trial.hosts), shape)
-                if choice is None or (choice.kernel is not None and choice.kernel not in usable):
-                    raise KeyError(shape)
-                if not usable.keys() <= {result.name for result in choice.results}:  # one was proven since
+                choice = on_disk(shape)
+                if choice is None or not usable.keys() <= {result.name for result in choice.results}:
+                    raise KeyError(shape)  # one was proven since, or what kept it from being tried may be gone
+                if choice.kernel is not None and choice.kernel not in usable:
                     raise KeyError(shape)
                 kept[shape] = choice
             name = kept[shape].kernel
             return None if name is None else usable[name]
 
-        trial.known, self._kept = known, kept
+        def earlier(shape: Shape) -> tuple[Result, ...]:
+            choice = on_disk(shape)
+            return () if choice is None else choice.results
+
+        trial.known, trial.earlier, self._kept = known, earlier, kept
         self._is_overridden = self._overridden(call)
         return trial
 

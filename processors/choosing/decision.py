@@ -75,7 +75,7 @@ def decide(measured: Mapping[Shape, Measured], kept: Mapping[Shape, Choice]) -> 
     saved = _saved(measured, choices)
     main = max(saved, key=lambda name: saved[name], default=None)
     if main is not None:
-        everywhere = all(one is None or one.reason is None for one in (c.result(main) for c in choices.values()))
+        everywhere = all(r is None or r.verdict == "faster" for r in (c.result(main) for c in choices.values()))
         for shape, choice in choices.items():
             if shape not in kept:
                 calls = _calls(measured[shape])
@@ -101,7 +101,7 @@ def _best(one: Measured) -> Choice:
     all_ms = [ms for times in one.ms.values() for ms in times]
     before = statistics.median(all_ms) if all_ms else None
     results = tuple(one.results or ())
-    won = [r for r in results if r.reason is None and r.ratio is not None]
+    won = [r for r in results if r.verdict == "faster"]
     if before is None or not won:
         return Choice(None, before, before, one.hosts_error, results)
     best = max(won, key=lambda r: r.ratio or 0.0)
@@ -136,7 +136,7 @@ def _with(choice: Choice, main: str, everywhere: bool, most_lost: float) -> Choi
         return choice
     after = before / result.ratio
     best = before if choice.after_ms is None else choice.after_ms
-    if result.reason not in (None, "no faster") or after > max(best * NOISE, best + most_lost):
+    if after > max(best * NOISE, best + most_lost):
         return choice
     return Choice(main, before, after, result.error, choice.results)
 
@@ -146,9 +146,14 @@ def table(decision: Decision, others: list[tuple[str, str]]) -> list[dict[str, A
     that were not candidates, with the reason."""
     rows = []
     for shape, choice, paths in decision.shapes:
-        before = choice.before_ms
-        host: dict[str, Any] = {"processor": "host", "ms": _rounded(before), "error": None, "reason": None}
-        host["reason"] = None if choice.kernel is None else "slower"
+        before, kernel = choice.before_ms, choice.kernel
+        host = _candidate("host", "taken", before)
+        if kernel is not None:
+            is_slower = choice.after_ms is not None and before is not None and choice.after_ms < before
+            host.update(verdict="no faster", reason="slower" if is_slower else "no difference at this size")
+        tried = [_row(one, choice, before) for one in choice.results]
+        if kernel is not None and choice.result(kernel) is None:
+            tried.append(_candidate(kernel, "taken", reason="not tried at this size: it is faster at the others"))
         rows.append(
             {
                 "site": paths[0] if paths else None,
@@ -157,8 +162,8 @@ def table(decision: Decision, others: list[tuple[str, str]]) -> list[dict[str, A
                 "processor": choice.kernel,
                 "candidates": [
                     host,
-                    *(_row(one, choice, before) for one in choice.results),
-                    *({"processor": name, "ms": None, "error": None, "reason": why} for name, why in others),
+                    *tried,
+                    *(_candidate(name, "not tried", reason=why) for name, why in others),
                 ],
             }
         )
@@ -167,9 +172,19 @@ def table(decision: Decision, others: list[tuple[str, str]]) -> list[dict[str, A
 
 def _row(result: Result, choice: Choice, before: float | None) -> dict[str, Any]:
     ms = before / result.ratio if before is not None and result.ratio else None
-    taken = result.name == choice.kernel
-    reason = None if taken else result.reason or "another one is faster"
-    return {"processor": result.name, "ms": _rounded(ms), "error": result.error, "reason": reason}
+    verdict: str = result.verdict
+    reason = result.reason
+    if result.name == choice.kernel:
+        verdict, reason = "taken", None
+    elif result.verdict == "faster":
+        verdict, reason = "no faster", "another one is faster"
+    return _candidate(result.name, verdict, ms, result.error, reason)
+
+
+def _candidate(
+    name: str, verdict: str, ms: float | None = None, error: float | None = None, reason: str | None = None
+) -> dict[str, Any]:
+    return {"processor": name, "ms": _rounded(ms), "error": error, "verdict": verdict, "reason": reason}
 
 
 def _rounded(ms: float | None) -> float | None:

@@ -7,9 +7,9 @@ import platform
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -21,13 +21,15 @@ from ...status.machine import device_name, package_version
 from .candidates import ranked
 from .decision import Choice, Decision
 from .host_call import Shape
-from .trial import Result
+from .trial import Result, Verdict
 
 #: Bytes of the file that is read, and the shapes that it holds; a shape has about 1,500 bytes.
 _MOST, _MOST_SHAPES = 2**21, 1_000
 
 #: Seconds after which is looked again whether something is faster, where nothing was: the machine may have been busy.
 NO_GAIN_LASTS = 24 * 3600.0
+
+_VERDICTS: dict[str, Verdict] = {verdict: verdict for verdict in get_args(Verdict)}
 
 
 class Choices:
@@ -57,13 +59,12 @@ class Choices:
         return choice if 0 <= age < NO_GAIN_LASTS else None
 
     def keep(self, key: str, decision: Decision) -> None:
-        """Keeps what was measured."""
-        now = time.time()
-        new = {
-            f"{key} {shape.name}": {**asdict(choice), "time": now}
-            for shape, choice, _ in decision.shapes
-            if choice.results and choice.before_ms is not None
-        }
+        """Keeps what was measured, without what failed for a reason that may be gone the next time."""
+        now, new = time.time(), {}
+        for shape, choice, _ in decision.shapes:
+            lasting = tuple(one for one in choice.results if not one.passing)
+            if lasting and choice.before_ms is not None:
+                new[f"{key} {shape.name}"] = {**asdict(replace(choice, results=lasting)), "time": now}
         self.on_disk.change(lambda entries: dict(list({**entries, **new}.items())[-_MOST_SHAPES:]))
 
     def forget(self) -> None:
@@ -91,7 +92,13 @@ def _choice(entry: Any) -> Choice | None:
     names = {name for name, _ in ranked()}
     try:
         results = tuple(
-            Result(str(one["name"]), _number(one["ratio"]), _number(one["error"]), one["reason"] and str(one["reason"]))
+            Result(
+                str(one["name"]),
+                _VERDICTS[one["verdict"]],
+                _number(one["ratio"]),
+                _number(one["error"]),
+                one["reason"] and str(one["reason"]),
+            )
             for one in entry["results"]
         )
         kernel = entry["kernel"]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
 from ...measure.stopwatch import Stopwatch
+from ...patching.user_errors import is_no_memory
 from .host_call import HostCall, Shape
 
 #: Milliseconds that all trials of a model call may take in any case.
@@ -39,16 +42,23 @@ EXACT = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 6e-3, torch.f
 MOST_EXACT = 8e-3
 APPROXIMATE = 0.1
 
+#: What came out of trying a kernel; the first could be taken.
+Verdict = Literal["faster", "no faster", "wrong", "failed", "not tried"]
+
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Result:
     """How a kernel did at one shape. ``ratio`` is the host's time by its time, None where it was not timed; ``reason``:
-    why it is not taken, None when it could be."""
+    why it is not taken, None when it could be. ``passing``: what kept it may be gone the next time."""
 
     name: str
+    verdict: Verdict
     ratio: float | None = None
     error: float | None = None
     reason: str | None = None
+    passing: bool = False
 
 
 @dataclass
@@ -71,6 +81,7 @@ class Trial:
         named: the kernel that people named; it computes, and the host's attention is only timed beside it.
         known: what is computed at a shape that is known already: a kernel, or None for the host's attention. Raises
             KeyError for others.
+        earlier: results at a shape of which not all is known yet; these kernels are not tried again.
         model_calls: how many calls like this one the sampling makes.
     """
 
@@ -82,18 +93,19 @@ class Trial:
         *,
         named: str | None = None,
         known: Callable[[Shape], Any] | None = None,
+        earlier: Callable[[Shape], Sequence[Result]] = lambda shape: (),
         model_calls: int = 1,
         check_interrupt: Callable[[], None] = lambda: None,
     ):
         self.sites, self.candidates, self.named = sites, candidates, named
-        self.known, self.model_calls = known, model_calls
+        self.known, self.earlier, self.model_calls = known, earlier, model_calls
         self.measured: dict[Shape, Measured] = {}
         self.spent = 0.0
         self._saved = 0.0
         self.device = device
         self._watch = Stopwatch(device)
         self._check_interrupt = check_interrupt
-        self._began = time.perf_counter()
+        self._began = self._ends = time.perf_counter()
         self.hosts: Callable | None = None
 
     def attend(self, site: nn.Module, call: HostCall, processor: Callable[..., torch.Tensor]) -> torch.Tensor:
@@ -113,11 +125,7 @@ class Trial:
         result, ms = self._watch.time(computes)
         measured.ms.setdefault(path, []).append(ms)
         if measured.results is None and self.may_go_on:
-            begun = time.perf_counter()
-            try:
-                self._try_all(measured, call, ms)
-            finally:
-                self.spent += (time.perf_counter() - begun) * 1e3
+            self._try_all(measured, call, ms)
         self._saved += _saving(measured, ms) if self.named is None else 0.0
         return result
 
@@ -129,26 +137,40 @@ class Trial:
         so_far = (time.perf_counter() - self._began) * 1e3 - self.spent
         return self.spent < max(SHARE * so_far * self.model_calls, self._saved * (self.model_calls - 1), FLOOR)
 
+    def _spend(self, work: Callable[[], T]) -> T:
+        begun = time.perf_counter()
+        self._ends = begun + (BUDGET - self.spent) / 1e3
+        try:
+            return work()
+        finally:
+            self.spent += (time.perf_counter() - begun) * 1e3
+
     def _try_all(self, measured: Measured, call: HostCall, ms: float) -> None:
-        measured.results = []
-        if not self.candidates:
+        names = [name for name, _ in self.candidates]
+        earlier = {one.name: one for one in self.earlier(call.shape) if one.name in names}
+        measured.results = list(earlier.values())
+        if earlier.keys() >= set(names):
             return
         try:
-            part = call.part(min(1.0, PART_MS / max(ms, 1e-3)))
-            measured.hosts_error = part.error(part.by_host())
+            part, measured.hosts_error = self._spend(lambda: self._part_of(call, ms))
         except Exception:  # no memory for it, or no such operation: the host has computed the call already
             self._device_freed()
             return
-        for name, kernel in self.candidates:
+        for number, (name, kernel) in enumerate(one for one in self.candidates if one[0] not in earlier):
             self._check_interrupt()
             unfit = type(kernel).unfit(part.call)
             if unfit is not None:
-                measured.results.append(Result(name, reason=unfit.why))
-                continue
-            if measured.results and not self.may_go_on:
-                measured.results.append(Result(name, reason="not tried: it would have taken longer than it may save"))
-                continue
-            measured.results.append(self._tried(name, kernel, part, measured.hosts_error))
+                result = Result(name, "not tried", reason=unfit.why)
+            elif number and self.spent >= BUDGET:
+                result = Result(name, "not tried", reason="not tried: no time was left for it", passing=True)
+            else:
+                result = self._spend(partial(self._tried, name, kernel, part, measured.hosts_error))
+            measured.results.append(result)
+
+    def _part_of(self, call: HostCall, ms: float) -> tuple[HostCall, float]:
+        """A part of the call, and what the host's own attention is off there."""
+        part = call.part(min(1.0, PART_MS / max(ms, 1e-3)))
+        return part, part.error(part.by_host())
 
     def _device_freed(self) -> None:
         if self.device.type == "cuda":
@@ -157,22 +179,24 @@ class Trial:
     def _tried(self, name: str, kernel: Any, part: HostCall, hosts_error: float) -> Result:
         low = part.more.get("low_precision_attention", True) is False
         if kernel.approximate and low:
-            return Result(name, reason="the model asks for full precision there")
+            return Result(name, "not tried", reason="the model asks for full precision there")
         try:
             with kernel.while_sampling(self.device):
                 out = part.by(kernel)  # what is compiled or looked up at the first call is not timed
                 error = part.error(out)
                 most = APPROXIMATE if kernel.approximate else _most_exact(part.call.q.dtype, hosts_error)
                 if not error <= most:
-                    wrong = "it gives NaN or Inf" if error != error or error == float("inf") else "it is wrong"
-                    return Result(name, error=_plain(error), reason=f"{wrong} ({error:.1e} from float32)")
+                    finite = _plain(error)
+                    why = "it gives NaN or Inf" if finite is None else f"it is wrong ({finite:.1e} from float32)"
+                    return Result(name, "wrong", error=finite, reason=why)
                 ratios = self._by_turns(part, kernel)
         except Exception as raised:  # a kernel may raise anything, out of memory among others
             self._device_freed()
-            return Result(name, reason=f"it raises {type(raised).__name__}: {str(raised)[:200]}")
+            why = f"it raises {type(raised).__name__}: {str(raised)[:200]}"
+            return Result(name, "failed", reason=why, passing=is_no_memory(raised))
         ratio = statistics.median(ratios)
         wins = ratio >= WINS and sum(one > 1 for one in ratios) >= len(ratios) - 1
-        return Result(name, ratio, error, None if wins else "no faster")
+        return Result(name, "faster", ratio, error) if wins else Result(name, "no faster", ratio, error, "no faster")
 
     def _by_turns(self, part: HostCall, kernel: Any) -> list[float]:
         """The host's time by the kernel's, of runs one soon after the other; which comes first changes."""
@@ -187,6 +211,8 @@ class Trial:
             low, high = min(ratios), max(ratios)
             if len(ratios) >= CLEAR_ROUNDS and (low > CLEAR or high < 1 / CLEAR):
                 break
+            if len(ratios) >= 2 and time.perf_counter() > self._ends:
+                break
         return ratios
 
 
@@ -197,7 +223,7 @@ def calls_of(measured: Measured) -> Counter[str]:
 
 def _saving(measured: Measured, ms: float) -> float:
     """Milliseconds that the best kernel saves at a call which took the host so long."""
-    ratios = [one.ratio for one in measured.results or () if one.reason is None and one.ratio is not None]
+    ratios = [one.ratio for one in measured.results or () if one.verdict == "faster" and one.ratio is not None]
     return ms * (1 - 1 / max(ratios)) if ratios else 0.0
 
 
@@ -206,4 +232,4 @@ def _most_exact(dtype: torch.dtype, hosts_error: float) -> float:
 
 
 def _plain(error: float) -> float | None:
-    return error if abs(error) < float("inf") else None
+    return error if math.isfinite(error) else None

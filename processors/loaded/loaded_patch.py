@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from ...memo import shared
 from ...patching.calls import options_of, options_position, with_options
 from ...patching.foreign import OVERRIDE
 from ...patching.forwards import swapped_attributes
-from ...patching.inside import tensors_in
+from ...patching.inside import modules_in, tensors_in
 from ...patching.wrappers import ModelCall
 from ..attention_patch import AttentionPatch
 from ..authored.adapt import written
@@ -25,29 +25,44 @@ STRENGTH = "onediff_strength"
 
 
 class Weights(nn.ModuleList):
-    """Processors with weights, for ComfyUI's memory management, which counts what their ``state_dict`` holds: what
-    several sites share is there once."""
+    """Processors with weights, for ComfyUI's memory management: what several sites share is there once, and layers of
+    the model that a processor holds are not. ``theirs`` are the ids of those, and of their tensors."""
+
+    theirs: frozenset[int] = frozenset()
+
+    def __init__(self, made: Iterable[nn.Module], theirs: frozenset[int]):
+        super().__init__(made)
+        self.theirs = theirs
+
+    def named_modules(self, memo: Any = None, prefix: str = "", remove_duplicate: bool = True) -> Any:
+        return modules_in(self, prefix, set(self.theirs))
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return tensors_in(self, self.theirs)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        found, first = super().state_dict(*args, **kwargs), dict[Any, str]()
-        for name, tensor in found.items():
-            key = (tensor.data_ptr(), tensor.shape, tensor.dtype) if tensor.numel() else name
-            first.setdefault(key, name)
-        return {name: found[name] for name in first.values()}
+        return {name: tensor.detach() for name, tensor in self.tensors()}
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Weights:
+        for module in self.modules():
+            if module is not self:
+                nn.Module._apply(module, fn, recurse=False)
+        return self
 
 
 class LoadedPatch(AttentionPatch):
     """``strength`` mixes what the sites give without (0) and with their processors (1); other values go on from there.
-    ``weights`` are the processors, for ComfyUI's memory management; None where they hold layers of the model."""
+    ``weights`` are the processors, for ComfyUI's memory management; None where they have none, or where each sampling
+    has processors of its own."""
 
     def __init__(self, strength: float, *args: Any, **kwargs: Any):
         self.strength = strength
         self._factor = torch.tensor(float(strength))
         super().__init__(*args, **kwargs)
         made = [written(one) for one in self.instances.all]
-        foreign = any(foreign_to(self.processor, site) for site in self.sites) and _holds_layers(self)
-        has_tensors = any(True for one in made for _ in tensors_in(one))
-        self.weights = Weights(made) if made and has_tensors and not foreign else None
+        theirs = frozenset[int]().union(*(foreign_to(self.processor, site) for site in self.sites))
+        weights = Weights(made, theirs)
+        self.weights = weights if next(weights.tensors(), None) is not None else None
 
     def _set_forwards(self) -> None:
         super()._set_forwards()
@@ -75,7 +90,7 @@ class LoadedPatch(AttentionPatch):
     def _bring(self, device: torch.device) -> None:
         """Where ComfyUI has left them elsewhere, for want of memory, they are moved for the sampling."""
         assert self.weights is not None
-        elsewhere = next((one.device for _, one in tensors_in(self.weights) if one.device != device), None)
+        elsewhere = next((one.device for _, one in self.weights.tensors() if one.device != device), None)
         if elsewhere is not None:
             self._away = elsewhere
             self.weights.to(device)
@@ -107,9 +122,3 @@ def mixing_forward(own: Callable, theirs: Callable) -> Callable:
 
 def _function(forward: Any) -> Callable:
     return forward.__func__
-
-
-def _holds_layers(patch: AttentionPatch) -> bool:
-    """Whether a processor holds layers of its site, which are the model's."""
-    theirs = {id(module) for site in patch.sites for module in site.module.modules()}
-    return any(id(part) in theirs for one in patch.instances.all for part in written(one).modules())

@@ -56,7 +56,17 @@ def test_the_file_that_a_reader_looks_for_goes_before_inner_ones():
     assert break_of(error, around={__file__}).file != __file__
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("x"), RuntimeError("CUDA error: out of memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("x"),
+        MemoryError(),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: 9 bytes"
+        ),
+    ],
+)
 def test_memory(error):
     assert in_words(error) == Failure("it ran out of memory.")
 

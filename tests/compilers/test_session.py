@@ -1056,3 +1056,15 @@ def test_the_speed_report_compares_steps_that_ran_the_same_blocks(flux, backend,
     assert compiled.left_out > 0
     samplings = [Sampling(c is compiled, tuple(c.steps_ms), tuple(c.works)) for c in (uncompiled, compiled)]
     assert SpeedReport(tuple(samplings), 8).speedup == pytest.approx(1, abs=0.03)
+
+
+def test_what_two_patches_gain_is_added_up():
+    """Each tells what a whole step takes, in which the other is at work too."""
+    from onediff_pack.compilers.session.state import SessionState
+
+    def patch(before, after):
+        gain = {"before_ms": before, "after_ms": after, "speedup": before / after}
+        return types.SimpleNamespace(sites=["a"], gain=gain)
+
+    state = types.SimpleNamespace(patches=[patch(150.0, 100.0), patch(130.0, 100.0)])
+    assert SessionState.patch_speedup.fget(state) == pytest.approx(1.8), "180 ms without both"

@@ -16,13 +16,12 @@ from quick import quick_workflow
 from scripts.environment import Environment
 from scripts.server import Server
 
-AUTO = {"processor": "auto"}
 SIZE = {"width": 512, "height": 512}
 
 
 def patched(server: Server) -> tuple[dict[str, Any], Any]:
-    """Two steps of the small SD 1.5 at 512²: the record of the node, and the picture."""
-    workflow = example("sd15", server, steps=2, OneDiffPatchAttention=AUTO, EmptyLatentImage=SIZE)
+    """Two steps of the example as it is, of the small SD 1.5 at 512²: the record of the node, and the picture."""
+    workflow = example("sd15", server, steps=2, EmptyLatentImage=SIZE)
     result = run(server, bypass(workflow, "OneDiffCompile", "OneDiffForwardCheck"))
     assert result.error is None
     return result.records[PATCH], result.pictures[0]
@@ -35,6 +34,7 @@ def kept(environment: Environment) -> Iterator[Path]:
     yield file
 
 
+@pytest.mark.serial
 def test_sdpa_is_picked_with_default_flags_and_the_next_start_reads_that(environment: Environment, kept: Path) -> None:
     with start(environment, "auto") as server:
         record, picture = patched(server)

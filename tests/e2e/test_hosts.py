@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from examples import example, start, without_ours
+from examples import SDPA, example, start, without_ours
+from onediff_pack.node_ids import COMPILE, PATCH_ATTENTION
 from safetensors.torch import load_file, save_file
 
 from scripts.console import CannotContinue
@@ -22,7 +23,10 @@ from scripts.server import Server, error_of
 
 OLDEST, *BETWEEN = (version for version in PACKAGES if version != VERSION)
 OTHERS = [OLDEST, *(pytest.param(version, marks=pytest.mark.long) for version in BETWEEN)]
-COMPILED = {"OneDiffCompile": {"backend": "inductor", "keep_faster": False}}
+COMPILED: dict[str, dict[str, Any]] = {
+    "OneDiffCompile": {"backend": "inductor", "keep_faster": False},
+    "OneDiffPatchAttention": SDPA,
+}
 NO_VAE = "without_vae.safetensors"
 
 
@@ -38,6 +42,7 @@ def test_the_compiled_result_is_that_of_the_hosts_own_nodes(environment: Environ
         prompt = _without_a_vae(server)
         plain, _ = _latent(server, without_ours(prompt))
         compiled, records = _latent(server, prompt)
+        chosen, by_auto = _latent(server, _with_auto(prompt))
     states = {node: record["state"] for node, record in records.items()}
     assert states == {
         "OneDiffPatchAttention": "patched",
@@ -47,6 +52,21 @@ def test_the_compiled_result_is_that_of_the_hosts_own_nodes(environment: Environ
     assert records["OneDiffCompile"]["compile"]["regions_uncompiled"] == []
     assert plain.std() > 0.1
     torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-4)
+    assert by_auto["OneDiffPatchAttention"]["patches"]["auto"]["state"] in ("no gain", "chosen")
+    torch.testing.assert_close(chosen, plain, rtol=1e-3, atol=1e-4)
+
+
+def _with_auto(prompt: dict[str, Any]) -> dict[str, Any]:
+    """Patched by ``auto``, as the example is, and not compiled."""
+    (patch,) = (key for key, node in prompt.items() if node["class_type"] == PATCH_ATTENTION)
+    (last,) = (key for key, node in prompt.items() if node["class_type"] == COMPILE)
+    inputs = {**prompt[patch]["inputs"], "processor": "auto"}
+    nodes = {**prompt, patch: {**prompt[patch], "inputs": inputs}}
+    del nodes[last]
+    return {
+        key: {**node, "inputs": {n: [patch, 0] if v == [last, 0] else v for n, v in node["inputs"].items()}}
+        for key, node in nodes.items()
+    }
 
 
 def _without_a_vae(server: Server) -> dict[str, Any]:

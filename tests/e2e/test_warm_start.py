@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy
 import pytest
-from examples import example, run, start
+from examples import SDPA, example, run, start
 
 from scripts.environment import Environment
 
 FLAGS = ("--use-pytorch-cross-attention",)
-NO_OTHERS = {"OneDiffCompile": {"backend": "inductor", "keep_faster": False}}
+NO_OTHERS: dict[str, dict[str, Any]] = {
+    "OneDiffCompile": {"backend": "inductor", "keep_faster": False},
+    "OneDiffPatchAttention": SDPA,
+}
 
 
 @pytest.mark.serial

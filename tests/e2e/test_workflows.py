@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import OURS, ROOT, bypass, example, run, start
+from examples import OURS, ROOT, SDPA, bypass, example, run, start
 
 from scripts.environment import Environment
 from scripts.server import Server
@@ -43,7 +43,7 @@ def attention(request, model: str) -> tuple[Server, tuple[str, ...]]:
 @pytest.mark.parametrize("model", list(EXPECTED))
 def test_compiled_equals_uncompiled_in_one_graph_a_kind_of_block(attention, model):
     server, unneeded = attention
-    workflow = bypass(example(model, server, OneDiffCompile=KEEP), *unneeded)
+    workflow = bypass(example(model, server, OneDiffCompile=KEEP, OneDiffPatchAttention=SDPA), *unneeded)
     compiled = run(server, workflow)
     uncompiled = run(server, bypass(workflow, "OneDiffCompile"))
     record = compiled.records["OneDiffCompile"]
@@ -86,7 +86,7 @@ def test_compiled_equals_uncompiled_in_one_graph_a_kind_of_block(attention, mode
 @pytest.mark.parametrize("model", list(EXPECTED))
 def test_a_second_sampling_compiles_nothing_and_its_history_holds_the_record(attention, model):
     server, unneeded = attention
-    changes: dict[str, Any] = {"OneDiffCompile": KEEP}
+    changes: dict[str, Any] = {"OneDiffCompile": KEEP, "OneDiffPatchAttention": SDPA}
     first = run(server, bypass(example(model, server, **changes), *unneeded)).records["OneDiffCompile"]
     again = run(server, bypass(example(model, server, KSampler={"seed": 5, "steps": 6}, **changes), *unneeded))
     record = again.records["OneDiffCompile"]
@@ -106,7 +106,7 @@ def test_varied_runs_take_no_more_memory_and_compile_nothing(environment):
             latent = {"width": width, "height": height, "batch_size": batch}
             sampler = {"seed": next(seeds), "steps": 3, "cfg": cfg}
             values: dict[str, Any] = {"EmptySD3LatentImage": latent, "KSampler": sampler, "OneDiffCompile": KEEP}
-            result = run(server, example("flux", server, **values))
+            result = run(server, example("flux", server, **values, OneDiffPatchAttention=SDPA))
             record = result.records["OneDiffCompile"]
             assert (result.error, record["state"], record["compile"]["recompiles"]) == (None, "compiled", [])
         return resident_mb(server)
@@ -134,7 +134,7 @@ def test_bypassed_nodes_leave_the_hosts_own_picture(server, model):
 
 
 def test_what_was_patched_and_checked_is_in_the_records(server):
-    records = run(server, example("sd15", server)).records
+    records = run(server, example("sd15", server, OneDiffPatchAttention=SDPA)).records
     patched = records["OneDiffPatchAttention"]
     assert patched["state"] == "patched"
     assert len(patched["patches"]["sites"]) == SITES["sd15"]
@@ -149,7 +149,7 @@ def test_what_was_patched_and_checked_is_in_the_records(server):
 def test_reference_gives_the_same_picture_as_sdpa_also_compiled(server):
     reference = {"processor": "reference"}
     compiled = run(server, example("sd15", server, OneDiffPatchAttention=reference, OneDiffCompile=KEEP))
-    (sdpa,) = run(server, bypass(example("sd15", server), "OneDiffCompile")).pictures
+    (sdpa,) = run(server, bypass(example("sd15", server, OneDiffPatchAttention=SDPA), "OneDiffCompile")).pictures
     assert compiled.records["OneDiffCompile"]["compile"]["regions_uncompiled"] == []
     assert abs(compiled.pictures[0] - sdpa).max() <= 1
 
@@ -169,7 +169,8 @@ def test_without_the_patch_comfyuis_own_attention_runs_inside_compiled_blocks(se
 
 
 def test_filters_and_an_unknown_glob(server):
-    some = run(server, example("sd15", server, OneDiffPatchAttention={"sites": "cross", "blocks": "middle_block"}))
+    cross = {"processor": "sdpa", "sites": "cross", "blocks": "middle_block"}
+    some = run(server, example("sd15", server, OneDiffPatchAttention=cross))
     assert [site["site"] for site in some.records["OneDiffPatchAttention"]["patches"]["sites"]] == [
         "middle_block.1.transformer_blocks.0.attn2"
     ]

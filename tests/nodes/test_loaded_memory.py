@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import loaded
@@ -82,7 +83,9 @@ def test_partly_loaded_it_computes_the_same(tmp_path, model):
     assert torch.equal(models.step(patched), expected)
 
 
-def test_a_class_of_ones_own_is_counted_too(tmp_path, model, monkeypatch):
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """A file with 4,000 bytes for all sites, of one of the classes below."""
     from onediff_pack.host import offered_processors
     from onediff_pack.host.loading import at_sites
     from onediff_pack.processors.sources.custom import CustomProcessors
@@ -90,18 +93,66 @@ def test_a_class_of_ones_own_is_counted_too(tmp_path, model, monkeypatch):
     custom = CustomProcessors(lambda: [tmp_path])
     for module in (offered_processors, at_sites):
         monkeypatch.setattr(module, "CUSTOM", custom)
-    (tmp_path / "mine.py").write_text(
-        "import torch\nfrom torch import nn\n\n\nclass Scaled(nn.Module):\n"
-        "    def __init__(self):\n        super().__init__()\n        self.scale = nn.Parameter(torch.ones(1000))\n\n"
-        "    def forward(self, q, k, v, heads):\n"
-        "        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))\n"
-        "        out = nn.functional.scaled_dot_product_attention(q, k, v)\n"
-        "        return out.transpose(1, 2).flatten(2) * self.scale[0]\n"
-    )
-    metadata = {"onediff.format": "1", "onediff.processor": "custom/mine:Scaled"}
-    path = loaded.saved(tmp_path, {"*:scale": torch.ones(1000)}, "mine", metadata)
-    patched = loaded.put(model, loaded.opened(path))
+
+    def make(name: str) -> Any:
+        (tmp_path / "mine.py").write_text(SCALED)
+        metadata = {"onediff.format": "1", "onediff.processor": f"custom/mine:{name}"}
+        return loaded.opened(loaded.saved(tmp_path, {"*:scale": torch.ones(1000)}, "mine", metadata))
+
+    return make
+
+
+SCALED = """
+import torch
+from torch import nn
+
+
+def attend(q, k, v, heads):
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class Kernel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1000))
+
+    def forward(self, q, k, v, heads):
+        return attend(q, k, v, heads) * self.scale[0]
+
+
+class EachSite(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1000))
+
+    def forward(self, attn, hidden_states, encoder_hidden_states=None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        return attn.to_out(attend(q, k, v, attn.heads) * self.scale[0])
+
+
+class WithLayers(EachSite):
+    def __init__(self, attn):
+        super().__init__()
+        self.layers = nn.ModuleList([attn.to_q, nn.Identity()])
+"""
+
+
+@pytest.mark.parametrize(("name", "instances"), [("Kernel", 1), ("EachSite", 14), ("WithLayers", 14)])
+def test_a_class_of_ones_own_is_counted_and_what_sites_share_once(model, own, name, instances):
+    patched = loaded.put(model, own(name))
+    (patch,) = patched.get_wrappers("apply_model", KEY)
+    assert len({id(one) for one in patch.instances.all}) == instances
     (counted,) = patched.get_additional_models_with_key(KEY)
     assert counted.model_size() == 4000
     sampled(patched)
     assert 4000 in loaded_bytes()
+
+
+def test_layers_of_the_model_that_a_class_holds_are_not_moved_with_its_weights(model, own):
+    patched = loaded.put(model, own("WithLayers"))
+    (patch,) = patched.get_wrappers("apply_model", KEY)
+    patch.weights.to("meta")
+    assert {one.device.type for _, one in patch.weights.tensors()} == {"meta"}
+    assert {one.device.type for one in model.model.diffusion_model.parameters()} == {"cpu"}

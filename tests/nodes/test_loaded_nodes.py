@@ -196,6 +196,22 @@ def test_a_built_in_class_without_weights_is_used(folder, model):
     assert len(record["patches"]["sites"]) == 14
 
 
+def test_a_kernel_whose_package_is_missing_gives_way_to_sdpa_in_full(folder, model):
+    """As where the node names it: the strength of the file is one of a kernel that is not there."""
+    loaded.saved(folder, {}, "plain", {"onediff.format": "1", "onediff.processor": "sage"})
+    output = patched(model, executed("load", file="plain.safetensors", strength=0.5).args[0])
+    (record,) = output.ui["onediff"]
+    assert {one["processor"] for one in record["patches"]["sites"]} == {"sdpa"}
+    (finding,) = record["check"]["findings"]
+    assert (finding["what"].split(";")[0], finding["why"]) == (
+        "sage is not used",
+        "The package sageattention is not installed.",
+    )
+    torch.testing.assert_close(models.step(output.args[0]), models.step(model), rtol=1e-4, atol=1e-5)
+    ((wrapper,),) = (output.args[0].get_wrappers("apply_model", KEY),)
+    assert wrapper.strength == 1
+
+
 def test_another_nodes_processor_is_taken_as_before(model):
     from onediff_pack.processors import get_processor
 

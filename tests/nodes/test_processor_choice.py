@@ -189,6 +189,40 @@ def test_cancel_reaches_a_slow_forward_within_a_moment(choose):
     assert not model_management.processing_interrupted()
 
 
+def test_cancel_is_heard_while_a_kernel_is_proven(choose, monkeypatch):
+    """Its child process may take a minute; another node's thread may be at it already, too."""
+    from comfy import model_management
+    from onediff_pack.processors import get_processor
+    from onediff_pack.processors.contract import Limits
+    from onediff_pack.processors.kernels import proofs
+    from onediff_pack.proving.proof import Proof
+
+    kernel, ends = type(get_processor("sage")), threading.Event()
+    monkeypatch.setattr(kernel, "limits", Limits())
+    monkeypatch.setattr(kernel, "absent", classmethod(lambda cls: None))
+
+    def prove(trial) -> Proof:
+        ends.wait(10)
+        return Proof(False, "it was ended.", passing=True)
+
+    monkeypatch.setattr(proofs, "prove_in_child", prove)
+    ahead = proofs.KERNEL_PROOFS.prove_ahead(["sage"], torch.device("cpu"))
+    pressed = []
+
+    def press():
+        pressed.append(time.monotonic())
+        model_management.interrupt_current_processing(True)
+
+    threading.Timer(0.5, press).start()
+    try:
+        with pytest.raises(model_management.InterruptProcessingException):
+            choose("sage")
+        assert time.monotonic() - pressed[0] < 2
+    finally:
+        ends.set()
+        ahead.join()
+
+
 def test_an_interrupt_in_forward_is_the_users_cancel_and_no_finding(choose):
     from comfy import model_management
 

@@ -53,7 +53,7 @@ def test_an_ended_prompt_is_noticed_soon_and_once():
     from onediff_pack.host.prompt_ends import PromptEnds
 
     server, found = Server(), []
-    ends = PromptEnds(server, lambda: found.extend(ends.new()), lambda prompt: "w")
+    ends: PromptEnds = PromptEnds(server, lambda: found.extend(ends.new()), lambda prompt: "w")
     assert ends.on_prompt({"prompt": 1}) == {"prompt": 1}
     server.run("failed", GRAPH, "execution_error")
     server.run("of others", {"3": {"class_type": "KSampler", "inputs": {}}})

@@ -18,6 +18,7 @@ from onediff_pack.processors.built_in.reference import plain_attention
 from onediff_pack.processors.choosing import trial
 from onediff_pack.processors.choosing.auto_patch import AutoPatch
 from onediff_pack.processors.choosing.candidates import candidates
+from onediff_pack.processors.choosing.host_call import HostCall
 from onediff_pack.processors.choosing.kept import Choices
 from onediff_pack.processors.choosing.measured_patch import MeasuredPatch
 from onediff_pack.processors.kernels.kernel import Kernel
@@ -280,6 +281,49 @@ def test_a_choice_is_made_once_a_model_and_once_a_machine(
     assert forgotten.told["auto"]["source"] == "measured"
 
 
+@pytest.mark.parametrize("said", [torch.OutOfMemoryError("full"), RuntimeError("can't allocate memory: 9 bytes")])
+def test_a_kernel_that_had_no_memory_is_tried_again_at_the_next_start(
+    said: Exception, hosts: list[Any], kernel: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = True
+
+    def attention(x: torch.Tensor) -> torch.Tensor:
+        if fails:
+            raise said
+        return x
+
+    kernel("large", attention)
+    kernel("broken", lambda x: [][1])
+    Auto(models.unet_patcher(), choices=Choices(tmp_path)).step()
+    names = tried(monkeypatch)
+    fails = False
+    later = Auto(models.unet_patcher(), choices=Choices(tmp_path))
+    later.step()
+    assert set(names) == {"large"}, "what is known of others holds"
+    assert later.told["auto"]["source"] == "measured"
+    assert not any(str(why).startswith("it raises") for why in later.reasons("large"))
+    assert any(why.startswith("it raises IndexError") for why in later.reasons("broken"))
+    names.clear()
+    again = Auto(models.unet_patcher(), choices=Choices(tmp_path))
+    again.step()
+    assert (names, again.told["auto"]["source"]) == ([], "disk"), "and then it is known"
+
+
+def test_what_there_was_no_time_for_is_tried_at_the_next_start(
+    hosts: list[Any], kernel: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "BUDGET", 100.0)
+    kernel("slow", lambda x: time.sleep(0.1) or x)
+    first = Auto(models.unet_patcher(), choices=Choices(tmp_path))
+    first.step()
+    assert any(str(why).startswith("not tried: ") for why in first.reasons("sdpa")), first.reasons("sdpa")
+    monkeypatch.setattr(trial, "BUDGET", 5_000.0)
+    names = tried(monkeypatch)
+    later = Auto(models.unet_patcher(), choices=Choices(tmp_path))
+    later.step()
+    assert names[0] == "sdpa" and later.chosen == {"sdpa"}
+
+
 def test_a_new_size_takes_the_choice_over(hosts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     auto = Auto(models.unet_patcher())
     auto.step()
@@ -290,6 +334,21 @@ def test_a_new_size_takes_the_choice_over(hosts: list[Any], monkeypatch: pytest.
     assert (names, hosts) == ([], [])
     after: list[Any] = [forward for _, forward in auto.patch.forwards]
     assert [one.__func__ for one in after] == [one.__func__ for one in before]
+
+
+def test_what_fails_in_trying_does_not_end_the_sampling(hosts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking at a part of a call takes operations and memory that the call itself does not."""
+
+    def no_such_operation(call: HostCall, share: float) -> Any:
+        raise NotImplementedError("aten::linspace is not implemented for this device")
+
+    monkeypatch.setattr(HostCall, "part", no_such_operation)
+    patcher = models.unet_patcher()
+    plain = models.step(patcher)
+    auto = Auto(patcher)
+    assert torch.equal(auto.step(), plain)
+    assert (auto.told["sites"], auto.told["auto"]["state"]) == ([], "no gain")
+    assert torch.equal(auto.step(), plain)
 
 
 def test_trying_ends_where_its_time_ends(
@@ -304,6 +363,19 @@ def test_trying_ends_where_its_time_ends(
     assert time.perf_counter() - began < 2.0
     assert auto.told["auto"]["seconds"] < 1
     assert torch.isfinite(auto.step()).all()
+
+
+def test_a_trial_that_would_go_on_for_longer_than_it_may_ends_after_two_rounds(
+    hosts: list[Any], kernel: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes as long as what was there is timed for more rounds than one that clearly wins or loses."""
+    monkeypatch.setattr(trial, "BUDGET", 1.0)
+    calls: list[int] = []
+    kernel("even", lambda x: calls.append(1) or time.sleep(LATE) or x)
+    auto = Auto(models.unet_patcher())
+    auto.step()
+    assert len(calls) == 3, "once to warm up, and twice"
+    assert any(str(why).startswith("not tried: ") for why in auto.reasons("sdpa"))
 
 
 def test_a_named_kernel_shows_what_it_gains_without_an_extra_step(hosts: list[Any]) -> None:

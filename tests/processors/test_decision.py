@@ -17,11 +17,14 @@ def measured(ms: float, *results: Result, sites: tuple[str, ...] = ("a",), tried
 
 
 def win(name: str, ratio: float) -> Result:
-    return Result(name, ratio, 1e-7)
+    return Result(name, "faster", ratio, 1e-7)
 
 
 def lose(name: str, ratio: float) -> Result:
-    return Result(name, ratio, 1e-7, "no faster")
+    return Result(name, "no faster", ratio, 1e-7, "no faster")
+
+
+WRONG = Result("flash", "wrong", error=0.01, reason="it is wrong (1.0e-02 from float32)")
 
 
 def test_the_fastest_that_is_right_is_taken_and_what_it_saves_is_told() -> None:
@@ -32,7 +35,7 @@ def test_the_fastest_that_is_right_is_taken_and_what_it_saves_is_told() -> None:
 
 
 def test_nothing_is_taken_where_nothing_is_faster() -> None:
-    results = (lose("sdpa", 0.9), Result("sage", None, None, "it raises RuntimeError: no"))
+    results = (lose("sdpa", 0.9), Result("sage", "failed", reason="it raises RuntimeError: no"))
     found = decide({shape(4096): measured(100.0, *results)}, {})
     assert (found.by_site, found.attention_ms) == ({"a": None}, (100.0, 100.0))
 
@@ -69,7 +72,7 @@ def test_what_was_not_tried_for_want_of_time_goes_with_what_won_everywhere_else(
 def test_a_kernel_that_is_wrong_somewhere_is_not_taken_there() -> None:
     calls = {
         shape(4096): measured(100.0, win("flash", 4.0), sites=("a",)),
-        shape(64): measured(1.0, Result("flash", None, 0.01, "it is wrong (1.0e-02 from float32)"), sites=("b",)),
+        shape(64): measured(1.0, WRONG, sites=("b",)),
     }
     assert decide(calls, {}).by_site == {"a": "flash", "b": None}
 
@@ -89,15 +92,45 @@ def test_what_is_known_from_disk_stands_as_it_is() -> None:
     assert found.attention_ms == (180.0, 60.0)
 
 
-def test_the_table_has_every_candidate_with_its_time_or_its_reason() -> None:
-    results = (win("sdpa", 2.0), win("flash", 4.0), lose("sliced", 0.5), Result("bad", None, None, "it raises E: no"))
+def test_the_table_says_of_every_candidate_what_came_of_it() -> None:
+    results = (
+        win("sdpa", 2.0),
+        win("flash", 4.0),
+        lose("sliced", 0.5),
+        Result("rough", "wrong", error=0.01, reason="it is wrong (1.0e-02 from float32)"),
+        Result("bad", "failed", reason="it raises E: no"),
+    )
     (row,) = table(decide({shape(4096): measured(100.0, *results, sites=("a", "b"))}, {}), [("sage", "not installed")])
     assert (row["site"], row["sites"], row["processor"]) == ("a", 2, "flash")
-    assert [(one["processor"], one["ms"], one["reason"]) for one in row["candidates"]] == [
-        ("host", 100.0, "slower"),
-        ("sdpa", 50.0, "another one is faster"),
-        ("flash", 25.0, None),
-        ("sliced", 200.0, "no faster"),
-        ("bad", None, "it raises E: no"),
-        ("sage", None, "not installed"),
+    assert [tuple(one[name] for name in ("processor", "ms", "error", "verdict")) for one in row["candidates"]] == [
+        ("host", 100.0, None, "no faster"),
+        ("sdpa", 50.0, 1e-7, "no faster"),
+        ("flash", 25.0, 1e-7, "taken"),
+        ("sliced", 200.0, 1e-7, "no faster"),
+        ("rough", None, 0.01, "wrong"),
+        ("bad", None, None, "failed"),
+        ("sage", None, None, "not tried"),
+    ]
+    assert [one["reason"] for one in row["candidates"]] == [
+        "slower",
+        "another one is faster",
+        None,
+        "no faster",
+        "it is wrong (1.0e-02 from float32)",
+        "it raises E: no",
+        "not installed",
+    ]
+
+
+def test_what_is_taken_without_a_trial_is_in_the_table_too() -> None:
+    calls = {
+        shape(4096): measured(100.0, win("sdpa", 2.0), sites=("a",)),
+        shape(64): measured(1.0, sites=("b",), tried=False),
+    }
+    _, row = table(decide(calls, {}), [])
+    verdicts = {one["processor"]: one["verdict"] for one in row["candidates"]}
+    assert verdicts == {"host": "no faster", "sdpa": "taken"}
+    assert [one["reason"] for one in row["candidates"]] == [
+        "no difference at this size",
+        "not tried at this size: it is faster at the others",
     ]

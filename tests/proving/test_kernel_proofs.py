@@ -110,3 +110,25 @@ def test_what_hung_is_no_candidate_and_neither_is_what_is_not_proven_yet(monkeyp
     monkeypatch.setattr("onediff_pack.processors.kernels.proofs.prove_in_child", lambda trial: Proof(True, "works."))
     proofs.prove("flash", CPU)
     assert reason() is None
+
+
+def test_a_kernel_that_had_no_memory_is_proven_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from onediff_pack.processors import get_processor
+    from onediff_pack.processors.contract import Limits
+    from onediff_pack.processors.kernels import proofs
+
+    kernel, full = type(get_processor("flash")), True
+
+    def attend(self, q, k, v, mask, scale):
+        if full:
+            raise torch.OutOfMemoryError("another model is there")
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
+
+    monkeypatch.setattr(kernel, "limits", Limits())
+    monkeypatch.setattr(kernel, "absent", classmethod(lambda cls: None))
+    monkeypatch.setattr(kernel, "attend", attend)
+    monkeypatch.setattr(proofs, "prove_in_child", lambda trial: proofs.prove(lambda **said: None, "flash", "cpu"))
+    known = KernelProofs(ProofStore(tmp_path))
+    assert known.prove("flash", CPU).reason == "it raises OutOfMemoryError: another model is there"
+    full = False
+    assert known.prove("flash", CPU).available

@@ -33,6 +33,28 @@ test("with a capital at its beginning it keeps it, and what is not known stays a
   assert.equal(reasonIn(null, chinese), "");
 });
 
+test("of several reasons in a row each is said, also those of kernels", () => {
+  const of = (said) => {
+    assert.equal(reasonIn(said, english), said);
+    return reasonIn(said, chinese);
+  };
+  assert.equal(
+    of("device cpu is not among cuda; dtype float32 is not among bfloat16, float16"),
+    "设备 cpu 不在 cuda 之中; 数据类型 float32 不在 bfloat16, float16 之中",
+  );
+  assert.equal(
+    of("it hung while computing a small attention and was ended after 9 s: reinstall its package."),
+    "它在计算一个小型注意力时没有响应，9 秒后被结束：请重新安装其软件包。",
+  );
+  const install = "run “pip install --no-deps xformers”, in the version for your PyTorch, and restart ComfyUI";
+  assert.equal(
+    of(`the package xformers is not installed: ${install}.`),
+    "未安装软件包 xformers：请运行 “pip install --no-deps xformers”（与您的 PyTorch 对应的版本）并重启 ComfyUI。",
+  );
+  const unknown = "something new; no faster";
+  assert.equal(of(unknown), unknown);
+});
+
 test("line, report and sidebar say it", () => {
   const why = "another node put a hook on it.";
   const status = record({
@@ -51,7 +73,7 @@ test("line, report and sidebar say it", () => {
 });
 
 test("English says what the server says, and the server still says it", () => {
-  const files = ["compilers", "nodes", "processors"].flatMap((folder) =>
+  const files = ["compilers", "nodes", "processors", "proving"].flatMap((folder) =>
     readdirSync(new URL(folder, root), { recursive: true })
       .filter((name) => name.endsWith(".py"))
       .map((name) => readFileSync(new URL(`${folder}/${name}`, root), "utf8")),

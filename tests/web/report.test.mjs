@@ -113,14 +113,69 @@ test("what auto tried, what it took and gained, and why other kernels were not t
   assert.deepEqual(tried.items, [
     {
       where: "input_blocks.1.1.transformer_blocks.0.attn1 · float32 2×8 4096×4096 40",
-      text: "ComfyUI 148 ms; sdpa 53 ms, taken",
+      text: "ComfyUI: 148 ms, slower; sdpa: 53 ms, error 2.0e-7, taken",
     },
   ]);
-  assert.deepEqual(others.items, [{ where: "sage", text: "device cpu is not among cuda" }]);
+  const unfit = "device cpu is not among cuda; dtype float32 is not among bfloat16, float16";
+  assert.deepEqual(others.items, [{ where: "sage", text: unfit }]);
   assert.equal(
     fact(states.autoApproximate, "patches", "Chosen"),
     "as an earlier start found (quality: fast)",
   );
+});
+
+const tried = (processor, verdict, reason = null, ms = null, error = null) => ({ processor, verdict, reason, ms, error });
+
+/** Two sizes of calls, with a candidate of every kind. */
+const choices = [
+  {
+    site: "a",
+    shape: "float16 2×8 4096×4096 40",
+    processor: "sdpa",
+    candidates: [
+      tried("host", "no faster", "slower", 90.2),
+      tried("sdpa", "taken", null, 30.4, 1.2e-7),
+      tried("flash", "no faster", "no faster", 95.1, 3e-4),
+      tried("rough", "wrong", "it is wrong (1.0e-02 from float32)", null, 0.01),
+      tried("broken", "wrong", "it gives NaN or Inf"),
+      tried("sage", "failed", "it raises RuntimeError: no kernel; image"),
+      tried("sage3", "not tried", "the package sageattn3 is not installed: build a from b."),
+    ],
+  },
+  {
+    site: "b",
+    shape: "float16 2×8 64×64 160",
+    processor: null,
+    candidates: [
+      tried("host", "taken", null, 1.1),
+      tried("flash", "not tried", "head size 160 > 128, the most that it supports"),
+      tried("sage3", "not tried", "the package sageattn3 is not installed: build a from b."),
+    ],
+  },
+];
+
+test("what was tried and refused is not among what was not tried, and says what came of it", () => {
+  const groups = (words) =>
+    of(record({ state: "patched", patches: { ...states.autoChosen.patches, choices } }), words)
+      .sections.find(({ id }) => id === "patches")
+      .groups.slice(0, 2)
+      .map(({ items }) => items.map(({ where, text }) => [where, text]));
+  assert.deepEqual(groups(english), [
+    [
+      [
+        "a · float16 2×8 4096×4096 40",
+        "ComfyUI: 90 ms, slower; sdpa: 30 ms, error 1.2e-7, taken; flash: 95 ms, error 3.0e-4, no faster; " +
+          "rough: error 0.01, wrong; broken: gives NaN or Inf; sage: it raises RuntimeError: no kernel; image",
+      ],
+      ["b · float16 2×8 64×64 160", "ComfyUI: 1.10 ms, taken; flash: head size 160 > 128, the most that it supports"],
+    ],
+    [["sage3", "the package sageattn3 is not installed: build a from b."]],
+  ]);
+  const [[[, first], [, second]], [[, missing]]] = groups(chinese);
+  for (const word of ["较慢", "误差 1.2e-7, 采用", "并不更快", "结果错误", "NaN 或 Inf", "它抛出 RuntimeError: no kernel; image"])
+    assert.ok(first.includes(word), word);
+  assert.match(second, /flash：头大小 160 > 128，即它支持的最大值/);
+  assert.equal(missing, "未安装软件包 sageattn3：请从 b 构建 a。");
 });
 
 test("where nothing is gained it says calmly what would gain", () => {

@@ -76,9 +76,15 @@ export const states = {
           shape: "float32 2×8 4096×4096 40",
           processor: "sdpa",
           candidates: [
-            { processor: "host", ms: 148.4, error: null, reason: "slower" },
-            { processor: "sdpa", ms: 53.4, error: 2e-7, reason: null },
-            { processor: "sage", ms: null, error: null, reason: "device cpu is not among cuda" },
+            { processor: "host", ms: 148.4, error: null, verdict: "no faster", reason: "slower" },
+            { processor: "sdpa", ms: 53.4, error: 2e-7, verdict: "taken", reason: null },
+            {
+              processor: "sage",
+              ms: null,
+              error: null,
+              verdict: "not tried",
+              reason: "device cpu is not among cuda; dtype float32 is not among bfloat16, float16",
+            },
           ],
         },
       ],

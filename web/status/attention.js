@@ -1,7 +1,7 @@
 // @ts-check
 // What a patch put in the place of ComfyUI's attention, how it was chosen and what that gains, in words.
 
-import { duration, factor } from "./format.js";
+import { duration, factor, tiny } from "./format.js";
 import { reasonIn } from "./reasons.js";
 import { count, isNumber, list, patchedSites, plain, takenByOthers, takenSites } from "./record.js";
 
@@ -138,22 +138,43 @@ export function attentionFacts(record, words, say) {
  */
 export function choiceItems(record, words, say) {
   const rows = list(record.patches?.choices).filter((row) => row && typeof row === "object");
+  /** @type {any[]} */
+  const all = rows.flatMap((row) => list(row.candidates)).filter((one) => one && typeof one === "object");
+  const names = new Set(all.filter(wasTried).map((one) => one.processor));
   const tried = rows.map((row) => ({
     where: [plain(row.site), plain(row.shape)].filter(Boolean).join(" · "),
     text: list(row.candidates)
-      .filter((one) => isNumber(one?.ms))
-      .map((one) => candidate(one, row, words, say))
+      .filter((one) => names.has(one?.processor))
+      .map((one) => candidate(one, words, say))
       .join("; "),
   }));
-  const others = list(rows[0]?.candidates)
-    .filter((one) => one?.reason && !isNumber(one.ms))
-    .map((one) => ({ where: plain(one.processor), text: reasonIn(one.reason, words) }));
-  return [tried.filter(({ text }) => text), others];
+  const others = new Map(all.filter((one) => !names.has(one.processor)).map((one) => [plain(one.processor), one]));
+  const items = [...others].map(([where, one]) => ({ where, text: reasonIn(one.reason, words) }));
+  return [tried.filter(({ text }) => text), items];
 }
 
-/** "sdpa 534 ms, taken" @param {any} one @param {any} row @param {Words} words @param {Words} say */
-function candidate(one, row, words, say) {
+/** Whether a candidate was run, however that ended. @param {any} one */
+const wasTried = (one) => plain(one.verdict) !== "not tried";
+
+/**
+ * "sdpa: 534 ms, error 1.2e-7, taken", "flash: error 0.01, wrong", "sage: it raises RuntimeError: no kernel image".
+ * @param {any} one
+ * @param {Words} words
+ * @param {Words} say
+ */
+function candidate(one, words, say) {
   const name = one.processor === "host" ? "ComfyUI" : plain(one.processor);
-  const isTaken = one.processor === (row.processor ?? "host");
-  return [`${name} ${duration(words, one.ms)}`, isTaken ? say("taken") : ""].filter(Boolean).join(", ");
+  const said = [
+    isNumber(one.ms) && duration(words, one.ms),
+    isNumber(one.error) && say("candidate_error", { value: tiny(one.error) }),
+    verdict(one, words, say),
+  ].filter(Boolean);
+  return say("candidate", { name, said: said.join(", ") });
+}
+
+/** @param {any} one @param {Words} words @param {Words} say */
+function verdict(one, words, say) {
+  if (one.verdict === "wrong") return say(isNumber(one.error) ? "candidate_wrong" : "candidate_not_finite");
+  const why = reasonIn(one.reason, words);
+  return one.verdict === "taken" ? [say("taken"), why].filter(Boolean).join(": ") : why;
 }

@@ -7,7 +7,8 @@ import { plain } from "./record.js";
 /** @typedef {import("../words.js").Words} Words */
 
 /**
- * The server's sentences by key of words (`reasons.<key>`). What {why} and {it} stand for is a reason itself.
+ * The server's sentences by key of words (`reasons.<key>`). What {why}, {it}, {remedy} and {doing} stand for is said in the
+ * same way.
  * @type {[string, string][]}
  */
 export const REASONS = [
@@ -58,13 +59,32 @@ export const REASONS = [
   ["kernel_in_trial", "it is being tried in a process of its own: the next model that is loaded may use it"],
   ["kernel_no_faster", "no faster"],
   ["kernel_other_faster", "another one is faster"],
-  ["kernel_not_tried", "not tried: it would have taken longer than it may save"],
+  ["kernel_not_tried", "not tried: no time was left for it"],
   ["kernel_full_precision", "the model asks for full precision there"],
   ["kernel_no_mask", "it takes no mask"],
+  ["kernel_capability", "compute capability {found} < {least}, the least that it supports"],
+  ["kernel_head_most", "head size {size} > {most}, the most that it supports"],
+  ["kernel_slower", "slower"],
+  ["kernel_no_difference", "no difference at this size"],
+  ["kernel_elsewhere", "not tried at this size: it is faster at the others"],
+  ["kernel_raises", "it raises {what}"],
+  ["kernel_wrong_numbers", "it computes wrong numbers here ({error} relative difference)."],
+  ["kernel_writes", "it writes into its inputs."],
+  ["kernel_missing", "the package {name} is not installed: {remedy}."],
+  ["kernel_old", "{name} {version} is older than {least}: {remedy}."],
+  ["kernel_hung", "it hung while {doing} and was ended after {seconds} s: {remedy}."],
+  ["kernel_ended", "it ended its process while {doing} ({cause}): {remedy}."],
+  ["kernel_loading", "loading {name}"],
+  ["kernel_computing", "computing a small attention"],
+  ["remedy_install_fitting", "run {command}, in the version for your PyTorch, and restart ComfyUI"],
+  ["remedy_install", "run {command} and restart ComfyUI"],
+  ["remedy_build", "build {what} from {where}"],
+  ["remedy_update", "update ComfyUI"],
+  ["remedy_reinstall", "reinstall its package"],
   ["nexfort_gpu", "nexfort needs an NVIDIA GPU, and torch sees none here: use inductor."],
 ];
 
-const NESTED = new Set(["why", "it"]);
+const NESTED = new Set(["why", "it", "remedy", "doing"]);
 
 /** @type {[string, RegExp][]} */
 const PATTERNS = REASONS.map(([key, text]) => {
@@ -79,6 +99,12 @@ const PATTERNS = REASONS.map(([key, text]) => {
  */
 export function reasonIn(said, words) {
   const text = plain(said);
+  const each = text.split("; ").map((one) => oneIn(one, words)); // a kernel may have several
+  return each.includes(null) ? (oneIn(text, words) ?? text) : each.join("; ");
+}
+
+/** @param {string} text @param {Words} words @returns {string | null} null for what is not known */
+function oneIn(text, words) {
   // The server's sentences begin as they are used: in small letters behind a colon, else with a capital.
   for (const [key, pattern] of PATTERNS) {
     const match = pattern.exec(text) ?? pattern.exec(text.charAt(0).toLowerCase() + text.slice(1));
@@ -90,5 +116,5 @@ export function reasonIn(said, words) {
     const found = words(`reasons.${key}`, Object.fromEntries(values));
     return /^\p{Lu}/u.test(text) ? found.charAt(0).toUpperCase() + found.slice(1) : found;
   }
-  return text;
+  return null;
 }
