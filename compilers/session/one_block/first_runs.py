@@ -3,7 +3,7 @@ ones are compared again by turns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,8 +23,8 @@ from ..listener import Listener
 from ..step import Step
 from .foreign_code import ForeignCode
 
-Place = tuple[tuple, Sequence[int], Hashable]
-"""Where a run is compared: the variant's key, the foreign functions that write, and the shape of the step."""
+Place = tuple[tuple, Sequence[int], int]
+"""Where a run is compared: the variant's key, the foreign functions that write, and the size of the step."""
 
 #: Places of a block that are remembered: in more it is compared again.
 MOST_PLACES = 256
@@ -90,7 +90,7 @@ class FirstRuns:
         return self._place(step, key, call) in self._verified
 
     def _place(self, step: Step, key: tuple, call: Call) -> Place:
-        return key, self._foreign.writers(call.foreign), step.shape
+        return key, self._foreign.writers(call.foreign), step.size
 
     def run(self, step: Step, key: tuple, graph: SharedGraph, call: Call) -> Any:
         """A compiled run on clones of the inputs, beside the uncompiled run whose result is used."""
