@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,13 @@ def origin(function: Any) -> str:
     module = (getattr(target, "__module__", None) or "?").replace("\\", "/")
     module = module.split("custom_nodes/")[-1].split("custom_nodes.")[-1]
     return f"{module.rpartition('/')[2]}:{target.__qualname__}"
+
+
+def is_hosts_node(function: Any) -> bool:
+    """Whether one of ComfyUI's own nodes has made a function. ComfyUI loads them under their paths as names."""
+    function = getattr(function, "func", function)
+    module = str(getattr(function, "__module__", None) or type(function).__module__)
+    return "comfy_extras" in re.split(r"[\\/.]", module)
 
 
 def foreign_patches(options: dict[str, Any]) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .foreign import origin
+from .foreign import is_hosts_node, origin
 
 #: Functions in ``model_options`` that are handed the model and may do without calling it.
 FUNCTIONS = ("model_function_wrapper", "sampler_calc_cond_batch_function")
@@ -141,6 +141,6 @@ def named(function: Any, key: str = "") -> dict[str, str | None]:
     where = origin(function)
     module, _, name = where.rpartition(":")
     first, pack = name.partition(".")[0], module.partition(".")[0].lstrip("_")
-    if pack == "comfy_extras" and key:
+    if key and is_hosts_node(function):
         return {"by": key, "where": where}
     return {"by": first if first[:1].isupper() else pack or name, "where": where}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import NamedTuple
 
-from .stopping import CALLERS, OWN, Stopped, raise_in, set_raised
+from .stopping import CALLERS, Stopped, raise_in, set_raised
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Finalizers:
     def start(self) -> None:
         """Looks from now on, in a thread of its own."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._go_on, name=f"{OWN}finalizers", daemon=True)
+            self._thread = threading.Thread(target=self._go_on, name="OneDiff finalizers", daemon=True)
             self._thread.start()
 
     def _go_on(self) -> None:

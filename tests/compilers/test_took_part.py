@@ -305,6 +305,19 @@ def test_a_sampler_with_a_loop_of_its_own_samples_too(patcher):
     assert record.sampled_at > 0
 
 
+def test_comfyuis_nodes_are_named_by_what_they_do_as_its_server_loads_them():
+    """Under their paths; other packs, under theirs."""
+    from onediff_pack.patching.instead import named
+
+    def wrapper():
+        pass
+
+    for folder, by in (("/data/ComfyUI-0_x_30_x_0/comfy_extras", "easycache"), ("/data/custom_nodes/pack", "pack")):
+        wrapper.__module__ = f"{folder}/nodes_easycache" if by == "easycache" else folder
+        wrapper.__qualname__ = "easycache_forward_wrapper"
+        assert named(wrapper, "easycache")["by"] == by
+
+
 def test_of_several_wrappers_none_is_blamed(patcher):
     clone, said, _ = patched(patcher)
     clone.add_wrapper_with_key("apply_model", "innocent", lambda executor, *args, **kwargs: executor(*args, **kwargs))
