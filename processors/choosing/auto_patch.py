@@ -185,7 +185,7 @@ class AutoPatch(MeasuredPatch):
         decision.spent_ms, decision.size = trial.spent, self._shape
         if trial.measured:
             assert trial.hosts is not None
-            self.choices.keep(key_of(trial.device, self.quality, trial.hosts), decision)
+            self.choices.keep(key_of(trial.device, self.quality, trial.hosts), decision, self._kept)
             if self.model is not None:
                 self.choices.note(self.model, self.key, decision)
         self.decision = decision

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...measure.verdict import NOISE
@@ -105,7 +105,11 @@ def _best(one: Measured) -> Choice:
     if before is None or not won:
         return Choice(None, before, before, one.hosts_error, results)
     best = max(won, key=lambda r: r.ratio or 0.0)
-    return Choice(best.name, before, before / (best.ratio or 1.0), best.error, results)
+    after = before / (best.ratio or 1.0) if best.whole_ms is None else best.whole_ms
+    if after >= before:
+        slower = replace(best, verdict="no faster", reason="no faster")
+        return Choice(None, before, before, one.hosts_error, tuple(slower if r is best else r for r in results))
+    return Choice(best.name, before, after, best.error, results)
 
 
 def _saved(measured: Mapping[Shape, Measured], choices: Mapping[Shape, Choice]) -> dict[str, float]:
@@ -171,7 +175,7 @@ def table(decision: Decision, others: list[tuple[str, str]]) -> list[dict[str, A
 
 
 def _row(result: Result, choice: Choice, before: float | None) -> dict[str, Any]:
-    ms = before / result.ratio if before is not None and result.ratio else None
+    ms = result.whole_ms or (before / result.ratio if before is not None and result.ratio else None)
     verdict: str = result.verdict
     reason = result.reason
     if result.name == choice.kernel:

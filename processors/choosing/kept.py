@@ -6,7 +6,7 @@ import hashlib
 import platform
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -58,12 +58,13 @@ class Choices:
         age = time.time() - entry["time"] if isinstance(entry.get("time"), int | float) else NO_GAIN_LASTS
         return choice if 0 <= age < NO_GAIN_LASTS else None
 
-    def keep(self, key: str, decision: Decision) -> None:
-        """Keeps what was measured, without what failed for a reason that may be gone the next time."""
+    def keep(self, key: str, decision: Decision, known: Collection[Shape] = ()) -> None:
+        """Keeps what was measured, without what failed for a reason that may be gone the next time. ``known`` shapes
+        were there already; they do not grow younger."""
         now, new = time.time(), {}
         for shape, choice, _ in decision.shapes:
             lasting = tuple(one for one in choice.results if not one.passing)
-            if lasting and choice.before_ms is not None:
+            if lasting and choice.before_ms is not None and shape not in known:
                 new[f"{key} {shape.name}"] = {**asdict(replace(choice, results=lasting)), "time": now}
         self.on_disk.change(lambda entries: dict(list({**entries, **new}.items())[-_MOST_SHAPES:]))
 
@@ -98,6 +99,7 @@ def _choice(entry: Any) -> Choice | None:
                 _number(one["ratio"]),
                 _number(one["error"]),
                 one["reason"] and str(one["reason"]),
+                whole_ms=_number(one["whole_ms"]),
             )
             for one in entry["results"]
         )

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -23,6 +23,9 @@ BUDGET = 2_000.0
 
 #: Beyond this share of the sampling, or ``FLOOR`` milliseconds, only as much as what was found already saves in it.
 SHARE, FLOOR = 0.05, 100.0
+
+#: Model calls of a sampling in which another whole call of the host's attention is no matter.
+LONG = 10
 
 #: What is tried takes about so many milliseconds with what was there: a part of a longer call.
 PART_MS = 80.0
@@ -50,8 +53,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Result:
-    """How a kernel did at one shape. ``ratio`` is the host's time by its time, None where it was not timed; ``reason``:
-    why it is not taken, None when it could be. ``passing``: what kept it may be gone the next time."""
+    """How a kernel did at one shape. ``ratio`` is the host's time by its time on a part of a call, None where it was
+    not timed; ``whole_ms`` what it takes for a whole call, where that was looked at; ``reason``: why it is not taken,
+    None when it could be. ``passing``: what kept it may be gone the next time."""
 
     name: str
     verdict: Verdict
@@ -59,6 +63,7 @@ class Result:
     error: float | None = None
     reason: str | None = None
     passing: bool = False
+    whole_ms: float | None = None
 
 
 @dataclass
@@ -166,6 +171,32 @@ class Trial:
             else:
                 result = self._spend(partial(self._tried, name, kernel, part, measured.hosts_error))
             measured.results.append(result)
+        if part.call.q.numel() < call.call.q.numel():
+            self._time_whole(measured.results, call, ms)
+
+    def _time_whole(self, results: list[Result], call: HostCall, ms: float) -> None:
+        """What won on a part, once on the whole call: what the host allocates there may cost it far more. Only where
+        that takes less than it saves, or, to say what a named kernel gains, in long samplings."""
+        best = max((one for one in results if one.verdict == "faster"), key=lambda one: one.ratio or 0.0, default=None)
+        if best is None or best.ratio is None or best.whole_ms is not None:
+            return
+        kernel = dict(self.candidates)[best.name]
+        if self.named is None:
+            expected = ms / best.ratio
+            is_worth = expected < max((ms - expected) * (self.model_calls - 1), FLOOR)
+        else:
+            expected, is_worth = ms * best.ratio, self.model_calls >= LONG
+        if not is_worth or self.spent + expected > BUDGET:
+            return
+        way = call.by_host if self.named is not None else partial(call.by, kernel)
+        try:
+            with kernel.while_sampling(self.device):
+                _, took = self._spend(lambda: self._watch.time(way))
+        except Exception:  # no memory for the whole call
+            self._device_freed()
+            return
+        now = replace(best, whole_ms=took) if self.named is None else replace(best, ratio=took / max(ms, 1e-6))
+        results[results.index(best)] = now
 
     def _part_of(self, call: HostCall, ms: float) -> tuple[HostCall, float]:
         """A part of the call, and what the host's own attention is off there."""

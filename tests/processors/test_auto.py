@@ -4,6 +4,7 @@ attention in the place of ComfyUI's that takes longer than others."""
 from __future__ import annotations
 
 import importlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -324,6 +325,22 @@ def test_what_there_was_no_time_for_is_tried_at_the_next_start(
     assert names[0] == "sdpa" and later.chosen == {"sdpa"}
 
 
+def test_what_was_kept_does_not_grow_younger_when_more_is_measured(hosts: list[Any], tmp_path: Path) -> None:
+    """That nothing was faster holds for a day only."""
+    Auto(models.unet_patcher(), choices=Choices(tmp_path)).step()
+    file = tmp_path / "attention.json"
+    entries = json.loads(file.read_text())
+    gone = next(iter(entries))
+    old = {name: {**entry, "time": entry["time"] - 1000} for name, entry in entries.items() if name != gone}
+    file.write_text(json.dumps(old))
+    Auto(models.unet_patcher(), choices=Choices(tmp_path)).step()
+    now = json.loads(file.read_text())
+    assert gone in now
+    assert {name: entry["time"] for name, entry in now.items() if name != gone} == {
+        n: e["time"] for n, e in old.items()
+    }
+
+
 def test_a_new_size_takes_the_choice_over(hosts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     auto = Auto(models.unet_patcher())
     auto.step()
@@ -363,6 +380,42 @@ def test_trying_ends_where_its_time_ends(
     assert time.perf_counter() - began < 2.0
     assert auto.told["auto"]["seconds"] < 1
     assert torch.isfinite(auto.step()).all()
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["auto", "by name"])
+def test_what_is_gained_is_that_of_whole_calls(
+    monkeypatch: pytest.MonkeyPatch, kernel: Callable[..., None], named: bool
+) -> None:
+    """ComfyUI's sub-quadratic attention has large buffers made anew in a whole call, and small ones in a part."""
+    import comfy.ldm.modules.attention as attention
+
+    largest = 2 * 256 * 32
+
+    def late(q: torch.Tensor, whole: float, others: float) -> None:
+        time.sleep(whole if q.numel() == largest else others)
+
+    def attention_slow(q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        late(q, 0.7, 0.04)
+        return attention.attention_pytorch(q, *args, **kwargs)
+
+    slow = attention.wrap_attn(attention_slow)
+    for name in ("optimized_attention", "optimized_attention_masked"):
+        monkeypatch.setattr(attention, name, slow)
+    kernel("steady", lambda x: late(x, 0.08, 0.025) or x)
+    if named:
+        patcher, told = models.unet_patcher(), {}
+        sites = find_sites(patcher.model.diffusion_model)
+        patch = MeasuredPatch(sites, get_processor("steady"), lambda options: None, told=told.update, choices=Choices())
+        model = patcher.clone()
+        attach(model, patch)
+        models.step(model, sample_sigmas=STEPS)
+        patch.tell()
+        ratio = told["gain"]["attention_speedup"]
+    else:
+        auto = Auto(models.unet_patcher(), is_sdpa=True)
+        auto.step()
+        ratio = auto.told["auto"]["attention_speedup"]
+    assert ratio > 2.5, "it is 1.6 on a part"
 
 
 def test_a_trial_that_would_go_on_for_longer_than_it_may_ends_after_two_rounds(

@@ -34,6 +34,20 @@ def test_the_fastest_that_is_right_is_taken_and_what_it_saves_is_told() -> None:
     assert (found.speedup, found.kernels, found.error) == (4.0, ["flash"], 1e-7)
 
 
+def test_what_a_whole_call_took_goes_before_the_ratio_of_a_part() -> None:
+    def timed(whole_ms: float) -> Measured:
+        return measured(100.0, Result("sdpa", "faster", 1.4, 1e-7, whole_ms=whole_ms), sites=("a", "b"))
+
+    found = decide({shape(4096): timed(25.0)}, {})
+    assert (found.by_site, found.attention_ms) == ({"a": "sdpa", "b": "sdpa"}, (200.0, 50.0))
+    (row,) = table(found, [])
+    assert row["candidates"][1]["ms"] == 25.0
+    slower = decide({shape(4096): timed(110.0)}, {})
+    assert (slower.by_site, slower.attention_ms) == ({"a": None, "b": None}, (200.0, 200.0))
+    (row,) = table(slower, [])
+    assert [one["verdict"] for one in row["candidates"]] == ["taken", "no faster"]
+
+
 def test_nothing_is_taken_where_nothing_is_faster() -> None:
     results = (lose("sdpa", 0.9), Result("sage", "failed", reason="it raises RuntimeError: no"))
     found = decide({shape(4096): measured(100.0, *results)}, {})
