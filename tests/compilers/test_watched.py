@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -104,7 +105,7 @@ def test_blocks_take_turns_within_the_share_of_the_time():
     class Known:
         compiled, operators = True, {}
 
-    blocks = [Known() for _ in range(15)]
+    blocks: list[Any] = [Known() for _ in range(15)]
     blocks[3].operators = {"attn2_patch": "it keeps count"}
     turns = Turns()
     chosen = [turns.next(blocks) for _ in range(2000)]
