@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from ..memo import Notes, Same
+from ..patching.ending.stopping import Overdue
 from ..patching.inside import tensors_in
-from ..patching.stopping import Overdue
 from ..patching.user_code import Attendance, Cancel
 from ..processors import Processor, Site, written
 from ..processors.authored.recipe import recipe_of

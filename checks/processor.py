@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..patching.ending.stopping import Overdue
 from ..patching.explicit_forward import repaired
 from ..patching.inside import modules_in
-from ..patching.stopping import Overdue
 from ..patching.user_code import Attendance
 from ..processors import NotCallable, Processor, Site, Way, adapt, way_of, written
 from ..processors.authored.adapt import way_in

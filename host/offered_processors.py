@@ -16,7 +16,7 @@ from torch import nn
 from ..checks import Finding
 from ..checks.attached import check_attached
 from ..checks.source import short_path
-from ..patching.stopping import Overdue
+from ..patching.ending.stopping import Overdue
 from ..patching.user_code import Attendance
 from ..patching.user_errors import error_words, files_of, is_harmless, lines_in
 from ..processors import DEFAULT_PROCESSOR, Processor, Site, get_processor, processor_names, written

@@ -14,8 +14,8 @@ from typing import Any
 import comfy.model_management
 
 from ..node_ids import is_ours
-from ..patching.lingering import Calls, Finalizers, Held
-from ..patching.stopping import Unanswered
+from ..patching.ending.lingering import Calls, Finalizers, Held
+from ..patching.ending.stopping import Unanswered
 from ..patching.user_code import Cancel
 from ..processors.called_sites import running
 from ..status.prompts import EndedPrompt, NodeClass

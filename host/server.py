@@ -16,7 +16,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..compilers import CLEARED, PROOFS, WARM, Host, backend_rows
-from ..patching.lingering import Held
+from ..patching.ending.lingering import Held
 from ..processors.choosing.kept import CHOICES
 from ..processors.kernels.proofs import KERNEL_PROOFS
 from ..status import HUB, Record

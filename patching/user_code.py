@@ -28,7 +28,7 @@ from typing import TypeVar
 
 import torch
 
-from .stopping import OWN, Overdue, Stopped, raise_in, set_raised
+from .ending.stopping import OWN, Overdue, Stopped, raise_in, set_raised
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
+from .ending.stopping import Overdue, Stopped
 from .inside import modules_in
-from .stopping import Overdue, Stopped
 from .user_code import Attendance
 
 #: Packages whose exceptions are passed on as they are, besides Python's own. The host asks for torch's by their class.

@@ -58,8 +58,10 @@ def main() -> int:
         say_compiler()
         # Threads of several processes on the same cores spin while they wait for each other.
         beside = {"OMP_NUM_THREADS": "1", **variables}
-        results["pytest"] = side_by_side(pytest, beside, variables)
-        results["serial"] = step("Tests that measure (pytest)", [*pytest, "-m", "serial"], variables)
+        chosen = ("-m", "not serial")
+        results["pytest"] = twice("Tests (pytest)", [*pytest, *SIDE_BY_SIDE], beside, [*pytest, *chosen], variables)
+        alone = [*pytest, "-m", "serial"]
+        results["serial"] = twice("Tests that measure (pytest)", alone, variables, alone, variables)
     if kind == ALL:
         results["OneFlow"] = oneflow_tests(environment, variables, [])
     failed = [name for name, code in results.items() if code]
@@ -114,17 +116,18 @@ def step(what: str, command: list[str], env: dict[str, str] | None = None) -> in
     return code
 
 
-def side_by_side(pytest: list[str], beside: dict[str, str], alone: dict[str, str]) -> int:
-    """Three at a time, a server or a page may answer too late for a test that waits for it. The files of the few that
-    failed run once more, alone, and what fails there has failed; both runs stand in what is printed."""
+def twice(what: str, command: list[str], variables: dict[str, str], again: list[str], alone: dict[str, str]) -> int:
+    """On a busy machine, a server or a page may answer too late for a test that waits for it, and a figure be out of
+    its bounds. The files of the few that failed run once more, alone, and what fails there has failed; both runs stand
+    in what is printed."""
     LAST_FAILED.unlink(missing_ok=True)
-    code = step("Tests (pytest)", [*pytest, *SIDE_BY_SIDE], beside)
+    code = step(what, command, variables)
     if code != TESTS_FAILED or not LAST_FAILED.is_file():
         return code
     files = sorted({name.partition("::")[0] for name in json.loads(LAST_FAILED.read_text(encoding="utf-8"))})
     if not 0 < len(files) <= FEW_FILES:
         return code
-    return step("Files of tests that failed beside others (pytest)", [*pytest, "-m", "not serial", *files], alone)
+    return step(f"{what}: the files of those that failed, once more", [*again, *files], alone)
 
 
 def oneflow_tests(environment: Environment, variables: dict[str, str], arguments: list[str]) -> int:

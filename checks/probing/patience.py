@@ -7,7 +7,7 @@ import time
 import torch
 from torch import nn
 
-from ...patching.stopping import Overdue
+from ...patching.ending.stopping import Overdue
 from ...patching.user_errors import class_name, error_words, files_of, lines_in, told
 from ..finding import Finding, Severity
 from ..mounted import Mounted

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ...patching.stopping import Stopped
+from ...patching.ending.stopping import Stopped
 from ...patching.user_code import Cancel
 from ..blocks.cast_weights import ResolveWeights
 

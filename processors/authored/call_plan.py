@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...memo import cached
-from ...patching.stopping import CALLERS
+from ...patching.ending.stopping import CALLERS
 
 #: The forms in which people write processors. "stand-in" takes the place of a whole attention module, without one.
 Form = Literal["kernel", "module", "stand-in"]

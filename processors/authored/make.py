@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...patching.stopping import Overdue
+from ...patching.ending.stopping import Overdue
 from ...patching.user_code import Attendance
 from ...patching.user_errors import cause_in_words, class_name, error_words, said, told, traceback_of
 from ..contract import Limits

@@ -11,9 +11,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ...patching.ending.stopping import Stopped
 from ...patching.explicit_forward import with_forward
 from ...patching.inside import attributes_of, modules_in, tensors_in
-from ...patching.stopping import Stopped
 from ..elsewhere import CallKind
 from ..random_numbers import numbers_kept
 from ..sites.find import Site

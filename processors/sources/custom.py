@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ...patching.stopping import Overdue
+from ...patching.ending.stopping import Overdue
 from ...patching.user_code import PATIENCE, Attendance, Cancel
 from ...patching.user_errors import class_name
 from ..authored.make import CannotLoad, failed, make, too_slow

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ...patching.stopping import Overdue
+from ...patching.ending.stopping import Overdue
 from ...patching.user_code import Attendance, Cancel
 from ..authored.make import CannotLoad, failed, make
 from .latest import Latest

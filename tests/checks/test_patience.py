@@ -13,7 +13,7 @@ import gallery
 import pytest
 import torch
 from onediff_pack.checks import attached, check_processor
-from onediff_pack.patching.stopping import Overdue
+from onediff_pack.patching.ending.stopping import Overdue
 from onediff_pack.patching.user_code import Attendance, Cancel
 from torch import nn
 

@@ -17,7 +17,7 @@ from onediff_pack.compilers.blocks.shared_graph import SharedGraph
 from onediff_pack.compilers.choice.prove import Proofs
 from onediff_pack.compilers.session.compiler import Compiler
 from onediff_pack.compilers.session.settings import Settings
-from onediff_pack.patching.stopping import Stopped
+from onediff_pack.patching.ending.stopping import Stopped
 from onediff_pack.patching.user_code import Cancel
 from torch import nn
 

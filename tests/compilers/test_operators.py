@@ -14,7 +14,7 @@ import pytest
 import torch
 from changes import CHANGES, Setup, conditioning, relative, sample, strengthen
 from onediff_pack.compilers.blocks.operators import block_call
-from onediff_pack.patching.stopping import Stopped
+from onediff_pack.patching.ending.stopping import Stopped
 from onediff_pack.patching.wrappers import KEY, OUTER_SAMPLE
 from onediff_pack.proving.proof import Proof
 from passthrough import Passthrough, without_inductor

@@ -477,7 +477,7 @@ def test_whatever_a_processor_keeps_between_calls_ends_nothing(choose, tmp_path,
     assert torch.equal(first, second)
 
 
-STOPS = "raise next(m for n, m in __import__('sys').modules.items() if n.endswith('patching.stopping')).Stopped"
+STOPS = "raise next(m for n, m in __import__('sys').modules.items() if n.endswith('patching.ending.stopping')).Stopped"
 
 
 @pytest.mark.parametrize("where", ["__init__", "forward", "while Dynamo captures", "a sampling"])

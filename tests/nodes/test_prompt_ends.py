@@ -153,7 +153,7 @@ SWALLOWS = "begun.set()\nwhile True:\n    try:\n        sum(range(3000))\n    ex
 @pytest.mark.parametrize("where", ["a thread", "the event loop"])
 def test_a_del_that_does_not_return_is_ended_wherever_python_collects(monkeypatch, where, body):
     from onediff_pack.host.prompt_ends import PromptEnds
-    from onediff_pack.patching import lingering
+    from onediff_pack.patching.ending import lingering
 
     monkeypatch.setattr(lingering.Finalizers.__init__, "__defaults__", (0.3,))
     server, begun, ended = Server(), threading.Event(), threading.Event()
@@ -178,7 +178,7 @@ def test_a_del_that_does_not_return_is_ended_wherever_python_collects(monkeypatc
 
 
 def test_short_ones_one_after_the_other_are_left_alone():
-    from onediff_pack.patching.lingering import Finalizers
+    from onediff_pack.patching.ending.lingering import Finalizers
 
     finalizers, done = Finalizers(lambda file: file == MINE, 0.5), []
 
@@ -201,7 +201,7 @@ def test_a_call_that_waits_in_c_code_is_said_on_its_node(monkeypatch):
     import comfy.model_management as management
     from onediff_pack.host import server as host
     from onediff_pack.host.prompt_ends import PromptEnds
-    from onediff_pack.patching import lingering
+    from onediff_pack.patching.ending import lingering
     from onediff_pack.processors.called_sites import noting
     from onediff_pack.status import Hub
 

@@ -27,7 +27,7 @@ def test_a_step_costs_microseconds(overhead):
     before = walk(overhead.Nothing(38))
     found = overhead.measure(blocks=38, steps=50, repeats=5)
     once = max(before, walk(overhead.Nothing(38)))
-    assert found["patch"] < once / 3, "38 sites"
+    assert found["patch"] < once * 2 / 3, "38 sites"
     assert found["kept uncompiled"] < once / 5
     assert found["compiled"] < 7 * once, "38 blocks"
     assert found["status"] < once / 20, "not written and sent at every step"

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ....patching.stopping import OWN
+from ....patching.ending.stopping import OWN
 from ....patching.user_code import PAUSE, Attendance, Cancel
 from ..protocol import Cancelled
 
