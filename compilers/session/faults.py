@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,9 @@ from .step import Step
 
 #: Why a model runs uncompiled after that.
 NOT_FINITE = "a compiled step gave NaN or Inf."
+
+#: Shapes of inputs of one size for which blocks are compared.
+MOST_SHAPES = 3
 
 #: What comparing a block costs, in runs of it, and the share of all steps that may go into it.
 COSTS, SHARE = 3.0, 0.005
@@ -37,6 +40,22 @@ def all_finite(result: Any) -> bool:
     if all(bool(tensor.sum(dtype=torch.float32).isfinite()) for tensor in tensors):
         return True
     return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+class Sizes:
+    """For which steps blocks are compared anew: for each size of picture and batch, and with each for some more shapes,
+    as prompts of other lengths bring them. Many models read each prompt at its own length: compared for all of them,
+    every picture would lose a step."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[str, list[Hashable]] = {}
+
+    def of(self, size: str, shape: Hashable) -> tuple[str, int]:
+        """What is compared once. ``size`` is that of the picture and the batch, ``shape`` that of all inputs."""
+        shapes = self._shapes.setdefault(size, [])
+        if shape not in shapes and len(shapes) < MOST_SHAPES:
+            shapes.append(shape)
+        return size, shapes.index(shape) if shape in shapes else len(shapes) - 1
 
 
 class Turns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ from ..measuring.cleared import CLEARED
 from ..measuring.find_gains import find_gains
 from ..measuring.model_memory import Variant
 from .failures import common_reason, leave_out
-from .faults import Faults, Turns
+from .faults import Faults, Sizes, Turns
 from .one_block.block_runner import BlockRunner
 from .prepared_model import PreparedModel, contents, shape_of
 from .record_fields import model_fields
@@ -66,7 +66,7 @@ class Session(Faults, ModelWrapper):
         super().__init__(settings, record, host, device, proofs, graphs)
         self._runners: list[BlockRunner] = []
         self._turns, self._cleared = Turns(), CLEARED.marks
-        self._sizes: dict[Hashable, int] = {}  # of steps, numbered: a shape takes long to be looked up for each block
+        self._sizes = Sizes()
         self._findings, self._find_reach, self._find_batched = findings, find_reach, find_batched
         self._contents: list[tuple[str, int]] = []
 
@@ -219,7 +219,7 @@ class Session(Faults, ModelWrapper):
         watching = not is_slow and (variant.times.warm_up_next(self.shape) or self.patches_decide)
         compared = is_slow or self._compares_next
         step = self.step = Step(self.shape, variant, watching, compared, bypassing=compared)
-        step.number, step.size = measuring.number, self._sizes.setdefault(self.shape, len(self._sizes))
+        step.number, step.size = measuring.number, self._sizes.of(measuring.size, self.shape)
         if not (watching or compared) and measuring.settled:
             step.again = self._turns.next(self.called)
         self.during.tried = True

@@ -17,9 +17,9 @@ class Step:
     ``shape`` is what two steps must share to be compared, ``variant`` what is known with the patches and settings of
     this one. ``watching``: it runs uncompiled, to learn what the blocks read. ``compared``: it runs uncompiled, to be
     compared with a compiled one. ``bypassing``: the rest of it runs uncompiled. ``dirty``: it compiled or compared
-    something, so its time means nothing. ``running`` is the compiled block that runs, with its graph.
-    ``again`` is a block that is compared once more in it, ``number`` counts the session's steps, ``size`` its shapes.
-    ``ran_foreign``: code of other nodes ran in it, so it cannot be run again as a whole.
+    something, so its time means nothing. ``running`` is the compiled block that runs, with its graph. ``again`` is a
+    block that is compared once more in it, ``number`` counts the session's steps, ``size`` says what it is compared
+    for. ``ran_foreign``: code of other nodes ran in it, so it cannot be run again as a whole.
     """
 
     shape: Hashable
@@ -33,7 +33,7 @@ class Step:
     ran_foreign: bool = False
     again: Block | None = None
     number: int = 0
-    size: int = 0
+    size: tuple[str, int] = ("", 0)
     running: tuple[Block, SharedGraph] | None = None
 
     @property

@@ -85,6 +85,16 @@ def test_a_new_size_costs_one_uncompiled_run_of_each_block_once(patcher, backend
     assert len(backend.ran) - before == 3 * len(session.blocks)
 
 
+def test_prompts_of_ever_other_lengths_are_compared_a_few_times_only(patcher, backend):
+    clone, session, _record = compiled_clone(patcher)
+    sample(session, clone, 12)
+    compared = []
+    for tokens in range(21, 27):
+        sample(session, clone, 1, tokens=tokens)
+        compared.append(session.step.dirty)
+    assert compared == [True, True, False, False, False, False]
+
+
 def test_wrong_from_some_call_on_is_seen_within_the_steps_that_it_may_cost(patcher, backend, monkeypatch):
     from models import step
 

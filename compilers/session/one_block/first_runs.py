@@ -23,7 +23,7 @@ from ..listener import Listener
 from ..step import Step
 from .foreign_code import ForeignCode
 
-Place = tuple[tuple, Sequence[int], int]
+Place = tuple[tuple, Sequence[int], tuple[str, int]]
 """Where a run is compared: the variant's key, the foreign functions that write, and the size of the step."""
 
 #: Places of a block that are remembered: in more it is compared again.
