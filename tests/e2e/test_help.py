@@ -71,12 +71,13 @@ ADD_LOADED = """file => {
 
 SET_MODE = "([type, mode]) => void (app.graph.nodes.find(node => node.type === type).mode = mode)"
 
-# The size that the example comes with, and the steps of the demo.
+# The size and the processor that the example comes with, and steps enough to compare both ways.
 FULL_SIZE = """() => {
     const set = (type, names, values) => app.graph.nodes.find(node => node.type === type).widgets
         .forEach(widget => names.includes(widget.name) && (widget.value = values[names.indexOf(widget.name)]));
     set("EmptyLatentImage", ["width", "height"], [512, 512]);
-    set("KSampler", ["steps"], [6]);
+    set("KSampler", ["steps"], [16]);
+    set("OneDiffPatchAttention", ["processor"], ["auto"]);
 }"""
 
 # Brings nodes that stand in a row to a place where nothing lies over them, and says what they cover.
