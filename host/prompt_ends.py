@@ -108,7 +108,7 @@ class PromptEnds:
 
     def _tell(self, held: Held | None) -> None:
         before = self._held
-        if held is before or (held and before and held[:2] == before[:2] and held.cancelled == before.cancelled):
+        if held is before or (held and before and (held.file, held.cancelled) == (before.file, before.cancelled)):
             return  # the page counts on
         self._held = held
         running, _queued = self._server.prompt_queue.get_current_queue_volatile()

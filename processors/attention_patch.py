@@ -130,19 +130,19 @@ class AttentionPatch(ModelWrapper):
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of one whole sampling (``outer_sample``): looks whether the processor took part in it."""
         self.calls = SiteCalls(self, KEY, args, kwargs)
-        self._begin_sampling()
+        self.begin_sampling()
         self.within = True
         try:
             result = self._failing_as_told(lambda: executor(*args, **kwargs))
         finally:
             self.within = False
-            self._begin_sampling()  # lets go of what this one kept
+            self.begin_sampling()  # lets go of what this one kept
         unused = self.calls.unused(executor, args, kwargs)
         unused = self.took_part.with_earlier(self.prompt(), self.calls.steps.steps, unused)
         self.ended(unused, self.calls)
         return result
 
-    def _begin_sampling(self) -> None:
+    def begin_sampling(self) -> None:
         self._failing_as_told(self.instances.begin_sampling)  # what people keep may be anything
 
     def _failing_as_told(self, work: Callable[[], T]) -> T:

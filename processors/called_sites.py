@@ -5,6 +5,7 @@ A compiled block does not tell: for it is noted what its uncompiled run noted, w
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,20 +27,23 @@ def places_of(sites: Iterable[Site]) -> dict[Place, str]:
     return {(id(site.module), None): site.path for site in sites}
 
 
+_NUMBERS = itertools.count()
+
+
 class _Running:
-    """Of one thread: who notes, the outermost first, and how often something was noted."""
+    """Of one thread: who notes, the outermost first, and the number of what was noted last; no two have the same."""
 
     def __init__(self) -> None:
         self.noted: list[Noted] = []
-        self.calls = 0
+        self.last = next(_NUMBERS)
 
 
 _RUNNING: dict[int, _Running] = {}
 
 
 def running() -> dict[int, int]:
-    """The threads in which a model computes, and how often processors were met in each since it began."""
-    return {ident: one.calls for ident, one in _RUNNING.copy().items()}
+    """The threads in which a model computes, each with a number that is another one after each call of a processor."""
+    return {ident: one.last for ident, one in _RUNNING.copy().items()}
 
 
 @contextmanager
@@ -73,5 +77,5 @@ def note_met(site: nn.Module | None, called: bool, number: int | None = None) ->
 def _note(place: Place, called: bool) -> None:
     of_thread = _RUNNING.get(threading.get_ident())
     if of_thread is not None:
-        of_thread.calls += 1
+        of_thread.last = next(_NUMBERS)
         of_thread.noted[-1][place] = called or of_thread.noted[-1].get(place, False)

@@ -44,7 +44,7 @@ class Parity:
     def difference(self) -> str:
         """What is wrong with it, for people."""
         if not math.isfinite(self.relative):
-            return "its compiled result has NaN, Inf, a whole number or a form that the uncompiled one has not."
+            return "its compiled result has NaN, Inf, other whole numbers or another form than the uncompiled one."
         return (
             f"its compiled result differs from the uncompiled one by {self.relative:.1e} relative;"
             f" {self.tolerance:.0e} is accepted."

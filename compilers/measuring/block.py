@@ -34,7 +34,7 @@ class Block:
     ``skipped`` says why it ran uncompiled in this sampling although it could be compiled; ``postponed``, that it waits
     for the next one. ``called`` says whether the model calls it, as far as is known, and ``calls`` how often in the
     last step. ``functions`` is the code that ran in it then, ``compared`` all code of which a compiled run was
-    compared; ``parity`` is None until the first was, ``right_at`` the number of the step in which one was right last.
+    compared; ``parity`` is None until the first was.
     ``graphs`` are the compiled graphs of its variants.
     ``casts_weights`` says that its weights are resolved before it runs compiled, because the model is only partly
     loaded; ``in_dynamic_vram`` that ComfyUI's dynamic VRAM looks after them. ``gain`` is what compiling gains for its
@@ -65,7 +65,6 @@ class Block:
         self.functions: tuple = ()
         self.compared: set[tuple] = set()
         self.parity: Parity | None = None
-        self.right_at = 0
         self.graphs: dict[tuple, SharedGraph] = {}
         self.gain = ClassGain()
         self.casts_weights = False

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ...patching.wrappers import ModelCall
 from ..blocks.shared_graph import SharedGraph
 from ..blocks.tensors import tensors_of
 from ..measuring.block import Block
@@ -21,16 +22,6 @@ MOST_SHAPES = 3
 
 #: What comparing a block costs, in runs of it, and the share of all steps that may go into it.
 COSTS, SHARE = 3.0, 0.005
-
-
-class NotFinite(RuntimeError):
-    """Raised where a compiled step gave NaN or Inf and cannot be run again."""
-
-    def __init__(self, node: str):
-        super().__init__(
-            f"OneDiff Compile (node {node}): {NOT_FINITE} Another node's code ran in it, so it cannot be run again. "
-            "Queue the prompt once more: the model runs uncompiled from now on."
-        )
 
 
 def all_finite(result: Any) -> bool:
@@ -102,22 +93,22 @@ class Faults(SessionState):
         self.publish()
         return call()
 
-    def is_nonsense(self, step: Step, result: Any) -> bool:
-        """Whether a compiled step gave NaN or Inf where the model, as far as is known, gives none. Where a device works
-        behind Python and is not waited for now, `sample_again` looks at the end."""
+    def is_nonsense(self, step: Step, call: ModelCall, result: Any) -> bool:
+        """Whether a compiled step gave NaN or Inf where the model, as far as is known, gives none, and can run again.
+        Else, and where a device works behind Python and is not waited for now, `sample_again` looks at the end."""
         if not step.ran_compiled or self.during.is_not_finite:
             return False
-        self.during.ran_foreign |= step.ran_foreign
         if not self.measuring.waited:
             self.during.unseen = True
             return False
-        return not all_finite(result)
+        if all_finite(result):
+            return False
+        self.during.is_not_finite = not all_finite(call.x)
+        self.during.unseen |= step.ran_foreign
+        return not (self.during.is_not_finite or step.ran_foreign)
 
-    def recompute(self, step: Step, call: Callable[[], Any]) -> Any:
+    def recompute(self, call: ModelCall) -> Any:
         """The result of such a step uncompiled. Unless the model itself gives that, compiled code is not used again."""
-        if step.ran_foreign:
-            self.give_up(NOT_FINITE)
-            raise NotFinite(str(self.record["node"]))
         result = call()
         self.during.is_not_finite = not all_finite(result)
         if not self.during.is_not_finite:
@@ -126,10 +117,16 @@ class Faults(SessionState):
 
     def sample_again(self, sample: Callable[[], Any], result: Any) -> Any:
         """What a sampling gives. Where steps were compiled that nobody looked at, and the end is NaN or Inf, it runs
-        once more, uncompiled."""
+        once more, uncompiled; processors that keep something begin anew."""
         if not self.during.unseen or self.failures.given_up is not None or all_finite(result):
             return result
-        self.give_up(NOT_FINITE)
-        if self.during.ran_foreign:
-            raise NotFinite(str(self.record["node"]))
-        return sample()
+        self.failures.given_up = NOT_FINITE
+        for patch in self.patches:
+            patch.begin_sampling()
+        try:
+            result = sample()
+        finally:
+            self.failures.given_up = None
+        if all_finite(result):
+            self.give_up(NOT_FINITE)
+        return result

@@ -17,7 +17,7 @@ class Sampling:
 
     ``now``: it goes on. ``broke_off``: it has not come to its end, or never will. ``tried``: a step ran in which blocks
     could have been called. ``is_not_finite``: the model itself gives NaN or Inf. ``unseen``: of a compiled step nobody
-    looked whether its result is. ``ran_foreign``: code of other nodes ran in a compiled step. ``steps`` counts those in
+    looked whether its result is. ``steps`` counts those in
     which the model was called as the host calls it. ``unused`` says why compiling took no part in it, or in how many of
     its steps, as the record has it.
     """
@@ -27,7 +27,6 @@ class Sampling:
     tried: bool = False
     is_not_finite: bool = False
     unseen: bool = False
-    ran_foreign: bool = False
     unused: dict[str, Any] | None = None
     steps: StepCount = field(default_factory=StepCount)
 

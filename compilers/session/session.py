@@ -186,7 +186,8 @@ class Session(Faults, ModelWrapper):
         except BaseException:  # Cancel among others: the next sampling checks again
             self._contents, self.model, self.blocks, self._runners = [], None, [], []
             self.during.broke_off = True
-            self.publish()
+            if self.record["state"] != "failed":
+                self.publish()
             raise
         self._contents = found
         self.publish()
@@ -206,7 +207,7 @@ class Session(Faults, ModelWrapper):
         if self.skips_classes_without_gain:
             find_gains(self.blocks, self.device.type, (*self.compiler.way, self.dtype))
 
-    def _run(self, call: Callable[[], Any]) -> Any:
+    def _run(self, call: ModelCall) -> Any:
         measuring = self.measuring
         functions = tuple(runner.look() for runner in self._runners)
         variant = self.step.variant
@@ -239,10 +240,10 @@ class Session(Faults, ModelWrapper):
             for held in kept:  # what ran is called again
                 held.put_back()
             return self.rerun(step, call, failure)
-        if self.is_nonsense(step, result):
+        if self.is_nonsense(step, call, result):
             for held in kept:
                 held.put_back()
-            return self.recompute(step, call)
+            return self.recompute(call)
         if step.ran_block:  # else a caching node skipped the model
             measuring.ran(tuple(block.calls for block in self.blocks))
             self._after(step, self.without_trials(milliseconds))

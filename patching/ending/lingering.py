@@ -50,18 +50,18 @@ class Calls:
 
     def __init__(self, is_theirs: Callable[[str], bool], running: Callable[[], Mapping[int, int]]):
         self._is_theirs, self._running = is_theirs, running
-        self._since: dict[tuple[int, int, str, int], float] = {}
+        self._since: dict[tuple[int, int], float] = {}
 
     def look(self, cancelled: bool) -> Held | None:
         """To be called now and then; ``cancelled`` says that Cancel was tried in vain on what runs now."""
         now, before, self._since = time.monotonic(), self._since, {}
-        frames = sys._current_frames()
+        held = []
         for ident, calls in self._running().items():
-            at = self._line(frames.get(ident))
+            # Not kept in a variable: this frame is among them, and would hold all of theirs, with their tensors.
+            at = self._line(sys._current_frames().get(ident))
             if at is not None:
-                key = (ident, calls, *at)
-                self._since[key] = before.get(key, now)
-        held = [Held(file, line, now - since, cancelled) for (*_, file, line), since in self._since.items()]
+                since = self._since[ident, calls] = before.get((ident, calls), now)
+                held.append(Held(*at, now - since, cancelled))
         return next((one for one in held if cancelled or one.seconds > LONG), None)
 
     def _line(self, frame: FrameType | None) -> tuple[str, int] | None:

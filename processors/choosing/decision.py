@@ -138,7 +138,7 @@ def _with(choice: Choice, main: str, everywhere: bool, most_lost: float) -> Choi
         return Choice(main, before, before)
     if result is None or result.ratio is None or before is None or choice.kernel == main:
         return choice
-    after = before / result.ratio
+    after = before / result.ratio if result.whole_ms is None else result.whole_ms
     best = before if choice.after_ms is None else choice.after_ms
     if after > max(best * NOISE, best + most_lost):
         return choice

@@ -66,7 +66,16 @@ class Choices:
             lasting = tuple(one for one in choice.results if not one.passing)
             if lasting and choice.before_ms is not None and shape not in known:
                 new[f"{key} {shape.name}"] = {**asdict(replace(choice, results=lasting)), "time": now}
-        self.on_disk.change(lambda entries: dict(list({**entries, **new}.items())[-_MOST_SHAPES:]))
+
+        def change(entries: dict[str, Any]) -> dict[str, Any]:
+            for name, entry in new.items():  # what was only completed does not grow younger either
+                before = entries.get(name)
+                since = before.get("time") if isinstance(before, dict) else None
+                if isinstance(since, int | float) and 0 <= now - since < NO_GAIN_LASTS:
+                    entry["time"] = since
+            return dict(list({**entries, **new}.items())[-_MOST_SHAPES:])
+
+        self.on_disk.change(change)
 
     def forget(self) -> None:
         """Everything is measured anew."""

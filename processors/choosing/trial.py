@@ -69,12 +69,14 @@ class Result:
 @dataclass
 class Measured:
     """What was seen of calls of one shape. ``ms``: of each call, by site; of the host's attention, or of the processor
-    where one was ``named``. ``path`` is that of the first. ``hosts_error`` is what the host's own is off."""
+    where one was ``named``. ``path`` is that of the first. ``hosts_error`` is what the host's own is off. ``asked``: it
+    was looked for what was found at an earlier start."""
 
     path: str
     ms: dict[str, list[float]] = field(default_factory=dict)
     results: list[Result] | None = None
     hosts_error: float | None = None
+    asked: bool = False
 
 
 class Trial:
@@ -131,6 +133,8 @@ class Trial:
         measured.ms.setdefault(path, []).append(ms)
         if measured.results is None and self.may_go_on:
             self._try_all(measured, call, ms)
+        elif measured.results is None and not measured.asked:
+            measured.results, measured.asked = self._earlier_of(shape) or None, True
         self._saved += _saving(measured, ms) if self.named is None else 0.0
         return result
 
@@ -151,10 +155,9 @@ class Trial:
             self.spent += (time.perf_counter() - begun) * 1e3
 
     def _try_all(self, measured: Measured, call: HostCall, ms: float) -> None:
-        names = [name for name, _ in self.candidates]
-        earlier = {one.name: one for one in self.earlier(call.shape) if one.name in names}
-        measured.results = list(earlier.values())
-        if earlier.keys() >= set(names):
+        measured.results = self._earlier_of(call.shape)
+        earlier = {one.name for one in measured.results}
+        if len(earlier) == len(self.candidates):
             return
         try:
             part, measured.hosts_error = self._spend(lambda: self._part_of(call, ms))
@@ -174,6 +177,11 @@ class Trial:
         if part.call.q.numel() < call.call.q.numel():
             self._time_whole(measured.results, call, ms)
 
+    def _earlier_of(self, shape: Shape) -> list[Result]:
+        """What was found of the candidates at an earlier start."""
+        names = {name for name, _ in self.candidates}
+        return [one for one in self.earlier(shape) if one.name in names]
+
     def _time_whole(self, results: list[Result], call: HostCall, ms: float) -> None:
         """What won on a part, once on the whole call: what the host allocates there may cost it far more. Only where
         that takes less than it saves, or, to say what a named kernel gains, in long samplings."""
@@ -186,11 +194,14 @@ class Trial:
             is_worth = expected < max((ms - expected) * (self.model_calls - 1), FLOOR)
         else:
             expected, is_worth = ms * best.ratio, self.model_calls >= LONG
-        if not is_worth or self.spent + expected > BUDGET:
+        behind = self.device.type != "cpu"  # there the first call of a shape looks up or tunes what others use
+        if not is_worth or self.spent + (1 + behind) * expected > BUDGET:
             return
         way = call.by_host if self.named is not None else partial(call.by, kernel)
         try:
             with kernel.while_sampling(self.device):
+                if behind:
+                    self._spend(way)
                 _, took = self._spend(lambda: self._watch.time(way))
         except Exception:  # no memory for the whole call
             self._device_freed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,8 +47,23 @@ class Weights(nn.ModuleList):
     def _apply(self, fn: Callable, recurse: bool = True) -> Weights:
         for module in self.modules():
             if module is not self:
-                nn.Module._apply(module, fn, recurse=False)
+                with _put_aside(module, self.theirs):
+                    nn.Module._apply(module, fn, recurse=False)
         return self
+
+
+@contextmanager
+def _put_aside(module: nn.Module, theirs: frozenset[int]) -> Iterator[None]:
+    """While it is open, a module does not hold the model's own tensors."""
+    stores: list[dict[str, Any]] = [module._parameters, module._buffers]
+    held = [(store, name, one) for store in stores for name, one in store.items() if id(one) in theirs]
+    for store, name, _ in held:
+        store[name] = None
+    try:
+        yield
+    finally:
+        for store, name, one in held:
+            store[name] = one
 
 
 class LoadedPatch(AttentionPatch):
@@ -60,9 +76,11 @@ class LoadedPatch(AttentionPatch):
         self._factor = torch.tensor(float(strength))
         super().__init__(*args, **kwargs)
         made = [written(one) for one in self.instances.all]
-        theirs = frozenset[int]().union(*(foreign_to(self.processor, site) for site in self.sites))
-        weights = Weights(made, theirs)
+        weights = Weights(made, self._theirs())
         self.weights = weights if next(weights.tensors(), None) is not None else None
+
+    def _theirs(self) -> frozenset[int]:
+        return frozenset[int]().union(*(foreign_to(self.processor, site) for site in self.sites))
 
     def _set_forwards(self) -> None:
         super()._set_forwards()
@@ -73,6 +91,8 @@ class LoadedPatch(AttentionPatch):
             ]
 
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        if self.weights is not None:
+            self.weights.theirs = self._theirs()  # a LoRA may have put others in their place
         try:
             return super().sampling(executor, *args, **kwargs)
         finally:

@@ -70,7 +70,7 @@ def test_another_shape_dtype_or_form_is_infinitely_far(ours, tolerance, dtype):
     assert (found.tolerance, found.dtype) == (tolerance, dtype)
     assert (found.passed, found.max_abs, found.relative, found.cosine) == (False, math.inf, math.inf, 0.0)
     assert found.difference == (
-        "its compiled result has NaN, Inf, a whole number or a form that the uncompiled one has not."
+        "its compiled result has NaN, Inf, other whole numbers or another form than the uncompiled one."
     )
     assert found.as_dict()["relative"] is None
 

@@ -221,7 +221,10 @@ def test_a_block_that_differs_stays_uncompiled(patcher, backend, name, factor):
         torch.testing.assert_close(step(clone), plain)
     assert record["state"] == "partial"
     assert not record["parity"]["passed"]
-    words = {"1 %": "differs from the uncompiled one by 1.0e-02", "NaN": "has NaN, Inf, a whole number or a form"}
+    words = {
+        "1 %": "differs from the uncompiled one by 1.0e-02",
+        "NaN": "has NaN, Inf, other whole numbers",
+    }
     assert all(words[name] in region["reason"] for region in record["compile"]["regions_uncompiled"])
     assert {type(r.module).__name__ for r in session.blocks if r.reason} == {guilty}
 
@@ -472,6 +475,14 @@ def test_an_error_outside_compiled_code_is_not_caught(patcher, backend):
     assert len(called) == 1, "the step is not tried again"
     sample(session, clone)
     assert record["state"] == "compiled"
+
+
+def test_where_no_backend_works_and_the_user_asked_to_stop_the_node_says_so(patcher):
+    with using(known(inductor=Proof(False, "no compiler was found.", 0.0))):
+        clone, session, record = compiled_clone(patcher, backend="inductor", stop_if_unfit=True)
+        with pytest.raises(ModelUnfit, match="no compiler was found"):
+            sample(session, clone)
+        assert record["state"] == "failed"
 
 
 def test_stop_if_unfit_stops_every_time_with_the_reason(patcher, backend):

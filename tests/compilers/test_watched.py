@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,11 @@ import torch
 from onediff_pack.compilers.measuring.step_measuring import Measuring
 from onediff_pack.compilers.session import faults
 from onediff_pack.compilers.session.faults import COSTS, SHARE, Turns, all_finite
+from onediff_pack.compilers.session.one_block import first_runs
+from onediff_pack.patching.wrappers import attach
+from onediff_pack.processors import find_sites
+from onediff_pack.processors.attention_patch import AttentionPatch
+from onediff_pack.processors.built_in.sdpa import SDPAProcessor
 from sessions import FakeBackend, compiled_clone, known, using
 from torch.utils import _pytree as pytree
 
@@ -107,7 +113,7 @@ def test_wrong_from_some_call_on_is_seen_within_the_steps_that_it_may_cost(patch
     sample(session, clone, 2 * len(session.blocks) + 2)
     assert not record["parity"]["passed"]
     _, reasons = regions(record)
-    assert all("pictures since then may be wrong" in reason for reason in reasons)
+    assert all("pictures made since then may be wrong" in reason for reason in reasons)
     torch.testing.assert_close(sample(session, clone, 1)[0], plain)
 
 
@@ -172,6 +178,77 @@ def test_where_no_step_is_waited_for_the_sampling_runs_once_more(patcher, backen
     result = session.sampling(lambda: [step(clone) for _ in range(3)][-1])
     torch.testing.assert_close(result, plain)
     assert (record["state"], "a compiled step gave NaN or Inf" in record["summary"]) == ("uncompiled", True)
+
+
+def test_a_model_that_gives_nan_itself_stays_compiled_there_too(patcher, backend, monkeypatch):
+    from models import step
+
+    clone, session, record = compiled_clone(patcher)
+    sample(session, clone, 12)
+    monkeypatch.setattr(Measuring, "waited", False)
+    with torch.inference_mode():
+        next(iter(patcher.model.diffusion_model.parameters())).fill_(math.nan)
+    samplings = []
+    session.sampling(lambda: samplings.append(1) or step(clone))
+    assert len(samplings) == 2
+    assert record["state"] == "compiled"
+
+
+def test_processors_begin_anew_with_the_sampling(patcher, backend, monkeypatch):
+    from models import step
+
+    begun = []
+    clone, session, _record = compiled_clone(patcher)
+    sites = find_sites(patcher.model.diffusion_model)
+    attach(clone, AttentionPatch(sites, SDPAProcessor().eval(), lambda options: None))
+    sample(session, clone, 12)
+    monkeypatch.setattr(AttentionPatch, "begin_sampling", lambda patch: begun.append(patch))
+    monkeypatch.setattr(Measuring, "waited", False)
+    backend.change = lambda name, result: spoiled(result, lambda leaf: leaf * math.nan)
+    session.sampling(lambda: step(clone))
+    assert begun == session.patches
+
+
+@pytest.mark.parametrize("where", ["another size", "a turn"])
+def test_no_memory_for_a_comparison_leaves_a_block_compiled(patcher, backend, monkeypatch, where):
+    clone, session, record = compiled_clone(patcher)
+    sample(session, clone, 12)
+    monkeypatch.setattr(faults, "SHARE", 3.0)
+    asked = []
+
+    def compared(compiled, uncompiled):
+        asked.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(first_runs, "compare", compared)
+    for _ in range(3):
+        sample(session, clone, 2, **({"size": 24} if where == "another size" else {}))
+    assert asked
+    assert (record["state"], record["compile"]["regions_uncompiled"]) == ("compiled", [])
+
+
+def test_what_was_right_at_another_size_says_nothing_of_this_one(patcher, backend, monkeypatch):
+    clone, session, record = compiled_clone(patcher)
+    sample(session, clone, 12)
+    sample(session, clone, 10, size=24)
+    sample(session, clone, 30)
+    monkeypatch.setattr(faults, "SHARE", 3.0)
+    backend.change = lambda name, result: spoiled(result, lambda leaf: leaf * 1.02)
+    sample(session, clone, 2 * len(session.blocks), size=24)
+    _, reasons = regions(record)
+    steps = [int(found[1]) for reason in reasons if (found := re.search(r"right (\d+) steps earlier", reason))]
+    assert steps and min(steps) > 30
+
+
+def test_what_becomes_wrong_is_not_compiled_in_another_way_without_a_word(patcher, backend, monkeypatch):
+    clone, session, record = compiled_clone(patcher)
+    sample(session, clone, 12)
+    monkeypatch.setattr(faults, "SHARE", 3.0)
+    monkeypatch.setattr(type(session.compiler), "retry", lambda self, graph, parity: True)
+    backend.change = lambda name, result: spoiled(result, lambda leaf: leaf * 1.02)
+    sample(session, clone, 2 * len(session.blocks))
+    assert not record["parity"]["passed"]
+    assert "pictures made since then may be wrong" in str(record["compile"]["regions_uncompiled"])
 
 
 def test_large_numbers_whose_sum_is_infinite_are_finite():

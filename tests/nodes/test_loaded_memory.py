@@ -156,3 +156,13 @@ def test_layers_of_the_model_that_a_class_holds_are_not_moved_with_its_weights(m
     patch.weights.to("meta")
     assert {one.device.type for _, one in patch.weights.tensors()} == {"meta"}
     assert {one.device.type for one in model.model.diffusion_model.parameters()} == {"cpu"}
+
+
+def test_a_weight_of_the_model_that_a_class_holds_is_not_moved_either():
+    from onediff_pack.processors.loaded.loaded_patch import Weights
+
+    site, own = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    own.weight = site.weight
+    weights = Weights([own], frozenset({id(site.weight)}))
+    weights.to("meta")
+    assert (own.weight is site.weight, site.weight.device.type, own.bias.device.type) == (True, "cpu", "meta")

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from torch import nn
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -240,6 +241,46 @@ def test_a_call_that_waits_in_c_code_is_said_on_its_node(monkeypatch):
     finally:
         management.interrupt_current_processing(False)
         server.loop.call_soon_threadsafe(server.loop.stop)
+
+
+SLOW = """
+import time
+
+def two_lines(end):
+    while time.monotonic() < end:
+        time.sleep(0.01)
+        time.sleep(0.01)
+
+def again_and_again(end):
+    time.sleep(0.2)
+"""
+
+
+@pytest.mark.parametrize("name", ["two_lines", "again_and_again"])
+def test_which_call_has_not_returned_is_told_by_the_call(monkeypatch, name):
+    """Not by its line: a loop has several, and a quick processor is called at the same one in every step."""
+    from onediff_pack.patching.ending import lingering
+    from onediff_pack.processors import called_sites
+
+    monkeypatch.setattr(lingering, "LONG", 0.5)
+    scope: dict[str, Any] = {}
+    exec(compile(SLOW, MINE, "exec"), scope)
+    end = time.monotonic() + 1.5
+
+    def sample() -> None:
+        while time.monotonic() < end:
+            with called_sites.noting():
+                called_sites.note_met(site, True)
+                scope[name](end)
+
+    site = nn.Identity()
+    thread = threading.Thread(target=sample)
+    thread.start()
+    calls, held = lingering.Calls(lambda file: file == MINE, called_sites.running), []
+    while thread.is_alive():
+        held.append(calls.look(False))
+        time.sleep(0.03)
+    assert any(held) == (name == "two_lines")
 
 
 def until(holds: Callable[[], Any], seconds: float = 5.0) -> Any:

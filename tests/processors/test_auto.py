@@ -341,6 +341,35 @@ def test_what_was_kept_does_not_grow_younger_when_more_is_measured(hosts: list[A
     }
 
 
+def test_what_was_only_completed_does_not_grow_younger_either(hosts: list[Any], tmp_path: Path) -> None:
+    Auto(models.unet_patcher(), choices=Choices(tmp_path)).step()
+    file = tmp_path / "attention.json"
+    entries = json.loads(file.read_text())
+    old = {name: {**entry, "results": [], "time": entry["time"] - 1000} for name, entry in entries.items()}
+    file.write_text(json.dumps(old))
+    Auto(models.unet_patcher(), choices=Choices(tmp_path)).step()
+    now = json.loads(file.read_text())
+    assert all(entry["results"] for entry in now.values())
+    assert {name: entry["time"] for name, entry in now.items()} == {name: entry["time"] for name, entry in old.items()}
+
+
+def test_what_was_kept_counts_where_there_is_no_time_to_try(
+    hosts: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Auto(models.unet_patcher(), choices=Choices(tmp_path))
+    first.step()
+    file = tmp_path / "attention.json"
+    entries = json.loads(file.read_text())
+    for entry in entries.values():  # another candidate had no memory then
+        entry["results"] = [one for one in entry["results"] if one["name"] == "sdpa"]
+    file.write_text(json.dumps(entries))
+    names = tried(monkeypatch)
+    monkeypatch.setattr(trial.Trial, "may_go_on", False)
+    later = Auto(models.unet_patcher(), choices=Choices(tmp_path))
+    later.step()
+    assert (names, later.chosen) == ([], first.chosen)
+
+
 def test_a_new_size_takes_the_choice_over(hosts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     auto = Auto(models.unet_patcher())
     auto.step()

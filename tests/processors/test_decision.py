@@ -73,6 +73,15 @@ def test_what_wins_elsewhere_is_taken_where_it_makes_no_difference(ms: float, ra
     assert found.attention_ms[1] < found.attention_ms[0]
 
 
+def test_what_won_on_a_part_and_not_on_the_whole_is_not_taken_for_winning_elsewhere() -> None:
+    part = Result("sdpa", "faster", 1.4, 1e-7, whole_ms=250.0)
+    calls = {
+        shape(4096): measured(100.0, part, sites=("a",)),
+        shape(256): measured(10.0, win("sdpa", 2.0), sites=("b",)),
+    }
+    assert decide(calls, {}).by_site == {"a": None, "b": "sdpa"}
+
+
 def test_what_was_not_tried_for_want_of_time_goes_with_what_won_everywhere_else() -> None:
     calls = {
         shape(4096): measured(100.0, win("sdpa", 2.0), sites=("a",)),

@@ -11,6 +11,7 @@ import torch
 
 from ....patching.calls import Inputs
 from ....patching.user_errors import ordinary
+from ...backends.errors_in_words import is_out_of_memory
 from ...blocks.operators.acting import Acting
 from ...blocks.operators.block_call import BlockCall, OtherForm
 from ...blocks.parity import Parity, clone_inputs, compare, worst
@@ -28,6 +29,9 @@ Place = tuple[tuple, Sequence[int], tuple[str, int]]
 
 #: Places of a block that are remembered: in more it is compared again.
 MOST_PLACES = 256
+
+#: What is said of a block that is not right any more.
+WAS_RIGHT = " It was still right {steps} steps earlier; pictures made since then may be wrong."
 
 #: Why a block that does so runs uncompiled.
 WRITES_INTO_VIEWS = "it writes into one of two inputs that are views of the same memory."
@@ -76,7 +80,7 @@ class FirstRuns:
     ):
         self._runner, self._compiler, self._listener = runner, compiler, listener
         self._foreign, self._stops = foreign, stops
-        self._verified: dict[Place, None] = {}
+        self._verified: dict[Place, int | None] = {}  # the step in which it was right last; None where nobody looked
 
     def forget(self) -> None:
         """The next run of each variant is the first one again."""
@@ -114,7 +118,7 @@ class FirstRuns:
             return self._runner.run_uncompiled(call.original)
         result, failure = self._try_compiled(key, graph, clones)
         if failure is not None:
-            self._listener.failed(self._runner.block, graph, failure)
+            self._failed(place, graph, failure)
             return self._runner.run_uncompiled(call.original)
         self._foreign.note_written(call.inputs, clones)
         del clones
@@ -143,7 +147,7 @@ class FirstRuns:
         if isinstance(failure, OtherForm):
             return uncompiled  # compiled for what was learned just now, at its next call
         if failure is not None:
-            self._listener.failed(self._runner.block, graph, failure)
+            self._failed(place, graph, failure)
             return uncompiled
         self._compared(
             step,
@@ -165,36 +169,35 @@ class FirstRuns:
         try:
             parity = compared()
         except Exception as error:
-            self._no_room(place, graph, error)
+            self._failed(place, graph, error)
             return False
-        if not parity.passed and self._compiler.retry(graph, parity):
+        was_right = self._verified.get(place)
+        if not parity.passed and was_right is None and self._compiler.retry(graph, parity):
             return False  # at its next call, compiled in another way
         if not parity.passed and self._foreign.refuse_writers(call.foreign):
             return False
-        was_right = place in self._verified
         block.parity = worst([block.parity, parity]) if block.parity and self._ran(key) else parity
         block.compared.add(key[0])
-        self._note(place)
-        if parity.passed:
-            block.right_at = step.number
-        else:
-            since = f" It was right {step.number - block.right_at} steps before: pictures since then may be wrong."
-            self._listener.gave_up(block, parity.difference + (since if was_right else ""))
+        self._note(place, step.number)
+        if not parity.passed:
+            since = "" if was_right is None else WAS_RIGHT.format(steps=step.number - was_right)
+            self._listener.gave_up(block, parity.difference + since)
         return parity.passed
 
     def _ran(self, key: tuple) -> bool:
         """Whether this variant was compared in steps of any shape."""
         return any(known == key for known, _, _ in self._verified)
 
-    def _note(self, place: Place) -> None:
-        self._verified[place] = None
+    def _note(self, place: Place, number: int | None) -> None:
+        self._verified[place] = number
         if len(self._verified) > MOST_PLACES:
             del self._verified[next(iter(self._verified))]
 
-    def _no_room(self, place: Place, graph: SharedGraph, error: Exception) -> None:
-        """There is no memory for two runs, perhaps. A variant that was right in other steps goes on without."""
-        if self._ran(place[0]):
-            self._note(place)
+    def _failed(self, place: Place, graph: SharedGraph, error: Exception) -> None:
+        """A compiled run beside the uncompiled one raised, or comparing the two did. Where only the memory for both was
+        missing, a variant that was right in other steps goes on."""
+        if is_out_of_memory(error) and self._ran(place[0]):
+            self._note(place, None)
         else:
             self._listener.failed(self._runner.block, graph, error.with_traceback(None))
 
@@ -216,7 +219,7 @@ class FirstRuns:
         try:
             return clone_inputs(call.inputs)
         except Exception as error:
-            self._no_room(place, graph, error)
+            self._failed(place, graph, error)
             return None
 
     def _try_compiled(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> tuple[Any, Exception | None]:
