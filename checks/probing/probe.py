@@ -15,6 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from ...patching.leftovers import Leftovers
 from ...processors.random_numbers import numbers_kept
 from ..mounted import Mounted
 from .bench import (
@@ -69,6 +70,7 @@ class Probed:
     results: dict[Case, Outcome | Raised | None] = field(default_factory=dict)
     _places: dict[tuple[type, str | None], Raised | None] = field(default_factory=dict)
     _on_meta: dict[torch.dtype, nn.Module | None] = field(default_factory=dict)
+    _leftovers: Leftovers = field(default_factory=Leftovers)
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -109,13 +111,15 @@ class Probed:
         suspects = []
         attention: dict[torch.dtype, nn.Module | None] = self._on_meta if device == _META else {}
         mode = _META if device == _META else FakeTensorMode(allow_non_fake_inputs=True)
-        with torch.no_grad(), numbers_kept(self.mounted.device), _unlogged(_FAKE_TENSORS), mode, _KnownAttention():
+        seen = _KnownAttention(self._leftovers)
+        with torch.no_grad(), numbers_kept(self.mounted.device), _unlogged(_FAKE_TENSORS), mode, seen:
             for case in cases:
-                result = self._tried(case, device, attention)
+                result = self._tried(case, device, attention, seen)
                 if isinstance(result, _Suspect):
                     suspects.append(result)
                 else:
                     self.results[case] = result
+        self._leftovers.let_go()
         for suspect in suspects:
             place = (type(suspect.error), suspect.said.where)
             self.results[suspect.case] = None
@@ -125,7 +129,7 @@ class Probed:
                 self.results[suspect.case] = self._places[place]
 
     def _tried(
-        self, case: Case, device: torch.device, attention: dict[torch.dtype, nn.Module | None]
+        self, case: Case, device: torch.device, attention: dict[torch.dtype, nn.Module | None], seen: _KnownAttention
     ) -> Outcome | _Suspect:
         mounted, make = self.mounted, fakes(case.dtype, device)
         if case.dtype not in attention and mounted.level == "module":
@@ -134,7 +138,8 @@ class Probed:
         try:
             processor = stand_in(mounted.processor, make)
             heads = geometry(mounted.site).heads
-            result = call(processor, mounted.level, attention.get(case.dtype), heads, case, inputs)
+            with seen.noting():
+                result = call(processor, mounted.level, attention.get(case.dtype), heads, case, inputs)
         except mounted.attendance.stops:
             raise
         except BaseException as error:  # SystemExit too: whatever forward raises is its author's to read
@@ -166,10 +171,28 @@ _MOST_KNOWN = 10_000
 
 class _KnownAttention(TorchFunctionMode):
     """Remembers what PyTorch's attention makes of tensors without numbers: on meta tensors it is composed of some
-    thirty operations, half of the time of a check. What raises is called each time."""
+    thirty operations, half of the time of a check. What raises is called each time. While it is ``noting``,
+    ``leftovers`` are told what is made."""
+
+    def __init__(self, leftovers: Leftovers) -> None:
+        super().__init__()
+        self._leftovers, self._notes = leftovers, False
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        self._notes = True
+        try:
+            yield
+        finally:
+            self._notes = False
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
+        result = self._result(function, args, kwargs or {})
+        if self._notes:
+            self._leftovers.note(result)
+        return result
+
+    def _result(self, function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if function is not F.scaled_dot_product_attention:
             return function(*args, **kwargs)
         given = [*((str(i), value) for i, value in enumerate(args)), *sorted(kwargs.items())]
