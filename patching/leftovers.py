@@ -29,20 +29,15 @@ _LOCK = threading.Lock()
 
 
 class Leftovers:
-    """Of one processor."""
+    """Of one processor. ``made`` is what was made while its code ran."""
 
     def __init__(self) -> None:
-        self._made: list[weakref.ref[torch.Tensor]] = []
+        self.made: list[weakref.ref[torch.Tensor]] = []
         self._holders: list[Any] = []
         self._looks = 0
 
-    def note(self, value: Any) -> None:
-        """Notes what was made while the person's code ran."""
-        if isinstance(value, torch.Tensor):
-            self._made.append(weakref.ref(value))
-
     def let_go(self) -> None:
-        """Takes what is left of it out of where it was kept. Nothing that was noted may be held by the caller."""
+        """Takes what is left of it out of where it was kept. The caller may hold nothing of it."""
         alive = self._alive()
         if not alive:
             return
@@ -57,10 +52,10 @@ class Leftovers:
             for holder in found:
                 _take_out(holder, alive)
             self._holders += found
-        self._made.clear()
+        self.made.clear()
 
     def _alive(self) -> list[torch.Tensor]:
-        return [tensor for one in self._made if (tensor := one()) is not None]
+        return [tensor for one in self.made if (tensor := one()) is not None]
 
 
 def _holders_of(tensors: list[torch.Tensor]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -176,25 +177,26 @@ class _KnownAttention(TorchFunctionMode):
 
     def __init__(self, leftovers: Leftovers) -> None:
         super().__init__()
-        self._leftovers, self._notes = leftovers, False
+        self._leftovers = leftovers
+        self._made: list[weakref.ref[torch.Tensor]] | None = None
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        self._notes = True
+        self._made = self._leftovers.made
         try:
             yield
         finally:
-            self._notes = False
+            self._made = None
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = self._result(function, args, kwargs or {})
-        if self._notes:
-            self._leftovers.note(result)
+        is_attention = function is F.scaled_dot_product_attention
+        result = self._attention(args, kwargs or {}) if is_attention else function(*args, **(kwargs or {}))
+        if self._made is not None and isinstance(result, torch.Tensor):
+            self._made.append(weakref.ref(result))
         return result
 
-    def _result(self, function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        if function is not F.scaled_dot_product_attention:
-            return function(*args, **kwargs)
+    def _attention(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        function = F.scaled_dot_product_attention
         given = [*((str(i), value) for i, value in enumerate(args)), *sorted(kwargs.items())]
         if not all(type(v) in (bool, float, type(None)) or (type(v) is torch.Tensor and v.is_meta) for _, v in given):
             return function(*args, **kwargs)

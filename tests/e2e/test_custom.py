@@ -55,6 +55,26 @@ class Kernel(nn.Module):
 """
 
 
+#: Computes what sdpa does, with a table that it keeps.
+TABLE = """
+
+import functools
+import torch
+
+
+@functools.lru_cache(None)
+def table(queries, keys):
+    return torch.zeros(queries, keys)
+
+
+class Table(nn.Module):
+    def forward(self, q, k, v, heads, mask=None):
+        bias = table(q.shape[1], k.shape[1])
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        return scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+"""
+
+
 LONG = pytest.mark.long
 
 
@@ -64,7 +84,7 @@ def folder(environment: Environment) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     for file in (*path.rglob("*.py"), *path.rglob("*.safetensors")):
         file.unlink()
-    (path / "mine.py").write_text(CALLED + PLAIN + BARE + KERNEL)
+    (path / "mine.py").write_text(CALLED + PLAIN + BARE + KERNEL + TABLE)
     return path
 
 
@@ -100,6 +120,16 @@ def test_it_runs_compiled_and_equal_to_uncompiled(own_server, cls):
     (sdpa,) = run(own_server, bypass(with_processor(own_server, "sdpa"), "OneDiffCompile")).pictures
     assert picture.std() > 1
     assert abs(picture - uncompiled).max() <= 1
+    assert abs(picture - sdpa).max() <= 1
+
+
+def test_a_processor_that_keeps_a_table_makes_the_right_picture(own_server):
+    """The check calls it without numbers before: what it kept of that would end the server, or spoil the picture."""
+    workflow = with_processor(own_server, "custom/mine:Table")
+    compiled = run(own_server, workflow)
+    assert compiled.error is None
+    (picture,) = compiled.pictures
+    (sdpa,) = run(own_server, bypass(with_processor(own_server, "sdpa"), "OneDiffCompile")).pictures
     assert abs(picture - sdpa).max() <= 1
 
 
