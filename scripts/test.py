@@ -30,7 +30,7 @@ BY_FILE = ("--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial")
 SIDE_BY_SIDE = ("-n", "3", *BY_FILE)
 QUICK_ONES = ("-q", "-n", "2", *BY_FILE, "tests/checks", "tests/benchmarks", "tests/processors", "tests/status")
 #: Where pytest notes them, its exit code when there are some, and how many files of them are run again.
-LAST_FAILED, TESTS_FAILED, FEW_FILES = ROOT / ".cache" / "pytest" / "v" / "cache" / "lastfailed", 1, 4
+LAST_FAILED, TESTS_FAILED, FEW_FILES = ROOT / ".cache" / "pytest" / "v" / "cache" / "lastfailed", 1, 8
 ONEFLOW_TESTS = ("tests/compilers/test_oneflow.py", "tests/e2e/test_oneflow.py")
 
 

@@ -86,9 +86,9 @@ def _reaches_attention(function: types.FunctionType, cls: type[nn.Module] | None
     return False
 
 
-@cached
 def computes_attention(cls: type[nn.Module]) -> bool:
-    """Whether ``forward`` of this class (not of a submodule) calls one of ComfyUI's attention functions."""
+    """Whether ``forward`` of this class (not of a submodule) calls one of ComfyUI's attention functions. Asked of the
+    one that it has now: nodes set another one on a class."""
     return isinstance(cls.forward, types.FunctionType) and _reaches_attention(cls.forward, cls, MAX_DEPTH)
 
 

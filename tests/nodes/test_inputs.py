@@ -218,7 +218,7 @@ def test_a_speed_reports_figures_are_json_whatever_cfg_is(patcher, tmp_path, mon
 
     class BothWays:
         def __init__(self, model, positive, negative, latent, steps, cfg, file=None):
-            self.cfg = cfg
+            self.model, self.cfg = model, cfg
             self.session = type("Session", (), {"record": Record(None, "7")})()
 
         def report(self, record):

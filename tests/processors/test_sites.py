@@ -6,6 +6,7 @@ import time
 
 import pytest
 from onediff_pack.processors import BlocksTooLong, Site, UnknownSites, find_sites, select_sites
+from onediff_pack.processors.sites.find import computes_attention
 from onediff_pack.processors.sites.globs import Glob
 from torch import nn
 
@@ -137,3 +138,19 @@ def test_more_letters_than_anybody_types_are_refused_and_many_globs_can_be_cance
 
     with pytest.raises(InterruptedError):
         select_sites(find_sites(unet), "all", "*, middle_block", cancel)
+
+
+def optimized_attention(q, k, v, heads):
+    """Named as ComfyUI's, by which sites are found."""
+    return q
+
+
+def test_another_forward_on_a_class_counts_only_while_it_is_there(monkeypatch):
+    class Attends(nn.Module):
+        def forward(self, x):
+            return optimized_attention(x, x, x, 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Attends, "forward", lambda self, x: x)
+        assert not computes_attention(Attends)
+    assert computes_attention(Attends)
