@@ -45,7 +45,7 @@ class Calls:
 
     Args:
         is_theirs: whether a file of Python code is a person's.
-        running: the threads in which a model computes, and how often a processor was called in each.
+        running: the threads in which a model computes, each with a number that changes with each call of a processor.
     """
 
     def __init__(self, is_theirs: Callable[[str], bool], running: Callable[[], Mapping[int, int]]):
