@@ -153,7 +153,7 @@ def test_a_kernel_runs_in_flux_too(own_server):
 
 
 def test_files_are_listed_edited_broken_and_mended_without_a_restart(own_server, folder):
-    mine = [f"custom/mine:{name}" for name in ("Called", "Plain", "Bare", "Kernel")]
+    mine = [f"custom/mine:{name}" for name in ("Called", "Plain", "Bare", "Kernel", "Table")]
     assert options(own_server)[:2] == ["auto", "sdpa"]
     assert [name for name in options(own_server) if name.startswith("custom/")] == mine
     assert "diffusers/AttnProcessor2_0" in options(own_server)
