@@ -69,17 +69,21 @@ def decide(measured: Mapping[Shape, Measured], kept: Mapping[Shape, Choice]) -> 
     """The choice of each shape, and of each site by the shape that takes it longest.
 
     A kernel that wins somewhere is also taken where another way would be no faster, or where that would be lost in what
-    it saves: blocks then need fewer kinds of compiled code.
+    it saves: blocks then need fewer kinds of compiled code. One that is taken wherever it was tried is taken where
+    there was no time to try it, too.
     """
     choices = {shape: kept.get(shape) or _best(one) for shape, one in measured.items()}
     saved = _saved(measured, choices)
     main = max(saved, key=lambda name: saved[name], default=None)
     if main is not None:
-        everywhere = all(r is None or r.verdict == "faster" for r in (c.result(main) for c in choices.values()))
-        for shape, choice in choices.items():
+        tried = [shape for shape, choice in choices.items() if _is_tried(choice, main)]
+        for shape in tried:
             if shape not in kept:
-                calls = _calls(measured[shape])
-                choices[shape] = _with(choice, main, everywhere, LOST * saved[main] / calls / len(choices))
+                most_lost = LOST * saved[main] / _calls(measured[shape]) / len(choices)
+                choices[shape] = _with(choices[shape], main, most_lost)
+        if all(choices[shape].kernel == main for shape in tried):
+            for shape in choices.keys() - tried - kept.keys():
+                choices[shape] = _untried(choices[shape], main)
     decision = Decision(source="disk" if measured and all(shape in kept for shape in measured) else "measured")
     longest: dict[str, float] = {}
     before = after = 0.0
@@ -126,16 +130,25 @@ def _calls(one: Measured) -> int:
     return sum(max(len(times), 1) for times in one.ms.values())
 
 
-def _with(choice: Choice, main: str, everywhere: bool, most_lost: float) -> Choice:
+def _is_tried(choice: Choice, name: str) -> bool:
+    result = choice.result(name)
+    return result is not None and not (result.verdict == "not tried" and result.passing)
+
+
+def _untried(choice: Choice, main: str) -> Choice:
+    """The same with the kernel that is taken at all other shapes, unless another one won here."""
+    if choice.kernel is not None:
+        return choice
+    return replace(choice, kernel=main, after_ms=choice.before_ms)
+
+
+def _with(choice: Choice, main: str, most_lost: float) -> Choice:
     """The same with the kernel that wins elsewhere, unless that makes a difference here.
 
     Args:
-        everywhere: it won wherever it was tried, so that it is taken where there was no time to try any, too.
         most_lost: milliseconds a call that may be lost by it.
     """
     result, before = choice.result(main), choice.before_ms
-    if everywhere and not choice.results:
-        return Choice(main, before, before)
     if result is None or result.ratio is None or before is None or choice.kernel == main:
         return choice
     after = before / result.ratio if result.whole_ms is None else result.whole_ms
@@ -156,8 +169,9 @@ def table(decision: Decision, others: list[tuple[str, str]]) -> list[dict[str, A
             is_slower = choice.after_ms is not None and before is not None and choice.after_ms < before
             host.update(verdict="no faster", reason="slower" if is_slower else "no difference at this size")
         tried = [_row(one, choice, before) for one in choice.results]
-        if kernel is not None and choice.result(kernel) is None:
-            tried.append(_candidate(kernel, "taken", reason="not tried at this size: it is faster at the others"))
+        if kernel is not None and not _is_tried(choice, kernel):
+            tried = [one for one in tried if one["processor"] != kernel]
+            tried.append(_candidate(kernel, "taken", reason="not tried at this size: it is taken at the others"))
         rows.append(
             {
                 "site": paths[0] if paths else None,

@@ -92,6 +92,43 @@ def test_what_was_not_tried_for_want_of_time_goes_with_what_won_everywhere_else(
     assert decide(calls, {}).by_site == {"a": "sdpa", "b": None, "c": None}
 
 
+def test_what_was_not_tried_goes_with_what_makes_no_difference_elsewhere_too() -> None:
+    """A slow machine has time for two shapes; the third, where the kernel is not tried, is not the smallest."""
+    calls = {
+        shape(4096): measured(1744.0, win("sdpa", 3.1), sites=("a",)),
+        shape(4096, 64): measured(19.7, lose("sdpa", 0.97), sites=("b",)),
+        shape(1024): measured(149.0, sites=("c",), tried=False),
+    }
+    assert decide(calls, {}).by_site == {"a": "sdpa", "b": "sdpa", "c": "sdpa"}
+
+
+@pytest.mark.parametrize(
+    "other, taken", [(lose("flash", 0.5), "sdpa"), (win("flash", 2.0), "flash"), (WRONG, "sdpa")], ids=str
+)
+def test_one_whose_turn_did_not_come_goes_with_what_won_elsewhere(other: Result, taken: str) -> None:
+    late = Result("sdpa", "not tried", reason="not tried: no time was left for it", passing=True)
+    calls = {
+        shape(4096): measured(100.0, win("sdpa", 2.0), sites=("a",)),
+        shape(1024): measured(10.0, other, late, sites=("b",)),
+    }
+    found = decide(calls, {})
+    assert found.by_site == {"a": "sdpa", "b": taken}
+    (reason,) = [one["reason"] for one in table(found, [])[1]["candidates"] if one["processor"] == "sdpa"]
+    assert reason == ("not tried at this size: it is taken at the others" if taken == "sdpa" else late.reason)
+
+
+@pytest.mark.parametrize(
+    "reason, passing", [("head size 40 is not among 64, 128", False), ("it raises OutOfMemoryError", True)]
+)
+def test_one_that_cannot_be_used_there_is_not_taken_for_winning_elsewhere(reason: str, passing: bool) -> None:
+    unfit = Result("sdpa", "failed" if passing else "not tried", reason=reason, passing=passing)
+    calls = {
+        shape(4096): measured(100.0, win("sdpa", 2.0), sites=("a",)),
+        shape(1024): measured(10.0, unfit, sites=("b",)),
+    }
+    assert decide(calls, {}).by_site == {"a": "sdpa", "b": None}
+
+
 def test_a_kernel_that_is_wrong_somewhere_is_not_taken_there() -> None:
     calls = {
         shape(4096): measured(100.0, win("flash", 4.0), sites=("a",)),
@@ -155,5 +192,5 @@ def test_what_is_taken_without_a_trial_is_in_the_table_too() -> None:
     assert verdicts == {"host": "no faster", "sdpa": "taken"}
     assert [one["reason"] for one in row["candidates"]] == [
         "no difference at this size",
-        "not tried at this size: it is faster at the others",
+        "not tried at this size: it is taken at the others",
     ]

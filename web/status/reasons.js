@@ -66,7 +66,7 @@ export const REASONS = [
   ["kernel_head_most", "head size {size} > {most}, the most that it supports"],
   ["kernel_slower", "slower"],
   ["kernel_no_difference", "no difference at this size"],
-  ["kernel_elsewhere", "not tried at this size: it is faster at the others"],
+  ["kernel_elsewhere", "not tried at this size: it is taken at the others"],
   ["kernel_raises", "it raises {what}"],
   ["kernel_wrong_numbers", "it computes wrong numbers here ({error} relative difference)."],
   ["kernel_writes", "it writes into its inputs."],
