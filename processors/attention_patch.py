@@ -26,7 +26,7 @@ from .contract import KernelProcessor, ModuleProcessor, Processor
 from .kernels.kernel import Kernel
 from .overriding import kernel_forward, kernel_override, module_forward
 from .random_numbers import default_dtype_kept
-from .site_calls import SiteCalls
+from .site_calls import Because, SiteCalls
 from .sites.find import Site
 
 T = TypeVar("T")
@@ -108,6 +108,7 @@ class AttentionPatch(ModelWrapper):
         self.failed = failed
         self.prompt = prompt
         self.took_part = TookPart()
+        self._had_effect_in: Any = None
         self.seen: Any = None
         self.superseded = superseded
         self.calls = SiteCalls(self, KEY)
@@ -139,8 +140,21 @@ class AttentionPatch(ModelWrapper):
             self.begin_sampling()  # lets go of what this one kept
         unused = self.calls.unused(executor, args, kwargs)
         unused = self.took_part.with_earlier(self.prompt(), self.calls.steps.steps, unused)
-        self.ended(unused, self.calls)
+        self.ended(unused or self._without_effect(), self.calls)
         return result
+
+    def adds_nothing(self) -> Because | None:
+        """Why the processor changed nothing in the sampling that ends, for a value that it was given."""
+        return None
+
+    def _without_effect(self) -> dict[str, Any] | None:
+        """The record's ``unused`` where it changed nothing, in no sampling of a prompt."""
+        because, prompt = self.adds_nothing(), self.prompt()
+        if because is None:
+            self._had_effect_in = prompt
+        elif prompt is None or prompt != self._had_effect_in:
+            return {"why": "adds nothing", "because": because, "by": None, "where": None}
+        return None
 
     def begin_sampling(self) -> None:
         self._failing_as_told(self.instances.begin_sampling)  # what people keep may be anything

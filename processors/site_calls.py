@@ -6,7 +6,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -18,6 +18,9 @@ from .elsewhere import given_up_at, left_at
 
 if TYPE_CHECKING:
     from .attention_patch import AttentionPatch
+
+#: Why a processor changes nothing: a value that it was given, or no step lay where it acts.
+Because = Literal["strength", "weight", "range", "mask", "no step"]
 
 #: What took sites, where that is another node of this pack.
 OWN: dict[str, str | None] = {"by": "Patch Attention Processors", "where": None}

@@ -52,10 +52,21 @@ def not_used(record: dict[str, Any]) -> str | None:
         return None
     if unused["why"] == "not sampled":
         return "not used: nothing sampled this model"
+    if unused["why"] == "adds nothing":
+        return f"no effect: {_ADDS_NOTHING[unused['because']]}"
     by, at = unused["by"], "attention" if record["state"] == "patched" else "the blocks"
     if unused["why"] == "not called":
         return f"no effect: “{by}” calls the blocks itself" if by else "no effect: the sampler did not call this model"
     return f"no effect: “{by}” computes {at} instead" if by else f"no effect: the model did not call {at}"
+
+
+_ADDS_NOTHING = {
+    "strength": "the file's strength is 0",
+    "weight": "the picture's weight is 0",
+    "range": "start_percent is after end_percent",
+    "mask": "the mask is black",
+    "no step": "no step lies between start_percent and end_percent",
+}
 
 
 def stopped(record: dict[str, Any]) -> str | None:

@@ -6,31 +6,19 @@ signed store gave it.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import os
-import re
-import shutil
-import stat
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from .plain_paths import PlainPaths
+from .private_folder import LOCK, PID, PrivateFolder
 
-_PREFIX = "onediff-compile-"
-_PID, _LOCK = "pid", "lock"
-
-#: How `tempfile.mkdtemp` names one.
-_NAME = re.compile(re.escape(_PREFIX) + "[a-z0-9_]{8}")
 _FOLDERS = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 #: What Inductor leaves that nobody needs again.
@@ -38,9 +26,6 @@ _PASSING = (".lock", ".tmp", ".pyc")
 
 #: Headers that all of Inductor's C++ includes, compiled before: large, and of use in this process alone.
 _HEADERS = "precompiled_headers"
-
-#: Seconds after which a folder without a lock may be one of a process that was killed.
-_LEFTOVER = 24 * 3600.0
 
 
 class NoWorkspace(Exception):
@@ -55,25 +40,15 @@ class Workspace:
     """
 
     def __init__(self) -> None:
-        place = Path(tempfile.gettempdir())
-        _remove_leftovers(place)
-        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-        self._lock: int | None = None
-        try:
-            (self.folder / _PID).write_text(str(os.getpid()))
-            self._lock = _hold(self.folder / _LOCK)
-        except OSError:  # a full disk, at every try
-            self.delete()
-            raise
+        self._plain = PlainPaths()
+        self._private = PrivateFolder(self._plain.of(Path(tempfile.gettempdir())))
+        self.folder = self._private.path
         self._precompile: Any = None
-        atexit.register(self.delete)
 
     def delete(self) -> None:
         """What was loaded from it stays in memory, and where a system does not delete what is loaded, the file too."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._private.delete()
+        self._plain.delete()
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -86,7 +61,7 @@ class Workspace:
         with contextlib.suppress(OSError):
             os.utime(self.folder)
         try:
-            with self._own_headers():
+            with self._own_headers(), self._plain.in_commands():
                 yield
         finally:
             for variable, value in before.items():
@@ -141,7 +116,7 @@ class Workspace:
         found = {}
         for path in self.folder.rglob("*"):
             name = path.relative_to(self.folder).as_posix()
-            if path.suffix in _PASSING or name in (_PID, _LOCK) or path.name.startswith(".") or not path.is_file():
+            if path.suffix in _PASSING or name in (PID, LOCK) or path.name.startswith(".") or not path.is_file():
                 continue
             is_header = name.startswith(f"{_HEADERS}/")
             if is_header != headers or (headers and path.suffix not in (".h", ".gch")):
@@ -195,61 +170,3 @@ def _forget_folder() -> None:
 def _codecache() -> Any:
     """Inductor's module of caches, None while nobody has imported it: that takes seconds."""
     return sys.modules.get("torch._inductor.codecache")
-
-
-def _remove_leftovers(place: Path) -> None:
-    """Folders of processes that were killed."""
-    for folder in place.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError, ValueError):
-            own = os.name != "posix" or folder.lstat().st_uid == os.geteuid()
-            if own and not folder.is_symlink() and _is_ours(folder) and not _is_alive(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _hold(path: Path) -> int | None:
-    """Locks a file for as long as this process lives, however it ends; None where that cannot be."""
-    if fcntl is None:
-        return None
-    held = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # a file system without locks
-        os.close(held)
-        path.unlink(missing_ok=True)
-        return None
-    return held
-
-
-def _is_held(path: Path) -> bool:
-    """Whether a process holds the lock, also one that this process does not see, in another container."""
-    found = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(found)
-    return False
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether this pack has made a folder: anybody may call one of theirs by a name that begins like ours."""
-    status = folder.lstat()
-    private = stat.S_ISDIR(status.st_mode) and (os.name != "posix" or not status.st_mode & 0o077)
-    return private and _NAME.fullmatch(folder.name) is not None and int((folder / _PID).read_text()[:20]) > 0
-
-
-def _is_alive(folder: Path) -> bool:
-    """Whether a process may still use a folder. Where neither a lock nor the system tells, time does."""
-    if fcntl is not None and (folder / _LOCK).exists():
-        return _is_held(folder / _LOCK)
-    age = time.time() - folder.stat().st_mtime
-    if os.name != "posix" or age < _LEFTOVER:  # a container may not see the process that shares its folder
-        return age < 7 * _LEFTOVER
-    try:
-        os.kill(int((folder / _PID).read_text()), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -13,6 +13,7 @@ from ...patching.forwards import swapped_attributes
 from ...patching.wrappers import ModelCall
 from ..attention_patch import AttentionPatch
 from ..called_sites import Place
+from ..site_calls import Because
 from ..sites.find import Site
 from .added import ADDED, Adds, adding_forward, register
 from .ip_adapter import ImageAttention
@@ -37,6 +38,9 @@ class AddedPatch(AttentionPatch):
     def forwards(self) -> list[tuple[nn.Module, Callable]]:  # type: ignore[override]
         """Made anew for each call, upon what earlier patches have set on the sites by then."""
         return [(site.module, _upon(site.module)) for site in self.sites]
+
+    def adds_nothing(self) -> Because | None:
+        return self.adds.without_effect()
 
     def sampling(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from ..built_in.shapes import merge_heads, split_heads
 from ..contract import Processor
+from ..site_calls import Because
 from .image_projections import ImageProjection, projection_for
 
 #: Index of the prompt that is wanted, and of the negative one, in what was computed for both.
@@ -78,6 +80,19 @@ class Picture:
     end: float = 1.0
     mask: torch.Tensor | None = None
 
+    @cached_property
+    def is_masked_out(self) -> bool:
+        return self.mask is not None and not bool(self.mask.any())
+
+
+def _adds_nothing(picture: Picture) -> Because | None:
+    """Why a picture is seen nowhere, whatever is sampled."""
+    if picture.weight == 0:
+        return "weight"
+    if picture.start > picture.end:
+        return "range"
+    return "mask" if picture.is_masked_out else None
+
 
 @dataclass
 class _Now(threading.local):
@@ -112,6 +127,15 @@ class ImageAttention(Processor):
         self._tokens: dict[tuple, torch.Tensor] = {}
         self._known: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
         self._masks: dict[tuple, torch.Tensor] = {}
+        self._acted = False
+
+    def without_effect(self) -> Because | None:
+        """Why no picture was seen in any model call of this sampling: the reason of the first."""
+        if self.strength == 0:
+            return "strength"
+        if self._acted:
+            return None
+        return next((why for why in map(_adds_nothing, self.pictures) if why is not None), "no step")
 
     def begin_call(self, options: Mapping[str, Any], size: tuple[int, int], base_model: Any) -> None:
         """Before each model call: which pictures act at this noise level, and on what."""
@@ -125,6 +149,7 @@ class ImageAttention(Processor):
                 begin, end = sampling.percent_to_sigma(picture.start), sampling.percent_to_sigma(picture.end)
                 factor = factor if end <= sigma <= begin else 0.0
             factors.append(factor)
+            self._acted = self._acted or (factor != 0 and not picture.is_masked_out)
         self.now.factors, self.now.size = factors, size
         self.now.prompts = tuple(options.get("cond_or_uncond") or (COND,))
 

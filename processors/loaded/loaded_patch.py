@@ -19,6 +19,7 @@ from ...patching.wrappers import ModelCall
 from ..attention_patch import AttentionPatch
 from ..authored.adapt import written
 from ..authored.recipe import foreign_to
+from ..site_calls import Because
 from .added import without_added
 
 #: The attribute of a site's module that holds how far the file's processor takes the place of its own attention.
@@ -78,6 +79,9 @@ class LoadedPatch(AttentionPatch):
         made = [written(one) for one in self.instances.all]
         weights = Weights(made, self._theirs())
         self.weights = weights if next(weights.tensors(), None) is not None else None
+
+    def adds_nothing(self) -> Because | None:
+        return "strength" if self.strength == 0 else None
 
     def _theirs(self) -> frozenset[int]:
         return frozenset[int]().union(*(foreign_to(self.processor, site) for site in self.sites))

@@ -337,7 +337,7 @@ def test_the_folder_of_a_process_that_was_ended_from_outside_goes_at_the_next_st
         f"package = types.ModuleType('pack'); package.__path__ = [{str(ROOT)!r}]; sys.modules['pack'] = package\n"
         "from pack.compilers.compile_cache.workspace import Workspace\n"
         "print(Workspace().folder, flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     folders = []
     for _ in range(2):
@@ -351,7 +351,7 @@ def test_the_folder_of_a_process_that_was_ended_from_outside_goes_at_the_next_st
         process.wait()
     try:
         (folders[1] / "pid").write_text("4194304")  # of nobody: another container's
-        code = code.replace("time.sleep(60)", "")
+        code = code.replace("time.sleep(600)", "")
         subprocess.run([sys.executable, "-c", code], check=True, env=env, stdout=subprocess.PIPE)
         assert [folder.exists() for folder in folders] == [False, True]
     finally:

@@ -225,3 +225,59 @@ def test_it_keeps_nothing_when_a_sampling_has_ended(model, file):
     patch.sampling(lambda: models.step(patched))
     assert not any((patch.adds._known, patch.adds._tokens, patch.adds._masks))
     assert all("onediff_added" not in site.module.__dict__ for site in patch.sites)
+
+
+BLACK = torch.zeros(1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("values", "strength", "because"),
+    [
+        ({}, 1.0, None),
+        ({}, 0.0, "strength"),
+        ({"weight": 0.0}, 1.0, "weight"),
+        ({"start": 0.8, "end": 0.2}, 1.0, "range"),
+        ({"mask": BLACK}, 1.0, "mask"),
+        ({"start": 0.98, "end": 0.99}, 1.0, "no step"),
+        ({"mask": BLACK + torch.eye(8)}, 1.0, None),
+    ],
+)
+def test_a_picture_that_is_seen_nowhere_says_why(model, file, values, strength, because):
+    from changes import Setup, conditioning, sample
+
+    patched: Any = loaded.put(model, loaded.with_picture(file, **values).with_strength(strength))
+    seen: list[Any] = []
+    for patch in patched.get_wrappers("apply_model", "onediff"):
+        patch.ended = lambda unused, calls: seen.append(unused and (unused["why"], unused["because"]))
+    setup = Setup(patched, conditioning(1), conditioning(2))
+    result = sample(setup)
+    assert seen == [because and ("adds nothing", because)]
+    assert torch.equal(result, sample(Setup(model, conditioning(1), conditioning(2)))) == (because is not None)
+
+
+def test_of_two_pictures_one_that_is_seen_is_enough(model, file):
+    from changes import Setup, conditioning, sample
+
+    both = loaded.with_picture(loaded.with_picture(file, weight=0.0), loaded.picture(7))
+    patched: Any = loaded.put(model, both)
+    seen: list[Any] = []
+    for patch in patched.get_wrappers("apply_model", "onediff"):
+        patch.ended = lambda unused, calls: seen.append(unused)
+    sample(Setup(patched, conditioning(1), conditioning(2)))
+    assert seen == [None]
+
+
+def test_one_sampling_of_a_prompt_in_which_it_acts_is_enough(model, file):
+    """As with two samplers, each with its part of the steps, in one workflow."""
+    from changes import Setup, conditioning, sample
+
+    patched: Any = loaded.put(model, loaded.with_picture(file))
+    (patch,) = patched.get_wrappers("apply_model", "onediff")
+    seen: list[Any] = []
+    patch.ended = lambda unused, calls: seen.append(unused and unused["because"])
+    patch.prompt = lambda: prompt
+    acts = patch.adds.pictures
+    for prompt, pictures in (("a", acts), ("a", ()), ("b", ())):
+        patch.adds.pictures = pictures
+        sample(Setup(patched, conditioning(1), conditioning(2)))
+    assert seen == [None, None, "no step"]

@@ -326,6 +326,12 @@ test("what to do about a node without effect names the one that took its place",
   assert.match(advice(states.calledAround, english)[0], /^“DeepCache” computes the model in its own way/);
   assert.match(advice(states.patchNotUsed, english)[0], /directly before the sampler/);
   assert.equal(describe({ ...states.patched, unused: { why: "of a newer server" } }, english).symbol, "▽");
+  const reasons = ["strength", "weight", "range", "mask", "no step"].map((because) => ({ why: "adds nothing", because }));
+  const lines = reasons.map((unused) => describe({ ...states.patched, unused }, english));
+  assert.deepEqual(new Set(lines.map(({ symbol, tone }) => `${symbol} ${tone}`)), new Set(["▽ warn"]));
+  assert.match(lines[3].text, /^no effect: the mask is black/);
+  assert.match(lines[4].text, /^no effect: no step lies between start_percent and end_percent/);
+  assert.match(describe({ ...states.patched, unused: reasons[0] }, chinese).text, /文件的 strength 为 0/);
   assert.equal(describe({ ...states.compiling, unused: states.notUsed.unused }, english).symbol, "…", "a new run");
   assert.equal(describe({ ...states.failed, unused: states.notUsed.unused }, english).symbol, "✗");
 });

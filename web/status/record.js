@@ -32,7 +32,7 @@
  * @property {Record<string, any> | null} [check]
  * @property {Record<string, any> | null} [patches]
  * @property {Record<string, any> | null} [compile]
- * @property {{why?: string, by?: string | null, where?: string | null, steps?: number, of?: number} | null} [unused] why the node had no effect, or not in all steps
+ * @property {{why?: string, because?: string, by?: string | null, where?: string | null, steps?: number, of?: number} | null} [unused] why the node had no effect, or not in all steps
  * @property {{where?: string, seconds?: number, cancelled?: boolean} | null} [held] a call of the processor that has not returned
  * @property {Record<string, any> | null} [speed]
  * @property {Record<string, any> | null} [parity]
@@ -123,6 +123,9 @@ export function sentence(text) {
 const STOPPED = new Set(["idle", "partial"]);
 const UNUSED = new Set(["patched", "uncompiled"]);
 const SOME = "some steps";
+const ADDS_NOTHING = new Map(
+  ["strength", "weight", "range", "mask", "no step"].map((why) => [why, `adds_nothing_${why.replace(" ", "_")}`]),
+);
 const OUR_PATCH = "Patch Attention Processors";
 const IN_PART = new Set(["patched", "compiled", "partial"]);
 
@@ -143,6 +146,7 @@ export function stoppedAt({ state, compile }) {
 export function unusedBecause({ state, unused }) {
   if (!unused || unused.why === SOME || !UNUSED.has(state)) return null;
   if (unused.why === "not sampled") return "not_sampled";
+  if (unused.why === "adds nothing") return ADDS_NOTHING.get(plain(unused.because)) ?? null;
   const what = unused.why === "not called" ? "not_called" : state === "patched" ? "not_at_sites" : "not_at_blocks";
   return plain(unused.by) ? `${what}_by` : what;
 }
