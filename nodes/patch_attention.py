@@ -267,7 +267,8 @@ def _ended(record: Record) -> Callable[[dict[str, Any] | None, SiteCalls], None]
         record.sampled(executing_class())
         told = {"reached": calls.reached, "by_sdpa": calls.by_sdpa, "taken": calls.taken}
         patches = {**record["patches"], **told}
-        if (patches, unused) != (record["patches"], record["unused"]):
-            record.update(patches=patches, unused=unused)
+        not_finite = None if calls.gave_numbers else True
+        if (patches, unused, not_finite) != (record["patches"], record["unused"], record["not_finite"]):
+            record.update(patches=patches, unused=unused, not_finite=not_finite)
 
     return ended

@@ -23,6 +23,7 @@ from ..patching.wrappers import KEY, ModelCall, ModelWrapper
 from .authored.instances import AT_SITE, Computes, Instances
 from .called_sites import Place, places_of
 from .contract import KernelProcessor, ModuleProcessor, Processor
+from .finite import sampled_finite
 from .kernels.kernel import Kernel
 from .overriding import kernel_forward, kernel_override, module_forward
 from .random_numbers import default_dtype_kept
@@ -138,6 +139,7 @@ class AttentionPatch(ModelWrapper):
         finally:
             self.within = False
             self.begin_sampling()  # lets go of what this one kept
+        self.calls.gave_numbers = sampled_finite(result)
         unused = self.calls.unused(executor, args, kwargs)
         unused = self.took_part.with_earlier(self.prompt(), self.calls.steps.steps, unused)
         self.ended(unused or self._without_effect(), self.calls)

@@ -40,6 +40,8 @@ class SiteCalls:
         self._taken: list[dict[str, str | None]] = []  # what took all sites, one a call in which something did
         self._by_patches: set[str] = set()  # sites that patches further in take
         self._takers = Takers()
+        #: Whether the result of the sampling has no NaN and no Inf.
+        self.gave_numbers = True
         #: Calls that went to PyTorch's attention, because the processor fails in such; those in graphs aside.
         self.by_sdpa = 0
         #: Calls that stayed with ComfyUI's attention, because the processor cannot take such, by reason.

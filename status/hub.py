@@ -31,9 +31,13 @@ class Run(NamedTuple):
 _SETTLED = frozenset({"idle", "patched", "compiled", "partial", "uncompiled"})
 
 
+#: What is kept of a record for each way that prompts take the model on.
+_KEPT = ("state", "unused", "not_finite", "speed", "parity")
+
+
 def _not_sampled(record: Record) -> dict[str, Any]:
     figures = {} if record["state"] == "patched" else {"state": "uncompiled", "speed": None, "parity": None}
-    return {"unused": {"why": "not sampled", "by": None, "where": None}, **figures}
+    return {"unused": {"why": "not sampled", "by": None, "where": None}, "not_finite": None, **figures}
 
 
 def _is_replaced(record: Record) -> bool:
@@ -125,7 +129,7 @@ class Hub:
                     else:
                         continue
                 record.said = dict(list(record.said.items())[-MOST_WAYS:])
-                record.said[way] = {name: record[name] for name in ("state", "unused", "speed", "parity")}
+                record.said[way] = {name: record[name] for name in _KEPT}
             for node, data in prompt.records.items():
                 self._said[(record_key(prompt.workflow, short_id(node)), prompt.began)] = dict(data)
         while len(self._said) > MAX_RECORDS:
@@ -141,7 +145,7 @@ class Hub:
         return next((record for record in list(self._records.values()) if record.data is data), None)
 
     def _say(self, prompt: EndedPrompt, record: Record, fields: dict[str, Any]) -> None:
-        if record["unused"] == fields["unused"]:
+        if all(record[name] == fields[name] for name in ("unused", "not_finite")):
             return
         if prompt.workflow is not None:
             self._move(record, prompt.workflow)

@@ -42,6 +42,7 @@ FIELDS = (
     "patches",
     "compile",
     "unused",
+    "not_finite",
     "held",
     "speed",
     "parity",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+NOT_FINITE = "the result is NaN or Inf: a black picture"
+
 #: Attention that is faster by less is as fast.
 NOISE = 1.03
 
@@ -22,8 +24,9 @@ def longer(speedup: float) -> str:
 def summarize(record: dict[str, Any]) -> str:
     """The summary line of a record, for example "compiled · inductor · 1.62× · 38 blocks"."""
     line = held(record) or not_used(record) or stopped(record) or _SENTENCES.get(record["state"], _plain)(record)
-    part = in_some_steps(record) if record["held"] is None else None
-    return f"{line} · {part}" if part else line
+    parts = [NOT_FINITE if record["not_finite"] else None, line, in_some_steps(record)]
+    line = line if record["held"] is not None else " · ".join(filter(None, parts))
+    return " ".join(line.split())  # a name, or a reason, may have several lines
 
 
 def held(record: dict[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ...patching.wrappers import ModelCall
+from ...processors import finite
 from ..blocks.shared_graph import SharedGraph
 from ..blocks.tensors import tensors_of
 from ..measuring.block import Block
@@ -25,12 +26,8 @@ COSTS, SHARE = 3.0, 0.005
 
 
 def all_finite(result: Any) -> bool:
-    """Whether the tensors of a result hold no NaN and no Inf: told by one sum each; looked at closely where that is
-    none, because the sum of large numbers may be infinite too."""
-    tensors = [tensor for tensor in tensors_of(result) if tensor.is_floating_point()]
-    if all(bool(tensor.sum(dtype=torch.float32).isfinite()) for tensor in tensors):
-        return True
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+    """Whether the tensors of a result hold no NaN and no Inf."""
+    return finite.all_finite(tensors_of(result))
 
 
 class Sizes:

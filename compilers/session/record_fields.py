@@ -106,7 +106,8 @@ def session_fields(known: Known, backend: dict[str, Any] | None) -> dict[str, An
         "compile": _compile(known),
         "unused": known.sampling.unused,
         "speed": _speed(known) if measuring.last_steps and not known.sampling.in_none else None,
-        "parity": worst(compared).as_dict() if compared else None,
+        "not_finite": None if known.sampling.gave_numbers else True,
+        "parity": worst(compared).as_dict() if compared and known.sampling.gave_numbers else None,
         "memory": measuring.peaks if any(measuring.peaks.values()) else None,
         "machine": machine(known.device, known.host_version),
     }

@@ -17,9 +17,9 @@ class Sampling:
 
     ``now``: it goes on. ``broke_off``: it has not come to its end, or never will. ``tried``: a step ran in which blocks
     could have been called. ``is_not_finite``: the model itself gives NaN or Inf. ``unseen``: of a compiled step nobody
-    looked whether its result is. ``steps`` counts those in
-    which the model was called as the host calls it. ``unused`` says why compiling took no part in it, or in how many of
-    its steps, as the record has it.
+    looked whether its result is. ``gave_numbers``: its result has no NaN and no Inf. ``steps`` counts those in which
+    the model was called as the host calls it. ``unused`` says why compiling took no part in it, or in how many of its
+    steps, as the record has it.
     """
 
     now: bool = False
@@ -27,6 +27,7 @@ class Sampling:
     tried: bool = False
     is_not_finite: bool = False
     unseen: bool = False
+    gave_numbers: bool = True
     unused: dict[str, Any] | None = None
     steps: StepCount = field(default_factory=StepCount)
 

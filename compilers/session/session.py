@@ -20,6 +20,7 @@ from ...patching.instead import StepCount, calls_expected
 from ...patching.user_errors import ordinary
 from ...patching.wrappers import APPLY_MODEL, KEY, ModelCall, ModelWrapper
 from ...processors.attention_patch import AttentionPatch
+from ...processors.finite import sampled_finite
 from ...status import Record
 from ..backends.protocol import BackendUnavailable
 from ..blocks.batches import Batches
@@ -81,7 +82,7 @@ class Session(Faults, ModelWrapper):
         self.compiler.begin_sampling()
         try:
             result = self.sample_again(partial(executor, *args, **kwargs), executor(*args, **kwargs))
-            during.broke_off = False
+            during.broke_off, during.gave_numbers = False, sampled_finite(result)
             self.measuring.end_sampling()
             if self.failures.given_up is None and calls_expected(args, kwargs):
                 during.note_use(executor, self.blocks)

@@ -12,6 +12,7 @@ import folder_paths
 
 from ...processors.loaded.file import LoadedFile, load
 from ...processors.loaded.unusable import Unusable
+from ...processors.sources.listing import is_one_line
 from ...processors.sources.user_files import USER_FOLDER
 from ..prompt_ends import CANCEL
 
@@ -70,7 +71,7 @@ def _in(folder: str) -> list[str]:
         names = folder_paths.get_filename_list(folder)
     except (KeyError, OSError):  # it is not there
         return []
-    return sorted(name.replace(os.sep, "/") for name in names if name.lower().endswith(EXTENSION))
+    return sorted(name.replace(os.sep, "/") for name in names if name.lower().endswith(EXTENSION) and is_one_line(name))
 
 
 def _path(name: object) -> tuple[Path, str]:

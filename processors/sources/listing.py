@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -132,6 +133,8 @@ class _Lister:
                 return
             if not _is_text(file.name):
                 raise NotRead("Its name is not in UTF-8.", "Rename it.")
+            if not is_one_line(file.name):
+                raise NotRead("Its name has a line break or another control character.", "Rename it.")
             classes = class_names(path)
         except FileNotFoundError:
             if not entry.is_symlink():
@@ -154,6 +157,7 @@ class _Lister:
         shown = "/".join((*folder.parts[-2:], *below.parts))
         if not _is_text(shown):
             shown = shown.encode("ascii", "backslashreplace").decode()
+        shown = "".join(one if is_one_line(one) else one.encode("unicode_escape").decode() for one in shown)
         self.unlisted.append(Unlisted(name, shown, why, fix))
 
 
@@ -164,6 +168,11 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_one_line(text: str) -> bool:
+    """Whether a name can stand in a line: it has neither line breaks nor other control characters."""
+    return not any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text)
 
 
 def _identity(folder: Path) -> object:

@@ -160,10 +160,11 @@ def test_a_model_that_gives_nan_itself_stays_compiled_and_is_run_twice_in_one_st
     before = len(backend.ran)
     assert all(result.isnan().any() for result in sample(session, clone, 4))
     assert len(backend.ran) - before == 4 * len(session.blocks)
+    assert (record["not_finite"], record["parity"]) == (True, None)
     with torch.inference_mode():
         weight.copy_(kept)
     sample(session, clone, 2)
-    assert record["state"] == "compiled"
+    assert (record["state"], record["not_finite"], record["parity"]["passed"]) == ("compiled", None, True)
 
 
 def test_where_no_step_is_waited_for_the_sampling_runs_once_more(patcher, backend, monkeypatch):

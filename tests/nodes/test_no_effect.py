@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +17,9 @@ from sessions import known
 
 pytestmark = pytest.mark.usefixtures("host")
 
+#: The seed of a model that gives NaN.
+BROKEN = 13
+BLACK = "the result is NaN or Inf: a black picture"
 NOT_USED = "not used: nothing sampled this model"
 
 
@@ -31,7 +35,11 @@ class SmallModel:
     def load(self, seed):
         import models
 
-        return (models.unet_patcher(seed),)
+        patcher = models.unet_patcher(seed)
+        if seed == BROKEN:
+            with torch.inference_mode():
+                patcher.model.diffusion_model.out[0].weight.fill_(math.nan)
+        return (patcher,)
 
 
 class Prompt:
@@ -157,6 +165,14 @@ PATCHED = {
     "prompt": {"class_type": "Prompt", "inputs": {}},
     "show": {"class_type": "Show", "inputs": {"latent": ["sample", 0], "name": "picture"}},
 }
+COMPILE = {
+    "model": ["patch", 0],
+    "backend": "auto",
+    "scope": "blocks",
+    "effort": "fast start",
+    "if_unfit": "run uncompiled",
+    "keep_faster": True,
+}
 BEFORE_PATCH: dict[str, Any] = {
     "class_type": "ModelMergeSimple",
     "inputs": {"model1": ["load", 0], "model2": ["patch", 0], "ratio": 1.0},
@@ -198,15 +214,7 @@ def test_what_each_prompt_says(server):
 
 
 def test_a_node_that_never_was_sampled_says_so_too(server):
-    compile_ = {
-        "model": ["patch", 0],
-        "backend": "auto",
-        "scope": "blocks",
-        "effort": "fast start",
-        "if_unfit": "run uncompiled",
-        "keep_faster": True,
-    }
-    nodes = {**PATCHED, "compile": {"class_type": "OneDiffCompile", "inputs": compile_}}
+    nodes = {**PATCHED, "compile": {"class_type": "OneDiffCompile", "inputs": COMPILE}}
     merge = {**BEFORE_PATCH, "inputs": {**BEFORE_PATCH["inputs"], "model2": ["compile", 0]}}
     said = server.run({**nodes, "merge": merge, "sample": sampling("merge")})
     assert said == {"patch": NOT_USED, "compile": NOT_USED}
@@ -227,3 +235,17 @@ def test_one_line_for_two_samplings_of_a_prompt_speaks_for_both(server):
     assert said.endswith(" · took part in 2 of 4 steps (the others: “DeepCache”)")
     again = {**nodes, "sample": {**larger, "inputs": {**larger["inputs"], "seed": 2}}}
     assert "took part" not in server.run(again)["patch"], "only the second was sampled anew"
+
+
+def test_a_black_picture_is_said_by_each_node_until_there_is_one_with_numbers(server):
+    compile_ = {"class_type": "OneDiffCompile", "inputs": {**COMPILE, "keep_faster": False}}
+    nodes = {**PATCHED, "compile": compile_, "sample": sampling("compile")}
+    broken = {**nodes, "load": {"class_type": "SmallModel", "inputs": {"seed": BROKEN}}}
+    said = server.run(broken)
+    assert said["patch"].startswith(f"{BLACK} · patched 14 sites")
+    assert said["compile"].startswith(BLACK)
+    (compiled,) = [data for data in server.hub.snapshot().values() if data["node"] == "compile"]
+    assert (compiled["not_finite"], compiled["parity"]) == (True, None), "NaN beside NaN compares nothing"
+    assert server.run(nodes)["patch"].startswith("patched 14 sites")
+    assert server.run(broken)["patch"].startswith(BLACK)
+    assert not any(BLACK in line for line in server.run(nodes).values())

@@ -277,7 +277,7 @@ def test_one_sampling_of_a_prompt_in_which_it_acts_is_enough(model, file):
     patch.ended = lambda unused, calls: seen.append(unused and unused["because"])
     patch.prompt = lambda: prompt
     acts = patch.adds.pictures
-    for prompt, pictures in (("a", acts), ("a", ()), ("b", ())):
-        patch.adds.pictures = pictures
+    for now, pictures in (("a", acts), ("a", ()), ("b", ())):
+        prompt, patch.adds.pictures = now, pictures
         sample(Setup(patched, conditioning(1), conditioning(2)))
     assert seen == [None, None, "no step"]

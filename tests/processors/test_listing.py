@@ -64,10 +64,15 @@ def not_utf_8(file):
         other.write(MINE)
 
 
+def two_lines(file):
+    (file.parent / "compiled\n1.62×.py").write_text(MINE)
+
+
 @POSIX
 @pytest.mark.parametrize(
     ("make", "name", "why"),
     [
+        (two_lines, "compiled\\n1.62×.py", "Its name has a line break or another control character."),
         (a_pipe, "bad.py", "It is a pipe, not a file."),
         (a_loop, "bad.py", "It is a link that leads back to itself."),
         (a_device, "bad.py", "It is a device, not a file."),

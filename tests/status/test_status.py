@@ -258,6 +258,14 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
             "no effect: the model did not call the blocks",
         ),
         ({"state": "compiling", "unused": {"why": "not sampled", "by": None}}, "compiling"),
+        (
+            {"state": "patched", "patches": {"sites": [{"site": "a", "processor": "two\nlines"}], "foreign": []}},
+            "patched 1 site · two lines",
+        ),
+        (
+            {"state": "patched", "unused": {"why": "adds nothing", "because": "mask", "by": None}},
+            "no effect: the mask is black",
+        ),
     ],
 )
 def test_summaries(fields, summary):

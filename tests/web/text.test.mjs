@@ -348,3 +348,12 @@ test("a node that took part in some of the steps says in how many, before what i
   assert.match(describe({ ...states.compiled, unused }, chinese).text, /^参与了 12 步中的 1 步/);
   assert.equal(details({ ...states.compiled, unused }, english)[0], "it took part in 1 of 12 steps; “DeepCache” did the others.");
 });
+
+test("a black picture comes first", () => {
+  for (const state of [states.patched, states.compiled]) {
+    const line = describe({ ...state, not_finite: true }, english);
+    assert.deepEqual([line.symbol, line.tone], ["✗", "bad"]);
+    assert.match(line.text, /^black picture: the result is NaN or Inf/);
+  }
+  assert.match(describe({ ...states.patched, not_finite: true }, chinese).text, /^黑图/);
+});

@@ -24,6 +24,7 @@ export function advice(record, words, bypassed = false) {
   const because = unusedBecause(record);
   if (because) return [words(`unused.do_${because}`, { by: plain(record.unused?.by) }), ...fixes];
   if (stoppedAt(record)) return [say("stopped"), ...fixes];
+  if (record.not_finite) return [say("not_finite"), ...fixes];
   switch (record.state) {
     case "idle":
       return [record.backend?.replaced_by ? say("replaced") : say("never_ran")];

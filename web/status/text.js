@@ -74,6 +74,7 @@ function drafted(record, words, age) {
   if (unusedBecause(record)) return unused(record, words);
   if (stoppedAt(record)) return stopped(record, words);
   const [part, draft] = [tookPart(record), outcome(record, words)];
+  if (record.not_finite) return { symbol: "✗", tone: "bad", parts: [words("status.not_finite"), ...draft.parts] };
   return part ? { symbol: "◐", tone: "warn", parts: [words("status.took_part", part), ...draft.parts] } : draft;
 }
 
