@@ -275,6 +275,7 @@ def test_one_sampling_of_a_prompt_in_which_it_acts_is_enough(model, file):
     (patch,) = patched.get_wrappers("apply_model", "onediff")
     seen: list[Any] = []
     patch.ended = lambda unused, calls: seen.append(unused and unused["because"])
+    prompt: Any = None
     patch.prompt = lambda: prompt
     acts = patch.adds.pictures
     for now, pictures in (("a", acts), ("a", ()), ("b", ())):
