@@ -178,8 +178,8 @@ def _fields(report: SpeedReport, session: Session, findings: list[Finding]) -> d
         "speed": {
             "without_ms": figures["without"]["median_ms"] if report.without else None,
             "computed": False,
-            "patch_speedup": figures["patch_speedup"],
-            "total_speedup": figures["total_speedup"],
+            "patch_speedup": None if report.patch_noisy else figures["patch_speedup"],
+            "total_speedup": None if report.patch_noisy else figures["total_speedup"],
             "eager_ms": figures["uncompiled"]["median_ms"],
             "compiled_ms": figures["compiled"]["median_ms"] if compiled else None,
             "speedup": figures["speedup"],

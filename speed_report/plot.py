@@ -27,6 +27,9 @@ UNCOMPILED, COMPILED, WITHOUT = "#c2571a", "#0b6e99", "#7d6b9e"
 #: Why the picture holds text only.
 NO_MATPLOTLIB = "matplotlib is not installed, so this is text only. “pip install matplotlib” brings the plot."
 
+#: Letters of a title that the narrower plot has room for.
+TITLE = 38
+
 #: Steps higher than this many times the larger median are marked at the edge, so that one hiccup hides nothing.
 CLIP = 2.2
 
@@ -83,9 +86,11 @@ def _heading(figure: Figure, report: SpeedReport, say: Say) -> None:
 
 
 def _title(axes: Axes, say: Say, title: str, below: str = "") -> None:
-    """A title in bold and one line below it."""
+    """A title in bold and one line below it. A long title is smaller, so that it ends within the picture."""
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline", **say.style}
-    axes.annotate(title, (0, 1), xytext=(0, 34), size=12, color=INK, weight="bold", **place)
+    axes.annotate(
+        title, (0, 1), xytext=(0, 34), size=12 * min(1.0, TITLE / len(title)), color=INK, weight="bold", **place
+    )
     axes.annotate(below, (0, 1), xytext=(0, 15), size=10.5, color=FAINT, **place)
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..measure.verdict import verdict
 from .difference import Difference
 from .figures import SpeedReport
 from .language import ENGLISH, Say
 
 
 def headline(report: SpeedReport, say: Say = ENGLISH) -> str:
-    """The result in a few words: "1.62× as fast compiled", or with patched attention "2.10× as fast with all nodes"."""
-    speedup = report.speedup
+    """The result in a few words: "1.62× as fast compiled", with patched attention "2.10× as fast with all nodes", and
+    "1.63× as fast with patched attention" where it is not clear what compiling does."""
+    speedup, patch = report.speedup, report.patch_speedup
     if report.total_speedup is not None and not report.noisy:
         return say("together", speedup=report.total_speedup)
+    if patch is not None and verdict(patch) == "faster" and not report.patch_noisy:
+        return say("patched_faster", speedup=patch)
     if speedup is None:
         return say("nothing")
     if report.noisy:
@@ -52,7 +56,7 @@ def parts(report: SpeedReport, say: Say = ENGLISH) -> str | None:
         return None
     found = [say("part_attention", speedup=report.patch_speedup)]
     if report.speedup is not None:
-        found.append(say("part_compiled", speedup=report.speedup))
+        found.append(say("part_unclear" if report.noisy else "part_compiled", speedup=report.speedup))
     return ", ".join(found)
 
 

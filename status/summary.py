@@ -146,6 +146,7 @@ def _compiled(record: dict[str, Any]) -> str:
         record["state"] + gained.get(str(speed.get("verdict")), ""),
         (record["backend"] or {}).get("used") or "no backend",
     ]
+    parts += _from_patch(speed)
     if speed.get("noisy"):
         parts.append("noisy, no clear difference")
     elif "verdict" in speed and not speed["verdict"] and speed.get("pairs"):
@@ -162,6 +163,16 @@ def _compiled(record: dict[str, Any]) -> str:
     return " · ".join(parts)
 
 
+def _from_patch(speed: dict[str, Any]) -> list[str]:
+    """What patched attention gains, with what compiling adds to it."""
+    patch, total = speed.get("patch_speedup"), speed.get("total_speedup")
+    if not patch or not total or patch < NOISE:
+        return []
+    if speed.get("verdict") and total != patch:
+        return [f"{total:.2f}× together (attention {patch:.2f}×)"]
+    return [f"{patch:.2f}× from patched attention"]
+
+
 def packs_inside(compile_: dict[str, Any]) -> list[str]:
     """The node packs whose code runs inside compiled blocks: "ComfyUI-KJNodes.nodes:attention" is of KJNodes. ComfyUI's
     own is a choice of how attention is computed."""
@@ -172,10 +183,10 @@ def packs_inside(compile_: dict[str, Any]) -> list[str]:
 
 def _uncompiled(record: dict[str, Any]) -> str:
     speed = record["speed"] or {}
-    if speed.get("kept") == "uncompiled" and speed.get("verdict") == "slower":
-        return f"uncompiled: compiled steps took {longer(speed['speedup'])}"
     reason = (record["backend"] or {}).get("reason")
-    return f"uncompiled: {reason}" if reason else "uncompiled"
+    if speed.get("kept") == "uncompiled" and speed.get("verdict") == "slower":
+        reason = f"compiled steps took {longer(speed['speedup'])}"
+    return " · ".join([*_from_patch(speed), f"uncompiled: {reason}" if reason else "uncompiled"])
 
 
 def _failed(record: dict[str, Any]) -> str:

@@ -46,10 +46,11 @@ LONG = replace(
     FASTER, samplings=(Sampling(False, (9e5, 9e7)), Sampling(True, (3e5,))), cost=CompileCost(9e6, True, 1, 1, 1)
 )
 PATCHED = replace(FASTER, samplings=(Sampling(False, (240.0, 242), without=True), *FASTER.samplings))
+NOISY = replace(FASTER, samplings=(Sampling(False, (90.0, 120, 150, 100)), Sampling(True, (80.0, 110, 140, 95))))
 NOTHING = SpeedReport((Sampling(False, (0.01,)),), 1, reason="words " * 200)
 
 
-@pytest.mark.parametrize("report", [FASTER, SLOWER, SAME, AT_ONCE, LONG, PATCHED, NOTHING])
+@pytest.mark.parametrize("report", [FASTER, SLOWER, SAME, AT_ONCE, LONG, PATCHED, NOISY, NOTHING])
 @pytest.mark.parametrize("draw", [plot.drawing, plot.text_picture])
 def test_every_kind_of_result_is_drawn(report, draw):
     if draw is plot.drawing:
@@ -113,14 +114,30 @@ def test_checkpoint_and_machine_are_named_below_the_headline():
 
 
 def test_steps_that_overlap_read_as_noisy_and_it_is_not_clear_what_they_earn():
-    noisy = replace(FASTER, samplings=(Sampling(False, (90.0, 120, 150, 100)), Sampling(True, (80.0, 110, 140, 95))))
+    noisy = NOISY
     assert noisy.noisy and noisy.outcome == "faster"
     assert plot_words.headline(noisy) == "Noisy, no clear difference (1.07×)"
-    assert plot_words.breakeven_line(noisy) == "not clear whether compiling is earned back"
+    assert plot_words.breakeven_line(noisy) == "not clear whether it is earned back"
     assert plot_words.headline(FASTER) == "1.64× as fast compiled"
     slower = replace(FASTER, samplings=tuple(replace(one, compiled=not one.compiled) for one in noisy.samplings))
     assert plot_words.headline(slower).startswith("Noisy")
-    assert plot_words.breakeven_line(slower) == "not clear whether compiling is earned back"
+    assert plot_words.breakeven_line(slower) == "not clear whether it is earned back"
+
+
+def test_where_it_is_not_clear_what_compiling_does_what_attention_gains_comes_first():
+    steps = (Sampling(False, (90.0, 120, 150, 100)), Sampling(True, (80.0, 110, 140, 95)))
+    noisy = replace(FASTER, samplings=(Sampling(False, (180.0, 182, 185), without=True), *steps))
+    assert noisy.noisy and not noisy.patch_noisy
+    assert plot_words.headline(noisy) == "1.65× as fast with patched attention"
+    assert plot_words.place(noisy).startswith("attention 1.65×, compiled: noisy, no clear difference (1.07×) · ")
+    assert noisy.total_speedup == noisy.patch_speedup
+    assert noisy.verdict.startswith(
+        "Patched attention makes it 1.65 times as fast: without these nodes a step takes 182 ms"
+    )
+    assert "Noisy, no clear difference (1.07×)" in noisy.verdict
+    both = replace(noisy, samplings=(Sampling(False, (100.0, 120, 140), without=True), *steps))
+    assert both.patch_noisy
+    assert plot_words.headline(both) == "Noisy, no clear difference (1.07×)"
 
 
 def test_without_matplotlib_the_figures_are_there_as_text(monkeypatch):

@@ -263,6 +263,27 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
             "patched 1 site · two lines",
         ),
         (
+            {
+                "state": "compiled",
+                "speed": {"noisy": True, "patch_speedup": 1.63, "total_speedup": 1.63},
+                "compile": {"regions_compiled": 2},
+            },
+            "compiled · no backend · 1.63× from patched attention · noisy, no clear difference · 2 blocks",
+        ),
+        (
+            {
+                "state": "uncompiled",
+                "speed": {
+                    "kept": "uncompiled",
+                    "verdict": "slower",
+                    "speedup": 0.8,
+                    "patch_speedup": 1.63,
+                    "total_speedup": 1.63,
+                },
+            },
+            "1.63× from patched attention · uncompiled: compiled steps took 25 % longer",
+        ),
+        (
             {"state": "patched", "unused": {"why": "adds nothing", "because": "mask", "by": None}},
             "no effect: the mask is black",
         ),

@@ -349,6 +349,17 @@ test("a node that took part in some of the steps says in how many, before what i
   assert.equal(details({ ...states.compiled, unused }, english)[0], "it took part in 1 of 12 steps; “DeepCache” did the others.");
 });
 
+test("what attention gains is said where it is not clear what compiling does, and where that is left out", () => {
+  const gain = { patch_speedup: 1.63, total_speedup: 1.63 };
+  const line = (/** @type {any} */ state) => describe({ ...state, speed: { ...state.speed, ...gain } }, english).text;
+  assert.equal(
+    line(states.noisy),
+    "compiled · 1.63× from patched attention · noisy, no clear difference · 140 ms a compiled step · inductor",
+  );
+  assert.match(line(states.unclear), /^uncompiled · 1.63× from patched attention · no clear gain/);
+  assert.match(line(states.slower), / · 1.63× from patched attention$/);
+});
+
 test("a black picture comes first", () => {
   for (const state of [states.patched, states.compiled]) {
     const line = describe({ ...state, not_finite: true }, english);

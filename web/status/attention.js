@@ -90,7 +90,7 @@ export function together(record, words) {
   const { total_speedup: total, patch_speedup: patch, speedup } = record.speed ?? {};
   if (!isNumber(total) || !isNumber(patch) || patch < NOISE) return null;
   const of = { total: factor(words, total), patch: factor(words, patch) };
-  return isNumber(speedup) && record.speed?.verdict
+  return isNumber(speedup) && record.speed?.verdict && total !== patch
     ? words("status.together", { ...of, compiled: factor(words, speedup) })
     : words("status.together_patch", of);
 }

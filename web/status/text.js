@@ -250,12 +250,14 @@ function worstFinding(record) {
 function speed(record, words) {
   const { speedup, compiled_ms: step, pairs } = record.speed ?? {};
   const ratio = isNumber(speedup) ? factor(words, speedup) : null;
+  const unclear = isNoisy(record)
+    ? words("status.noisy")
+    : isNotClearYet(record)
+      ? words("status.not_clear_yet", { count: pairs })
+      : null;
   return [
-    isNoisy(record)
-      ? words("status.noisy")
-      : isNotClearYet(record)
-        ? words("status.not_clear_yet", { count: pairs })
-        : together(record, words) ?? ratio,
+    together(record, words) ?? (unclear ? null : ratio),
+    unclear,
     isNumber(step) ? words("status.a_compiled_step", { time: duration(words, step) }) : null,
   ];
 }
@@ -279,10 +281,11 @@ function uncompiled(record, words) {
   const step = isNumber(eager) ? words("status.an_uncompiled_step", { time: duration(words, eager) }) : null;
   // Where it is not clear, the summary says that no gain was seen.
   const by = isSlower(record) && !isUnclear(record) ? slowerBy(eager, compiled, words) : "";
-  if (by) return { symbol: "▽", tone: "plain", parts: [words("status.slower", { by }), step] };
+  const patch = together(record, words);
+  if (by) return { symbol: "▽", tone: "plain", parts: [words("status.slower", { by }), patch ?? step] };
   const why = !isUnclear(record) && record.parity?.passed === false ? words("status.differs") : reason(record, words);
   const tone = isUnclear(record) || gainsNowhere(record) ? "plain" : "warn";
-  return { symbol: "▽", tone, parts: [words("status.uncompiled"), { text: why, elastic: true }] };
+  return { symbol: "▽", tone, parts: [words("status.uncompiled"), patch, { text: why, elastic: true }] };
 }
 
 /**
