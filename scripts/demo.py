@@ -23,7 +23,7 @@ from scripts.server import Server, error_of, link_file, serve
 from scripts.table import merged, table
 from scripts.whole_runs import WholeRuns, gain_lines, seconds_of
 
-WORKFLOW = ROOT / "example_workflows" / "sd15_onediff.json"
+WORKFLOW = ROOT / "example_workflows" / "SD 1.5 - patch, check, compile.json"
 NODES = {PATCH_ATTENTION, FORWARD_CHECK, COMPILE}
 TEMPLATES = "onediff-demo"
 EDITOR_SCRIPT = ROOT / "scripts" / "demo_picture.js"

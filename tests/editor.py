@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import example_file
 from onediff_pack.node_ids import COMPILE, FORWARD_CHECK, PATCH_ATTENTION
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -199,7 +200,7 @@ def example_workflow(page: Any) -> dict[str, Any]:
     checkpoints = page.evaluate("fetch('/api/models/checkpoints').then(answer => answer.json())")
     small = next((name for name in checkpoints if "sd15_small" in name), None)
     assert small, f"the server has no small SD 1.5 checkpoint, only {checkpoints}"
-    workflow = json.loads((ROOT / "example_workflows" / "sd15_onediff.json").read_text(encoding="utf-8"))
+    workflow = json.loads(example_file("sd15").read_text(encoding="utf-8"))
     for node in workflow["nodes"]:
         values = node.get("widgets_values")
         if node["type"] == "CheckpointLoaderSimple":

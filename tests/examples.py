@@ -19,6 +19,16 @@ from scripts.server import Server, error_of, link_file, serve
 ROOT = Path(__file__).resolve().parents[1]
 OURS = (PATCH_ATTENTION, FORWARD_CHECK, COMPILE)
 
+#: The example workflows by the names that tests use. Their files' names are what the editor shows.
+EXAMPLES = {
+    "sd15": "SD 1.5 - patch, check, compile",
+    "sdxl": "SDXL - patch and compile",
+    "flux": "Flux - patch, check, compile",
+    "alone": "SD 1.5 - compile alone",
+    "own": "SD 1.5 - a processor of your own",
+    "report": "SD 1.5 - speed report",
+}
+
 #: The example has ``auto``, which goes by the times of this machine; with this the same kernel computes each time.
 SDPA = {"processor": "sdpa"}
 
@@ -61,19 +71,23 @@ class Run:
 
 def example(model: str, server: Server, steps: int = 6, **changes: dict[str, Any]) -> dict[str, Any]:
     """An example workflow in editor format, small, with widget values changed by node class."""
-    stand_ins: dict[str, dict[str, dict[str, Any]]] = {
-        "sd15": {
-            "CheckpointLoaderSimple": {"ckpt_name": "sd15_small.safetensors"},
-            "EmptyLatentImage": {"width": 128, "height": 128},
-        },
-        "flux": {
-            "UNETLoader": {"unet_name": "flux_small.safetensors"},
-            "VAELoader": {"vae_name": "flux_vae.safetensors"},
-            "EmptySD3LatentImage": {"width": 256, "height": 256},
-        },
+    small: dict[str, dict[str, Any]] = {
+        "CheckpointLoaderSimple": {"ckpt_name": "sd15_small.safetensors"},
+        "EmptyLatentImage": {"width": 128, "height": 128},
+        "KSampler": {"steps": steps},
+        "OneDiffSpeedReport": {"steps": steps},
+        "UNETLoader": {"unet_name": "flux_small.safetensors"},
+        "VAELoader": {"vae_name": "flux_vae.safetensors"},
+        "EmptySD3LatentImage": {"width": 256, "height": 256},
     }
-    workflow = load_workflow(ROOT / "example_workflows" / f"{model}_onediff.json")
-    return with_values(workflow, server.object_info(), stand_ins[model] | {"KSampler": {"steps": steps}} | changes)
+    workflow = load_workflow(example_file(model))
+    types = {node["type"] for node in workflow["nodes"]}
+    stand_ins = {name: values for name, values in small.items() if name in types}
+    return with_values(workflow, server.object_info(), stand_ins | changes)
+
+
+def example_file(model: str) -> Path:
+    return ROOT / "example_workflows" / f"{EXAMPLES[model]}.json"
 
 
 def bypass(workflow: dict[str, Any], *types: str) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import pytest
 from editor import FAULTS, MINUTES, RENDERERS, ROOT, SCREENS, load, open_editor, set_setting, use_renderer
-from examples import OURS, bypass, example, run
-
-EXAMPLES = ("sd15_onediff", "flux_onediff")
+from examples import EXAMPLES, OURS, bypass, example, example_file, run
 
 # Links that lead back, and nodes that are not wholly on the screen, or higher or lower than what they hold.
 LOOK = """() => {
@@ -30,6 +32,21 @@ LOOK = """() => {
         }
     }
     return wrong;
+}"""
+
+
+#: Takes the pictures of the templates anew.
+PICTURES = os.environ.get("ONEDIFF_EXAMPLE_PICTURES")
+
+# What the nodes and groups cover on the page, with a margin.
+EXTENT = """() => {
+    const { scale, offset } = app.canvas.ds;
+    const canvas = app.canvas.canvas.getBoundingClientRect();
+    const boxes = app.graph.nodes.map(({ pos, size }) => [pos[0], pos[1] - 30, pos[0] + size[0], pos[1] + size[1]]);
+    for (const { pos, size } of app.graph.groups) boxes.push([pos[0], pos[1], pos[0] + size[0], pos[1] + size[1]]);
+    const [x0, y0] = [0, 1].map(i => (Math.min(...boxes.map(box => box[i])) - 20 + offset[i]) * scale);
+    const [x1, y1] = [2, 3].map(i => (Math.max(...boxes.map(box => box[i])) + 20 + offset[i - 2]) * scale);
+    return [canvas.left + Math.max(x0, 0), canvas.top + Math.max(y0, 0), x1 - Math.max(x0, 0), y1 - Math.max(y0, 0)];
 }"""
 
 
@@ -57,11 +74,33 @@ def page(browser: Any, server: Any) -> Iterator[Any]:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_it_reads_from_left_to_right_on_a_small_screen(page: Any, name: str, renderer: str) -> None:
     use_renderer(page, renderer)
-    load(page, json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8")))
+    load(page, json.loads(example_file(name).read_text(encoding="utf-8")))
     page.wait_for_timeout(500)
     page.screenshot(path=SCREENS / f"example-{name}-{renderer}.png")
+    if PICTURES and renderer == "classic":
+        take_picture(page, example_file(name).with_suffix(".jpg"))
     assert page.evaluate(LOOK) == []
     assert page.evaluate(FAULTS, False) == []
+
+
+def take_picture(page: Any, file: Path) -> None:
+    """What the editor shows of the workflow among its templates: the graph as it opens."""
+    x, y, width, height = page.evaluate(EXTENT)
+    page.screenshot(path=file, type="jpeg", quality=70, clip={"x": x, "y": y, "width": width, "height": height})
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_editor_is_given_a_small_picture_of_each(name: str, server: Any) -> None:
+    file = example_file(name).with_suffix(".jpg")
+    assert 4_000 < file.stat().st_size < 100_000
+    templates = server.get_json("/workflow_templates")
+    (ours,) = (names for pack, names in templates.items() if EXAMPLES[name] in names)
+    assert set(ours) == set(EXAMPLES.values())
+    (pack,) = (pack for pack, names in templates.items() if names == ours)
+    for suffix in (".json", ".jpg"):
+        path = f"/api/workflow_templates/{quote(pack)}/{quote(EXAMPLES[name])}{suffix}"
+        with urlopen(server.url + path, timeout=30) as answer:
+            assert answer.read() == file.with_suffix(suffix).read_bytes()
 
 
 def test_the_demos_editor_shows_the_picture_that_it_made(page: Any, server: Any) -> None:
@@ -85,8 +124,8 @@ def answered(text: str, kind: str) -> Any:
     return lambda route: route.fulfill(body=text, content_type=kind)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "report"])
 def test_another_picture_comes_with_each_run(name: str) -> None:
-    workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    workflow = json.loads(example_file(name).read_text(encoding="utf-8"))
     (sampler,) = (node for node in workflow["nodes"] if node["type"] == "KSampler")
     assert sampler["widgets_values"][1] == "randomize"

@@ -24,6 +24,13 @@ test("a reason within a reason is said too", () => {
   const asked = "Asked for. It compiled and ran a small attention in 3.2 s.";
   assert.equal(reasonIn(asked, chinese), "按要求选用。编译并运行一个小型注意力用了 3.2 秒。");
   assert.equal(reasonIn(asked, english), asked);
+  const differs = "its compiled result differs from the uncompiled one by 1.2e-02 relative; 1e-04 is accepted.";
+  const since = `${differs} It was still right 7 steps earlier; pictures made since then may be wrong.`;
+  assert.equal(reasonIn(since, english), since);
+  assert.equal(
+    reasonIn(since, chinese),
+    "其编译结果与未编译的结果相对相差 1.2e-02，允许的上限为 1e-04。7 步之前仍然正确；此后生成的图片可能有误。",
+  );
 });
 
 test("with a capital at its beginning it keeps it, and what is not known stays as it is", () => {

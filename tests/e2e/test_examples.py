@@ -1,0 +1,60 @@
+"""Each example workflow makes a picture on the real ComfyUI, with nothing red: with small stand-ins of the models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from examples import example, run, start
+
+from scripts.environment import Environment
+from scripts.server import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPILE, PATCH, REPORT = "OneDiffCompile", "OneDiffPatchAttention", "OneDiffSpeedReport"
+
+
+@pytest.fixture(scope="module")
+def own(environment: Environment) -> Any:
+    """A server with what the example of a processor of one's own says to do first."""
+    folder = environment.cache / "e2e" / "examples" / "models" / "attention_processors"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "my_attention.py").write_bytes((ROOT / "docs" / "my_attention.py").read_bytes())
+    with start(environment, "examples") as running:
+        yield running
+
+
+def test_a_processor_of_ones_own(own: Server) -> None:
+    result = run(own, example("own", own))
+    assert (result.error, len(result.pictures)) == (None, 1)
+    (patched, compiled) = (result.records[name] for name in (PATCH, COMPILE))
+    assert {site["processor"] for site in patched["patches"]["sites"]} == {"custom/my_attention:MyAttention"}
+    assert (patched["check"]["errors"], compiled["check"]["errors"]) == (0, 0)
+    assert compiled["compile"]["regions_compiled"] or compiled["compile"]["regions_without_gain"]
+
+
+def test_before_the_file_is_there_the_picture_is_made_and_what_is_missing_is_said(own: Server) -> None:
+    file = own.base / "models" / "attention_processors" / "my_attention.py"
+    content = file.read_bytes()
+    file.unlink()
+    try:
+        result = run(own, example("own", own, KSampler={"seed": 2}))
+    finally:
+        file.write_bytes(content)
+    assert (result.error, len(result.pictures)) == (None, 1)
+    assert {site["processor"] for site in result.records[PATCH]["patches"]["sites"]} == {"sdpa"}
+    assert "my_attention" in result.records[PATCH]["check"]["findings"][0]["what"]
+
+
+def test_compile_alone(own: Server) -> None:
+    result = run(own, example("alone", own))
+    assert (result.error, len(result.pictures)) == (None, 1)
+    assert result.records[COMPILE]["state"] in ("compiled", "partial", "uncompiled")
+    assert result.records[COMPILE]["compile"]["regions"] > 0
+
+
+def test_the_speed_report_is_a_picture_of_three_ways(own: Server) -> None:
+    result = run(own, example("report", own, steps=2))
+    assert (result.error, [picture.shape for picture in result.pictures]) == (None, [(675, 1200, 3)])
+    assert result.records[REPORT]["speed"]["without_ms"] > 0
