@@ -38,6 +38,20 @@ LOOK = """() => {
 #: Takes the pictures of the templates anew.
 PICTURES = os.environ.get("ONEDIFF_EXAMPLE_PICTURES")
 
+# Without the editor's own parts, and without the red of a checkpoint that is not on this machine.
+GRAPH_ALONE = """() => {
+    const style = document.createElement("style");
+    style.id = "graph-alone";
+    const shown = "#graph-canvas, .dom-widget, .dom-widget *";
+    style.textContent = `body * { visibility: hidden } ${shown} { visibility: visible }`;
+    document.head.append(style);
+    for (const node of app.graph.nodes) {
+        node.has_errors = false;
+        node.strokeStyles = {};
+    }
+    app.graph.setDirtyCanvas(true, true);
+}"""
+
 # What the nodes and groups cover on the page, with a margin.
 EXTENT = """() => {
     const { scale, offset } = app.canvas.ds;
@@ -85,8 +99,13 @@ def test_it_reads_from_left_to_right_on_a_small_screen(page: Any, name: str, ren
 
 def take_picture(page: Any, file: Path) -> None:
     """What the editor shows of the workflow among its templates: the graph as it opens."""
+    set_setting(page, "Comfy.Graph.CanvasInfo", False)
+    page.evaluate(GRAPH_ALONE)
+    page.wait_for_timeout(1000)
     x, y, width, height = page.evaluate(EXTENT)
     page.screenshot(path=file, type="jpeg", quality=70, clip={"x": x, "y": y, "width": width, "height": height})
+    page.evaluate("document.getElementById('graph-alone').remove()")
+    set_setting(page, "Comfy.Graph.CanvasInfo", True)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
