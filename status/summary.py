@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-NOT_FINITE = "the result is NaN or Inf: a black picture"
+NOT_FINITE = "black picture: NaN or Inf"
 
 #: Attention that is faster by less is as fast.
 NOISE = 1.03

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("host")
 
 #: The seed of a model that gives NaN.
 BROKEN = 13
-BLACK = "the result is NaN or Inf: a black picture"
+BLACK = "black picture: NaN or Inf"
 NOT_USED = "not used: nothing sampled this model"
 
 

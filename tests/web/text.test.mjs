@@ -364,7 +364,7 @@ test("a black picture comes first", () => {
   for (const state of [states.patched, states.compiled]) {
     const line = describe({ ...state, not_finite: true }, english);
     assert.deepEqual([line.symbol, line.tone], ["✗", "bad"]);
-    assert.match(line.text, /^black picture: the result is NaN or Inf/);
+    assert.match(line.text, /^black picture: NaN or Inf/);
   }
   assert.match(describe({ ...states.patched, not_finite: true }, chinese).text, /^黑图/);
 });
