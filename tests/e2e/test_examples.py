@@ -56,5 +56,5 @@ def test_compile_alone(own: Server) -> None:
 
 def test_the_speed_report_is_a_picture_of_three_ways(own: Server) -> None:
     result = run(own, example("report", own, steps=2))
-    assert (result.error, [picture.shape for picture in result.pictures]) == (None, [(675, 1200, 3)])
+    assert (result.error, {picture.shape for picture in result.pictures}) == (None, {(675, 1200, 3)})
     assert result.records[REPORT]["speed"]["without_ms"] > 0
