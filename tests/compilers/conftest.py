@@ -1,13 +1,23 @@
-"""Packages that stand in for backends that are broken in some way."""
+"""What stands in for a backend: one that counts, and packages that are broken in some way."""
 
 from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Iterator
 
 import pytest
+from sessions import FakeBackend, known, using
 
 _STOOD_IN_FOR = ("oneflow", "nexfort")
+
+
+@pytest.fixture
+def backend() -> Iterator[FakeBackend]:
+    """The one backend there is, while a test runs."""
+    counting = FakeBackend()
+    with using(known(counting)):
+        yield counting
 
 
 @pytest.fixture

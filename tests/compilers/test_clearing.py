@@ -7,16 +7,9 @@ from onediff_pack.compilers import CLEARED, WARM, Place, Session
 from onediff_pack.compilers.compile_cache.folder import prepare
 from onediff_pack.compilers.compile_cache.store import Entry, Store
 from onediff_pack.measure import stopwatch as timing
-from sessions import FakeBackend, compiled_clone, known, using
+from sessions import compiled_clone
 
 pytestmark = pytest.mark.usefixtures("host")
-
-
-@pytest.fixture
-def backend():
-    counting = FakeBackend()
-    with using(known(counting)):
-        yield counting
 
 
 def broken(name, result):

@@ -43,13 +43,6 @@ class Interrupt(BaseException):
 
 
 @pytest.fixture
-def backend():
-    counting = FakeBackend()
-    with using(known(counting)):
-        yield counting
-
-
-@pytest.fixture
 def interrupted():
     return []
 

@@ -17,7 +17,7 @@ from onediff_pack.processors.attention_patch import AttentionPatch
 from onediff_pack.processors.authored.instances import at_site
 from onediff_pack.processors.authored.recipe import keeps_state, recipe_of
 from onediff_pack.processors.sources.custom import PRIVATE, CustomProcessors
-from sessions import CPU, FakeBackend, compiled_clone, known, using
+from sessions import CPU, compiled_clone
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
 pytestmark = pytest.mark.usefixtures("host")
@@ -183,13 +183,6 @@ def custom(tmp_path):
     yield CustomProcessors(lambda: [folder])
     for name in [name for name in sys.modules if name.startswith(PRIVATE)]:
         del sys.modules[name]
-
-
-@pytest.fixture
-def backend():
-    backend = FakeBackend()
-    with using(known(backend)):
-        yield backend
 
 
 @pytest.fixture

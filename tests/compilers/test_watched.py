@@ -16,17 +16,10 @@ from onediff_pack.patching.wrappers import attach
 from onediff_pack.processors import find_sites
 from onediff_pack.processors.attention_patch import AttentionPatch
 from onediff_pack.processors.built_in.sdpa import SDPAProcessor
-from sessions import FakeBackend, compiled_clone, known, using
+from sessions import compiled_clone
 from torch.utils import _pytree as pytree
 
 pytestmark = pytest.mark.usefixtures("host")
-
-
-@pytest.fixture
-def backend():
-    counting = FakeBackend()
-    with using(known(counting)):
-        yield counting
 
 
 @pytest.fixture(params=["unet", "flux"])
