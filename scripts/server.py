@@ -149,7 +149,7 @@ def serve(
     flags: Sequence[str] = (),
     variables: dict[str, str] | None = None,
     pack: bool = True,
-    start_timeout: float = 180,
+    start_timeout: float = 300,
 ) -> Iterator[Server]:
     """A running ComfyUI with `base` as its folder, gone when the block ends.
 
