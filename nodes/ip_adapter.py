@@ -12,6 +12,7 @@ from ..host.loading.pictures import picture
 from ..host.server import schema
 from ..node_ids import IP_ADAPTER
 from ..processors.loaded.unusable import Unusable
+from ..status.plain import short_id
 from .processor_type import MOST, ProcessorType
 
 TITLE = "IP-Adapter Processor"
@@ -94,5 +95,5 @@ class OneDiffIPAdapter(io.ComfyNode):
         try:
             given = picture(processor, clip_vision_output, negative, weight, start, end, mask)
         except Unusable as error:
-            raise ValueError(f"{TITLE} (node {cls.hidden.unique_id}): {error}") from error
+            raise ValueError(f"{TITLE} (node {short_id(str(cls.hidden.unique_id))}): {error}") from error
         return io.NodeOutput(processor.with_picture(given, findings))

@@ -12,6 +12,7 @@ from ..host.loading.files import fingerprint, listed, load_file
 from ..host.server import schema
 from ..node_ids import LOAD_PROCESSOR
 from ..processors.loaded.unusable import Unusable
+from ..status.plain import short_id
 from .processor_type import MOST, ProcessorType
 
 TITLE = "Load Attention Processor"
@@ -72,5 +73,5 @@ class OneDiffLoadProcessor(io.ComfyNode):
         try:
             loaded = load_file(file)
         except Unusable as error:
-            raise ValueError(f"{TITLE} (node {cls.hidden.unique_id}): {error}") from error
+            raise ValueError(f"{TITLE} (node {short_id(str(cls.hidden.unique_id))}): {error}") from error
         return io.NodeOutput(loaded.with_strength(strength, findings))

@@ -166,7 +166,7 @@ class OneDiffPatchAttention(io.ComfyNode):
         findings += not_listed({finding.where for finding in findings})
 
         superseded = patched.model_options["transformer_options"].get(OVERRIDE)
-        node = f"Patch Attention Processors (node {cls.hidden.unique_id})"
+        node = f"Patch Attention Processors (node {record['node']})"
         measured = {
             "model": patched.get_model_object("diffusion_model"),
             "told": partial(_tell, record),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import stat
 import tempfile
@@ -45,9 +46,26 @@ def open_file(path: Path, most: int) -> int:
     return handle
 
 
+def _number(text: str) -> float:
+    """A number that can be computed with.
+
+    Raises:
+        ValueError: for NaN and Inf, and for what is as large.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"no number: {text[:20]}")
+    return number
+
+
+def _whole(text: str) -> int:
+    _number(text)
+    return int(text)
+
+
 class KeptEntries:
     """A small JSON file of named entries in a folder, or nothing while ``folder`` is None. No failure of the disk is an
-    error here.
+    error here, and a damaged file is as none.
 
     Args:
         name: of the file, without its ending.
@@ -64,7 +82,7 @@ class KeptEntries:
             return {}
         try:
             with os.fdopen(open_file(self.folder / f"{self.name}.json", self.most), encoding="utf-8") as file:
-                entries = json.load(file)
+                entries = json.load(file, parse_int=_whole, parse_float=_number, parse_constant=_number)
         except (OSError, ValueError, RecursionError):
             return {}
         return entries if isinstance(entries, dict) else {}

@@ -30,10 +30,13 @@ def cut(text: str, most: int = LONGEST_TEXT) -> str:
 
 
 def short_id(name: str) -> str:
-    """An id that clients chose; a long one is cut, and still told from others."""
-    if len(name) <= LONGEST_ID:
-        return cut(name)
-    return cut(f"{name[: LONGEST_ID - 9]}…{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}")
+    """An id that clients chose, as it can stand in a line; one that is long, or has line breaks or other characters
+    that are not seen, is changed, and still told from others."""
+    seen = "".join(letter if letter.isprintable() else "?" for letter in name[:LONGEST_ID])
+    if seen == name:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{seen[: LONGEST_ID - 9]}…{digest}"
 
 
 class _Room:

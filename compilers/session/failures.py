@@ -13,6 +13,10 @@ from ..measuring.step_measuring import Measuring
 
 log = logging.getLogger(__name__)
 
+#: Why a sampling runs uncompiled that another node changed.
+WHOLE_MODEL = "another node compiles the whole model (TorchCompileModel): remove one of the two."
+SEVERAL_GPUS = "ComfyUI runs this model on several GPUs, which this version does not support."
+
 #: A failure in words: ``Backend.explain``.
 Explain = Callable[[Exception], Failure]
 
@@ -33,6 +37,11 @@ class Failures:
         self.graphs.clear()
         self.breaks.clear()
         self.too_large.clear()
+
+    def begin_sampling(self) -> None:
+        """What another node did to the model before is not known of this sampling."""
+        if self.given_up in (WHOLE_MODEL, SEVERAL_GPUS):
+            self.given_up = None
 
     def note(self, error: Exception, graph: SharedGraph, shape: Hashable, explain: Explain) -> str | None:
         """Notes that compiling a graph or running it raised. Returns why its blocks run uncompiled from now on; None

@@ -30,7 +30,7 @@ from ..measuring.block import Block
 from ..measuring.cleared import CLEARED
 from ..measuring.find_gains import find_gains
 from ..measuring.model_memory import Variant
-from .failures import common_reason, leave_out
+from .failures import SEVERAL_GPUS, WHOLE_MODEL, common_reason, leave_out
 from .faults import Faults, Sizes, Turns
 from .one_block.block_runner import BlockRunner
 from .prepared_model import PreparedModel, contents, shape_of
@@ -79,6 +79,7 @@ class Session(Faults, ModelWrapper):
         self.measuring.begin_sampling()
         self.step = Step(None, Variant())
         self.replaced_by = None
+        self.failures.begin_sampling()
         self.compiler.begin_sampling()
         try:
             result = self.sample_again(partial(executor, *args, **kwargs), executor(*args, **kwargs))
@@ -126,9 +127,9 @@ class Session(Faults, ModelWrapper):
         patches = [wrapper for wrapper in wrappers.get(KEY, ()) if isinstance(wrapper, AttentionPatch)]
         self.patches = patches
         if "torch.compile" in wrappers or hasattr(model, "_orig_mod"):
-            self.give_up("another node compiles the whole model (TorchCompileModel): remove one of the two.")
+            self.give_up(WHOLE_MODEL)
         elif "multigpu_thread_device" in options:
-            self.give_up("ComfyUI runs this model on several GPUs, which this version does not support.")
+            self.give_up(SEVERAL_GPUS)
         if self.failures.given_up is None:
             self.prepare(model, patches, dtype)
         self.memory.forget_cleared()

@@ -536,6 +536,24 @@ def test_another_compile_node_on_the_same_model_is_named(patcher, backend):
     assert "TorchCompileModel" in record["summary"]
 
 
+def test_what_another_node_did_is_not_said_of_a_sampling_without_it(patcher, backend):
+    """Nor when that is cancelled before the model is called, and it is compiled when it is called."""
+    clone, session, record = compiled_clone(patcher)
+    other = clone.clone()
+    other.add_wrapper_with_key("apply_model", "torch.compile", lambda executor, *args, **more: executor(*args, **more))
+    sample(session, other)
+    assert "TorchCompileModel" in record["summary"]
+
+    def cancelled():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        session.sampling(cancelled)
+    assert "TorchCompileModel" not in record["summary"]
+    sample(session, clone, 3)
+    assert (record["state"], record["compile"]["regions_compiled"]) == ("compiled", len(session.blocks))
+
+
 def test_a_setting_that_changes_every_step_does_not_compile_every_step(backend, monkeypatch):
     """A block that reads a number of another node: a few values are compiled, then it runs uncompiled."""
     import models

@@ -34,7 +34,9 @@ def test_long_ids_are_cut_and_told_from_others():
     assert one == short_id(f"{name}1"), "the same in each process"
     assert len(one) == LONGEST_ID
     assert one.startswith(name[: LONGEST_ID - 9])
-    assert short_id("\ud800") == "?"
+    assert short_id("\ud800") != short_id("\ud801")
+    for odd in ("\ud800", "a\nb", "7\u202e", "\x1b[31m"):
+        assert short_id(odd).isprintable() and "?" in short_id(odd), "it stands in lines and logs"
     assert short_id("\ud800" * 200).startswith("?")
 
 
