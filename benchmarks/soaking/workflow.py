@@ -99,8 +99,9 @@ class Change:
     def of(self, workflow: Workflow) -> Workflow:
         if self.field == "size":
             return replace(workflow, width=self.value[0], height=self.value[1])
-        value = tuple(self.value) if isinstance(self.value, list) else self.value
-        return replace(workflow, **{self.field: value})
+        value: Any = tuple(self.value) if isinstance(self.value, list) else self.value
+        set_: dict[str, Any] = {self.field: value}
+        return replace(workflow, **set_)
 
 
 def first(seed: int) -> Workflow:
@@ -207,7 +208,7 @@ def chain(family: Family, workflow: Workflow, stock: bool) -> Nodes:
             patch = {"processor": workflow.processor, "sites": kind, "blocks": blocks, "quality": "exact"}
             parts["patch"] = ("OneDiffPatchAttention", patch)
         if workflow.compile:
-            settings = {"backend": "inductor", "effort": "fast start", "if_unfit": "run uncompiled"}
+            settings: dict[str, Any] = {"backend": "inductor", "effort": "fast start", "if_unfit": "run uncompiled"}
             settings |= {"scope": workflow.scope, "keep_faster": workflow.keep_faster}
             parts["compile"] = ("OneDiffCompile", settings)
     return {part: parts[part] for part in workflow.order if part in parts}
