@@ -54,7 +54,8 @@ FAMILIES = {
 ORDER = ("lora", "override", "replacement", "patch", "compile")
 
 #: Exact everywhere, exact in UNets only, and half of what attention is.
-EXACT = ("sdpa", "auto", "sliced", "custom/attention:Kernel", "custom/attention:Counting")
+STATEFUL = ("custom/attention:Counting",)  # so blocks with it run uncompiled
+EXACT = ("sdpa", "auto", "sliced", "custom/attention:Kernel", *STATEFUL)
 EXACT_IN_UNETS = ("reference", "custom/attention:Module")
 HALF, HALF_IN_UNETS = ("custom/attention:HalfKernel",), ("custom/attention:HalfModule",)
 
@@ -120,7 +121,7 @@ def changes(family: Family, seed: int) -> Iterator[Change]:
 
 
 def values(family: Family) -> dict[str, tuple[Any, ...]]:
-    """What may be set, by field. A bypassed node stays so for a few changes only, see `_change`."""
+    """What may be set, by field."""
     processors = EXACT + HALF + ((*EXACT_IN_UNETS, *HALF_IN_UNETS) if family.unet else ())
     return {
         "processor": processors,
@@ -142,11 +143,12 @@ def values(family: Family) -> dict[str, tuple[Any, ...]]:
 def _change(family: Family, now: Workflow, chance: random.Random) -> Change:
     offered = values(family)
     fields = [*offered, "order"]
-    weights = [1.0 if name != "scope" else 0.3 for name in fields]
-    for name in ("patch", "compile"):
-        if not getattr(now, name):
-            weights[fields.index(name)] = 5.0
-    (name,) = chance.choices(fields, weights)
+    weights = dict.fromkeys(fields, 1.0) | {"scope": 0.3, "processor": 2.0}
+    # What takes our nodes out of the work does so for a few changes only.
+    weights |= {name: 5.0 for name in ("patch", "compile") if not getattr(now, name)}
+    if now.processor in STATEFUL:
+        weights["processor"] = 8.0
+    (name,) = chance.choices(fields, list(weights.values()))
     if name == "order":
         return Change(name, tuple(chance.sample(ORDER, len(ORDER))))
     current = (now.width, now.height) if name == "size" else getattr(now, name)
