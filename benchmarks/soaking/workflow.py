@@ -32,21 +32,19 @@ class Family:
         return {**folders, f"{self.model}_lora": "loras"}
 
 
-_UNET: dict[str, Any] = {
-    "latent": "EmptyLatentImage",
-    "unet": True,
-    "sites": (("all", "", ""), ("self", "", ""), ("cross", "", ""), ("all", "middle_block", "middle")),
-}
+_UNET: dict[str, Any] = {"latent": "EmptyLatentImage", "unet": True}
+_KINDS = (("all", "", ""), ("self", "", ""), ("cross", "", ""))
 
 FAMILIES = {
     family.name: family
     for family in (
-        Family("sd15", "sd15_small", width=768, pooled=768, **_UNET),
-        Family("sdxl", "sdxl_vega", width=2048, pooled=1280, flags=FUSED, **_UNET),
+        Family("sd15", "sd15_small", width=768, pooled=768, sites=(*_KINDS, ("all", "middle_block", "middle")), **_UNET),
+        Family("sdxl", "sdxl_vega", width=2048, pooled=1280, sites=(*_KINDS, ("all", "input_blocks", "input")),
+               flags=FUSED, **_UNET),
         Family("flux", "flux_small", "EmptySD3LatentImage", 768, 768, flags=FUSED,
                sites=(("all", "", ""), ("all", "single_blocks.*", "single"))),
         Family("wan", "wan_small", "EmptyHunyuanLatentVideo", 4096, 768,
-               sites=(("all", "", ""), ("self", "", ""), ("cross", "", ""), ("all", "blocks.0", "first"))),
+               sites=(*_KINDS, ("all", "blocks.0", "first"))),
     )
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ import torch
 PLACES: dict[str, Callable[[dict[str, Any]], bool]] = {
     "": lambda options: True,
     "middle": lambda options: options.get("block") == ("middle", 0),
+    "input": lambda options: options.get("block", ("",))[0] == "input",
     "single": lambda options: options.get("block_type") == "single",
     "first": lambda options: options.get("block_index") == 0,
 }
@@ -83,7 +84,8 @@ class AttentionAt:
 
 
 class Replacement:
-    """Another node's replacement: of self-attention in a UNet's middle block, or of a transformer's first block."""
+    """Another node's replacement: of self-attention in a UNet's middle block, or in the last one before it that has
+    attention; or of a transformer's first block."""
 
     INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",), "strength": ("FLOAT", {"min": -9.0})}})
     RETURN_TYPES = ("MODEL",)
@@ -91,8 +93,11 @@ class Replacement:
 
     def put(self, model, strength: float):
         clone = model.clone()
-        if hasattr(clone.model.diffusion_model, "middle_block"):
-            clone.set_model_attn1_replace(lambda q, k, v, extra_options: v * strength, "middle", 0)
+        model = clone.model.diffusion_model
+        if hasattr(model, "middle_block"):
+            has_attention = any(hasattr(module, "attn1") for module in model.middle_block.modules())
+            place = ("middle", 0) if has_attention else ("input", len(model.input_blocks) - 1)
+            clone.set_model_attn1_replace(lambda q, k, v, extra_options: v * strength, *place)
             return (clone,)
 
         def block(args, extra):
