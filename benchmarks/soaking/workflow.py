@@ -38,7 +38,8 @@ _KINDS = (("all", "", ""), ("self", "", ""), ("cross", "", ""))
 FAMILIES = {
     family.name: family
     for family in (
-        Family("sd15", "sd15_small", width=768, pooled=768, sites=(*_KINDS, ("all", "middle_block", "middle")), **_UNET),
+        Family("sd15", "sd15_small", width=768, pooled=768, sites=(*_KINDS, ("all", "middle_block", "middle")),
+               **_UNET),
         Family("sdxl", "sdxl_vega", width=2048, pooled=1280, sites=(*_KINDS, ("all", "input_blocks", "input")),
                flags=FUSED, **_UNET),
         Family("flux", "flux_small", "EmptySD3LatentImage", 768, 768, flags=FUSED,
