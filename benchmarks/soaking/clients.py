@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import threading
@@ -17,7 +16,7 @@ from typing import Any
 from scripts.environment import Environment
 from scripts.server import Server
 
-from .servers import MOST, PATIENCE, Expected, difference, finished, soaked, usage
+from .servers import MOST, PATIENCE, Expected, Result, difference, finished, soaked, usage
 from .workflow import Family, Workflow, changes, first, prompt
 
 #: Of memory: what may come on top after the first prompts.
@@ -27,7 +26,7 @@ GROWTH = 1.02
 SETTLED = 50
 
 #: Workflows of a client; each comes once before the order is left to chance. And prompts that wait in the queue.
-POOL, QUEUED = 12, 2
+POOL, QUEUED = 6, 2
 
 
 @dataclass
@@ -51,7 +50,8 @@ class Client:
                 result = finished(self.server, self.server.wait(prompt_id, PATIENCE))
                 off = difference(result.latents, expected) if result.error is None else float("inf")
                 line = {"family": self.family.name, "workflow": chosen, "difference": off, "error": result.error}
-                note(line | {"failed": not off <= MOST, "seconds": result.seconds, **usage(self.server)})
+                line |= {"failed": not off <= MOST, "states": result.states, "seconds": result.seconds}
+                note(line | {"graphs": _loaded(result), **usage(self.server)})
 
 
 def both(
@@ -95,8 +95,6 @@ def both(
             thread.start()
         for thread in threads:
             thread.join()
-        with contextlib.suppress(OSError):
-            server.post_json("/free", {"unload_models": False, "free_memory": False})
     return {
         "prompts": len(lines),
         "wrong": sum(line["failed"] for line in lines),
@@ -124,6 +122,12 @@ def grown(found: Sequence[dict[str, float]]) -> list[str]:
         f"{what} grew from {begin[what]:g} to {end[what]:g}" for what in ("threads", "fds") if end[what] > begin[what]
     ]
     return said
+
+
+def _loaded(result: Result) -> int:
+    """How many graphs were compiled, or loaded from disk, for this prompt."""
+    said = (result.records.get("compile") or {}).get("compile") or {}
+    return said.get("cache_hits", 0) + said.get("cache_misses", 0)
 
 
 def _pool(family: Family, seed: int) -> list[Workflow]:

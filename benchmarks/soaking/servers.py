@@ -74,11 +74,12 @@ def difference(picture: array.array, expected: array.array) -> float:
 
 
 def usage(server: Server) -> dict[str, float]:
-    """What the server's process holds: MB that are resident, threads, file descriptors."""
+    """What the server's process holds: MB that are resident and that are allocated, threads, file descriptors."""
     status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii", errors="replace")
     lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     descriptors = len(os.listdir(f"/proc/{server.process.pid}/fd"))
-    return {"rss_mb": int(lines["VmRSS"].split()[0]) / 1024, "threads": int(lines["Threads"]), "fds": descriptors}
+    held = {"rss_mb": int(lines["VmRSS"].split()[0]) / 1024, "heap_mb": server.get_json("/soak/heap", PATIENCE)}
+    return {**held, "threads": int(lines["Threads"]), "fds": descriptors}
 
 
 @contextlib.contextmanager
@@ -103,7 +104,7 @@ def soaked(
     # Torch's own switch: what the processor lists works. To try each kind takes up to 40 s in every process.
     variables = {"ONEDIFF_COMPILE_CACHE": str(cache), "TORCHINDUCTOR_VEC_ISA_OK": "1"}
     flags = sorted({flag for family in families for flag in family.flags})
-    with serve(environment, base, flags=flags, variables=variables, pack=pack) as server:
+    with serve(environment, base, flags=flags, variables=variables, pack=pack, start_timeout=PATIENCE) as server:
         yield server
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import folder_paths
 import torch
+from aiohttp import web
+from server import PromptServer
 
 #: Which blocks a place is, by what ComfyUI says in ``transformer_options``.
 PLACES: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -127,6 +130,25 @@ def _with_override(model: Any, override: Callable) -> Any:
     clone = model.clone()
     clone.model_options["transformer_options"]["optimized_attention_override"] = override
     return clone
+
+
+class _Heap(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _names)
+
+
+@PromptServer.instance.routes.get("/soak/heap")
+async def heap(_request: web.Request) -> web.Response:
+    """MB that are allocated, without what glibc keeps for later: the resident size moves in steps by that."""
+    try:
+        mallinfo2 = ctypes.CDLL("libc.so.6").mallinfo2
+    except (OSError, AttributeError):
+        return web.json_response(None)
+    mallinfo2.restype = _Heap
+    found = mallinfo2()
+    return web.json_response((found.uordblks + found.hblkhd) / 2**20)
 
 
 NODE_CLASS_MAPPINGS = {
