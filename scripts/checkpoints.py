@@ -16,6 +16,7 @@ RECIPE = 1
 SIZES = {
     **{"sd15_small": 0.9, "sd15": 2.2, "flux_small": 0.1, "flux_vae": 0.2, "clip_l": 0.3},
     **{"sdxl_vega": 1.5, "sdxl": 5.2, "flux_mid": 1.2, "flux": 24, "wan_small": 0.2, "wan_small_other": 0.2},
+    **{"sd15_small_other": 0.5, "sd15_small_lora": 0.1, "sdxl_vega_other": 1.5, "sdxl_vega_lora": 0.1},
     **{"flux_small_other": 0.1, "flux_small_lora": 0.1, "wan_small_lora": 0.1},
 }
 

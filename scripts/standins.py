@@ -31,9 +31,13 @@ def recipes() -> dict[str, list[tuple[str, Callable[[], Any], str]]]:
         "sd15": [(unet, unet_full, "float16"), (text, text_model, "float16"), (vae, lambda: kl(4, 128), "float16")],
         "flux_small": [("", flux, "float32")],
         "flux_vae": [("", lambda: kl(16, 32), "float32")],
-        # For the benchmark: a UNet or transformer alone, another checkpoint of the class (other seed), and a LoRA.
+        # For the benchmarks: a UNet or transformer alone, another checkpoint of the class (other seed), and a LoRA.
         "sdxl_vega": [("", lambda: unet_sdxl([1, 2]), "float16")],
         "sdxl": [("", lambda: unet_sdxl([2, 10]), "float16")],
+        "sd15_small_other": [("", unet_small, "float32")],
+        "sd15_small_lora": [("", lambda: lora(unet_small()), "float32")],
+        "sdxl_vega_other": [("", lambda: unet_sdxl([1, 2]), "float16")],
+        "sdxl_vega_lora": [("", lambda: lora(unet_sdxl([1, 2])), "float32")],
         "flux_small_other": [("", flux, "float32")],
         "flux_small_lora": [("", lambda: lora(flux()), "float32")],
         "flux_mid": [("", lambda: flux(1024, 4, 8), "float32")],

@@ -9,6 +9,7 @@ import hmac
 import io
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -124,16 +125,19 @@ class Store:
 
     def trim(self) -> None:
         """Drops the entries that were not used for longest until the rest is within the limit, and leftovers."""
-        found = []
+        found, now = [], time.time()
         for path in self.folder.iterdir():
             with contextlib.suppress(OSError):  # another process may drop it too
                 facts = path.lstat()
+                age = now - facts.st_mtime
+                if age < -_LEFTOVER:  # from before the clock was set back
+                    age = math.inf
                 if is_entry(path):
-                    found.append((facts.st_mtime, facts.st_size, path))
-                elif _UNFINISHED.fullmatch(path.name) and time.time() - facts.st_mtime > _LEFTOVER:
+                    found.append((age, facts.st_size, path))
+                elif _UNFINISHED.fullmatch(path.name) and age > _LEFTOVER:
                     path.unlink()
         size = sum(one[1] for one in found)
-        for _, bytes_, path in sorted(found, key=lambda one: one[0]):
+        for _, bytes_, path in sorted(found, key=lambda one: one[0], reverse=True):
             if size <= self.limit:
                 break
             with contextlib.suppress(OSError):

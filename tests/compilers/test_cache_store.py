@@ -333,6 +333,23 @@ def test_the_entry_that_was_not_used_for_longest_goes_first(folder):
     assert sorted(path.stem for path in folder.glob("*.graph")) == [read, another]
 
 
+def test_after_the_clock_was_set_back_what_is_compiled_is_kept_and_old_things_go(folder):
+    """Files are from the future then: the oldest there are, for all that is known."""
+    kept = Store(folder, 10**6)
+    big = Entry({"a/b": os.urandom(1000)}, 1.0)
+    old, used, new = (letter * 64 for letter in "abc")
+    unfinished = folder / "onediff-aaaaaaaa.tmp"
+    unfinished.touch()
+    for key in (old, used):
+        kept.write(key, big)
+    for path in (*folder.glob("*.graph"), unfinished):
+        os.utime(path, (time.time() + 86400,) * 2)
+    assert kept.read(used)
+    Store(folder, int(2.5 * (folder / f"{old}.graph").stat().st_size)).write(new, big)
+    assert sorted(path.stem for path in folder.glob("*.graph")) == [used, new]
+    assert not unfinished.exists()
+
+
 def test_one_entry_above_the_limit_is_not_kept(folder):
     Store(folder, 500).write(ONE, Entry({"a/b": os.urandom(1000)}, 1.0))
     assert not list(folder.glob("*.graph"))
