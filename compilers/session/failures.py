@@ -103,4 +103,19 @@ def why_uncompiled(failures: Failures, measuring: Measuring, blocks: Sequence[Bl
     if not reasons or not all(reasons):
         return None
     others = [block.uncompiled_because for block in blocks if not block.left_for_no_gain]
-    return others[0] if others else reasons[0]
+    return others[0] if others else _no_gain(blocks)
+
+
+def _no_gain(blocks: Sequence[Block]) -> str:
+    """Why nothing is compiled: what is known of the heaviest block, and how much compiling that saved."""
+    heaviest = max(blocks, key=lambda block: block.weight)
+    kinds, compiled = kinds_of(blocks)
+    left = f"{kinds - compiled} of {kinds} kinds of block were not compiled. " if compiled < kinds else ""
+    return f"no gain: {left}{heaviest.gain.reason}"
+
+
+def kinds_of(blocks: Sequence[Block]) -> tuple[int, int]:
+    """How many kinds of block there are, and of how many there is a graph."""
+    kinds = {block.signature for block in blocks}
+    compiled = {block.signature for block in blocks if any(graph.graphs for graph in block.graphs.values())}
+    return len(kinds), len(compiled)

@@ -17,6 +17,7 @@ from ..blocks.shared_graph import Counts
 from ..measuring.block import Block
 from ..measuring.step_measuring import Measuring
 from .compiler import Compiler
+from .failures import kinds_of
 from .sampling import Sampling
 
 
@@ -119,6 +120,7 @@ def _compile(known: Known) -> dict[str, Any]:
     first_block = {graph: block.path for block in reversed(blocks) for graph in block.graphs.values()}
     spent = {graph: graph.counts() - compiler.baseline[graph] for graph in first_block}
     in_all = sum(spent.values(), Counts())
+    kinds, kinds_compiled = kinds_of(called)
     return {
         "regions": len(called),
         "regions_compiled": sum(block.compiled for block in called),
@@ -128,6 +130,8 @@ def _compile(known: Known) -> dict[str, Any]:
         "operators": _operators(called),
         "regions_not_called": [block.path for block in blocks if not block.called],
         "regions_without_gain": sum(block.left_for_no_gain for block in called),
+        "kinds": kinds,
+        "kinds_compiled": kinds_compiled,
         "stopped": _stopped(known),
         "graphs": sum(graph.graphs for graph in first_block),
         "runs": sum(graph.runs for graph in first_block) or None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,7 @@ from ..blocks.shared_graph import GRAPHS, GraphCache
 from ..choice.prove import PROOFS, Proofs
 from ..measuring.block import Block
 from ..measuring.cleared import CLEARED
-from ..measuring.find_gains import find_gains
+from ..measuring.gains import GAINS, Gains
 from ..measuring.model_memory import Variant
 from .failures import common_reason, leave_out
 from .faults import Faults, Sizes, Turns
@@ -62,10 +63,13 @@ class Session(Faults, ModelWrapper):
         find_batched: FindBatched | None = None,
         proofs: Proofs = PROOFS,
         graphs: GraphCache = GRAPHS,
+        gains: Gains = GAINS,
     ):
         super().__init__(settings, record, host, device, proofs, graphs)
+        self.gains = gains
         self._runners: list[BlockRunner] = []
         self._turns, self._cleared = Turns(), CLEARED.marks
+        self._gains_of: tuple = ()
         self._sizes = Sizes()
         self._findings, self._find_reach, self._find_batched = findings, find_reach, find_batched
         self._contents: list[tuple[str, int]] = []
@@ -140,7 +144,6 @@ class Session(Faults, ModelWrapper):
         before, self._cleared = self._cleared, CLEARED.marks
         if before.measurements != self._cleared.measurements:
             self.measuring.forget()
-            self._find_gains()
             for runner in self._runners:
                 runner.forget_measurements()
         if before.graphs != self._cleared.graphs:
@@ -200,12 +203,15 @@ class Session(Faults, ModelWrapper):
             self.give_up(error.reason)
             return
         leave_out(self.blocks, self.compiler.holds_operators)
-        self._find_gains()
         self._note_backend(reason)
 
-    def _find_gains(self) -> None:
-        if self.skips_classes_without_gain:
-            find_gains(self.blocks, self.device.type, (*self.compiler.way, self.dtype))
+    def _give_gains(self, functions: tuple) -> None:
+        """Tells the blocks what is known of their classes, with what runs in them now."""
+        size = self.measuring.size.partition("×")[2] if self.plans else None
+        now = (functions, size, replace(CLEARED.marks, backends=0), self.blocks)
+        if self.skips_classes_without_gain and now != self._gains_of:
+            self._gains_of = now
+            self.gains.give(self.blocks, self.device.type, (*self.compiler.way, self.dtype), size)
 
     def _run(self, call: ModelCall) -> Any:
         measuring = self.measuring
@@ -214,6 +220,7 @@ class Session(Faults, ModelWrapper):
         if measuring.begins or not measuring.is_slow:
             variant = self.memory.variant((self.settings, functions))
             measuring.times = variant.times
+        self._give_gains(functions)
         is_slow = self._found_slow()
         if is_slow and not measuring.looks:
             return call()

@@ -32,8 +32,10 @@ from ..failures import Failures
 from ..listener import Listener
 from ..settings import Host
 from ..step import Step
-from .first_runs import Call, FirstRuns
+from .call import Call
+from .first_runs import FirstRuns
 from .foreign_code import ForeignCode
+from .gain_timing import weighed
 from .variants import MAX_VARIANTS, Variants
 
 log = logging.getLogger(__name__)
@@ -121,7 +123,8 @@ class BlockRunner:
             if given is not options:
                 options, original = given, with_options(original, self._position, given)
         if reads is None or step.watching:
-            return self._watch(step, options, original)
+            with weighed(block):
+                return self._watch(step, options, original)
         foreign: Acting | Unfit = Acting({})
         if options is not None:
             foreign = self._foreign.acting(self._forward, options, reads, self._compiler.holds_operators)
@@ -131,8 +134,8 @@ class BlockRunner:
         reason = self._hindrance()
         if reason is not None:
             return self._skip(reason, original)
-        if block.gain.reason is not None and block.is_own(self._functions()):
-            block.skipped = str(block.gain.reason)
+        if block.gain.reason is not None and block.functions == self._functions():
+            block.skipped, block.postponed = None, False
             return self.run_left(original)
         if options is None:
             return self._run_variant(step, entering, Call(original, original, foreign, None))
@@ -291,5 +294,5 @@ class BlockRunner:
 
     def is_timed(self) -> bool:
         """Whether it is to be learned from this block what its class gains."""
-        asked = self.block.gain.asks(self.block.signature) and self.block.is_own(self._functions())
+        asked = self.block.gain.asks(self.block.signature) and self.block.functions == self._functions()
         return asked and not self._weights.moves(self.device)
