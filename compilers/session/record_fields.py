@@ -163,12 +163,15 @@ def _weights(blocks: Sequence[Block]) -> str | None:
 def _speed(known: Known) -> dict[str, Any]:
     """Times of steps like the last one. ``kept`` is None while it is not decided; ``clear`` says whether one way is
     faster by more than the spread of the ``pairs`` of steps that were compared (``spread``: the middle half). Before,
-    there is no ``verdict`` while that is wider than the gain; after all of them what is not clear is no gain. What the
-    last steps contradict is left out, as is the ratio of pairs that are not alike."""
+    there is no ``verdict`` while that is wider than the gain; after all of them what is not clear is no gain, and so is
+    what blocks showed that are all left. What the last steps contradict is left out, as is the ratio of pairs that are
+    not alike."""
     measuring, times, shape = known.measuring, known.measuring.times, known.measuring.shape
     eager, compiled = times.typical(shape)
     kept = None
-    if measuring.is_slow:
+    called = [block for block in known.blocks if block.called]
+    gains_nothing = bool(called) and all(block.left_for_no_gain for block in called)
+    if measuring.is_slow or gains_nothing:
         kept = "uncompiled"
     elif compiled is not None and known.uncompiled_because is None:
         kept = "compiled" if measuring.settled or not known.keeps_faster else None
@@ -181,7 +184,7 @@ def _speed(known: Known) -> dict[str, Any]:
     speedup = eager / compiled if eager and compiled and compared else None
     clear = measuring.kept is not None if spread else None
     found = verdict(speedup) if speedup else None
-    if clear is False and kept == "uncompiled":
+    if kept == "uncompiled" and (clear is False or (gains_nothing and not measuring.is_slow)):
         found = "same"
     elif clear is False and speedup and spread and within_spread(speedup, spread) and (not kept or found != "same"):
         found = None
