@@ -18,6 +18,8 @@ export const REASONS = [
     "no_clear_gain",
     "no clear gain: compiled steps ran {low}× to {high}× as fast (the middle half of {pairs} comparisons).",
   ],
+  ["no_gain", "no gain: {left} of {kinds} kinds of block were not compiled. {why}"],
+  ["no_gain_at_all", "no gain: {why}"],
   [
     "type_gains_little",
     "{type} gains too little: {tried} of its {kinds} widths were compiled and ran {gain}× as fast as uncompiled.",
@@ -28,8 +30,6 @@ export const REASONS = [
     "{type} can gain little at this size: {percent} of its time goes into convolutions, matrix products and attention, which compiling leaves as they are.",
   ],
   ["type_not_worth", "{type} is not worth compiling at this size: steps would run {gain}× as fast at most."],
-  ["no_gain", "no gain: {left} of {kinds} kinds of block were not compiled. {why}"],
-  ["no_gain_at_all", "no gain: {why}"],
   ["not_finite", "a compiled step gave NaN or Inf."],
   ["out_of_memory", "compiled steps of this size ran out of memory."],
   ["limit", "{seconds} s of compiling is the limit for one picture: it is compiled in the next."],
