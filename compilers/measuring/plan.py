@@ -56,7 +56,7 @@ class FirstKind(ClassGain):
         return self.open
 
     def waits(self, kind: Hashable, step: int) -> bool:
-        return self.open and self._plan.waits(self, kind, step)
+        return self._plan.waits(self, kind, step)
 
     def tell(self, pairs: Sequence[Pair]) -> bool:
         low, high = spread(pairs)
@@ -113,22 +113,34 @@ class Plan:
         self.classes: list[FirstKind] = []
         self._blocks = blocks
         self._began: int | None = None
+        self._first: tuple[FirstKind, Hashable] | None = None
+        self._is_weighed = False
 
     def waits(self, asked: FirstKind, kind: Hashable, step: int) -> bool:
-        """Whether blocks of a kind are compiled in a later step, because a heavier kind comes first. They wait in one
-        step: after that, the kind of a class that comes first tells of it."""
-        self._began = step if self._began is None else self._began
-        heaviest = [(*one.heaviest(), one) for one in self.classes if one.open]
-        weight, first, its_class = max(heaviest, key=lambda found: found[0])
-        return step == self._began and weight > 0 and (asked is not its_class or kind != first)
+        """Whether blocks of a kind are compiled in a later step. In the first one that compiles, the heaviest kind is
+        compiled alone. The others are weighed meanwhile: what a step took before may have gone into loading weights.
+        After that, the kind of a class that comes first tells of it."""
+        if self._began is None:
+            self._began = step
+            heaviest = [(*one.heaviest(), one) for one in self.classes if one.open]
+            weight, first, its_class = max(heaviest, key=lambda found: found[0], default=(0.0, None, asked))
+            self._first = (its_class, first) if weight > 0 else None
+        if step == self._began:
+            return self._first is not None and self._first != (asked, kind)
+        if not self._is_weighed:
+            self._is_weighed = True
+            self.leave_what_does_not_pay()
+        return False
 
     def leave_what_does_not_pay(self) -> None:
         """Leaves everything once no step can become faster by more than noise, whatever those classes gain of which it
         is not known."""
         whole = sum(block.weight for block in self._blocks)
+        if not self._is_weighed or not whole:
+            return
         timed = {id(block) for one in self.classes for block in one.blocks}
         unknown = sum(block.weight for block in self._blocks if id(block) not in timed and block.reason is None)
         saved = unknown + sum(one.saves * one.weight for one in self.classes)
-        if whole and saved / whole < WORTH:
+        if saved / whole < WORTH:
             for one in self.classes:
                 one.leave_as_too_little(whole / (whole - saved))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ class Bench:
         self.timed: list[str] = []
         self.backend = FakeBackend()
         monkeypatch.setattr(gain_timing, "time_pairs", self._pairs)
-        monkeypatch.setattr(gain_timing, "most_saved", lambda run: self.saves)
+        monkeypatch.setattr(gain_timing, "most_saved", lambda run, inputs: self.saves)
         monkeypatch.setattr(block_runner, "weighed", self._weighed)
         monkeypatch.setattr(FakeBackend, "leaves_libraries", lambda backend, device: self.saves is not None)
         monkeypatch.setattr(CLEARED, "marks", CLEARED.marks)
@@ -319,10 +320,23 @@ def test_pairs_are_timed_until_they_agree_on_whether_the_gain_is_more_than_noise
     assert gain.tell([(ratio, 1.0) for ratio in ratios]) is told
 
 
+def test_one_run_in_which_the_machine_held_up_a_library_leaves_nothing():
+    x, runs = torch.randn(512, 512), []
+
+    def sometimes_by_itself(_inputs: Any) -> None:
+        runs.append(None)
+        if len(runs) == 2:
+            time.sleep(0.1)
+        torch.nn.functional.linear(x, x)
+
+    with torch.inference_mode():
+        assert most_saved(sometimes_by_itself, ((), {})) > 0.3
+
+
 def test_what_a_compiler_could_save_is_what_libraries_do_not_take():
     x, weight = torch.randn(1024, 1024), torch.randn(1024, 1024)
     with torch.inference_mode():
-        by_library = min(most_saved(lambda: torch.nn.functional.linear(x, weight)) for _ in range(5))
-        by_itself = most_saved(lambda: torch.sin(x) * torch.cos(x) + torch.exp(x))
+        by_library = min(most_saved(lambda _: torch.nn.functional.linear(x, weight), ((), {})) for _ in range(5))
+        by_itself = most_saved(lambda _: torch.sin(x) * torch.cos(x) + torch.exp(x), ((), {}))
     assert by_library < 0.1
     assert by_itself == pytest.approx(0.5, abs=0.01)

@@ -123,8 +123,7 @@ class BlockRunner:
             if given is not options:
                 options, original = given, with_options(original, self._position, given)
         if reads is None or step.watching:
-            with weighed(block):
-                return self._watch(step, options, original)
+            return self._watch(step, options, original)
         foreign: Acting | Unfit = Acting({})
         if options is not None:
             foreign = self._foreign.acting(self._forward, options, reads, self._compiler.holds_operators)
@@ -200,7 +199,7 @@ class BlockRunner:
         return reason
 
     def run_uncompiled(self, inputs: Inputs) -> Any:
-        with noting() as self._noted:
+        with noting() as self._noted, weighed(self.block):
             return self._forward(*inputs[0], **inputs[1])
 
     def run_left(self, inputs: Inputs) -> Any:

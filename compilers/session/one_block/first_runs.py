@@ -78,7 +78,7 @@ class FirstRuns:
         place = self._place(step, key, call)
         if step.again is self._runner.block:
             step.again = None
-        if self._timing.waits(step):
+        if self._timing.waits(step, graph):
             return self._runner.run_uncompiled(call.original)
         if call.under is None and overlapping(call.inputs):
             before = tensors_of(clone_inputs(call.inputs))

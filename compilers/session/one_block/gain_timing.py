@@ -12,7 +12,6 @@ import torch
 from ....patching.calls import Inputs
 from ....processors.choosing.running import trials
 from ...blocks.operators.promises import HOSTS_ROLE
-from ...blocks.parity import clone_inputs
 from ...blocks.shared_graph import SharedGraph
 from ...measuring.block import Block
 from ...measuring.class_gain import time_pairs
@@ -25,7 +24,7 @@ from .foreign_code import ForeignCode
 
 @contextmanager
 def weighed(block: Block) -> Iterator[None]:
-    """Notes how much of a step a block takes, from its uncompiled run, without what patches try in it."""
+    """Notes how much of a step a block takes, from an uncompiled run, without what patches try in it."""
     start, tried = time.perf_counter(), _tried()
     yield
     block.weight = block.calls * ((time.perf_counter() - start) * 1e3 - (_tried() - tried))
@@ -57,10 +56,10 @@ class GainTiming:
     def __init__(self, runner: Runner, compiler: Compiler, foreign: ForeignCode):
         self._runner, self._compiler, self._foreign = runner, compiler, foreign
 
-    def waits(self, step: Step) -> bool:
+    def waits(self, step: Step, graph: SharedGraph) -> bool:
         """Whether the block is compiled in a later step, because a heavier kind comes first."""
         block = self._runner.block
-        block.postponed = block.gain.waits(block.signature, step.number)
+        block.postponed = not graph.graphs and block.gain.waits(block.signature, step.number)
         step.dirty |= block.postponed
         return block.postponed
 
@@ -69,8 +68,7 @@ class GainTiming:
         gain = self._runner.block.gain
         if self._compiler.leaves_libraries and self._is_timed(call):
             try:
-                inputs = clone_inputs(call.original)
-                gain.note_most(most_saved(lambda: self._runner.run_left(inputs)))
+                gain.note_most(most_saved(self._runner.run_left, call.original))
             except Exception:  # there may be no memory for it
                 return False
         return gain.reason is not None
