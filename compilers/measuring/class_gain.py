@@ -44,10 +44,11 @@ class ClassGain:
         label: name of the class.
         kinds: number of its kinds; 0 if the class is not to be timed.
 
-    ``reason`` says why its blocks run uncompiled; None while they are compiled. ``most_pairs`` of runs are timed.
+    ``reason`` says why its blocks run uncompiled; None while they are compiled. ``most_pairs`` of runs are timed, in
+    so many ``seconds``.
     """
 
-    most_pairs = MOST_PAIRS
+    most_pairs, seconds = MOST_PAIRS, SECONDS
 
     def __init__(self, label: str = "", kinds: int = 0):
         self.reason: str | None = None

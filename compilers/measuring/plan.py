@@ -41,7 +41,8 @@ class FirstKind(ClassGain):
     ``saves`` is the part of its time that compiling saves, at most while it is ``open``.
     """
 
-    most_pairs = 15
+    #: Until they agree: a mistake costs compiling many kinds, or the gain.
+    most_pairs, seconds = 15, 5.0
 
     def __init__(self, plan: Plan, blocks: Sequence[Block], known: dict[str, Found], size: str):
         super().__init__(blocks[0].kind, len({block.signature for block in blocks}))

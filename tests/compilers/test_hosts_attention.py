@@ -126,7 +126,7 @@ def test_what_blocks_gain_around_it_is_timed(
 
     found: list[float] = []
 
-    def pairs(compiled: Callable, uncompiled: Callable, inputs: Any, device: Any, **settings: Any) -> Any:
+    def pairs(compiled: Callable, uncompiled: Callable, inputs: Any, device: Any, *until: Any) -> Any:
         for factor in (1.0, 1.5):
             changed = clone_inputs(inputs)
             for tensor in tensors_of(changed):

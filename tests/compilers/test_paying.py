@@ -42,7 +42,7 @@ class Bench:
         monkeypatch.setattr(FakeBackend, "leaves_libraries", lambda backend, device: self.saves is not None)
         monkeypatch.setattr(CLEARED, "marks", CLEARED.marks)
 
-    def _pairs(self, compiled: Callable, uncompiled: Callable, inputs: Any, device: Any, **_settings: Any) -> list:
+    def _pairs(self, compiled: Callable, uncompiled: Callable, inputs: Any, device: Any, *_until: Any) -> list:
         before, kinds = len(self.backend.ran), len(self.backend.compiled)
         compiled(inputs)
         self.timed += self.backend.ran[before:]

@@ -86,11 +86,10 @@ class GainTiming:
         def uncompiled(own: Inputs) -> Any:
             return runner.run_left(own if under is None else self._foreign.with_options_of(under, own))
 
+        until = (gain.most_pairs, gain.seconds, gain.tell)
         try:
             with self._compiler.timed():
-                pairs = time_pairs(
-                    compiled, uncompiled, call.inputs, runner.device, most=gain.most_pairs, tell=gain.tell
-                )
+                pairs = time_pairs(compiled, uncompiled, call.inputs, runner.device, *until)
         except Exception:  # there may be no memory for it
             gain.give_up_timing()
         else:
