@@ -97,13 +97,19 @@ def why_uncompiled(failures: Failures, measuring: Measuring, blocks: Sequence[Bl
     failed = failures.concerning(measuring.shape)
     if failed is not None:
         return failed
+    if gain_nothing(blocks):
+        return _no_gain(blocks)
     if measuring.is_slow:
         return measuring.why_uncompiled
     reasons = [block.uncompiled_because for block in blocks]
     if not reasons or not all(reasons):
         return None
-    others = [block.uncompiled_because for block in blocks if not block.left_for_no_gain]
-    return others[0] if others else _no_gain(blocks)
+    return next(block.uncompiled_because for block in blocks if not block.left_for_no_gain)
+
+
+def gain_nothing(blocks: Sequence[Block]) -> bool:
+    """Whether all blocks run uncompiled because their classes gain nothing."""
+    return bool(blocks) and all(block.left_for_no_gain for block in blocks)
 
 
 def _no_gain(blocks: Sequence[Block]) -> str:

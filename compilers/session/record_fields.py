@@ -17,7 +17,7 @@ from ..blocks.shared_graph import Counts
 from ..measuring.block import Block
 from ..measuring.step_measuring import Measuring
 from .compiler import Compiler
-from .failures import kinds_of
+from .failures import gain_nothing, kinds_of
 from .sampling import Sampling
 
 
@@ -169,9 +169,8 @@ def _speed(known: Known) -> dict[str, Any]:
     measuring, times, shape = known.measuring, known.measuring.times, known.measuring.shape
     eager, compiled = times.typical(shape)
     kept = None
-    called = [block for block in known.blocks if block.called]
-    gains_nothing = bool(called) and all(block.left_for_no_gain for block in called)
-    if measuring.is_slow or gains_nothing:
+    nothing = gain_nothing([block for block in known.blocks if block.called])
+    if measuring.is_slow or nothing:
         kept = "uncompiled"
     elif compiled is not None and known.uncompiled_because is None:
         kept = "compiled" if measuring.settled or not known.keeps_faster else None
@@ -184,7 +183,7 @@ def _speed(known: Known) -> dict[str, Any]:
     speedup = eager / compiled if eager and compiled and compared else None
     clear = measuring.kept is not None if spread else None
     found = verdict(speedup) if speedup else None
-    if kept == "uncompiled" and (clear is False or (gains_nothing and not measuring.is_slow)):
+    if nothing or (clear is False and kept == "uncompiled"):
         found = "same"
     elif clear is False and speedup and spread and within_spread(speedup, spread) and (not kept or found != "same"):
         found = None

@@ -30,7 +30,7 @@ from ..measuring.block import Block
 from ..measuring.cleared import CLEARED
 from ..measuring.gains import GAINS, Gains
 from ..measuring.model_memory import Variant
-from .failures import common_reason, leave_out
+from .failures import common_reason, gain_nothing, leave_out
 from .faults import Faults, Sizes, Turns
 from .one_block.block_runner import BlockRunner
 from .prepared_model import PreparedModel, contents, shape_of
@@ -68,9 +68,8 @@ class Session(Faults, ModelWrapper):
         super().__init__(settings, record, host, device, proofs, graphs)
         self.gains = gains
         self._runners: list[BlockRunner] = []
-        self._turns, self._cleared = Turns(), CLEARED.marks
+        self._turns, self._sizes, self._cleared = Turns(), Sizes(), CLEARED.marks
         self._gains_of: tuple = ()
-        self._sizes = Sizes()
         self._findings, self._find_reach, self._find_batched = findings, find_reach, find_batched
         self._contents: list[tuple[str, int]] = []
 
@@ -268,6 +267,8 @@ class Session(Faults, ModelWrapper):
                 patch.note_uncompiled(milliseconds)
         elif step.ran_compiled and not step.dirty and not self.compiler.waiting:
             self.measuring.count(milliseconds, compiled=True)
+        elif gain_nothing(self.called) and not step.dirty:
+            self.measuring.count(milliseconds, compiled=False)
         reason = common_reason(self.called)
         if reason is not None:
             self.give_up(reason)
@@ -282,7 +283,7 @@ class Session(Faults, ModelWrapper):
         return is_compiled and self.measuring.uncompiled_next
 
     def _found_slow(self) -> bool:
-        if self.measuring.found_slow():
+        if self.measuring.found_slow(gain_nothing(self.called) and not self.step.dirty):
             self.publish()
         return self.measuring.is_slow
 

@@ -204,6 +204,20 @@ def test_what_is_known_is_not_asked_again(bench, patcher):
     assert (len(bench.timed), len(bench.backend.compiled)) == (2, compiled)
 
 
+def test_a_model_that_is_left_is_looked_at_in_the_first_steps_alone(bench, patcher, monkeypatch):
+    from models import step
+
+    clone, session, record = compiled_clone(patcher, plans=True, keep_faster=True)
+    session.sampling(lambda: [step(clone) for _ in range(5)])
+    looks, look, first = [], block_runner.BlockRunner.look, record["speed"]["eager_ms"]
+    monkeypatch.setattr(block_runner.BlockRunner, "look", lambda runner: looks.append(runner) or look(runner))
+    session.sampling(lambda: [step(clone) for _ in range(6)])
+    assert len(looks) <= 3 * len(session.blocks)
+    assert (record["speed"]["compiled_ms"], record["speed"]["verdict"]) == (None, "same")
+    assert record["speed"]["eager_ms"] != first, "that of a later step"
+    assert record["summary"].startswith("uncompiled: no gain: 7 of 9 kinds")
+
+
 def test_another_size_of_picture_asks_again(bench, patcher):
     from models import step
 
