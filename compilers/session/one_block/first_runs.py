@@ -86,7 +86,7 @@ class FirstRuns:
             if not all(map(torch.equal, before, tensors_of(call.inputs))):
                 self._listener.gave_up(self._runner.block, WRITES_INTO_VIEWS)
                 return uncompiled
-        if not graph.graphs and self._timing.cannot_gain(call):
+        if not graph.graphs and self._timing.cannot_gain(step, call):
             return self._runner.run_left(call.original)
         if self._ran(key):
             self._listener.comparing(self._runner.block)

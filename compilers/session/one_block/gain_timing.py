@@ -63,10 +63,11 @@ class GainTiming:
         step.dirty |= block.postponed
         return block.postponed
 
-    def cannot_gain(self, call: Call) -> bool:
+    def cannot_gain(self, step: Step, call: Call) -> bool:
         """Whether an uncompiled run shows, before anything is compiled, that the class would gain too little."""
         gain = self._runner.block.gain
         if self._compiler.leaves_libraries and self._is_timed(call):
+            step.dirty = True
             try:
                 gain.note_most(most_saved(self._runner.run_left, call.original))
             except Exception:  # there may be no memory for it
