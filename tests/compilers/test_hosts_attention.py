@@ -139,8 +139,7 @@ def test_what_blocks_gain_around_it_is_timed(
     patcher = models.unet_patcher()
     strengthen(patcher.model)
     plain = sampled(patcher)
-    settings = {"keep_faster": True, "plans": True}
-    compiled, session, record = compiled_clone(patcher, opaque_attention=sub_quadratic, **settings)
+    compiled, session, record = compiled_clone(patcher, opaque_attention=sub_quadratic, plans=True, keep_faster=True)
     compiled.add_wrapper_with_key(OUTER_SAMPLE, KEY, session.sampling)
     assert relative(sampled(compiled), plain) <= TOLERANCE
     assert record["compile"]["operators"][0]["blocks"] == 7
