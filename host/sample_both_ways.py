@@ -85,7 +85,7 @@ class BothWays:
         find = find_batched(self.model)
         self.session = session = Session(settings, _relay(record), host(), device, find_batched=find)
         session.measuring.by_turns = False
-        session.skips_classes_without_gain = self.settings.keep_faster
+        session.skips_classes_without_gain, session.plans = self.settings.keep_faster, False
         plain, compiled = without_session(self.model), with_session(self.model, session)
         self._total = WARM_UP + max(COMPILE_STEPS, self.steps) + 2 * self.rounds * self.steps
         self._bar = comfy.utils.ProgressBar(self._total)

@@ -80,6 +80,7 @@ def kernel_override(processor: Computes) -> Callable:
     override.__dict__.update(
         keeps_state=isinstance(processor, Seat),
         as_operator=isinstance(processor, AsOperator),
+        repeatable=isinstance(processor, Kernel),
         reader=reader_of(processor),
     )
     return override
@@ -118,6 +119,7 @@ def kernel_forward(forward: Callable, override: Callable, superseded: Callable |
         superseded=superseded,
         keeps_state=override.__dict__.get("keeps_state", False),
         as_operator=override.__dict__.get("as_operator", False),
+        repeatable=override.__dict__.get("repeatable", False),
         reader=override.__dict__.get("reader"),
     )
     return forward_with_override
@@ -179,3 +181,9 @@ def keeps_state(forward: Callable) -> bool:
 def is_operator(forward: Callable) -> bool:
     """Whether a forward that was set on a module calls its processor by an operator in compiled blocks."""
     return bool(getattr(getattr(forward, "__func__", forward), "as_operator", False))
+
+
+def is_repeatable(forward: Callable) -> bool:
+    """Whether a forward that was set on a module may run more often than the model calls it: it asks a kernel of this
+    pack, which counts no calls and draws no random numbers."""
+    return bool(getattr(getattr(forward, "__func__", forward), "repeatable", False))

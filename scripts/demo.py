@@ -1,6 +1,7 @@
 """The demo, `python3 scripts/demo.py`: from nothing to a picture, what the nodes did, and what all of it gained."""
 
 import argparse
+import copy
 import json
 import shutil
 import sys
@@ -25,7 +26,8 @@ from scripts.whole_runs import WholeRuns, gain_lines, seconds_of
 
 WORKFLOW = ROOT / "example_workflows" / "SD 1.5 - patch, check, compile.json"
 NODES = {PATCH_ATTENTION, FORWARD_CHECK, COMPILE}
-TEMPLATES = "onediff-demo"
+#: Of the workflow as the editor opens it. In such an address it takes letters, digits, "_", "." and "-" alone.
+TEMPLATES, TEMPLATE = "onediff-demo", "patch-check-compile"
 EDITOR_SCRIPT = ROOT / "scripts" / "demo_picture.js"
 PORTS = range(8188, 8199)
 # Results of a run are let go in the next that does not use them: each of the runs by turns samples anew.
@@ -215,14 +217,17 @@ def template_folder(base: Path) -> Path:
 
 
 def for_the_editor(folder: Path, workflow: Workflow, entry: dict[str, Any]) -> None:
-    (folder / "example_workflows" / WORKFLOW.name).write_text(json.dumps(workflow), encoding="utf-8")
+    """With the seed after the one that ran: else the first Run would take all from ComfyUI's cache."""
+    workflow = copy.deepcopy(workflow)
+    next(node for node in workflow["nodes"] if node["type"] == "KSampler")["widgets_values"][0] += 1
+    (folder / "example_workflows" / f"{TEMPLATE}.json").write_text(json.dumps(workflow), encoding="utf-8")
     ran = {"workflow": workflow["id"], "prompt": entry["prompt"][1], "outputs": entry["outputs"]}
     (folder / "web" / "ran.json").write_text(json.dumps(ran), encoding="utf-8")
 
 
 def keep_open(server: Server) -> None:
     say("The editor is open with this workflow at")
-    say(f"  {server.url}/?template={WORKFLOW.stem}&source={TEMPLATES}")
+    say(f"  {server.url}/?template={TEMPLATE}&source={TEMPLATES}")
     say("Press Ctrl-C here to end it.")
     while True:
         server.check_alive()

@@ -11,6 +11,7 @@ from onediff_pack.compilers import BACKENDS, Host, Session, Settings
 from onediff_pack.compilers.backends.protocol import Backend, Failure
 from onediff_pack.compilers.blocks.shared_graph import GraphCache, SharedGraph
 from onediff_pack.compilers.choice.prove import Proofs
+from onediff_pack.compilers.measuring.gains import Gains
 from onediff_pack.patching.wrappers import attach
 from onediff_pack.proving.proof import Proof
 from onediff_pack.status import Record
@@ -60,14 +61,14 @@ def known(*backends: Backend, **proofs: Proof) -> Proofs:
     return Proofs({**{backend.name: backend for backend in backends}, **BACKENDS}, known={**others, **working})
 
 
-_in_use: list[tuple[Proofs, GraphCache]] = []
+_in_use: list[tuple[Proofs, GraphCache, Gains]] = []
 
 
 @contextmanager
 def using(proofs: Proofs) -> Iterator[GraphCache]:
-    """Sessions that are made meanwhile know these proofs, and share graphs with each other alone."""
+    """Sessions that are made meanwhile know these proofs, and share graphs and what they gain with each other alone."""
     graphs = GraphCache()
-    _in_use.append((proofs, graphs))
+    _in_use.append((proofs, graphs, Gains()))
     yield graphs
     _in_use.pop()
 
@@ -79,11 +80,14 @@ def compiled_clone(
     told: list[dict[str, Any]] | None = None,
     prompt: Callable[[], Any] = lambda: None,
     opaque_attention: Callable | None = None,
+    plans: bool = False,
     **settings: Any,
 ) -> tuple[Any, Session, Record]:
     """A clone of a ModelPatcher with a session on it, as OneDiff Compile attaches one: clone, session and record.
-    ``told`` collects what pages are told, if it is given; ``opaque_attention`` is what no graph can hold of ComfyUI."""
-    proofs, graphs = _in_use[-1]
+    ``told`` collects what pages are told, if it is given; ``opaque_attention`` is what no graph can hold of ComfyUI.
+    With ``plans``, and ``keep_faster``, nothing is compiled that would not pay; without, as in a speed report, classes
+    of many kinds alone are left: what stands in for a compiler gains nothing."""
+    proofs, graphs, gains = _in_use[-1]
     backend = next(iter(proofs.backends))
     chosen = Settings(**{"backend": backend, "keep_faster": False, **settings})
     record = Record("workflow", "7", None if told is None else lambda record: told.append(dict(record.data)))
@@ -101,6 +105,7 @@ def compiled_clone(
         from onediff_pack.host.example_inputs import find_batched
 
         find = find_batched(clone)
-    session = Session(chosen, record, host, CPU, find_batched=find, proofs=proofs, graphs=graphs)
+    session = Session(chosen, record, host, CPU, find_batched=find, proofs=proofs, graphs=graphs, gains=gains)
+    session.plans = plans and session.plans
     attach(clone, session)
     return clone, session, record

@@ -61,6 +61,10 @@ class Backend(Protocol):
         """Whether one graph can hold for every batch on this type of device."""
         return False
 
+    def leaves_libraries(self, device: str) -> bool:
+        """Whether convolutions, matrix products and attention stay library calls on this type of device."""
+        return False
+
     def absent(self, device: torch.device) -> str | None:
         """Why it cannot work here, found out without compiling or loading it; None when it may."""
         raise NotImplementedError

@@ -34,11 +34,12 @@ class Block:
     ``skipped`` says why it ran uncompiled in this sampling although it could be compiled; ``postponed``, that it waits
     for the next one. ``called`` says whether the model calls it, as far as is known, and ``calls`` how often in the
     last step. ``functions`` is the code that ran in it then, ``compared`` all code of which a compiled run was
-    compared; ``parity`` is None until the first was.
+    compared; ``parity`` is None until the first was. ``weight`` is how many milliseconds of a step it took uncompiled,
+    when it was watched last; 0 before.
     ``graphs`` are the compiled graphs of its variants.
     ``casts_weights`` says that its weights are resolved before it runs compiled, because the model is only partly
     loaded; ``in_dynamic_vram`` that ComfyUI's dynamic VRAM looks after them. ``gain`` is what compiling gains for its
-    class, which is known of the class's own code alone. ``operators`` is the foreign code that ran inside the compiled
+    class, with the ``functions`` that run in it now. ``operators`` is the foreign code that ran inside the compiled
     block last, by role. ``places`` are ``sites`` by their names in it.
     """
 
@@ -62,6 +63,7 @@ class Block:
         self.ran = False
         self.called = True
         self.calls = 0
+        self.weight = 0.0
         self.functions: tuple = ()
         self.compared: set[tuple] = set()
         self.parity: Parity | None = None
@@ -85,13 +87,12 @@ class Block:
 
     @property
     def uncompiled_because(self) -> str | None:
-        """Why the block ran uncompiled, None when it did not."""
-        return self.reason or self.skipped
+        """Why the block runs uncompiled, None when it does not."""
+        return self.reason or self.skipped or self.gain.reason
 
     @property
     def runs_own_code(self) -> bool:
-        """Whether no forward in it was replaced in the last step. What such code gains is not known of its class, and
-        it may count its calls."""
+        """Whether no forward in it was replaced in the last step."""
         return self.is_own(self.functions)
 
     def is_own(self, functions: tuple) -> bool:
@@ -101,10 +102,8 @@ class Block:
     @property
     def pending(self) -> bool:
         """Whether it is still to be compiled and compared, with what sits on it in the last step."""
-        if self.postponed:
-            return True
-        is_left = self.gain.reason is not None and self.runs_own_code
-        return not (self.functions in self.compared or is_left or self.uncompiled_because)
+        is_new = self.postponed or not (self.functions in self.compared or self.uncompiled_because)
+        return is_new and self.gain.reason is None
 
     @property
     def compiled(self) -> bool:
@@ -113,5 +112,5 @@ class Block:
 
     @property
     def left_for_no_gain(self) -> bool:
-        """Whether it ran uncompiled in this sampling because its class gains nothing, and for no other reason."""
-        return self.gain.reason is not None and self.uncompiled_because == self.gain.reason
+        """Whether it runs uncompiled because its class gains nothing, and for no other reason."""
+        return self.gain.reason is not None and not (self.reason or self.skipped)

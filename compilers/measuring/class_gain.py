@@ -5,8 +5,8 @@ itself, and where most of its time goes into convolutions, which Inductor leaves
 that gains nothing. Measured: 12 of the 15 graphs of SD 1.5 at full size were residual blocks, and on 2 cores they then
 ran 0.98 to 1.01 times as fast; 12 of the 14 of SDXL were, and on an H200 two of them ran 0.79 and 0.98 times as fast.
 
-On CPUs and CUDA devices; on others nothing was measured. The sizes that are sampled first decide for all: to decide
-anew would compile anew.
+On CUDA devices, and on a CPU in a speed report, where else a ``plan`` decides; on other devices nothing was measured.
+The sizes that are sampled first decide for all: to decide anew would compile anew.
 """
 
 from __future__ import annotations
@@ -44,18 +44,32 @@ class ClassGain:
         label: name of the class.
         kinds: number of its kinds; 0 if the class is not to be timed.
 
-    ``reason`` says why its blocks run uncompiled; None while they are compiled.
+    ``reason`` says why its blocks run uncompiled; None while they are compiled. ``most_pairs`` of runs are timed, in
+    so many ``seconds``.
     """
+
+    most_pairs, seconds = MOST_PAIRS, SECONDS
 
     def __init__(self, label: str = "", kinds: int = 0):
         self.reason: str | None = None
-        self._label = label
+        self.label = label
         self._kinds = kinds
         self._times: dict[Hashable, Pair] = {}
 
     def asks(self, kind: Hashable) -> bool:
         """Whether blocks of this kind are to be timed."""
         return self._kinds > 0 and len(self._times) < KINDS_TIMED and kind not in self._times
+
+    def waits(self, kind: Hashable, step: int) -> bool:
+        """Whether blocks of this kind are not compiled yet in the step of this number."""
+        return False
+
+    def tell(self, pairs: Sequence[Pair]) -> bool:
+        """Whether no more pairs of runs need be timed, once there are the fewest."""
+        return False
+
+    def note_most(self, saved: float) -> None:
+        """Notes the part of a block's time that compiling could save at most, told without compiling it."""
 
     def note(self, kind: Hashable, pairs: Sequence[Pair]) -> None:
         """Notes the times of a block. The last kind that is asked for decides: what its runs take counts, so that a
@@ -69,7 +83,7 @@ class ClassGain:
         # over 60 steps for each second of compiling.
         if verdict(gain) != "faster":
             self.reason = (
-                f"{self._label} gains too little: {len(self._times)} of its {self._kinds} widths were compiled and ran"
+                f"{self.label} gains too little: {len(self._times)} of its {self._kinds} widths were compiled and ran"
                 f" {gain:.2f}× as fast as uncompiled."
             )
 
@@ -85,8 +99,9 @@ def time_pairs(
     device: torch.device,
     most: int = MOST_PAIRS,
     seconds: float = SECONDS,
+    tell: Callable[[Sequence[Pair]], bool] = lambda pairs: False,
 ) -> list[Pair]:
-    """Times a block both ways, by turns, each run on its own clones of the inputs."""
+    """Times a block both ways, by turns, each run on its own clones of the inputs, until the pairs ``tell``."""
     watch, start = Stopwatch(device), time.monotonic()
     runs = 1 if device.type == "cpu" else IN_A_ROW
     pairs: list[Pair] = []
@@ -98,7 +113,10 @@ def time_pairs(
     def milliseconds(way: Callable[[Inputs], Any]) -> float:
         return watch.time(partial(run, way))[1] / runs
 
-    while len(pairs) < most and (len(pairs) < FEWEST_PAIRS or time.monotonic() - start < seconds):
+    def go_on() -> bool:
+        return len(pairs) < FEWEST_PAIRS or not (tell(pairs) or time.monotonic() - start >= seconds)
+
+    while len(pairs) < most and go_on():
         if compiled_first(len(pairs)):
             ours = milliseconds(compiled)
             pairs.append((milliseconds(uncompiled), ours))

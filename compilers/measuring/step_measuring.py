@@ -125,10 +125,12 @@ class Measuring:
         """Whether the step that begins runs uncompiled, to be compared with a compiled one."""
         return not self.settled and self.times.uncompiled_next(self.shape)
 
-    def found_slow(self) -> bool:
+    def found_slow(self, gain_nothing: bool = False) -> bool:
         """Whether the user wants the faster way, and compiled steps were just found not to be it: slower, or no
-        different after all the pairs that a sampling is worth."""
-        if self.is_slow or not self.keep_faster or not self.settled or self.kept == "compiled":
+        different after all the pairs that a sampling is worth; or blocks that ``gain_nothing`` were."""
+        if self.is_slow or not self.keep_faster:
+            return False
+        if not gain_nothing and (not self.settled or self.kept == "compiled"):
             return False
         self.slow.add(self._decided)
         return True

@@ -143,6 +143,11 @@ class Compiler:
         return self.backend is not None and self.backend.takes_any_batch(self._device.type)
 
     @property
+    def leaves_libraries(self) -> bool:
+        """Whether what libraries compute takes as long in a graph as outside."""
+        return self.backend is not None and self.backend.leaves_libraries(self._device.type)
+
+    @property
     def holds_operators(self) -> bool:
         """Whether foreign code may run inside its graphs."""
         return self.backend is not None and self.backend.holds_operators

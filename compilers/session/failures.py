@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
 
 from ..backends.errors_in_words import is_out_of_memory
 from ..backends.protocol import Failure
@@ -14,8 +17,8 @@ from ..measuring.step_measuring import Measuring
 log = logging.getLogger(__name__)
 
 #: Why a sampling runs uncompiled that another node changed.
-WHOLE_MODEL = "another node compiles the whole model (TorchCompileModel): remove one of the two."
-SEVERAL_GPUS = "ComfyUI runs this model on several GPUs, which this version does not support."
+_WHOLE_MODEL = "another node compiles the whole model (TorchCompileModel): remove one of the two."
+_SEVERAL_GPUS = "ComfyUI runs this model on several GPUs, which this version does not support."
 
 #: A failure in words: ``Backend.explain``.
 Explain = Callable[[Exception], Failure]
@@ -40,7 +43,7 @@ class Failures:
 
     def begin_sampling(self) -> None:
         """What another node did to the model before is not known of this sampling."""
-        if self.given_up in (WHOLE_MODEL, SEVERAL_GPUS):
+        if self.given_up in (_WHOLE_MODEL, _SEVERAL_GPUS):
             self.given_up = None
 
     def note(self, error: Exception, graph: SharedGraph, shape: Hashable, explain: Explain) -> str | None:
@@ -70,6 +73,13 @@ class Failures:
         """The first reason why not everything is compiled, for a user who wants to stop then."""
         broken = next((block for block in blocks if block.reason), None)
         return self.given_up or (f"{broken.path} cannot be compiled: {broken.reason}" if broken else None)
+
+
+def taken_over(model: nn.Module, wrappers: Mapping[str, Any], options: Mapping[str, Any]) -> str | None:
+    """Why a sampling runs uncompiled that somebody else computes in a way of their own, None when nobody does."""
+    if "torch.compile" in wrappers or hasattr(model, "_orig_mod"):
+        return _WHOLE_MODEL
+    return _SEVERAL_GPUS if "multigpu_thread_device" in options else None
 
 
 def leave_out(blocks: Sequence[Block], holds_operators: bool) -> None:
@@ -106,10 +116,31 @@ def why_uncompiled(failures: Failures, measuring: Measuring, blocks: Sequence[Bl
     failed = failures.concerning(measuring.shape)
     if failed is not None:
         return failed
+    if gain_nothing(blocks):
+        return _no_gain(blocks)
     if measuring.is_slow:
         return measuring.why_uncompiled
     reasons = [block.uncompiled_because for block in blocks]
     if not reasons or not all(reasons):
         return None
-    others = [block.uncompiled_because for block in blocks if not block.left_for_no_gain]
-    return others[0] if others else reasons[0]
+    return next(block.uncompiled_because for block in blocks if not block.left_for_no_gain)
+
+
+def gain_nothing(blocks: Sequence[Block]) -> bool:
+    """Whether all blocks run uncompiled because their classes gain nothing."""
+    return bool(blocks) and all(block.left_for_no_gain for block in blocks)
+
+
+def _no_gain(blocks: Sequence[Block]) -> str:
+    """Why nothing is compiled: what is known of the heaviest block, and how much compiling that saved."""
+    heaviest = max(blocks, key=lambda block: block.weight)
+    kinds, compiled = kinds_of(blocks)
+    left = f"{kinds - compiled} of {kinds} kinds of block were not compiled. " if compiled < kinds else ""
+    return f"no gain: {left}{heaviest.gain.reason}"
+
+
+def kinds_of(blocks: Sequence[Block]) -> tuple[int, int]:
+    """How many kinds of block there are, and of how many there is a graph."""
+    kinds = {block.signature for block in blocks}
+    compiled = {block.signature for block in blocks if any(graph.graphs for graph in block.graphs.values())}
+    return len(kinds), len(compiled)

@@ -17,6 +17,7 @@ from ..blocks.shared_graph import Counts
 from ..measuring.block import Block
 from ..measuring.step_measuring import Measuring
 from .compiler import Compiler
+from .failures import gain_nothing, kinds_of
 from .sampling import Sampling
 
 
@@ -120,6 +121,7 @@ def _compile(known: Known) -> dict[str, Any]:
     first_block = {graph: block.path for block in reversed(blocks) for graph in block.graphs.values()}
     spent = {graph: graph.counts() - compiler.baseline[graph] for graph in first_block}
     in_all = sum(spent.values(), Counts())
+    kinds, kinds_compiled = kinds_of(called)
     return {
         "regions": len(called),
         "regions_compiled": sum(block.compiled for block in called),
@@ -129,6 +131,8 @@ def _compile(known: Known) -> dict[str, Any]:
         "operators": _operators(called),
         "regions_not_called": [block.path for block in blocks if not block.called],
         "regions_without_gain": sum(block.left_for_no_gain for block in called),
+        "kinds": kinds,
+        "kinds_compiled": kinds_compiled,
         "stopped": _stopped(known),
         "graphs": sum(graph.graphs for graph in first_block),
         "runs": sum(graph.runs for graph in first_block) or None,
@@ -160,12 +164,14 @@ def _weights(blocks: Sequence[Block]) -> str | None:
 def _speed(known: Known) -> dict[str, Any]:
     """Times of steps like the last one. ``kept`` is None while it is not decided; ``clear`` says whether one way is
     faster by more than the spread of the ``pairs`` of steps that were compared (``spread``: the middle half). Before,
-    there is no ``verdict`` while that is wider than the gain; after all of them what is not clear is no gain. What the
-    last steps contradict is left out, as is the ratio of pairs that are not alike."""
+    there is no ``verdict`` while that is wider than the gain; after all of them what is not clear is no gain, and so is
+    what blocks showed that are all left. What the last steps contradict is left out, as is the ratio of pairs that are
+    not alike."""
     measuring, times, shape = known.measuring, known.measuring.times, known.measuring.shape
     eager, compiled = times.typical(shape)
     kept = None
-    if measuring.is_slow:
+    nothing = gain_nothing([block for block in known.blocks if block.called])
+    if measuring.is_slow or nothing:
         kept = "uncompiled"
     elif compiled is not None and known.uncompiled_because is None:
         kept = "compiled" if measuring.settled or not known.keeps_faster else None
@@ -178,7 +184,7 @@ def _speed(known: Known) -> dict[str, Any]:
     speedup = eager / compiled if eager and compiled and compared else None
     clear = measuring.kept is not None if spread else None
     found = verdict(speedup) if speedup else None
-    if clear is False and kept == "uncompiled":
+    if nothing or (clear is False and kept == "uncompiled"):
         found = "same"
     elif clear is False and speedup and spread and within_spread(speedup, spread) and (not kept or found != "same"):
         found = None

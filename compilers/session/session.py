@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,9 +29,9 @@ from ..blocks.shared_graph import GRAPHS, GraphCache
 from ..choice.prove import PROOFS, Proofs
 from ..measuring.block import Block
 from ..measuring.cleared import CLEARED
-from ..measuring.find_gains import find_gains
+from ..measuring.gains import GAINS, Gains
 from ..measuring.model_memory import Variant
-from .failures import SEVERAL_GPUS, WHOLE_MODEL, common_reason, leave_out
+from .failures import common_reason, gain_nothing, leave_out, taken_over
 from .faults import Faults, Sizes, Turns
 from .one_block.block_runner import BlockRunner
 from .prepared_model import PreparedModel, contents, shape_of
@@ -63,11 +64,13 @@ class Session(Faults, ModelWrapper):
         find_batched: FindBatched | None = None,
         proofs: Proofs = PROOFS,
         graphs: GraphCache = GRAPHS,
+        gains: Gains = GAINS,
     ):
         super().__init__(settings, record, host, device, proofs, graphs)
+        self.gains = gains
         self._runners: list[BlockRunner] = []
-        self._turns, self._cleared = Turns(), CLEARED.marks
-        self._sizes = Sizes()
+        self._turns, self._sizes, self._cleared = Turns(), Sizes(), CLEARED.marks
+        self._gains_of: tuple = ()
         self._findings, self._find_reach, self._find_batched = findings, find_reach, find_batched
         self._contents: list[tuple[str, int]] = []
 
@@ -77,8 +80,7 @@ class Session(Faults, ModelWrapper):
         """Wrapper of one whole sampling (``outer_sample``): what it measured is published at its end."""
         during = self.during = Sampling(now=True, broke_off=True, steps=StepCount(args, kwargs))
         self.measuring.begin_sampling()
-        self.step = Step(None, Variant())
-        self.replaced_by = None
+        self.step, self.replaced_by = Step(None, Variant()), None
         self.failures.begin_sampling()
         self.compiler.begin_sampling()
         try:
@@ -126,10 +128,9 @@ class Session(Faults, ModelWrapper):
         self.foreign = foreign_patches(options)
         patches = [wrapper for wrapper in wrappers.get(KEY, ()) if isinstance(wrapper, AttentionPatch)]
         self.patches = patches
-        if "torch.compile" in wrappers or hasattr(model, "_orig_mod"):
-            self.give_up(WHOLE_MODEL)
-        elif "multigpu_thread_device" in options:
-            self.give_up(SEVERAL_GPUS)
+        another = taken_over(model, wrappers, options)
+        if another is not None:
+            self.give_up(another)
         if self.failures.given_up is None:
             self.prepare(model, patches, dtype)
         self.memory.forget_cleared()
@@ -142,7 +143,6 @@ class Session(Faults, ModelWrapper):
         before, self._cleared = self._cleared, CLEARED.marks
         if before.measurements != self._cleared.measurements:
             self.measuring.forget()
-            self._find_gains()
             for runner in self._runners:
                 runner.forget_measurements()
         if before.graphs != self._cleared.graphs:
@@ -202,12 +202,15 @@ class Session(Faults, ModelWrapper):
             self.give_up(error.reason)
             return
         leave_out(self.blocks, self.compiler.holds_operators)
-        self._find_gains()
         self._note_backend(reason)
 
-    def _find_gains(self) -> None:
-        if self.skips_classes_without_gain:
-            find_gains(self.blocks, self.device.type, (*self.compiler.way, self.dtype))
+    def _give_gains(self, functions: tuple) -> None:
+        """Tells the blocks what is known of their classes, with what runs in them now."""
+        size = self.measuring.size.partition("×")[2] if self.plans else None
+        now = (functions, size, replace(CLEARED.marks, backends=0), self.blocks)
+        if self.skips_classes_without_gain and now != self._gains_of:
+            self._gains_of = now
+            self.gains.give(self.blocks, self.device.type, (*self.compiler.way, self.dtype), size)
 
     def _run(self, call: ModelCall) -> Any:
         measuring = self.measuring
@@ -216,6 +219,7 @@ class Session(Faults, ModelWrapper):
         if measuring.begins or not measuring.is_slow:
             variant = self.memory.variant((self.settings, functions))
             measuring.times = variant.times
+        self._give_gains(functions)
         is_slow = self._found_slow()
         if is_slow and not measuring.looks:
             return call()
@@ -263,6 +267,8 @@ class Session(Faults, ModelWrapper):
                 patch.note_uncompiled(milliseconds)
         elif step.ran_compiled and not step.dirty and not self.compiler.waiting:
             self.measuring.count(milliseconds, compiled=True)
+        elif gain_nothing(self.called) and not step.dirty:
+            self.measuring.count(milliseconds, compiled=False)
         reason = common_reason(self.called)
         if reason is not None:
             self.give_up(reason)
@@ -277,7 +283,7 @@ class Session(Faults, ModelWrapper):
         return is_compiled and self.measuring.uncompiled_next
 
     def _found_slow(self) -> bool:
-        if self.measuring.found_slow():
+        if self.measuring.found_slow(gain_nothing(self.called) and not self.step.dirty):
             self.publish()
         return self.measuring.is_slow
 

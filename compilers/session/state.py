@@ -27,9 +27,9 @@ from .step import Step
 
 class SessionState:
     """``replaced_by`` is the id of a later OneDiff Compile node whose session took this one's place, until this one
-    samples (for another branch). With ``skips_classes_without_gain`` blocks whose class gains
-    nothing are not compiled. ``foreign``
-    and ``patches`` are what other nodes, and this pack's, have put on the model's attention.
+    samples (for another branch). With ``skips_classes_without_gain`` blocks whose class gains nothing are not compiled;
+    with ``plans`` besides, on a CPU, nothing is that would not pay (a speed report shows what all of it gains).
+    ``foreign`` and ``patches`` are what other nodes, and this pack's, have put on the model's attention.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SessionState:
         self.model: PreparedModel | None = None
         self.blocks: list[Block] = []
         self.memory = ModelMemory()
-        self.skips_classes_without_gain = settings.keep_faster
+        self.skips_classes_without_gain = self.plans = settings.keep_faster
         self.measuring = Measuring(device, settings.keep_faster)
         self.failures = Failures()
         self.compiler = Compiler(settings, device, proofs, graphs, host.cancel)

@@ -10,11 +10,10 @@ from dynamic_vram import DynamicVram
 from onediff_pack.compilers import CLEARED
 from onediff_pack.compilers.blocks.regions import Region
 from onediff_pack.compilers.measuring import class_gain as gains
-from onediff_pack.compilers.measuring import find_gains as find_gains_module
 from onediff_pack.compilers.measuring.block import Block
 from onediff_pack.compilers.measuring.class_gain import KINDS_TIMED
-from onediff_pack.compilers.measuring.find_gains import MIN_KINDS_SAVED, find_gains
-from onediff_pack.compilers.session.one_block import first_runs
+from onediff_pack.compilers.measuring.gains import MIN_KINDS_SAVED, Gains
+from onediff_pack.compilers.session.one_block import gain_timing
 from onediff_pack.proving.proof import Proof
 from onediff_pack.status import record as status_record
 from passthrough import without_inductor
@@ -34,7 +33,6 @@ def inductor():
 @pytest.fixture
 def gain_of(inductor, monkeypatch):
     """Sets how many times as fast compiled blocks run as uncompiled ones, in place of the clock."""
-    monkeypatch.setattr(find_gains_module, "_known", {})
     monkeypatch.setattr(CLEARED, "marks", CLEARED.marks)
 
     class FixedTimes:
@@ -71,7 +69,14 @@ def attached_session(patcher, resolve=None, keep_faster=True, told=None):
 
 def blocks_of(kinds):
     """Blocks of one class, each of another width."""
-    return [Block(Region(f"blocks.{kind}", torch.nn.Linear(1, 1 + kind))) for kind in range(kinds)]
+    blocks = [Block(Region(f"blocks.{kind}", torch.nn.Linear(1, 1 + kind))) for kind in range(kinds)]
+    for block in blocks:
+        block.functions = (torch.nn.Linear.forward,)
+    return blocks
+
+
+def find_gains(blocks, device, gains=None):
+    (gains or Gains()).give(blocks, device, "way", None)
 
 
 def uncompiled(record):
@@ -272,10 +277,9 @@ def test_a_left_block_whose_weights_cannot_be_brought_at_once_runs_comfyuis_way(
 
 
 @pytest.mark.parametrize(("device", "asks"), [("mps", False), ("cuda", True), ("cpu", True)])
-def test_classes_are_left_where_it_was_measured(monkeypatch, device, asks):
-    monkeypatch.setattr(find_gains_module, "_known", {})
+def test_classes_are_left_where_it_was_measured(device, asks):
     blocks = blocks_of(KINDS)
-    find_gains(blocks, device, "way")
+    find_gains(blocks, device)
     assert [block.gain.asks(block.signature) for block in blocks] == [asks] * KINDS
 
 
@@ -303,30 +307,28 @@ def test_a_block_with_another_nodes_code_in_it_is_called_no_more_often_than_need
     assert record["compile"]["regions_without_gain"] == 0
 
 
-def test_a_class_of_few_kinds_is_not_timed(monkeypatch):
-    monkeypatch.setattr(find_gains_module, "_known", {})
+def test_a_class_of_few_kinds_is_not_timed():
 
     few, many = blocks_of(KINDS - 1), blocks_of(KINDS)
     unfit = Block(Region("unfit", torch.nn.Linear(2, 2)), reason="it has no forward")
-    find_gains([*few, unfit], "cpu", "way")
+    find_gains([*few, unfit], "cpu")
     assert not any(block.gain.asks(block.signature) for block in [*few, unfit])
-    find_gains(many, "cpu", "way")
+    find_gains(many, "cpu")
     assert all(block.gain.asks(block.signature) for block in many)
     assert len({id(block.gain) for block in many}) == 1
 
 
 def test_what_was_decided_does_not_outlive_clearing_where_a_class_has_lost_a_kind(monkeypatch):
     """A block that failed meanwhile may leave too few kinds for deciding anew."""
-    monkeypatch.setattr(find_gains_module, "_known", {})
     monkeypatch.setattr(CLEARED, "marks", CLEARED.marks)
-    blocks = blocks_of(KINDS)
-    find_gains(blocks, "cpu", "way")
+    blocks, gains = blocks_of(KINDS), Gains()
+    find_gains(blocks, "cpu", gains)
     for kind in range(KINDS_TIMED):
         blocks[kind].gain.note(blocks[kind].signature, [(1.0, 1.0)] * 3)
     assert blocks[-1].gain.reason
     blocks[0].reason = "it differs"
     CLEARED.clear_measurements()
-    find_gains(blocks, "cpu", "way")
+    find_gains(blocks, "cpu", gains)
     assert [block.gain.reason for block in blocks] == [None] * KINDS
 
 
@@ -337,7 +339,7 @@ def test_a_block_that_cannot_be_timed_goes_on_compiled(inductor, gain_of, monkey
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     asked = []
-    monkeypatch.setattr(first_runs, "time_pairs", lambda *args: asked.append(1) or no_memory())
+    monkeypatch.setattr(gain_timing, "time_pairs", lambda *args: asked.append(1) or no_memory())
     patcher = models.deep_unet_patcher()
     result, record = sampled(patcher)
     torch.testing.assert_close(result, models.step(patcher))

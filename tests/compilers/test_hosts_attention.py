@@ -113,3 +113,35 @@ def test_processors_take_its_place_where_they_are(
     assert [operator["what"] for operator in compile_["operators"]] == (
         [] if sites == "all" else ["ComfyUI's attention"]
     )
+
+
+def test_what_blocks_gain_around_it_is_timed(
+    inductor: Passthrough, sub_quadratic: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways compute the same from other inputs too: attention runs anew, and is not played back."""
+    import models
+    from onediff_pack.compilers.blocks.parity import clone_inputs
+    from onediff_pack.compilers.blocks.tensors import tensors_of
+    from onediff_pack.compilers.session.one_block import gain_timing
+
+    found: list[float] = []
+
+    def pairs(compiled: Callable, uncompiled: Callable, inputs: Any, device: Any, *until: Any) -> Any:
+        for factor in (1.0, 1.5):
+            changed = clone_inputs(inputs)
+            for tensor in tensors_of(changed):
+                if tensor.is_floating_point():
+                    tensor *= factor
+            found.append(relative(compiled(clone_inputs(changed)), uncompiled(changed)))
+        return [(1.3, 1.0)] * 3
+
+    monkeypatch.setattr(gain_timing, "time_pairs", pairs)
+    patcher = models.unet_patcher()
+    strengthen(patcher.model)
+    plain = sampled(patcher)
+    compiled, session, record = compiled_clone(patcher, opaque_attention=sub_quadratic, plans=True, keep_faster=True)
+    compiled.add_wrapper_with_key(OUTER_SAMPLE, KEY, session.sampling)
+    assert relative(sampled(compiled), plain) <= TOLERANCE
+    assert record["compile"]["operators"][0]["blocks"] == 7
+    assert len(found) == 4, "a block of each of both classes"
+    assert max(found) <= TOLERANCE

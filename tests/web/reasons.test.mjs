@@ -79,6 +79,13 @@ test("line, report and sidebar say it", () => {
   assert.match(backendLine(row, chinese).why, /^nexfort 需要 NVIDIA 显卡/);
 });
 
+test("that nothing gains, and why, is said in Chinese in one sentence", () => {
+  const why = "ResBlock gains too little at this size: a compiled block ran 0.99× as fast as uncompiled.";
+  const said = reasonIn(`no gain: 7 of 9 kinds of block were not compiled. ${why}`, chinese);
+  assert.equal(said, "没有收益：9 种模块块中有 7 种未编译。ResBlock 在此尺寸下收益太小：编译后的一个模块块速度为未编译的 0.99×。");
+  assert.match(reasonIn(`no gain: ${why}`, chinese), /^没有收益：ResBlock/);
+});
+
 test("English says what the server says, and the server still says it", () => {
   const files = ["compilers", "nodes", "processors", "proving"].flatMap((folder) =>
     readdirSync(new URL(folder, root), { recursive: true })

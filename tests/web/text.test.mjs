@@ -159,7 +159,7 @@ test("that no gain was seen is no warning, other reasons are", () => {
   const nowhere = { regions: 2, regions_compiled: 0, regions_uncompiled: [], regions_without_gain: 2 };
   const left = record({ state: "uncompiled", summary: "uncompiled: not worth it", compile: nowhere });
   assert.equal(describe(left, english).tone, "plain");
-  assert.deepEqual(advice(left, english), [english("advice.by_choice")]);
+  assert.deepEqual(advice(left, english), [english("advice.no_gain_here")]);
 });
 
 test("blocks left out because they gain nothing are no warning, other ones beside them are", () => {

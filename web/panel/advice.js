@@ -47,7 +47,7 @@ export function advice(record, words, bypassed = false) {
 
 /** @param {StatusRecord} record @param {Words} say @param {string[]} fixes */
 function uncompiled(record, say, fixes) {
-  if (gainsNowhere(record)) return [say("by_choice"), ...fixes];
+  if (gainsNowhere(record)) return [say("no_gain_here"), ...fixes];
   if (isUnclear(record)) return [say("unclear"), ...fixes];
   if (record.parity?.passed === false) return [say("differs"), ...fixes];
   if (isSlower(record)) return [say("slower"), ...fixes];

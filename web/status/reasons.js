@@ -18,10 +18,18 @@ export const REASONS = [
     "no_clear_gain",
     "no clear gain: compiled steps ran {low}× to {high}× as fast (the middle half of {pairs} comparisons).",
   ],
+  ["no_gain", "no gain: {left} of {kinds} kinds of block were not compiled. {why}"],
+  ["no_gain_at_all", "no gain: {why}"],
   [
     "type_gains_little",
     "{type} gains too little: {tried} of its {kinds} widths were compiled and ran {gain}× as fast as uncompiled.",
   ],
+  ["type_ran", "{type} gains too little at this size: a compiled block ran {gain}× as fast as uncompiled."],
+  [
+    "type_libraries",
+    "{type} can gain little at this size: {percent} of its time goes into convolutions, matrix products and attention, which compiling leaves as they are.",
+  ],
+  ["type_not_worth", "{type} is not worth compiling at this size: steps would run {gain}× as fast at most."],
   ["not_finite", "a compiled step gave NaN or Inf."],
   ["was_right", "{why} It was still right {steps} steps earlier; pictures made since then may be wrong."],
   ["differs_form", "its compiled result has NaN, Inf, other whole numbers or another form than the uncompiled one."],

@@ -56,6 +56,9 @@ class InductorBackend(Backend):
     def takes_any_batch(self, device: str) -> bool:
         return device == "cpu" and takes_any_batch()  # not run on a GPU, where Inductor would count in 64 bits
 
+    def leaves_libraries(self, device: str) -> bool:
+        return device == "cpu"  # without max_autotune, see effort.py
+
     def emulates_casts(self, device: str) -> bool:
         return device != "cpu"  # where Inductor's C++ leaves such casts out (torch 2.11)
 

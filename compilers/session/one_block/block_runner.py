@@ -32,8 +32,10 @@ from ..failures import Failures
 from ..listener import Listener
 from ..settings import Host
 from ..step import Step
-from .first_runs import Call, FirstRuns
+from .call import Call
+from .first_runs import FirstRuns
 from .foreign_code import ForeignCode
+from .gain_timing import weighed
 from .variants import MAX_VARIANTS, Variants
 
 log = logging.getLogger(__name__)
@@ -131,8 +133,8 @@ class BlockRunner:
         reason = self._hindrance()
         if reason is not None:
             return self._skip(reason, original)
-        if block.gain.reason is not None and block.is_own(self._functions()):
-            block.skipped = str(block.gain.reason)
+        if block.gain.reason is not None and block.functions == self._functions():
+            block.skipped, block.postponed = None, False
             return self.run_left(original)
         if options is None:
             return self._run_variant(step, entering, Call(original, original, foreign, None))
@@ -197,7 +199,7 @@ class BlockRunner:
         return reason
 
     def run_uncompiled(self, inputs: Inputs) -> Any:
-        with noting() as self._noted:
+        with noting() as self._noted, weighed(self.block):
             return self._forward(*inputs[0], **inputs[1])
 
     def run_left(self, inputs: Inputs) -> Any:
@@ -291,5 +293,5 @@ class BlockRunner:
 
     def is_timed(self) -> bool:
         """Whether it is to be learned from this block what its class gains."""
-        asked = self.block.gain.asks(self.block.signature) and self.block.is_own(self._functions())
+        asked = self.block.gain.asks(self.block.signature) and self.block.functions == self._functions()
         return asked and not self._weights.moves(self.device)

@@ -4,7 +4,6 @@ ones are compared again by turns."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -12,17 +11,17 @@ import torch
 from ....patching.calls import Inputs
 from ....patching.user_errors import ordinary
 from ...backends.errors_in_words import is_out_of_memory
-from ...blocks.operators.acting import Acting
 from ...blocks.operators.block_call import BlockCall, OtherForm
 from ...blocks.parity import Parity, clone_inputs, compare, worst
 from ...blocks.shared_graph import SharedGraph
 from ...blocks.tensors import overlapping, tensors_of
-from ...measuring.block import Block
-from ...measuring.class_gain import time_pairs
 from ..compiler import Compiler
 from ..listener import Listener
 from ..step import Step
+from .call import Call
 from .foreign_code import ForeignCode
+from .gain_timing import GainTiming
+from .gain_timing import Runner as GainRunner
 
 Place = tuple[tuple, Sequence[int], tuple[str, int]]
 """Where a run is compared: the variant's key, the foreign functions that write, and the size of the step."""
@@ -37,34 +36,11 @@ WAS_RIGHT = " It was still right {steps} steps earlier; pictures made since then
 WRITES_INTO_VIEWS = "it writes into one of two inputs that are views of the same memory."
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of a block that is to run compiled: its ``inputs`` as they enter the graph, and the ``original`` ones.
-    ``foreign`` code that acts in it runs as part of ``under``; None when there is none."""
-
-    inputs: Inputs
-    original: Inputs
-    foreign: Acting
-    under: BlockCall | None
-
-
-class Runner(Protocol):
+class Runner(GainRunner, Protocol):
     """The block's runner, as far as this needs it."""
-
-    block: Block
-    device: torch.device
 
     def run_uncompiled(self, inputs: Inputs) -> Any:
         """Runs what is on the block now."""
-
-    def run_left(self, inputs: Inputs) -> Any:
-        """Runs it as a block that is left for no gain."""
-
-    def run_compiled(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> Any:
-        """Runs a variant."""
-
-    def is_timed(self) -> bool:
-        """Whether it is to be learned from this block what its class gains."""
 
 
 class FirstRuns:
@@ -80,6 +56,7 @@ class FirstRuns:
     ):
         self._runner, self._compiler, self._listener = runner, compiler, listener
         self._foreign, self._stops = foreign, stops
+        self._timing = GainTiming(runner, compiler, foreign)
         self._verified: dict[Place, int | None] = {}  # the step in which it was right last; None where nobody looked
 
     def forget(self) -> None:
@@ -101,12 +78,16 @@ class FirstRuns:
         place = self._place(step, key, call)
         if step.again is self._runner.block:
             step.again = None
+        if self._timing.waits(step, graph):
+            return self._runner.run_uncompiled(call.original)
         if call.under is None and overlapping(call.inputs):
             before = tensors_of(clone_inputs(call.inputs))
             uncompiled = self._runner.run_uncompiled(call.original)
             if not all(map(torch.equal, before, tensors_of(call.inputs))):
                 self._listener.gave_up(self._runner.block, WRITES_INTO_VIEWS)
                 return uncompiled
+        if not graph.graphs and self._timing.cannot_gain(step, call):
+            return self._runner.run_left(call.original)
         if self._ran(key):
             self._listener.comparing(self._runner.block)
         else:
@@ -123,9 +104,8 @@ class FirstRuns:
         self._foreign.note_written(call.inputs, clones)
         del clones
         uncompiled = self._runner.run_uncompiled(call.original)
-        right = self._compared(step, place, graph, call, lambda: compare(result, uncompiled))
-        if right and self._runner.is_timed():
-            self._time(key, graph, call.inputs)
+        if self._compared(step, place, graph, call, lambda: compare(result, uncompiled)):
+            self._timing.time(key, graph, call)
         return uncompiled
 
     def _verify_with_foreign(self, step: Step, place: Place, graph: SharedGraph, call: Call, under: BlockCall) -> Any:
@@ -149,7 +129,7 @@ class FirstRuns:
         if failure is not None:
             self._failed(place, graph, failure)
             return uncompiled
-        self._compared(
+        right = self._compared(
             step,
             place,
             graph,
@@ -159,6 +139,8 @@ class FirstRuns:
             ),
         )
         self._foreign.note(under, call.foreign)
+        if right:
+            self._timing.time(key, graph, call)
         return uncompiled
 
     def _compared(
@@ -200,19 +182,6 @@ class FirstRuns:
             self._note(place, None)
         else:
             self._listener.failed(self._runner.block, graph, error.with_traceback(None))
-
-    def _time(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> None:
-        """Times the block both ways."""
-        try:
-            runner = self._runner
-            with self._compiler.timed():
-                pairs = time_pairs(
-                    lambda own: runner.run_compiled(key, graph, own), runner.run_left, inputs, runner.device
-                )
-        except Exception:  # there may be no memory for it
-            self._runner.block.gain.give_up_timing()
-        else:
-            self._runner.block.gain.note(self._runner.block.signature, pairs)
 
     def _clones(self, place: Place, graph: SharedGraph, call: Call) -> Inputs | None:
         """Inputs for a run beside the one that counts; None where there is no memory for them."""

@@ -79,6 +79,14 @@ class ForeignCode:
         """A call of the block that is to run compiled."""
         return BlockCall(options, found.functions, self._promises.note, _without_options(inputs, options))
 
+    def anew(self, call: BlockCall) -> BlockCall:
+        """The same call once more, in which foreign code runs again."""
+        return BlockCall(call.options, call.functions, call.learn, call.inputs)
+
+    def with_options_of(self, call: BlockCall, inputs: Inputs) -> Inputs:
+        """Inputs with the options that the block was called with."""
+        return with_options(inputs, self.position, call.options)
+
     def operators(self, found: Acting) -> tuple:
         """Their part of the variant's key."""
         return (found.roles, tuple(self._promises.changed.items())) if found.functions else ()
