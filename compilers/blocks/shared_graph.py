@@ -45,7 +45,8 @@ class SharedGraph:
     ``forward`` is the unbound function that is compiled. Backends fill the counts: ``graphs`` compiled, ``reasons``
     of each compile after the first, ``cache_hits`` and ``cache_misses`` of the cache on disk and the
     ``seconds_saved`` by it, ``runs`` of compiled code where a backend counts them, and the ``size`` of the last one
-    compiled where it holds for one size. ``unkept`` are compiles that are kept on disk once they ran. ``device`` is
+    compiled where it holds for one size. ``unkept`` are compiles that are kept on disk once they ran, ``sizes`` what
+    torch knew of sizes while it traced them. ``device`` is
     the type that it is compiled for. ``batch`` tells which of a block's tensors carry the batch, where the graph is
     to hold for every one; ``apart`` why it cannot, so that they are compiled apart. With ``emulates_casts`` a
     backend rounds to float16 or bfloat16 wherever uncompiled code does. ``cancel`` ends compiling it.
@@ -64,6 +65,7 @@ class SharedGraph:
     apart: str = ""
     reasons: list[str] = field(default_factory=list)
     unkept: list[Any] = field(default_factory=list)
+    sizes: list[Any] = field(default_factory=list)
     runner: Callable[..., Any] | None = None
     emulates_casts: bool = False
     device: str = "cpu"

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts import demo
 from scripts.prompt import load_workflow
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script, which puts the repository in the first place of the path: here ComfyUI's folder has it."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield importlib.import_module("scripts.demo")
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("measure", "node_ids"):
+            del sys.modules[name]
 
 
 class Ended(Exception):
@@ -25,7 +37,7 @@ class Server:
 
 
 def test_the_address_opens_the_workflow_with_a_seed_that_did_not_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    demo: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The editor takes names by this pattern alone (front end 1.47, useTemplateUrlLoader), and else opens its own."""
     workflow = load_workflow(demo.WORKFLOW)

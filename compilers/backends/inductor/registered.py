@@ -17,7 +17,7 @@ from ...blocks.shared_graph import SharedGraph
 from ...compile_cache import WARM
 from ...compile_cache.keys import graph_key
 from ...compile_cache.warm import Compile
-from ..deployable import CompiledModule, entry_of
+from ..deployable import CompiledModule, entry_of, sizes_in_tracing
 from .cancelling import ending_processes
 
 
@@ -61,6 +61,7 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..
         graph.cache_hits += compiling.hit
         graph.cache_misses += not compiling.hit
         graph.unkept.append(compiling)
+        graph.sizes.append(sizes_in_tracing())
         return compiled if graph.device == "cpu" else first_in_private(compiled)
 
     return compile_graph
