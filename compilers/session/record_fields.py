@@ -97,6 +97,8 @@ def session_fields(known: Known, backend: dict[str, Any] | None) -> dict[str, An
     compared = [block.parity for block in known.blocks if block.parity is not None]
     if backend is not None:
         reason = known.uncompiled_because or " ".join([known.compiler.why, *known.compiler.notes])
+        if known.uncompiled_because and backend["used"] and backend["requested"] not in ("auto", backend["used"]):
+            reason = f"{known.compiler.why} {reason}"  # that another one was asked for is the first to be said
         backend = {**backend, "reason": reason, "replaced_by": known.replaced_by}
     measuring = known.measuring
     return {
