@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ...processors.elsewhere import CallKind
 from ..mounted import Mounted
@@ -105,6 +105,10 @@ class WrongForm(Probe):
     def differs(self, got: Form, expected: Form) -> tuple[object, object] | None:
         raise NotImplementedError
 
+    def mend(self, got: Any, expected: Any) -> str:
+        """What to write, where the fix depends on what it is."""
+        return ""
+
     def difference(self, outcome: Outcome) -> tuple[object, object] | None:
         return self.differs(outcome.got, outcome.expected) if isinstance(outcome.got, Form) else None
 
@@ -117,7 +121,7 @@ class WrongForm(Probe):
         usual = [case for case in found if not odd(subject, case)]
         case = next(iter(usual or found))
         got, expected = found[case]
-        values: dict[str, object] = {"got": got, "expected": expected}
+        values: dict[str, object] = {"got": got, "expected": expected, "mend": self.mend(got, expected)}
         if cases.ordinary:
             values["why"] = f"Called with {case}. {share(list(found), probed.tried)}."
             yield Hit(values, self.where(subject))
@@ -138,12 +142,34 @@ class NoTensor(WrongForm):
         return (outcome.got, "a tensor") if isinstance(outcome.got, str) else None
 
 
+_SHAPE = "Bring the result into the shape that the original returns."
+
+
+def _merging_heads(got: Sequence[int], expected: Sequence[int]) -> str | None:
+    """What makes tokens × channels of a result that still has heads: "out.transpose(1, 2).flatten(2)". None where that
+    is not what is wrong."""
+    if len(expected) != 3:
+        return None
+    batch, tokens, channels = expected
+    match tuple(got):
+        case (b, heads, t, dim) if (b, t, heads * dim) == (batch, tokens, channels):
+            return "out.transpose(1, 2).flatten(2)"
+        case (b, t, heads, dim) if (b, t, heads * dim) == (batch, tokens, channels):
+            return "out.flatten(2)"
+        case (rows, t, dim) if t == tokens and rows * dim == batch * channels and rows > batch:
+            return "out.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)"
+    return None
+
+
 @rule
 class WrongShape(WrongForm):
     """The block adds the result to its input, or reads it as tokens × channels."""
 
     what = "returns a result of shape {got} instead of {expected}"
-    fix = "Bring the result into the shape that the original returns."
+    fix = "{mend}"
+
+    def mend(self, got: Any, expected: Any) -> str:
+        return f"Merge the heads: {written}." if (written := _merging_heads(got, expected)) else _SHAPE
 
     def differs(self, got: Form, expected: Form) -> tuple[object, object] | None:
         return (got.shape, expected.shape) if got.shape != expected.shape else None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+import re
 import time
 import weakref
 from dataclasses import replace
@@ -295,3 +296,44 @@ def test_pytorch_logs_no_tracebacks_of_the_errors_that_a_finding_tells():
         assert len(records) == 1
     finally:
         logger.removeHandler(handler)
+
+
+class Unmerged(nn.Module):
+    """Right attention of (batch, heads, tokens, head_dim) that is given back with its heads, one way or another."""
+
+    given_back = "out"
+
+    def forward(self, q, k, v, heads, mask=None):
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        out = nn.functional.scaled_dot_product_attention(q, k, v)
+        if self.given_back == "out":
+            return out
+        return out.transpose(1, 2) if self.given_back == "out.transpose(1, 2)" else out.flatten(0, 1)
+
+
+def wrong_shapes(processor):
+    found = check_processor(processor, gallery.site(), thorough=False)
+    return [finding for finding in found if finding.rule == "wrong-shape"]
+
+
+@pytest.mark.parametrize("given_back", ["out", "out.transpose(1, 2)", "out.flatten(0, 1)"])
+def test_a_result_with_its_heads_says_what_merges_them(given_back):
+    """Reshaping, which makes the shape right too, would mix heads and tokens."""
+    processor = type("Mine", (Unmerged,), {"given_back": given_back})()
+    (finding,) = wrong_shapes(processor)
+    assert finding.rule == "wrong-shape"
+    found = re.fullmatch(r"Merge the heads: (.+)\.", finding.fix)
+    assert found
+    q, k, v = (torch.randn(2, 6, 32) for _ in range(3))
+    given = processor(q, k, v, 4)
+    mended = eval(found[1], {}, {"out": given, "heads": 4})
+    torch.testing.assert_close(mended, SDPA(q, k, v, 4))
+
+
+def test_another_shape_is_not_said_to_have_heads():
+    class Half(nn.Module):
+        def forward(self, q, k, v, heads, mask=None):
+            return q[..., ::2]
+
+    (finding,) = wrong_shapes(Half())
+    assert finding.fix == "Bring the result into the shape that the original returns."
