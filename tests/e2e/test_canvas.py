@@ -24,12 +24,14 @@ from editor import (
     use_renderer,
 )
 
+BY_PATCH = r"(\d+\.\d+× from patched attention · )?"
+
 #: Any way in which a compile node can end that says how fast it is.
 MEASURED = re.compile(
     r"^([▲◐] (compiled|partly compiled \d+/\d+)|▼ compiled, but slower|. compiled, no gain) · \d+\.\d+× "
     r"(together \([^)]*\) |from patched attention )?· "
-    r"|^[✓◐] (compiled|partly compiled \d+/\d+) · not clear yet \(\d+ comparison"
-    r"|^▽ (off: compiled is |uncompiled · (no clear gain|compiled steps took longer))"
+    rf"|^[✓◐] (compiled|partly compiled \d+/\d+) · {BY_PATCH}not clear yet \(\d+ comparison"
+    rf"|^▽ (off: compiled is |uncompiled · {BY_PATCH}(no clear gain|compiled steps took longer))"
 )
 
 # Notes every change of a node's line with its time.
