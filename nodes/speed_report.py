@@ -157,6 +157,7 @@ def _fields(report: SpeedReport, session: Session, findings: list[Finding]) -> d
     kept = {"faster": "compiled", "same": "compiled"}.get(report.outcome, "uncompiled")
     if report.noisy:
         kept = "compiled"
+    by_patch_alone = report.noisy or compiled is None or kept == "uncompiled"
     current = compiled.median_ms if compiled and kept == "compiled" else report.uncompiled.median_ms
     figures = report.as_dict()
     check = measured["check"] or Report(0, 0, ()).as_dict()
@@ -179,7 +180,7 @@ def _fields(report: SpeedReport, session: Session, findings: list[Finding]) -> d
             "without_ms": figures["without"]["median_ms"] if report.without else None,
             "computed": False,
             "patch_speedup": None if report.patch_noisy else figures["patch_speedup"],
-            "total_speedup": None if report.patch_noisy else figures["total_speedup"],
+            "total_speedup": None if report.patch_noisy and by_patch_alone else figures["total_speedup"],
             "eager_ms": figures["uncompiled"]["median_ms"],
             "compiled_ms": figures["compiled"]["median_ms"] if compiled else None,
             "speedup": figures["speedup"],

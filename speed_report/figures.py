@@ -249,6 +249,7 @@ class SpeedReport:
             "without": self.without.as_dict() if self.without else None,
             "patch_speedup": _round(self.patch_speedup),
             "total_speedup": _round(self.total_speedup),
+            "patch_noisy": self.patch_noisy,
             "uncompiled": self.uncompiled.as_dict(),
             "compiled": compiled.as_dict() if compiled else None,
             "steps": self.steps,

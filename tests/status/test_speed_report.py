@@ -186,6 +186,7 @@ def test_the_report_as_json_has_all_figures_rounded():
         "without": None,
         "patch_speedup": None,
         "total_speedup": None,
+        "patch_noisy": False,
         "uncompiled": {"median_ms": 500.0, "low_ms": 500.0, "high_ms": 500.0, "steps": 3},
         "compiled": {"median_ms": 300.123, "low_ms": 300.123, "high_ms": 300.123, "steps": 3},
         "steps": 10,
