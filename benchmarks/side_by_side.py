@@ -42,7 +42,8 @@ from benchmarks.table import claims, table, write_tables
 from scripts import console
 from scripts.checkpoints import standin
 from scripts.console import say
-from scripts.environment import Environment, cache_folder, continue_inside, prepare
+from scripts.environment import Environment
+from scripts.environment import chosen as chosen_environment
 from scripts.server import Server, error_of, link_file, link_folder, sees_accelerator, serve
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -219,13 +220,9 @@ def main() -> int:
     if options.write:
         write_tables(PAGE, RESULTS)
         return 0
-    if options.host:
-        environment = Environment(cache_folder(), Path(sys.executable), options.host.resolve())
-    else:
-        environment = prepare()
-        code = continue_inside(environment)
-        if code is not None:
-            return code
+    environment = chosen_environment(options.host)
+    if isinstance(environment, int):
+        return environment
     models = chosen(CUDA if sees_accelerator(environment.python) else CPU, options.only, options.quick)
     result = measure(environment, models)
     say("\n".join(("", *table(result), "", *claims(result))))

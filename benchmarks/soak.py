@@ -25,7 +25,8 @@ from benchmarks.soaking.soaking import Soak, done_before
 from benchmarks.soaking.workflow import FAMILIES, Family
 from scripts import console
 from scripts.console import CannotContinue, say
-from scripts.environment import Environment, cache_folder, continue_inside, prepare
+from scripts.environment import Environment
+from scripts.environment import chosen as chosen_environment
 
 
 def main() -> int:
@@ -39,13 +40,9 @@ def main() -> int:
     parser.add_argument("--no-shrink", action="store_true", help="only say what fails")
     parser.add_argument("--host", type=Path, help="a ComfyUI folder to use with this Python; installs nothing")
     options = parser.parse_args()
-    if options.host:
-        environment = Environment(cache_folder(), Path(sys.executable), options.host.resolve())
-    else:
-        environment = prepare()
-        code = continue_inside(environment)
-        if code is not None:
-            return code
+    environment = chosen_environment(options.host)
+    if isinstance(environment, int):
+        return environment
     log = options.log or environment.cache / "soak" / "soak.jsonl"
     if options.prompts:
         two = [FAMILIES[name] for name in options.only or ("sd15", "flux")][:2]

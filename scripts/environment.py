@@ -82,6 +82,16 @@ def continue_inside(environment: Environment) -> int | None:
         return process.wait()
 
 
+def chosen(host: Path | None) -> Environment | int:
+    """A benchmark's environment: a ComfyUI folder with this Python, or the one that is prepared; the exit code where
+    this command ran again inside that."""
+    if host is not None:
+        return Environment(cache_folder(), Path(sys.executable), host.resolve())
+    environment = prepare()
+    code = continue_inside(environment)
+    return environment if code is None else code
+
+
 def _prepare(cache: Path) -> Environment:
     logs = cache / "logs"
     venv = cache / f"venv-{sys.version_info[0]}.{sys.version_info[1]}-{_requirements_hash()}"
