@@ -9,6 +9,7 @@ import importlib
 import textwrap
 import threading
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -178,22 +179,29 @@ def test_a_del_that_does_not_return_is_ended_wherever_python_collects(monkeypatc
         server.loop.call_soon_threadsafe(server.loop.stop)
 
 
-def test_short_ones_one_after_the_other_are_left_alone():
-    from onediff_pack.patching.ending.lingering import Finalizers
+def test_short_ones_one_after_the_other_are_left_alone(monkeypatch):
+    from onediff_pack.patching.ending import lingering
 
-    finalizers, done = Finalizers(lambda file: file == MINE, 0.5), []
+    clock = types.SimpleNamespace(monotonic=lambda: clock.now, sleep=time.sleep, now=0.0)
+    monkeypatch.setattr(lingering, "time", clock)
+    finalizers, done, met = lingering.Finalizers(lambda file: file == MINE, 0.5), [], threading.Barrier(2, timeout=20)
 
     def collect() -> None:
         for _ in range(6):
-            leave("time.sleep(0.1)\ndone.append(1)", time=time, done=done)
+            leave("met.wait()\nmet.wait()\ndone.append(1)", met=met, done=done)
             gc.collect()
-            time.sleep(0.2)
+            met.wait()
+            met.wait()
 
-    thread = threading.Thread(target=collect, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        finalizers.look()
-        time.sleep(0.02)
+    threading.Thread(target=collect, daemon=True).start()
+    for _ in range(6):
+        for _ in ("in a __del__", "between two"):
+            met.wait()
+            for _ in range(4):
+                finalizers.look()
+                clock.now += 0.1
+            met.wait()
+    finalizers.look()
     assert len(done) == 6
 
 
