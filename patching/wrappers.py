@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ PREDICT_NOISE = "predict_noise"
 @dataclass(frozen=True)
 class ModelCall:
     """One call of ``apply_model``, as its wrappers are handed it. ``options`` are the ``transformer_options``, empty
-    where the caller gave none. Calling it goes on to the next wrapper, or to the model."""
+    where the caller gave none. Calling it goes on to the next wrapper, or to the model; it can be called again, though
+    models take what a ControlNet gives (``control``: name → tensors) out of its lists."""
 
     executor: Any
     x: torch.Tensor
@@ -31,7 +33,15 @@ class ModelCall:
     more: dict[str, Any]
 
     def __call__(self) -> Any:
-        return self.executor(self.x, self.t, self.c_concat, self.c_crossattn, self.control, self.options, **self.more)
+        control = _with_own_lists(self.control)
+        return self.executor(self.x, self.t, self.c_concat, self.c_crossattn, control, self.options, **self.more)
+
+
+def _with_own_lists(control: dict[str, Any] | None) -> dict[str, Any] | None:
+    own = copy.copy(control)
+    if own is not None:
+        own.update({name: list(parts) for name, parts in own.items() if isinstance(parts, list)})
+    return own
 
 
 class ModelWrapper:

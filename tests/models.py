@@ -116,7 +116,9 @@ def _patcher(
     return comfy.model_patcher.ModelPatcher(model.eval(), torch.device("cpu"), torch.device("cpu"))
 
 
-def step(patcher, size: int = 16, batch: int = 2, tokens: int = 20, seed: int = 1, **options) -> torch.Tensor:
+def step(
+    patcher, size: int = 16, batch: int = 2, tokens: int = 20, seed: int = 1, control: dict | None = None, **options
+) -> torch.Tensor:
     """One model call as the sampler makes it, with the patcher's wrappers and options in effect."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, 4, size, size, generator=generator)
@@ -131,7 +133,9 @@ def step(patcher, size: int = 16, batch: int = 2, tokens: int = 20, seed: int = 
     }
     wide = 32 if hasattr(patcher.model.diffusion_model, "vector_in") else 0
     wide = patcher.model.adm_channels or wide  # SDXL's
-    extra = {"y": torch.randn(batch, wide, generator=generator)} if wide else {}
+    extra: dict = {"y": torch.randn(batch, wide, generator=generator)} if wide else {}
+    if control is not None:
+        extra["control"] = control
     with torch.inference_mode():
         return patcher.model.apply_model(
             x, torch.full((batch,), 0.5), c_crossattn=context, transformer_options=transformer_options, **extra

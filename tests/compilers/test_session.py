@@ -451,6 +451,36 @@ def test_compiled_code_that_fails_later_ends_in_the_right_result(patcher, backen
         assert record["compile"]["regions_compiled"] > 0
 
 
+@pytest.mark.parametrize("becomes", [RuntimeError("no kernel image"), float("nan")], ids=["raises", "NaN"])
+def test_a_step_that_runs_again_has_its_controlnet_again(backend, becomes):
+    """The host's UNet takes what a ControlNet gives out of its lists."""
+    from models import step, unet_patcher
+
+    def controlled(patcher) -> torch.Tensor:
+        deep = torch.full((2, 64, 8, 8), 2.0)
+        return step(patcher, control={"middle": [deep], "output": [deep]})
+
+    plain = unet_patcher()
+    expected = controlled(plain)
+    clone, session, record = compiled_clone(plain)
+    for result in session.sampling(lambda: [controlled(clone) for _ in range(3)]):
+        torch.testing.assert_close(result, expected)
+    calls = []
+
+    def fail(name, result):
+        calls.append(name)
+        if len(calls) != record["compile"]["regions"]:  # the last of a step, behind what takes from the lists
+            return result
+        if isinstance(becomes, Exception):
+            raise becomes
+        return result * becomes
+
+    backend.change = fail
+    for result in session.sampling(lambda: [controlled(clone) for _ in range(3)]):
+        torch.testing.assert_close(result, expected)
+    assert record["state"] in ("partial", "uncompiled"), "it failed"
+
+
 def test_an_error_outside_compiled_code_is_not_caught(patcher, backend):
     clone, session, record = compiled_clone(patcher)
     sample(session, clone, 3)
