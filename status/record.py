@@ -43,6 +43,7 @@ FIELDS = (
     "compile",
     "unused",
     "not_finite",
+    "approximate",
     "held",
     "speed",
     "parity",

@@ -24,7 +24,7 @@ def longer(speedup: float) -> str:
 def summarize(record: dict[str, Any]) -> str:
     """The summary line of a record, for example "compiled · inductor · 1.62× · 38 blocks"."""
     line = held(record) or not_used(record) or stopped(record) or _SENTENCES.get(record["state"], _plain)(record)
-    parts = [NOT_FINITE if record["not_finite"] else None, line, in_some_steps(record)]
+    parts = [NOT_FINITE if record["not_finite"] else None, line, in_some_steps(record), approximate(record)]
     line = line if record["held"] is not None else " · ".join(filter(None, parts))
     return " ".join(line.split())  # a name, or a reason, may have several lines
 
@@ -46,6 +46,20 @@ def in_some_steps(record: dict[str, Any]) -> str | None:
         return None
     by = f" (the others: “{unused['by']}”)" if unused["by"] else ""
     return f"took part in {unused['steps']} of {count(unused['of'], 'step')}{by}"
+
+
+def approximate(record: dict[str, Any]) -> str | None:
+    """How far the steps that leave blocks out are off, None where none does."""
+    found = record["approximate"]
+    if not found or not found["steps"]:
+        return None
+    off = "" if found["off"] is None else f", {percent(found['off'])} off"
+    return f"approximate{off} ({found['by']})"
+
+
+def percent(share: float) -> str:
+    """``percent(0.0312)`` is "3 %", ``percent(0.0031)`` "0.3 %"."""
+    return f"{share * 100:.0f} %" if share >= 0.01 else f"{share * 100:.1g} %"
 
 
 def not_used(record: dict[str, Any]) -> str | None:

@@ -117,7 +117,14 @@ def _patcher(
 
 
 def step(
-    patcher, size: int = 16, batch: int = 2, tokens: int = 20, seed: int = 1, control: dict | None = None, **options
+    patcher,
+    size: int = 16,
+    batch: int = 2,
+    tokens: int = 20,
+    seed: int = 1,
+    sigma: float = 0.5,
+    control: dict | None = None,
+    **options,
 ) -> torch.Tensor:
     """One model call as the sampler makes it, with the patcher's wrappers and options in effect."""
     generator = torch.Generator().manual_seed(seed)
@@ -138,5 +145,5 @@ def step(
         extra["control"] = control
     with torch.inference_mode():
         return patcher.model.apply_model(
-            x, torch.full((batch,), 0.5), c_crossattn=context, transformer_options=transformer_options, **extra
+            x, torch.full((batch,), sigma), c_crossattn=context, transformer_options=transformer_options, **extra
         )

@@ -143,7 +143,7 @@ def compiles() -> list[Case]:
         boosted("Nexfort v1", "OneDiffNexfortBooster", "torchcompile", "max speed", dynamic=None, **nexfort),
         boosted("Nexfort v2", "OneDiffNexfortBooster", "torchcompile", "nexfort", dynamic=True, **nexfort),
         boosted("Quantizer", "OneDiffOnlineQuantizationBooster", "quantization", "no int8", **quant),
-        boosted("DeepCache", "OneFlowDeepcacheBooster", "deepcache", "no DeepCache", **CACHE),
+        boosted("DeepCache", "OneFlowDeepcacheBooster", "deepcache", "DeepCache, interval 3", **CACHE),
         case("Empty booster", "OneDiffModelBooster", {}, {"sampler.model": ["speedup", 0]}, speedup=empty),
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...patching.skipping.deep_cache import CacheSettings
 from ..compile import EFFORTS
 from .given import Given
 
@@ -16,13 +17,13 @@ _THOROUGH = ("max-autotune", "max-optimize")
 
 @dataclass(frozen=True)
 class Boost:
-    """What a booster asks for. ``off``: not to compile; ``int8`` and ``caches``: what this pack does not do."""
+    """What a booster asks for. ``off``: not to compile; ``int8``: what this pack does not do."""
 
     backend: str = "auto"
     effort: str = FAST
     off: bool = False
     int8: bool = False
-    caches: bool = False
+    cache: CacheSettings | None = None
 
 
 def booster(given: Given) -> tuple:
@@ -44,8 +45,18 @@ def _nexfort(given: Given) -> Boost:
 def _together(given: Given) -> Boost:
     boost = _linked(given, "torchcompile_booster") or Boost()
     quantises = _linked(given, "quantization_booster") is not None
-    caches = _linked(given, "deepcache_booster") is not None
-    return replace(boost, int8=boost.int8 or quantises, caches=boost.caches or caches)
+    cached = _linked(given, "deepcache_booster")
+    return replace(boost, int8=boost.int8 or quantises, cache=cached.cache if cached else boost.cache)
+
+
+def cache_settings(given: Given) -> CacheSettings:
+    """DeepCache's, of a booster or of a node that has them itself."""
+    fields = {field.name: field for field in given.row.inputs}
+    values = (
+        int(given.number(name, fields[name].default, fields[name].least, fields[name].most))
+        for name in ("cache_interval", "cache_layer_id", "cache_block_id", "start_step", "end_step")
+    )
+    return CacheSettings(*values)
 
 
 def _linked(given: Given, name: str) -> Boost | None:
@@ -64,7 +75,9 @@ def _said(boost: Boost) -> str:
     if boost.off:
         return "compiling is off"
     parts = [f"backend: {boost.backend}, effort: {boost.effort}"]
-    parts += ["no int8"] * boost.int8 + ["no DeepCache"] * boost.caches
+    parts += ["no int8"] * boost.int8
+    if boost.cache is not None:
+        parts.append(f"DeepCache, interval {boost.cache.interval}")
     return " · ".join(parts)
 
 
@@ -72,6 +85,6 @@ _MAKERS = {
     "OneDiffTorchCompileBooster": _torch_compile,
     "OneDiffNexfortBooster": _nexfort,
     "OneDiffOnlineQuantizationBooster": lambda given: Boost(int8=True),
-    "OneFlowDeepcacheBooster": lambda given: Boost(caches=True),
+    "OneFlowDeepcacheBooster": lambda given: Boost(cache=cache_settings(given)),
     "OneDiffModelBooster": _together,
 }

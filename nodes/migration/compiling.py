@@ -6,10 +6,13 @@ from typing import Any
 
 from ...compilers import Settings
 from ...host.migration.stock_nodes import stock
+from ...patching.skipping.deep_cache import CacheSettings, DeepCache
+from ...patching.skipping.unet import is_unet
+from ...patching.wrappers import attach
 from ..compile import compiled_model
-from .boosters import Boost
+from .boosters import Boost, cache_settings
 from .given import Given
-from .row import NO_CACHE, NO_INT8, NO_INT8_MODELS, NOT_YET, ONLY_MODELS
+from .row import CACHES, NO_INT8, NO_INT8_MODELS, NOT_YET, ONLY_MODELS
 
 
 def compile_model(given: Given) -> tuple:
@@ -40,18 +43,35 @@ def _compiled(given: Given, model: Any) -> Any:
     boost = _boost(given)
     if given.row.quantises or boost.int8:
         _say_int8(given)
-    if given.row.caches or boost.caches:
-        why = "DeepCache leaves blocks out in some steps, which changes the picture. It is not part of this pack yet."
-        path = "cache_interval" if given.row.caches else "custom_booster"
-        given.lost(path, NO_CACHE, why, "To skip steps, put ComfyUI's EasyCache behind this node.")
+    cache = _cache(given, boost, model)
     off = next((name for name in ("static_mode", "compile") if given.row.has(name) and not given.on(name)), None)
     if off or boost.off:
         is_off = f"{off} is “disable”" if off else "disable is on"
         fix = f"Set {off} to “enable” to compile." if off else "Turn off disable on Torch Compile Booster to compile."
         given.say(f"uncompiled: {is_off}", "The workflow turns compiling off.", fix)
-        return model
-    settings = Settings(backend=boost.backend, effort=boost.effort)
-    return compiled_model(model, settings, given.record, given.findings)
+        result = model if cache is None else model.clone()
+    else:
+        settings = Settings(backend=boost.backend, effort=boost.effort)
+        result = compiled_model(model, settings, given.record, given.findings)
+    if cache is not None:
+        attach(result, DeepCache(cache, lambda found: given.record.update(approximate=found)))
+    return result
+
+
+def _cache(given: Given, boost: Boost, model: Any) -> CacheSettings | None:
+    """What of DeepCache a workflow asks for; None where it does not, or the model has no blocks to leave out."""
+    cache = cache_settings(given) if given.row.caches else boost.cache
+    if cache is None:
+        return None
+    path = "cache_interval" if given.row.caches else "custom_booster"
+    instead = "put ComfyUI's EasyCache behind this node."
+    if not is_unet(model.get_model_object("diffusion_model")):
+        what, why = "DeepCache is not used: every step is computed in full", "It needs a UNet, as SD 1.5 and SDXL have."
+        given.lost(path, what, why, f"To skip steps, {instead}")
+        return None
+    fix = f"For the exact picture, set cache_interval to 1. To skip steps in a new workflow, {instead}"
+    given.note(path, CACHES, "The workflow asks for it.", fix)
+    return cache
 
 
 def _boost(given: Given) -> Boost:

@@ -80,8 +80,8 @@ def text(name: str, default: str = "", lines: bool = False) -> Field:
     return Field(name, "STRING", default, lines=lines)
 
 
-def whole(name: str, default: int, least: int, most: int) -> Field:
-    return Field(name, "INT", default, least=least, most=most)
+def whole(name: str, default: int, least: int, most: int, tooltip: str | None = None) -> Field:
+    return Field(name, "INT", default, least=least, most=most, tooltip=tooltip)
 
 
 def number(name: str, default: float, least: float, most: float) -> Field:

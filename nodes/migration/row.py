@@ -11,7 +11,7 @@ NOT_YET = "not accelerated yet; your picture is not affected"
 ONLY_MODELS = "Only models are compiled so far."
 NO_INT8 = "int8 is no longer available; it was part of OneDiff Enterprise"
 NO_INT8_MODELS = "int8 models of OneDiff Enterprise cannot be loaded"
-NO_CACHE = "DeepCache is not used yet: every step is computed in full"
+CACHES = "DeepCache leaves the deep blocks out in some steps, which changes the picture"
 SAVED_ANYWAY = "compiled code is saved automatically"
 ANY_SIZE = "OneDiff Compile works with every size and batch size"
 OFF_HINT = "disable: the model runs uncompiled."
@@ -19,8 +19,9 @@ OFF_HINT = "disable: the model runs uncompiled."
 
 @dataclass(frozen=True)
 class Row:
-    """One id. ``kind`` says what it does (``node.py``), ``stands_for`` the same for a person. ``quantises`` and
-    ``caches``: it did that in OneDiff. ``names`` are the outputs' where they differ from their types."""
+    """One id. ``kind`` says what it does (``node.py``), ``stands_for`` the same for a person. ``quantises``: it did
+    that in OneDiff. ``caches``: it has the settings of DeepCache. ``names`` are the outputs' where they differ from
+    their types."""
 
     id: str
     title: str

@@ -15,15 +15,12 @@ VAE_SPEEDUP = switch("vae_speedup", "disable", tooltip=f"The VAE is {NOT_YET}.")
 GRAPH = idle(text("graph"))
 DOCS = idle(text("docs_link", lines=True))
 
-CACHE = tuple(
-    idle(whole(name, default, least, most))
-    for name, default, least, most in (
-        ("cache_interval", 3, 1, 1000),
-        ("cache_layer_id", 0, 0, 12),
-        ("cache_block_id", 1, 0, 12),
-        ("start_step", 0, 0, 1000),
-        ("end_step", 1000, 0, 1000),
-    )
+CACHE = (
+    whole("cache_interval", 3, 1, 1000, "Of so many steps, the first is computed in full. 1: all are."),
+    whole("cache_layer_id", 0, 0, 12, "The level of the model down to which all steps are computed; 0 is the top."),
+    whole("cache_block_id", 1, 0, 12, "The block in that level."),
+    whole("start_step", 0, 0, 1000, "Where skipping begins, in thousandths of the noise schedule."),
+    whole("end_step", 1000, 0, 1000, "Where skipping ends, in thousandths of the noise schedule."),
 )
 TORCH_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 NEXFORT_MODES = (

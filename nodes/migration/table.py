@@ -6,7 +6,7 @@ Inputs are in the order in which the newest version saved its values; those of e
 from __future__ import annotations
 
 from .fields import Field, file, flag, idle, link, switch, text, whole
-from .row import ANY_SIZE, NO_CACHE, NO_INT8, NO_INT8_MODELS, NOT_YET, SAVED_ANYWAY, Row
+from .row import ANY_SIZE, CACHES, NO_INT8, NO_INT8_MODELS, NOT_YET, SAVED_ANYWAY, Row
 from .shared_fields import (
     BOOSTER,
     CACHE,
@@ -30,7 +30,7 @@ from .shared_fields import (
 COMPILES = "Works like OneDiff Compile."
 LOADS = "Works like Load Checkpoint followed by OneDiff Compile."
 UNQUANTISED = f" {NO_INT8}. The model keeps its own precision."
-UNCACHED = f" {NO_CACHE}."
+CACHED = f" {CACHES}."
 PASSES = f"Passes it through unchanged: {NOT_YET}."
 NO_GRAPHS = f"No longer needed: {SAVED_ANYWAY}."
 ALL_SIZES = f"No longer needed: {ANY_SIZE}."
@@ -120,7 +120,7 @@ ROWS = (
         "OneFlowDeepcacheBooster",
         "OneFlow Deepcache Booster - OneDiff",
         "booster",
-        SETTINGS + UNCACHED,
+        SETTINGS + CACHED,
         CACHE,
         ("DeepCacheBooster",),
     ),
@@ -141,7 +141,7 @@ ROWS = (
         "ModuleDeepCacheSpeedup",
         "Model DeepCache Speedup",
         "compile",
-        COMPILES + UNCACHED,
+        COMPILES + CACHED,
         (MODEL, STATIC, *CACHE),
         ("MODEL",),
         caches=True,
@@ -150,7 +150,7 @@ ROWS = (
         "OneDiffDeepCacheCheckpointLoaderSimple",
         "Load Checkpoint - OneDiff DeepCache",
         "load",
-        LOADS + UNCACHED,
+        LOADS + CACHED,
         (CKPT, VAE_SPEEDUP, STATIC, *CACHE),
         LOADED,
         caches=True,

@@ -46,7 +46,13 @@ def rows() -> dict[str, Any]:
 
 
 def run(node: str, **inputs: Any) -> tuple[tuple, dict[str, Any]]:
-    """Runs an old node as ComfyUI does: its outputs, and its record."""
+    """Runs an old node as ComfyUI does: its outputs, and its record as it is then."""
+    outputs, record = run_and_watch(node, **inputs)
+    return outputs, json.loads(json.dumps(record, allow_nan=False))
+
+
+def run_and_watch(node: str, **inputs: Any) -> tuple[tuple, dict[str, Any]]:
+    """The same, with the record as it goes on."""
     from comfy_api.latest import io
     from onediff_pack.nodes.migration.node import made
 
@@ -56,7 +62,7 @@ def run(node: str, **inputs: Any) -> tuple[tuple, dict[str, Any]]:
     given = {name: value for name, value in inputs.items() if name not in sent}
     with torch.inference_mode():
         output = made(rows()[node]).PREPARE_CLASS_CLONE({"hidden_inputs": hidden}).execute(**given)
-    return output.args, json.loads(json.dumps(output.ui["onediff"][0], allow_nan=False))
+    return output.args, output.ui["onediff"][0]
 
 
 def settings_of(model: Any) -> Any:
@@ -162,18 +168,53 @@ def test_the_users_seconds_of_compiling_hold_for_old_nodes(patcher, files, monke
 
 def test_what_is_gone_is_said_and_the_model_is_compiled_anyway(patcher):
     int8 = run("OneDiffOnlineQuantizationBooster", quantized_conv_percentage=70)[0][0]
-    cache = run("OneFlowDeepcacheBooster", cache_interval=5)[0][0]
-    booster = boost(quantization_booster=int8, deepcache_booster=cache)
+    booster = boost(quantization_booster=int8)
     (model,), record = run("SVDSpeedup", model=patcher, custom_booster=booster, cache_name="svd")
     assert settings_of(model) is not None
     said = [finding["what"] for finding in record["check"]["findings"] if finding["severity"] == "warning"]
-    assert said == [
-        "not quantised: the model keeps its own precision",
-        "DeepCache is not used yet: every step is computed in full",
-    ]
-    (model,), record = run("ModuleDeepCacheSpeedup", model=patcher, cache_interval=3)
-    assert settings_of(model) is not None
-    assert "DeepCache is not used yet" in record["check"]["findings"][0]["what"]
+    assert said == ["not quantised: the model keeps its own precision"]
+
+
+def caching(model):
+    from onediff_pack.patching.skipping.deep_cache import DeepCache
+    from onediff_pack.patching.wrappers import attached
+
+    return [wrapper._settings for wrapper in attached(model, DeepCache)]
+
+
+def test_deepcache_is_used_where_the_workflow_asks_for_it_and_said(patcher):
+    from models import flux_patcher
+    from onediff_pack.patching.skipping.deep_cache import CacheSettings
+
+    booster = boost(deepcache_booster=run("OneFlowDeepcacheBooster", cache_interval=5, end_step=700.5)[0][0])
+    (model,), record = run("SVDSpeedup", model=patcher, custom_booster=booster)
+    assert caching(model) == [CacheSettings(5, 0, 1, 0, 700)]
+    asked = {"cache_interval": 2, "cache_layer_id": 1, "cache_block_id": 0, "start_step": 100, "end_step": 900}
+    for static in ("enable", "disable"):
+        (model,), record = run("ModuleDeepCacheSpeedup", model=patcher, static_mode=static, **asked)
+        assert caching(model) == [CacheSettings(2, 1, 0, 100, 900)]
+        assert (settings_of(model) is not None) == (static == "enable")
+        (found,) = [one for one in record["check"]["findings"] if "DeepCache" in one["what"]]
+        assert "changes the picture" in found["what"] and "EasyCache" in found["fix"]
+    assert caching(patcher) == [], "another node that shares the model"
+    (model,), record = run("ModuleDeepCacheSpeedup", model=flux_patcher())
+    assert caching(model) == []
+    (found,) = [one for one in record["check"]["findings"] if "DeepCache" in one["what"]]
+    assert (found["severity"], found["what"]) == ("warning", "DeepCache is not used: every step is computed in full")
+
+
+def test_a_sampling_with_deepcache_says_how_far_it_is_off(patcher):
+    from models import step
+
+    asked = {"model": patcher, "static_mode": "disable", "cache_interval": 2}
+    (model,), record = run_and_watch("ModuleDeepCacheSpeedup", **asked)
+    steps = lambda: [step(model, sigma=sigma) for sigma in (3.0, 2.5, 2.0)]  # noqa: E731
+    for sampling in model.get_wrappers("outer_sample", "onediff"):
+        sampling(steps)
+    found = record["approximate"]
+    assert (found["by"], found["steps"], found["of"]) == ("DeepCache", 1, 3)
+    assert 0 < found["off"] < 1
+    assert "approximate, " in record["summary"] and record["summary"].endswith(" off (DeepCache)")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_no_field_makes_a_record_larger_than_a_page_can_take(value):
         name: {"long": value, "more": value} for name in set(FIELDS) - {"workflow", "node", "state", "summary"}
     }
     fields["patches"] = {"sites": [], "foreign": [], "long": value}
-    fields |= {"unused": None, "held": None}
+    fields |= {"unused": None, "held": None, "approximate": None}
     record.update(**{**fields, "compile": {"regions": 3, "regions_compiled": 2, "list": value}})
     assert size(record) < 800_000
     assert record["compile"]["cut"] is True

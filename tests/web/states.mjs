@@ -15,6 +15,8 @@ export const record = (fields) => ({
   patches: null,
   compile: null,
   unused: null,
+  not_finite: null,
+  approximate: null,
   held: null,
   speed: null,
   parity: null,

@@ -1,6 +1,7 @@
 // @ts-check
 // A record as plain sentences: what the tooltip of the status line says.
 
+import { approximateDetails } from "./approximate.js";
 import { processorsOf } from "./attention.js";
 import { duration, elapsed, factor, millions, tiny } from "./format.js";
 import {
@@ -36,6 +37,7 @@ export function details(record, words) {
   return [
     record.held ? tell("held", { processor: processorsOf(record).join(", "), where: plain(record.held.where) }) : "",
     ...unused(record, words, tell),
+    ...approximateDetails(record, tell),
     ...model(record, tell),
     ...backend(record, words, tell),
     ...patches(record, tell),

@@ -56,3 +56,9 @@ export function millions(parameters) {
   if (parameters >= 1e9) return `${(parameters / 1e9).toFixed(1)} B`;
   return `${(parameters / 1e6).toFixed(parameters < 1e7 ? 1 : 0)} M`;
 }
+
+/**
+ * A share in per cent: 0.0312 → "3", 0.0031 → "0.3".
+ * @param {number} share
+ */
+export const percent = (share) => (share >= 0.01 ? String(Math.round(share * 100)) : String(+(share * 100).toPrecision(1)));

@@ -33,6 +33,7 @@
  * @property {Record<string, any> | null} [patches]
  * @property {Record<string, any> | null} [compile]
  * @property {boolean | null} [not_finite] whether the last sampling gave NaN or Inf
+ * @property {{by: string, off: number | null, steps: number, of: number} | null} [approximate] steps that leave blocks out
  * @property {{why?: string, because?: string, by?: string | null, where?: string | null, steps?: number, of?: number} | null} [unused] why the node had no effect, or not in all steps
  * @property {{where?: string, seconds?: number, cancelled?: boolean} | null} [held] a call of the processor that has not returned
  * @property {Record<string, any> | null} [speed]

@@ -1,6 +1,7 @@
 // @ts-check
 // A record as one line: a symbol and a few words, the most telling first.
 
+import { withApproximate } from "./approximate.js";
 import { isUndecided, leftAsItWas, patchParts, processorsOf, together } from "./attention.js";
 import { duration, elapsed, factor, percentFaster } from "./format.js";
 import {
@@ -73,7 +74,7 @@ function drafted(record, words, age) {
   if (isLive(record)) return live(record, words, age);
   if (unusedBecause(record)) return unused(record, words);
   if (stoppedAt(record)) return stopped(record, words);
-  const [part, draft] = [tookPart(record), outcome(record, words)];
+  const [part, draft] = [tookPart(record), withApproximate(outcome(record, words), record, words)];
   if (record.not_finite) return { symbol: "✗", tone: "bad", parts: [words("status.not_finite"), ...draft.parts] };
   return part ? { symbol: "◐", tone: "warn", parts: [words("status.took_part", part), ...draft.parts] } : draft;
 }

@@ -1,0 +1,1 @@
+"""Steps that leave blocks of a model out, which changes the picture."""
