@@ -369,12 +369,21 @@ def picture(server: Server, prompt: Prompt) -> tuple[Any, dict[str, Any]]:
     return pixels, records
 
 
+def same_picture(pixels: Any, expected: Any, records: dict[str, Any]) -> None:
+    """The same to the last bit, or near it where a node says that it computed only approximately."""
+    assert expected.std() > 1
+    difference = abs(pixels - expected)
+    if any((record["approximate"] or {}).get("steps") for record in records.values()):
+        assert 0 < difference.mean() < expected.std() / 2
+    else:
+        assert not difference.any()
+
+
 def equal_to_plain(server: Server, prompt: Prompt) -> None:
     """Runs a prompt with old nodes, and the same with plain ones."""
     expected, _ = pictures(server, without_old(prompt))
     found, records = pictures(server, prompt)
     assert found.keys() == expected.keys() and found
     for key, pixels in found.items():
-        assert expected[key].std() > 1
-        assert (pixels == expected[key]).all(), key
+        same_picture(pixels, expected[key], records)
     assert records and all(record["state"] != "failed" for record in records.values())

@@ -22,6 +22,7 @@ from old_workflows import (
     old_server,
     picture,
     plain,
+    same_picture,
     shared_files,
     small,
     with_small_models,
@@ -49,10 +50,10 @@ def test_there_is_a_case_for_every_id():
 def test_the_picture_is_that_of_the_plain_graph(server: Server, name: str):
     case: Case = CASES[name]
     expected, _ = picture(server, case.plain)
-    assert expected.std() > 1
     pixels, records = picture(server, case.prompt)
-    assert (pixels == expected).all()
+    same_picture(pixels, expected, records)
     record = records["old"]
+    assert any(one["approximate"] for one in records.values()) == ("DeepCache" in name)
     assert record["state"] != "failed"
     assert case.says in record["summary"]
 
