@@ -26,6 +26,13 @@ CHROMIUM_FLAGS = [
 ]
 #: Name of a renderer → whether the setting Comfy.VueNodes.Enabled is on.
 RENDERERS = {"classic": False, "nodes2": True}
+
+
+def mostly(renderer: str) -> list[Any]:
+    """Both renderers, for tests of what is not drawn by them: the other one is part of ``--all``."""
+    return [pytest.param(name, marks=[] if name == renderer else [pytest.mark.long]) for name in RENDERERS]
+
+
 MINUTES = 60_000
 PATCH, CHECK = PATCH_ATTENTION, FORWARD_CHECK
 

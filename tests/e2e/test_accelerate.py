@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from editor import CHECK, COMPILE, FAULTS, PATCH, RENDERERS, SCREENS, example_workflow, load, use_renderer
+from editor import CHECK, COMPILE, FAULTS, PATCH, SCREENS, example_workflow, load, mostly, use_renderer
 
 # The nodes that a model passes, from the loader to the sampler.
 WAY = """() => {
@@ -27,7 +27,7 @@ PLAIN = ["CheckpointLoaderSimple", "KSampler"]
 PAIR = ["CheckpointLoaderSimple", PATCH, COMPILE, "KSampler"]
 
 
-@pytest.fixture(params=RENDERERS)
+@pytest.fixture(params=mostly("nodes2"))
 def page(request: pytest.FixtureRequest, opened: Any) -> Any:
     """The example workflow, with OneDiff taken out of it."""
     use_renderer(opened, request.param)

@@ -1,5 +1,5 @@
-"""``auto`` on the real server: what it picks with ComfyUI's default flags and with PyTorch's attention, what is
-remembered for the next start, and that files of version 0.4.0 open as they were."""
+"""``auto`` on the real server: what it picks with ComfyUI's default flags, what is remembered for the next start, and
+that files of version 0.4.0 open as they were. With PyTorch's attention: ``test_workflows.py``."""
 
 from __future__ import annotations
 
@@ -61,14 +61,6 @@ def test_sdpa_is_picked_with_default_flags_and_the_next_start_reads_that(environ
     assert again["patches"]["auto"]["source"] == ("disk" if len(timed) == len(patches["choices"]) else "measured")
     assert again["patches"]["sites"] == patches["sites"]
     assert abs(same - picture).max() <= 1
-
-
-def test_with_pytorchs_attention_there_is_no_gain_and_it_says_so(environment: Environment) -> None:
-    with start(environment, "sdpa", flags=["--use-pytorch-cross-attention"]) as server:
-        record, _ = patched(server)
-    assert record["summary"] == "auto: no gain, nothing was replaced"
-    assert (record["patches"]["sites"], record["patches"]["gain"]["speedup"]) == ([], 1)
-    assert record["check"]["warnings"] == 0
 
 
 def test_a_file_of_version_0_4_0_keeps_its_values(opened: Any) -> None:

@@ -85,14 +85,15 @@ def server(environment, packages):
     ("keep_faster", "install", "said"),
     [  # ComfyUI runs a node anew only when an input of it differs from the last time
         (False, placeholder, "the installed oneflow is a placeholder that cannot be imported"),
-        (True, broken_library, "liboneflow.so"),
+        pytest.param(True, broken_library, "liboneflow.so", marks=pytest.mark.long),
         (False, module("import ctypes; ctypes.string_at(0)"), "it ended its process while loading oneflow (SIGSEGV)"),
-        (
+        pytest.param(
             True,
             newer(before="time.sleep(60)"),
             "it hung while compiling and running a small attention and was ended after",
+            marks=pytest.mark.long,
         ),
-        (False, newer(factor=1.01), "it computes wrong numbers here"),
+        pytest.param(False, newer(factor=1.01), "it computes wrong numbers here", marks=pytest.mark.long),
     ],
     ids=["placeholder", "broken library", "crash", "hang", "wrong numbers"],
 )

@@ -18,6 +18,7 @@ from editor import (
     RENDERERS,
     example_workflow,
     load,
+    mostly,
     open_editor,
     ready,
     show,
@@ -107,7 +108,7 @@ def test_both_renderers_end_in_a_measured_state(editor: Seen, renderer: str) -> 
     assert "Compiled blocks" in line["title"]
 
 
-@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize("renderer", mostly("nodes2"))
 def test_a_second_picture_is_followed_live_and_keeps_the_status_of_cached_nodes(editor: Seen, renderer: str) -> None:
     """Only the sampler runs again: the OneDiff nodes come from ComfyUI's cache and execute nothing."""
     use_renderer(editor.page, renderer)
@@ -172,7 +173,7 @@ def test_a_copied_node_starts_afresh(editor: Seen) -> None:
     assert texts[1:] == ["○ not run yet"]
 
 
-@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize("renderer", mostly("nodes2"))
 def test_the_page_can_be_reloaded(editor: Seen, renderer: str) -> None:
     use_renderer(editor.page, renderer)
     before = editor.read()["text"]

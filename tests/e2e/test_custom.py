@@ -146,6 +146,7 @@ def test_without_a_usable_forward_it_is_said_and_the_picture_is_finished(own_ser
     assert abs(compiled.pictures[0] - sdpa).max() <= 1
 
 
+@pytest.mark.long
 def test_a_kernel_runs_in_flux_too(own_server):
     compiled = run(own_server, with_processor(own_server, "custom/mine:Kernel", "flux"))
     assert compiled.records["OneDiffCompile"]["state"] == "compiled"

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 import pytest
-from editor import FAULTS, MINUTES, RENDERERS, ROOT, SCREENS, load, open_editor, set_setting, use_renderer
+from editor import FAULTS, MINUTES, RENDERERS, ROOT, SCREENS, load, mostly, open_editor, set_setting, use_renderer
 from examples import EXAMPLES, OURS, bypass, example, example_file, run
 
 # Links that lead back, and nodes that are not wholly on the screen, or higher or lower than what they hold.
@@ -84,7 +84,7 @@ def page(browser: Any, server: Any) -> Iterator[Any]:
     page.close()
 
 
-@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize("renderer", mostly("classic"))
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_it_reads_from_left_to_right_on_a_small_screen(page: Any, name: str, renderer: str) -> None:
     use_renderer(page, renderer)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from examples import example, run, start
+from examples import example, run
 
-from scripts.environment import Environment
 from scripts.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,13 +15,13 @@ COMPILE, PATCH, REPORT = "OneDiffCompile", "OneDiffPatchAttention", "OneDiffSpee
 
 
 @pytest.fixture(scope="module")
-def own(environment: Environment) -> Any:
+def own(server: Server) -> Iterator[Server]:
     """A server with what the example of a processor of one's own says to do first."""
-    folder = environment.cache / "e2e" / "examples" / "models" / "attention_processors"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "my_attention.py").write_bytes((ROOT / "docs" / "my_attention.py").read_bytes())
-    with start(environment, "examples") as running:
-        yield running
+    file = server.base / "models" / "attention_processors" / "my_attention.py"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes((ROOT / "docs" / "my_attention.py").read_bytes())
+    yield server
+    file.unlink()
 
 
 def test_a_processor_of_ones_own(own: Server) -> None:

@@ -129,6 +129,7 @@ def test_cancel_ends_a_processor_that_cannot_be_dropped(own_server):
     cancel(own_server, workflow_with(own_server, "undying"), "it is held", within=6)  # the check's, and a sampling's
 
 
+@pytest.mark.long  # and in a process of its own: tests/nodes/test_prompt_ends.py
 def test_a_del_in_a_reference_cycle_that_never_returns_ends_by_itself(own_server):
     """Each holds what collects for ten seconds at most; those behind the first are ended at once."""
     assert run(own_server, workflow_with(own_server, "cycle"), timeout=TIMEOUT).error is None
@@ -137,6 +138,7 @@ def test_a_del_in_a_reference_cycle_that_never_returns_ends_by_itself(own_server
     assert "OneDiff: a __del__ did not return in 10 s, at cycle.py:" in log
 
 
+@pytest.mark.long  # and in a process of its own: tests/nodes/test_prompt_ends.py
 def test_the_node_says_which_line_waits_where_cancel_does_not_come(own_server):
     workflow = workflow_with(own_server, "waits")
     prompt_id = own_server.queue(to_prompt(workflow, own_server.object_info()), workflow)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from editor import CHECK, RENDERERS, load, open_editor, use_renderer
+from editor import CHECK, load, mostly, open_editor, use_renderer
 
 NODES = 50
 SECONDS = 6
@@ -57,7 +57,7 @@ def fifty() -> dict[str, Any]:
     return {"id": WORKFLOW, "version": 0.4, "last_node_id": NODES, "last_link_id": 0, "nodes": nodes, "links": []}
 
 
-@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize("renderer", mostly("nodes2"))
 def test_fifty_live_nodes(browser: Any, server: Any, renderer: str) -> None:
     context = browser.new_context(viewport={"width": 1600, "height": 900})
     page = open_editor(context.new_page(), server.url)

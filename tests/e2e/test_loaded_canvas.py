@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from editor import RENDERERS, SCREENS, example_workflow, load, use_renderer
+from editor import SCREENS, example_workflow, load, mostly, use_renderer
 from onediff_pack.node_ids import IP_ADAPTER, LOAD_PROCESSOR, PATCH_ATTENTION
 
 # Puts the two nodes in a row before the patch, below the checkpoint, and connects them as a person would.
@@ -39,7 +39,7 @@ READ_NODES = """types => types.map(type => {
 })"""
 
 
-@pytest.fixture(params=RENDERERS)
+@pytest.fixture(params=mostly("nodes2"))
 def page(request: pytest.FixtureRequest, opened: Any) -> Any:
     use_renderer(opened, request.param)
     load(opened, example_workflow(opened))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from editor import MINUTES, QUEUE, RENDERERS, SCREENS, load, open_editor, use_renderer
+from editor import MINUTES, QUEUE, SCREENS, load, mostly, open_editor, use_renderer
 from old_workflows import (
     CHECKPOINT,
     SHARED,
@@ -165,7 +165,7 @@ def server(environment: Environment) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="module", params=RENDERERS)
+@pytest.fixture(scope="module", params=mostly("classic"))
 def page(request: Any, browser: Any, server: Server) -> Iterator[Any]:
     page = open_editor(browser.new_page(viewport={"width": 1600, "height": 950}), server.url)
     page.set_default_timeout(5 * MINUTES)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import start
 from old_workflows import (
     SHARED,
     Case,
@@ -100,23 +99,3 @@ def test_a_file_that_onediffs_users_were_given_runs(server: Server, name: str):
         assert "IPAdapter" in str(refused.value) and "OneDiff" not in str(refused.value)
         return
     equal_to_plain(server, prompt)
-
-
-def test_model_speedup_compiles(environment: Environment):
-    """With the booster's settings, on a server that may compile; at the size at which test_workflows.py does."""
-    old = {
-        "torch": node("OneDiffTorchCompileBooster", mode="default", fullgraph=False, dynamic=None, disable=False),
-        "boost": node("OneDiffModelBooster", torchcompile_booster=["torch", 0]),
-        "old": node("ModelSpeedup", model=["ckpt", 0], custom_booster=["boost", 0], inplace=True),
-    }
-    steps = {"sampler": node("KSampler", **{**plain()["sampler"]["inputs"], "steps": 5})}
-    compiled = node("KSampler", **{**steps["sampler"]["inputs"], "model": ["old", 0]})
-    large = {**plain(), "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1)}
-    with start(environment, "old", flags=["--use-pytorch-cross-attention"]) as server:
-        pixels, records = picture(server, {**large, **old, "sampler": compiled})
-        expected, _ = picture(server, {**large, **steps})
-    record = records["old"]
-    assert record["backend"]["used"] == "inductor"
-    gains_nothing = record["summary"].startswith("uncompiled: no gain")
-    assert record["compile"]["graphs"] > 0 or gains_nothing, record["summary"]
-    assert abs(pixels - expected).max() <= 1

@@ -11,10 +11,10 @@ from editor import (
     CHECK,
     COMPILE,
     PATCH,
-    RENDERERS,
     example_workflow,
     line,
     load,
+    mostly,
     open_editor,
     show,
     states,
@@ -33,7 +33,7 @@ def opened(browser: Any, server: Any) -> Iterator[Any]:
     context.close()
 
 
-@pytest.fixture(params=RENDERERS)
+@pytest.fixture(params=mostly("classic"))
 def page(request: pytest.FixtureRequest, opened: Any) -> Any:
     """The example workflow, not run."""
     use_renderer(opened, request.param)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from editor import CHECK, MINUTES, PATCH, QUEUE, READ, RENDERERS, load, open_editor, ready, show, use_renderer
+from editor import CHECK, MINUTES, PATCH, QUEUE, READ, RENDERERS, load, mostly, open_editor, ready, show, use_renderer
 from examples import start
 from quick import quick_workflow
 
@@ -177,7 +177,7 @@ OPEN = """id => {
 }"""
 
 
-@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize("renderer", mostly("classic"))
 def test_in_a_subgraph_and_in_each_of_two_uses_of_it(editors: Any, renderer: str) -> None:
     page = editors()
     use_renderer(page, renderer)

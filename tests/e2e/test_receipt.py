@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from editor import CHECK, COMPILE, MINUTES, PATCH, QUEUE, READ, RENDERERS, load, open_editor, show, use_renderer
+from editor import CHECK, COMPILE, MINUTES, PATCH, QUEUE, READ, RENDERERS, load, mostly, open_editor, show, use_renderer
 from quick import quick_workflow
 
 WORKFLOW_ID = "00000000-0000-4000-8000-00000000{:04x}"
@@ -118,7 +118,7 @@ def test_a_saved_workflow_holds_it_and_shows_it_elsewhere_as_its_authors(page: A
     context.close()
 
 
-@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize("renderer", mostly("nodes2"))
 def test_the_authors_line_stands_until_this_machine_has_measured(page: Any, renderer: str) -> None:
     name = 2 + list(RENDERERS).index(renderer)
     use_renderer(page, renderer)

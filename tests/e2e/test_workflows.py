@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from examples import OURS, ROOT, SDPA, bypass, example, run, start
+from old_workflows import node, picture, plain
 
 from scripts.environment import Environment
 from scripts.server import Server
@@ -213,3 +214,31 @@ def test_backends_are_listed_with_reasons(server):
     assert not rows["oneflow"]["available"]
     assert "use inductor" in rows["oneflow"]["reason"]
     assert str(ROOT.parent) not in json.dumps(rows), "no folders of this machine"
+
+
+def test_auto_says_that_there_is_no_gain_over_pytorchs_attention(sdpa_server: Server) -> None:
+    workflow = example("sd15", sdpa_server, steps=2, EmptyLatentImage={"width": 512, "height": 512})
+    result = run(sdpa_server, bypass(workflow, "OneDiffCompile", "OneDiffForwardCheck"))
+    record = result.records["OneDiffPatchAttention"]
+    assert (result.error, record["summary"]) == (None, "auto: no gain, nothing was replaced")
+    assert (record["patches"]["sites"], record["patches"]["gain"]["speedup"]) == ([], 1)
+    assert record["check"]["warnings"] == 0
+
+
+def test_model_speedup_compiles(sdpa_server: Server):
+    """With the booster's settings, on a server that may compile; at the size of the others here."""
+    old = {
+        "torch": node("OneDiffTorchCompileBooster", mode="default", fullgraph=False, dynamic=None, disable=False),
+        "boost": node("OneDiffModelBooster", torchcompile_booster=["torch", 0]),
+        "old": node("ModelSpeedup", model=["ckpt", 0], custom_booster=["boost", 0], inplace=True),
+    }
+    steps = {"sampler": node("KSampler", **{**plain()["sampler"]["inputs"], "steps": 5})}
+    compiled = node("KSampler", **{**steps["sampler"]["inputs"], "model": ["old", 0]})
+    large = {**plain(), "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1)}
+    pixels, records = picture(sdpa_server, {**large, **old, "sampler": compiled})
+    expected, _ = picture(sdpa_server, {**large, **steps})
+    record = records["old"]
+    assert record["backend"]["used"] == "inductor"
+    gains_nothing = record["summary"].startswith("uncompiled: no gain")
+    assert record["compile"]["graphs"] > 0 or gains_nothing, record["summary"]
+    assert abs(pixels - expected).max() <= 1

@@ -182,8 +182,8 @@ def test_a_del_that_does_not_return_is_ended_wherever_python_collects(monkeypatc
 def test_short_ones_one_after_the_other_are_left_alone(monkeypatch):
     from onediff_pack.patching.ending import lingering
 
-    clock = types.SimpleNamespace(monotonic=lambda: clock.now, sleep=time.sleep, now=0.0)
-    monkeypatch.setattr(lingering, "time", clock)
+    now = [0.0]
+    monkeypatch.setattr(lingering, "time", types.SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     finalizers, done, met = lingering.Finalizers(lambda file: file == MINE, 0.5), [], threading.Barrier(2, timeout=20)
 
     def collect() -> None:
@@ -199,7 +199,7 @@ def test_short_ones_one_after_the_other_are_left_alone(monkeypatch):
             met.wait()
             for _ in range(4):
                 finalizers.look()
-                clock.now += 0.1
+                now[0] += 0.1
             met.wait()
     finalizers.look()
     assert len(done) == 6
