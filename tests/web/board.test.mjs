@@ -142,6 +142,10 @@ test("an open subgraph shows the use that was opened; the newest of all uses is 
   }
   page.open = "3:12";
   assert.equal(board.known()[0][1].record.state, "failed");
+  assert.deepEqual(board.placed(), [node]);
+  root.nodes = [];
+  assert.deepEqual(board.placed(), [], "its subgraph is used nowhere any more");
+  assert.deepEqual(board.nodes(), [node], "its line is still there");
 });
 
 test("after a restart of the server a line says that it is from before", (context) => {

@@ -35,7 +35,7 @@ export function createSidebar({ board, backends, words, root, open, find, accele
       let written = "";
       const write = () => {
         const say = words();
-        const models = modelsOf(root(), board.nodes());
+        const models = modelsOf(root(), board.placed());
         const shown = models.map((model) => [
           model.title,
           model.file,

@@ -144,6 +144,9 @@ export function createBoard({ store, words, root, past = () => null, entered = (
     look,
     nodes: () => [...lines.keys()],
 
+    /** Those that a run would reach; not what is left of a subgraph that is used nowhere any more. */
+    placed: () => [...lines.keys()].filter((node) => executionIds(root(), node).length > 0),
+
     /**
      * All nodes with a line and the newest that is known of each, in whichever use of its subgraph.
      * @returns {[BoardNode, import("./store.js").Entry | null][]}
