@@ -47,6 +47,8 @@ CPU = (
     Model("flux_small", "Flux, small (9 M)", **FLUX, first=4, steps=12, repeats=3, sitting=True),
     Model("wan_small", "Wan 2.1, small (11 M), 9 frames", "EmptyHunyuanLatentVideo", 4096, 768, first=4, steps=8,
           sitting=True),
+    Model("sd15_small", "SD 1.5, small (0.1 B)", **{**UNET, "cfg": 1.0}, width=768, pooled=768, first=4, steps=4,
+          sitting=True),
     Model("flux_mid", "Flux, 0.3 B", **FLUX, first=3, steps=5),
     Model("sdxl_vega", "SDXL's widths, 2 + 1 blocks deep (0.7 B)", **UNET, width=2048, pooled=1280, steps=2),
     Model("sd15", "SD 1.5, full size (0.9 B)", **UNET, width=768, pooled=768, steps=2),

@@ -154,8 +154,9 @@ def first_step(seen: dict[str, Any]) -> float:
 
 
 @contextlib.contextmanager
-def serve_for(environment: Environment, model: Model) -> Iterator[Server]:
-    """A ComfyUI with this pack and the instruments, in a folder of its own that was empty."""
+def serve_for(environment: Environment, model: Model, pack: Path = ROOT, started: bool = True) -> Iterator[Server]:
+    """A ComfyUI with this pack, or another version of it, and the instruments, in a folder of its own that was empty.
+    ``started``: Inductor's fixed start-up and the pack's proof of it are over."""
     base = environment.cache / "benchmarks" / model.name
     shutil.rmtree(base, ignore_errors=True)
     parts = {model.name: "diffusion_models"}
@@ -166,14 +167,17 @@ def serve_for(environment: Environment, model: Model) -> Iterator[Server]:
         link_file(standin(environment, name), base / "models" / folder / f"{name}.safetensors")
     (base / "custom_nodes").mkdir()
     link_folder(ROOT / "benchmarks" / "instruments", base / "custom_nodes" / "instruments")
+    if pack != ROOT:
+        link_folder(pack, base / "custom_nodes" / "comfyui-onediff-other")
     caches = base / "caches"
     caches.mkdir()
     variables = {"BENCHMARK_CACHES": str(caches), "TORCHINDUCTOR_CACHE_DIR": str(caches / "start")}
     variables["ONEDIFF_COMPILE_CACHE"] = str(caches / "pack")  # it is cleared between the ways
     try:
-        with serve(environment, base, flags=FLAGS, variables=variables) as server:
-            say(f"  Inductor started in {server.get_json('/benchmark/warm_up', timeout=600)['seconds']:.1f} s")
-            server.get_json("/onediff/backends", timeout=600)  # the proof, once per machine and versions
+        with serve(environment, base, flags=FLAGS, variables=variables, pack=pack == ROOT) as server:
+            if started:
+                say(f"  Inductor started in {server.get_json('/benchmark/warm_up', timeout=600)['seconds']:.1f} s")
+                server.get_json("/onediff/backends", timeout=600)  # the proof, once per machine and versions
             yield server
     finally:
         shutil.rmtree(caches, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import nn
 
-from ..checks.reaching.batches import BATCHES, Batched, FindBatched, batched
+from ..checks.reaching.batches import BATCHES, FindBatched, Forms, batched
 from ..checks.reaching.reach import ExampleCall, FindReach, Reach, reach
 from ..checks.reaching.widths import Width
 from .prompt_ends import CANCEL
@@ -22,12 +22,14 @@ TOKENS = 77
 
 @dataclass(frozen=True)
 class Example:
-    """Sizes of one call: latent height and width, frames of a video, whether the prompt has a mask, and batch."""
+    """Sizes of one call: latent height and width, frames of a video, whether the prompt has a mask, and batch. Where a
+    mask is not ``padded``, it masks nothing, and ComfyUI does not hand it on."""
 
     size: int = 64
     frames: int = 5
     mask: bool = True
     batch: int = BATCH
+    padded: bool = True
 
 
 #: Tried in turn. Some models want latents of at least 32, some of at most 24, some make pictures only, and some take a
@@ -76,26 +78,28 @@ def find_reach(patcher: Any) -> FindReach:
 
 
 def find_batched(patcher: Any) -> FindBatched:
-    """Which inputs of the diffusion model's modules carry the batch: found out by two runs on fake tensors."""
+    """Which inputs of the diffusion model's modules carry the batch: found out by two runs on fake tensors, and by two
+    more for the forms of calls without a mask."""
     model, parts = patcher.model, {f"{PREFIX}{path}": part for path, part in replaced_parts(patcher).items()}
 
-    def find(paths: Collection[str]) -> dict[str, Batched]:
+    def find(paths: Collection[str]) -> Iterator[dict[str, Forms]]:
         watch, dtype = [f"{PREFIX}{path}" for path in paths], model.get_dtype_inference()
-        runs = [
-            reach(model, example_calls(batch), dtype=dtype, replaced=parts, watch=watch, stops=CANCEL.stops)
-            for batch in BATCHES
-        ]
-        if any(run.reason is not None for run in runs):
-            return {}
-        found = {path: batched(f"{PREFIX}{path}", *runs) for path in paths}
-        return {path: carries for path, carries in found.items() if carries is not None}
+        for padded in (True, False):
+            runs = [
+                reach(model, example_calls(batch, padded), dtype=dtype, replaced=parts, watch=watch, stops=CANCEL.stops)
+                for batch in BATCHES
+            ]
+            if all(run.reason is None for run in runs):
+                yield {path: batched(f"{PREFIX}{path}", *runs) for path in paths}
 
     return find
 
 
-def example_calls(batch: int | None = None) -> list[ExampleCall]:
+def example_calls(batch: int | None = None, padded: bool = True) -> list[ExampleCall]:
     """Ways to call a ``BaseModel``, the likeliest first; with a batch of the caller's choice."""
-    examples = EXAMPLES if batch is None else tuple(dict.fromkeys(replace(one, batch=batch) for one in EXAMPLES))
+    examples = [replace(one, padded=padded) for one in EXAMPLES]
+    if batch is not None:
+        examples = list(dict.fromkeys(replace(one, batch=batch) for one in examples))
     return [partial(example_call, example) for example in examples]
 
 
@@ -114,6 +118,8 @@ def example_call(example: Example, model: Any, width: Width) -> Any:
     conds = model.extra_conds(noise=noise, device=noise.device, **conditioning(example, width, noise))
     inputs = {name: cond.process_cond(batch_size=example.batch, area=None).cond for name, cond in conds.items()}
     inputs = {name: _as_wide(value, name, width) for name, value in inputs.items()}
+    if not example.padded:
+        inputs.pop("attention_mask", None)
     return model._apply_model(noise, torch.ones(example.batch), transformer_options=options(example), **inputs)
 
 

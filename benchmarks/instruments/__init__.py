@@ -7,7 +7,7 @@ from server import PromptServer
 
 from .blockwise import CompileBlockwise
 from .inputs import Conditioning, Keep
-from .measure import begin, install_clock, machine, phase, warm_up
+from .measure import begin, install_clock, machine, phase, warm_up, watched
 
 NODE_CLASS_MAPPINGS = {
     "BenchmarkConditioning": Conditioning,
@@ -24,5 +24,11 @@ def _route(name, function):
         return web.json_response(function())
 
 
-for _name, _function in (("warm_up", warm_up), ("begin", begin), ("phase", phase), ("machine", machine)):
+for _name, _function in (
+    ("warm_up", warm_up),
+    ("begin", begin),
+    ("watched", watched),
+    ("phase", phase),
+    ("machine", machine),
+):
     _route(_name, _function)

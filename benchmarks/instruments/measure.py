@@ -17,6 +17,8 @@ import comfy.model_management
 import comfyui_version
 import torch
 
+from .parts import parts, watch
+
 #: Of the calls since the last look.
 _calls: list[dict[str, float]] = []
 _compiles_seen: set[str] = set()
@@ -73,7 +75,7 @@ def phase() -> dict[str, Any]:
     answer["graphs"] -= sum((metrics.co_name or "").startswith("onediff_proof") for metrics in new)
     answer["recompiles"] = sum(bool(metrics.recompile_reason) for metrics in new)
     answer["calls"], _calls[:] = list(_calls), []
-    answer["peak_mb"] = peak_mb()
+    answer["peak_mb"], answer["parts"] = peak_mb(), parts()
     return answer
 
 
@@ -92,6 +94,12 @@ def begin() -> dict[str, Any]:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     _begun_at_mb = _kilobytes("VmRSS") / 1024
+    return phase()
+
+
+def watched() -> dict[str, Any]:
+    """From now on `phase` tells where the seconds of a first picture go."""
+    watch()
     return phase()
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from ...checks.graph.breaks import recompile_reason
 from ...patching.private_tracing import PRIVATE_TRACING
+from ..blocks.batches import LARGEST, form_of
 from ..blocks.shared_graph import SharedGraph
 from ..blocks.tensors import tensors_of
 from .dynamic_sizes import mark_sizes
@@ -42,7 +43,7 @@ class CompiledModule(DeployableModule):
         if not all(map(is_plain, tensors)):
             inputs, copies = in_plain_layout(inputs)
             tensors = tensors_of(inputs)
-        mark_sizes(tensors, graph.batch)
+        mark_sizes(tensors, graph.batch.get(form_of(tensors)) if graph.batch else None)
         with PRIVATE_TRACING:
             result = graph.runner(self._torch_module, *inputs)
         for original, copy in copies:
@@ -67,18 +68,37 @@ class CompiledModule(DeployableModule):
 def entry_of(graph: SharedGraph) -> Callable:
     """The function that Dynamo compiles. Dynamo keeps graphs, recompile limits and observed sizes by code object, so
     each shared graph has its own."""
-    forward, any_batch = graph.forward, graph.batch is not None
+    forward, carries = graph.forward, next(filter(None, (graph.batch or {}).values()), None)
+    first = -1 if carries is None else carries.index(True)
 
     def entry(block: nn.Module, args: tuple, kwargs: dict) -> Any:
-        if any_batch:  # else torch cannot tell that sizes times the batch are not 1, which group_norm asks
-            for value in (*args, *kwargs.values()):
-                if isinstance(value, torch.Tensor) and value.ndim > 1:
-                    torch._check(value.shape[0] >= 1)
+        if first >= 0:
+            _bound_batch((*args, *kwargs.values()), first)
         return forward(block, *args, **kwargs)
 
     entry.__code__ = entry.__code__.replace(co_name=graph.name)
     weakref.finalize(graph, _forget, entry.__code__).atexit = False
     return entry
+
+
+def _bound_batch(values: tuple, first: int) -> None:
+    """Tells torch, while it traces, what it cannot know of an unknown batch: it is not 0, else sizes times the batch
+    might be 1, which group_norm asks; nor larger than `LARGEST`, which ComfyUI's attention asks of it.
+
+    Args:
+        values: all arguments.
+        first: the number, among the tensors, of one that carries the batch.
+    """
+    number = 0
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            if value.ndim > 1:
+                torch._check(value.shape[0] >= 1)
+            if number == first:
+                torch._check(value.shape[0] <= LARGEST)
+            number += 1
+        elif not (value is None or isinstance(value, bool | int | float | str)):
+            first = -1  # there may be tensors in it
 
 
 def sizes_in_tracing() -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from ...checks.reaching.batches import Batched
+from ...checks.reaching.batches import Batched, Form
 from ...patching.user_code import Cancel
 
 _numbers = itertools.count()
@@ -46,10 +46,10 @@ class SharedGraph:
     of each compile after the first, ``cache_hits`` and ``cache_misses`` of the cache on disk and the
     ``seconds_saved`` by it, ``runs`` of compiled code where a backend counts them, and the ``size`` of the last one
     compiled where it holds for one size. ``unkept`` are compiles that are kept on disk once they ran, ``sizes`` what
-    torch knew of sizes while it traced them. ``device`` is
-    the type that it is compiled for. ``batch`` tells which of a block's tensors carry the batch, where the graph is
-    to hold for every one; ``apart`` why it cannot, so that they are compiled apart. With ``emulates_casts`` a
-    backend rounds to float16 or bfloat16 wherever uncompiled code does. ``cancel`` ends compiling it.
+    torch knew of sizes while it traced them. ``device`` is the type that it is compiled for. ``batch`` tells which of a
+    block's tensors carry the batch, by the form in which it is called, where the graph is to hold for every one;
+    ``apart`` why it cannot, so that they are compiled apart. With ``emulates_casts`` a backend rounds to float16 or
+    bfloat16 wherever uncompiled code does. ``cancel`` ends compiling it.
     """
 
     forward: Callable
@@ -61,7 +61,7 @@ class SharedGraph:
     seconds_saved: float = 0.0
     runs: int = 0
     size: str = ""
-    batch: Batched | None = None
+    batch: dict[Form, Batched | None] | None = None
     apart: str = ""
     reasons: list[str] = field(default_factory=list)
     unkept: list[Any] = field(default_factory=list)

@@ -285,14 +285,14 @@ _REMOTE = ("fx_graph_remote_cache", "autotune_remote_cache", "bundled_autotune_r
 
 @contextlib.contextmanager
 def _no_header(warm: bool) -> Iterator[None]:
-    """While the C++ comes from the store, Inductor need not precompile the header that all of it includes: that takes
-    longer than everything else, once in each process."""
+    """While the C++ comes from the store, Inductor need not precompile the header that all of it includes, of kernels
+    or of whole graphs: that takes longer than everything else, once in each process."""
     from torch._inductor import codecache
 
-    if not warm or not hasattr(codecache, "_get_cpp_prefix_header"):
-        yield
-        return
-    with mock.patch.object(codecache, "_get_cpp_prefix_header", lambda device: None):
+    with contextlib.ExitStack() as stack:
+        for name in ("_get_cpp_prefix_header", "_get_cpp_wrapper_header"):
+            if warm and hasattr(codecache, name):
+                stack.enter_context(mock.patch.object(codecache, name, lambda *_args: None))
         yield
 
 

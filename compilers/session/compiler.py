@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...checks.reaching.batches import Batched
+from ...checks.reaching.batches import Batched, Form
 from ...patching.user_code import Attendance, Cancel
 from ..backends.errors_in_words import is_out_of_memory
 from ..backends.protocol import Backend, Failure
@@ -133,9 +133,9 @@ class Compiler:
         graph.apart = error if isinstance(error, str) else self.explain(error).reason
         return True
 
-    def batch_of(self, path: str) -> Batched | None:
-        """Which of a block's tensors carry the batch, where one graph can hold for every one."""
-        return self.batches.of(path) if self.takes_any_batch else None
+    def batch_of(self, path: str, form: Form) -> Batched | None:
+        """Which of a block's tensors carry the batch, called in this form; None where nobody knows."""
+        return self.batches.of(path, form)
 
     @property
     def takes_any_batch(self) -> bool:

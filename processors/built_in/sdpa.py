@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..contract import HALF, Limits
+from ..kernels.any_batch import masked, of_any_batch
 from ..kernels.kernel import Kernel
 from ..registry import register_processor
 
@@ -32,6 +33,8 @@ class SDPAProcessor(Kernel):
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float
     ) -> torch.Tensor:
         extra = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}
+        if mask is not None and of_any_batch(mask):
+            return masked(q, k, v, mask, scale)
         if not q.is_cuda or q.shape[0] <= BATCH_LIMIT:
             return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, **extra)
         masks = [mask] * len(q.split(BATCH_LIMIT))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import side_by_side, table
+from benchmarks import first_picture, side_by_side, table
 from benchmarks.cases import CPU, CUDA, WAYS, prompt, sitting, usual
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,3 +116,21 @@ def test_only_names_models():
     assert [m.name for m in side_by_side.chosen(CPU, None, True)] == ["flux_small"]
     with pytest.raises(side_by_side.console.CannotContinue, match="no such model"):
         side_by_side.chosen(CPU, ["sd51"], False)
+
+
+def test_the_parts_of_a_first_step_add_up_and_processor_time_is_another_clock():
+    parts = {"tracing": 2.0, "C++ or Triton": 5.0, "comparing": 1.0, "own CPU": 30.0, "compilers' CPU": 9.0}
+    found = first_picture.by_part(10.0, parts)
+    assert list(found) == ["first step", "tracing", "C++ or Triton", "comparing", "steps and nodes", *list(parts)[3:]]
+    assert (found["first step"], found["steps and nodes"], found["own CPU"]) == (10.0, 2.0, 30.0)
+
+
+def test_versions_stand_beside_each_other_and_what_one_has_not_is_a_dash():
+    turns = [{"first step": 1.0, "timing": 0.5}, {"first step": 9.0}, {"first step": 2.0, "timing": 0.25}]
+    lines = first_picture.table({"this": first_picture.median(turns), "old": {"first step": 3.04}})
+    assert lines == [
+        "| seconds | this | old |",
+        "| --- | ---: | ---: |",
+        "| first step | 2.0 | 3.0 |",
+        "| timing | 0.2 | - |",
+    ]

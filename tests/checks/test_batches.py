@@ -39,7 +39,7 @@ class Model(nn.Module):
         self.call(self.block, x, x.shape[0])
 
 
-def found(call: Any) -> tuple[int, ...] | None:
+def found(call: Any) -> dict[tuple[int, ...], Any]:
     def example(n: int) -> Any:
         return lambda copy, width: copy(torch.ones(n, 4, 8))
 
@@ -47,27 +47,40 @@ def found(call: Any) -> tuple[int, ...] | None:
     return batched("block", *runs)
 
 
+#: What is called, and by the numbers of dimensions what carries the batch.
 CALLS = {
     "tables and modulations of batch 1": (
         lambda block, x, n: block(x, torch.ones(1, 4), vec=torch.ones(n, 1, 8)),
-        (1, 0, 1),
+        {(3, 2, 3): (1, 0, 1)},
     ),
-    "a table of as many rows as the first batch": (lambda block, x, n: block(x, torch.ones(2, 4)), (1, 0)),
+    "a table of as many rows as the first batch": (
+        lambda block, x, n: block(x, torch.ones(2, 4)),
+        {(3, 2): (1, 0)},
+    ),
     "in a tuple, a dict and a dataclass": (
         lambda block, x, n: block(
             x, (torch.ones(n), torch.ones(3)), {"a": torch.ones(n, 2)}, mod=Modulation(torch.ones(n))
         ),
-        (1, 1, 0, 1, 1),
+        {(3, 1, 1, 2, 1): (1, 1, 0, 1, 1)},
     ),
-    "options do not count": (lambda block, x, n: block(x, transformer_options={"sigmas": torch.ones(n)}), (1,)),
-    "a number without dimensions": (lambda block, x, n: block(x, torch.tensor(1.0)), (1, 0)),
-    "another number of tensors": (lambda block, x, n: block(x, *[torch.ones(n)] * n), None),
-    "frames in the batch": (lambda block, x, n: block(x.repeat(5, 1, 1)), None),
-    "the batch elsewhere": (lambda block, x, n: block(x.transpose(0, 1)), None),
-    "neither": (lambda block, x, n: block(x, torch.ones(n + 3, 4)), None),
-    "two calls alike": (lambda block, x, n: (block(x), block(x[:, :2])), (1,)),
-    "two calls that differ": (lambda block, x, n: (block(x), block(x[:1])), None),
-    "never called": (lambda block, x, n: None, None),
+    "options do not count": (
+        lambda block, x, n: block(x, transformer_options={"sigmas": torch.ones(n)}),
+        {(3,): (1,)},
+    ),
+    "a number without dimensions": (lambda block, x, n: block(x, torch.tensor(1.0)), {(3, 0): (1, 0)}),
+    "another number of tensors": (lambda block, x, n: block(x, *[torch.ones(n)] * n), {}),
+    "frames in the batch of all": (lambda block, x, n: block(x.repeat(5, 1, 1), torch.ones(5 * n)), {(3, 1): (1, 1)}),
+    "frames in one batch alone": (lambda block, x, n: block(x.repeat(5, 1, 1), torch.ones(n)), {(3, 1): None}),
+    "the batch elsewhere": (lambda block, x, n: block(x.transpose(0, 1)), {(3,): None}),
+    "neither": (lambda block, x, n: block(x, torch.ones(n + 3, 4)), {(3, 2): None}),
+    "no batch at all": (lambda block, x, n: block(torch.ones(4, 8)), {(2,): None}),
+    "two calls alike": (lambda block, x, n: (block(x), block(x[:, :2])), {(3,): (1,)}),
+    "two calls that differ": (lambda block, x, n: (block(x), block(x[:1])), {(3,): None}),
+    "with a mask and without": (
+        lambda block, x, n: (block(x, torch.ones(n, 4)), block(x)),
+        {(3, 2): (1, 1), (3,): (1,)},
+    ),
+    "never called": (lambda block, x, n: None, {}),
 }
 
 

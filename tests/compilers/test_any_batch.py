@@ -20,7 +20,12 @@ ALL = 1e12  # bytes of weights on the device: more than any of the models has
 CALLS = (Call(batch=1), Call(batch=2), Call(batch=4), Call(batch=1, height=32), Call(batch=2, tokens=154))
 
 
-@pytest.mark.parametrize("name", ["SD 1.5", "Flux", "Wan 2.1"])
+#: One of each way in which the batch enters a graph: convolutions, ComfyUI's attention under an override and without,
+#: masks, prompts with and without one, several of the first dimension for each picture.
+NAMES = ("SD 1.5", "Flux", "Wan 2.1", "LTXV", "Qwen-Image", "ERNIE-Image", "Hunyuan DiT", "Krea 2")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_batches_sizes_and_prompts_share_what_the_first_picture_compiled(name):
     family = families.FAMILIES[name]()
     with torch.inference_mode():

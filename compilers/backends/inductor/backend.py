@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ....processors.kernels import any_batch
 from ...blocks.shared_graph import SharedGraph
 from ...compile_cache import WARM
 from ..dynamic_sizes import takes_any_batch
@@ -44,6 +45,8 @@ class InductorBackend(Backend):
 
     def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
         self.load()
+        if self.takes_any_batch(graph.device):
+            any_batch.register()
         config = inductor_config(effort, graph.device)
         if graph.emulates_casts:
             config["emulate_precision_casts"] = True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +15,17 @@ from torch import nn
 
 from ....memo import cached
 from ....patching.private_tracing import PRIVATE_TRACING
+from ....patching.user_code import Cancel
 from ...blocks.shared_graph import SharedGraph
 from ...compile_cache import WARM
 from ...compile_cache.keys import graph_key
 from ...compile_cache.warm import Compile
 from ..deployable import CompiledModule, entry_of, sizes_in_tracing
+from ..errors_in_words import is_out_of_memory
 from .cancelling import ending_processes
+from .effort import ONE_FILE
+
+log = logging.getLogger(__name__)
 
 
 class InductorModule(CompiledModule):
@@ -55,7 +62,7 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..
         with WARM.compiling(graph_key("inductor", gm, example_inputs, config)) as compiling:
             assert compiling.workspace is not None
             with ending_processes(graph.cancel, compiling.workspace.folder):
-                compiled: Any = compile_fx(gm, example_inputs, config_patches=dict(config))
+                compiled: Any = in_one_file_or_many(partial(compile_fx, gm, example_inputs), config, graph.cancel)
             compiling.hit = counted()[0] > hits and counted()[1] <= misses
         graph.graphs += 1
         graph.cache_hits += compiling.hit
@@ -65,6 +72,18 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..
         return compiled if graph.device == "cpu" else first_in_private(compiled)
 
     return compile_graph
+
+
+def in_one_file_or_many(compile_fx: Callable[..., Any], config: dict[str, Any], cancel: Cancel) -> Any:
+    """Compiles with these settings. Where that fails in one file, as Inductor does not know all in C++, in many."""
+    try:
+        return compile_fx(config_patches=dict(config))
+    except Exception as error:
+        cancel.check()
+        if not config.get(ONE_FILE) or is_out_of_memory(error):
+            raise
+        log.debug("not compiled in one file: %s", error)
+    return compile_fx(config_patches={**config, ONE_FILE: False})
 
 
 def first_in_private(compiled: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ....patching.calls import Inputs
-from ...blocks.batches import carry
+from ...blocks.batches import carry, form_of
 from ...blocks.shared_graph import SharedGraph
 from ...blocks.tensors import tensors_of
 from ...blocks.transformer_options import in_key
@@ -58,7 +58,7 @@ class Variants:
             if is_new or known.count(operators) >= MAX_VARIANTS:
                 return key, None
         graph = self._graph_of(key)
-        if graph.apart or (graph.batch is not None and not carry(graph.batch, tensors_of(inputs))):
+        if graph.apart or (graph.batch is not None and not self._carries(graph, inputs)):
             key = (*key, APART)
             graph = self._graph_of(key)
         if graph in self._compiler.imprecise:
@@ -66,13 +66,23 @@ class Variants:
             graph = self._graph_of(key)
         return key, graph
 
+    def _carries(self, graph: SharedGraph, inputs: Inputs) -> bool:
+        """Whether a graph for every batch can take these."""
+        assert graph.batch is not None
+        tensors = tensors_of(inputs)
+        form = form_of(tensors)
+        if form not in graph.batch:
+            graph.batch[form] = self._compiler.batch_of(self._block.path, form)
+        batch = graph.batch[form]
+        return batch is not None and carry(batch, tensors)
+
     def _graph_of(self, key: tuple) -> SharedGraph:
         graphs, block = self._block.graphs, self._block
         if key not in graphs:
             graph = self._compiler.graph_of((block.signature, *key), key[0][0], block.kind)
             graph.emulates_casts = EMULATED in key
-            if not (graph.graphs or graph.apart or APART in key):
-                graph.batch = self._compiler.batch_of(block.path)
+            if self._compiler.takes_any_batch and not (graph.graphs or graph.apart or APART in key):
+                graph.batch = graph.batch or {}
             graphs[key] = graph
         return graphs[key]
 
