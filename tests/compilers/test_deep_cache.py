@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("host", "backend")
 
 @pytest.mark.parametrize("ending", ["full", "short"])
 def test_blocks_stay_compiled_and_the_results_are_those_without_compiling(ending):
-    from models import unet_patcher, step
+    from models import step, unet_patcher
     from onediff_pack.patching.skipping.deep_cache import CacheSettings, DeepCache
     from onediff_pack.patching.wrappers import KEY, attach
 
