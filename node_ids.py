@@ -8,6 +8,8 @@ from __future__ import annotations
 PATCH_ATTENTION = "OneDiffPatchAttention"
 FORWARD_CHECK = "OneDiffForwardCheck"
 COMPILE = "OneDiffCompile"
+COMPILE_VAE = "OneDiffCompileVAE"
+COMPILE_CONTROL_NET = "OneDiffCompileControlNet"
 SPEED_REPORT = "OneDiffSpeedReport"
 LOAD_PROCESSOR = "OneDiffLoadProcessor"
 IP_ADAPTER = "OneDiffIPAdapter"

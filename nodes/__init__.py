@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..host.pack_folder import warn_of_name
 from ..host.server import start
 from .compile import OneDiffCompile
+from .compile_vae import OneDiffCompileVAE
 from .forward_check import OneDiffForwardCheck
 from .ip_adapter import OneDiffIPAdapter
 from .load_processor import OneDiffLoadProcessor
@@ -25,7 +26,7 @@ class OneDiffExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         new: list[type[io.ComfyNode]] = [
             *(OneDiffPatchAttention, OneDiffForwardCheck, OneDiffCompile, OneDiffSpeedReport),
-            *(OneDiffLoadProcessor, OneDiffIPAdapter),
+            *(OneDiffLoadProcessor, OneDiffIPAdapter, OneDiffCompileVAE),
         ]
         return [*new, *old_nodes()]
 

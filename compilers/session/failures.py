@@ -99,9 +99,9 @@ def common_reason(blocks: Sequence[Block]) -> str | None:
 class ModelUnfit(RuntimeError):
     """Raised where the user asked to stop rather than run uncompiled. ``node`` is its id, ``reason`` says why."""
 
-    def __init__(self, node: str, reason: str):
+    def __init__(self, node: str, reason: str, title: str = "OneDiff Compile"):
         super().__init__(
-            f"OneDiff Compile (node {node}): {reason} Set “if it cannot compile” to “run uncompiled” to go on without."
+            f"{title} (node {node}): {reason} Set “if it cannot compile” to “run uncompiled” to go on without."
         )
         self.node = node
         self.reason = reason

@@ -29,8 +29,11 @@ class SessionState:
     """``replaced_by`` is the id of a later OneDiff Compile node whose session took this one's place, until this one
     samples (for another branch). With ``skips_classes_without_gain`` blocks whose class gains nothing are not compiled;
     with ``plans`` besides, on a CPU, nothing is that would not pay (a speed report shows what all of it gains).
-    ``foreign`` and ``patches`` are what other nodes, and this pack's, have put on the model's attention.
+    ``foreign`` and ``patches`` are what other nodes, and this pack's, have put on the model's attention. ``title`` is
+    that of the node.
     """
+
+    title = "OneDiff Compile"
 
     def __init__(
         self,
@@ -155,4 +158,4 @@ class SessionState:
         reason = self.failures.first(self.blocks) if self.settings.stop_if_unfit else None
         if reason is not None:
             self._note_backend(reason, state="failed", progress=None)
-            raise ModelUnfit(str(self.record["node"]), reason)
+            raise ModelUnfit(str(self.record["node"]), reason, self.title)

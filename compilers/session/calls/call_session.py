@@ -1,0 +1,259 @@
+"""One part of a workflow that is called for itself, such as a VAE: how its calls run.
+
+A picture may need a single call, so that no later one could be compared with it. The first call of each size runs
+uncompiled, and that is what the caller gets. Then the same call is repeated, with its results thrown away: once for
+blocks to be compiled, compared and timed, once compiled as a whole, and as often as a few seconds allow both ways by
+turns. Whatever fails meanwhile, the caller has its result.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from ....patching.calls import Inputs
+from ....patching.explicit_forward import forwards_given
+from ....patching.forwards import swapped_forwards
+from ....patching.user_errors import ordinary
+from ....processors import finite
+from ....processors.random_numbers import numbers_kept
+from ...backends.errors_in_words import is_out_of_memory
+from ...blocks.parity import Parity, clone_inputs, compare
+from ...blocks.tensors import tensors_of
+from ...measuring.model_memory import Variant
+from ..failures import ModelUnfit
+from ..faults import NOT_FINITE
+from ..one_block.block_runner import BlockRunner
+from ..preparing import Preparing
+from ..sampling import Sampling
+from ..step import Step
+from .arguments import shape_of, size_of
+from .lists import Lists, lists_in
+
+log = logging.getLogger(__name__)
+
+#: Seconds in which a call is repeated both ways by turns, once it was compiled. What is not clear then is compared in
+#: later calls.
+SECONDS = 5.0
+
+#: Repetitions at most.
+MOST_PASSES = 40
+
+#: A result of many blocks may differ by so many times what one block may: they pass their differences on.
+WHOLE = 4.0
+
+#: Why a part runs uncompiled that keeps something between its blocks, or draws random numbers.
+DIFFERS = "a compiled call as a whole gave another result than an uncompiled one, though each of its blocks was right."
+
+_COMPILED_ALREADY = "another node compiles it: remove one of the two."
+
+
+class CallSession(Preparing):
+    """The state behind one node that compiles such a part. ``using`` is around what the host does as one, such as
+    decoding a picture in tiles; ``call`` is one call of the part itself."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._lists: WeakKeyDictionary[BlockRunner, Lists] = WeakKeyDictionary()
+
+    @contextmanager
+    def using(self, module: nn.Module, dtype: Any) -> Iterator[None]:
+        """Around one use of a module: what it measured is published at the end."""
+        if self.during.now:
+            yield
+            return
+        during = self.during = Sampling(now=True, broke_off=True)
+        self.measuring.begin_sampling()
+        self.step, self.replaced_by = Step(None, Variant()), None
+        self.failures.begin_sampling()
+        self.compiler.begin_sampling()
+        try:
+            self._begin(module, dtype)
+            yield
+            during.broke_off = False
+            self.measuring.end_sampling()
+        finally:
+            during.now = False
+            self.record.sampled(self.host.sampler())
+            self.compiler.end_sampling(self.memory.graphs)
+            if self.record["state"] != "failed":
+                self.publish()
+            log.info("%s (node %s): %s", self.title, self.record["node"], self.record["summary"])
+
+    def call(self, name: str, run: Callable, inputs: Inputs) -> Any:
+        """Calls a method of the part. ``name`` is the method's; ``run`` is the method.
+
+        Raises:
+            ModelUnfit: when something cannot be compiled and the user asked to stop then.
+        """
+        shape, size = shape_of(name, inputs), size_of(inputs)
+        self.measuring.begin_step(shape, size)
+        if self.failures.concerning(shape) is not None or not self.blocks:
+            return run(*inputs[0], **inputs[1])
+        with forwards_given(self.model.called_directly if self.model else []):
+            if shape in self._tried:
+                return self._known(run, inputs)
+            result = self._pass(run, inputs, watching=True)
+            self._try_out(run, inputs, result)
+        return result
+
+    @property
+    def _meant(self) -> tuple[type[BaseException], ...]:
+        """What ends the run on purpose."""
+        return (ModelUnfit, *self.host.cancel.stops)
+
+    def _begin(self, module: nn.Module, dtype: Any) -> None:
+        self._forget_cleared()
+        if any(hasattr(part, "_orig_mod") for part in (module, *module.children())):
+            self.give_up(_COMPILED_ALREADY)
+        elif self.failures.given_up == _COMPILED_ALREADY:
+            self.failures.given_up = None
+        if self.failures.given_up is None:
+            self._prepare_safely(module, dtype)
+        self.memory.forget_cleared()
+        for runner in self._runners:
+            runner.begin_sampling()
+        self._stop_if_unfit()
+
+    def _prepare_safely(self, module: nn.Module, dtype: Any) -> None:
+        before = self._runners
+        try:
+            self.prepare(module, (), dtype)
+        except self._meant:
+            raise
+        except Exception as error:  # a part of another pack may raise when it is looked at
+            self.give_up(f"it could not be looked at: {self.compiler.explain(error).reason}")
+        if self._runners is not before:
+            self._tried.clear()
+
+    def _known(self, run: Callable, inputs: Inputs) -> Any:
+        """A call of a size that was tried out."""
+        if self.measuring.is_slow and not self.measuring.looks:
+            return run(*inputs[0], **inputs[1])
+        result = self._pass(run, inputs)
+        if not self.step.ran_compiled or finite.all_finite(tensors_of(result)):
+            return result
+        again = run(*inputs[0], **inputs[1])
+        self.during.is_not_finite = not finite.all_finite(tensors_of(again))
+        self.during.gave_numbers = not self.during.is_not_finite
+        if not self.during.is_not_finite:
+            self.give_up(NOT_FINITE)
+        return again
+
+    def _pass(self, run: Callable, inputs: Inputs, watching: bool = False, spare: bool = False) -> Any:
+        """One run of a call. Where compiled code fails in it that was right before, it runs again uncompiled; a
+        ``spare`` one, whose result nobody needs, gives None then."""
+        measuring = self.measuring
+        functions = tuple(runner.look() for runner in self._runners)
+        variant = self.memory.variant((self.settings, functions))
+        measuring.times = variant.times
+        self._give_gains(functions)
+        compared = not watching and (self._found_slow() or self._compares_next)
+        step = self.step = Step(self.shape, variant, watching, compared, bypassing=compared)
+        step.number, step.size = measuring.number, self._sizes.of(measuring.size, self.shape)
+        if not (watching or compared or spare) and measuring.settled:
+            step.again = self._turns.next([block for block in self.called if not block.takes_lists])
+        self.during.tried = True
+        failure: Exception | None = None
+        for block in self.blocks:
+            block.ran = False
+        try:
+            with swapped_forwards([self._bound(runner, step) for runner in self._runners]):
+                result, milliseconds = measuring.time(partial(run, *inputs[0], **inputs[1]))
+        except Exception as error:
+            if step.running is None or isinstance(error, self.host.cancel.stops):
+                raise
+            # The traceback would keep the failed call's memory, which what runs next may need.
+            failure = ordinary(BaseException.with_traceback(error, None))
+        if failure is not None:
+            assert step.running is not None
+            self.failed(step.running[0], step.running[1], failure)
+            self.publish()
+            return None if spare else run(*inputs[0], **inputs[1])
+        if step.ran_block:
+            measuring.ran(tuple(block.calls for block in self.blocks))
+            self._after(step, milliseconds)
+        return result
+
+    def _bound(self, runner: BlockRunner, step: Step) -> tuple[nn.Module, Callable]:
+        """A block's module, and what takes the place of its forward in this step."""
+        module, run = runner.bind(step)
+        lists = self._lists.setdefault(runner, Lists())
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            inputs = (args, kwargs)
+            if not lists_in(inputs):
+                return run(*args, **kwargs)
+            runner.block.takes_lists = True
+            if step.watching or not lists.knows(inputs):
+                return lists.watched(partial(_uncompiled, runner, step), inputs)
+            if step.bypassing or runner.block.reason is not None:
+                return run(*args, **kwargs)
+            if lists.unfit is not None:
+                runner.block.reason = lists.unfit
+                return run(*args, **kwargs)
+            return lists.alone(run, inputs)
+
+        return module, forward
+
+    def _try_out(self, run: Callable, inputs: Inputs, result: Any) -> None:
+        """Finds out which way calls like this one are to run. Nothing that goes wrong reaches the caller, who has the
+        result, but Cancel and what the user asked to stop for."""
+        if not self.step.ran_block:
+            return
+        self.record.update(state="measuring", progress=None)
+        shape = self.shape
+        try:
+            with numbers_kept(self.device):
+                self._repeat(run, inputs, result)
+        except self._meant:
+            raise
+        except Exception as error:
+            failure = ordinary(BaseException.with_traceback(error, None))
+            if is_out_of_memory(failure):
+                self.failures.too_large.add(shape)
+            else:
+                self.give_up(f"it could not be repeated: {self.compiler.explain(failure).reason}")
+        if not self.compiler.waiting:
+            self._tried.add(shape)
+
+    def _repeat(self, run: Callable, inputs: Inputs, result: Any) -> None:
+        shape, size = self.shape, self.measuring.size
+        since: float | None = None
+        for _ in range(MOST_PASSES):
+            self.host.check_interrupt()
+            is_timed = since is not None and (self.measuring.settled or time.monotonic() - since > SECONDS)
+            if self.uncompiled_because is not None or is_timed:
+                return
+            own = clone_inputs(inputs)
+            self.measuring.begin_step(shape, size)
+            again = self._pass(run, own, spare=True)
+            if not (self.step.dirty or self.step.compared or self.step.ran_compiled):
+                return
+            if self.step.was_compiled and since is None:
+                parity = compare((again, tensors_of(own)), (result, tensors_of(inputs)))
+                if not _is_right(parity):
+                    self.give_up(DIFFERS)
+                    return
+                since = time.monotonic()
+            if self.compiler.waiting and since is not None:
+                return
+
+
+def _uncompiled(runner: BlockRunner, step: Step, *args: Any, **kwargs: Any) -> Any:
+    """A run of a block that is watched; in a step that is not, it is compiled the next time."""
+    if step.watching:
+        return runner.run(*args, **kwargs)
+    step.dirty = step.ran_block = runner.block.ran = True
+    return runner.run_uncompiled((args, kwargs))
+
+
+def _is_right(parity: Parity) -> bool:
+    return parity.relative <= WHOLE * parity.tolerance
