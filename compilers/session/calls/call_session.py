@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -52,6 +52,9 @@ WHOLE = 4.0
 #: Why a part runs uncompiled that keeps something between its blocks, or draws random numbers.
 DIFFERS = "a compiled call as a whole gave another result than an uncompiled one, though each of its blocks was right."
 
+#: Why a call runs uncompiled in which there is nothing to compile.
+NOT_REACHED = "this part of it has no block that repeats or computes attention."
+
 _COMPILED_ALREADY = "another node compiles it: remove one of the two."
 
 
@@ -61,6 +64,7 @@ class CallSession(Preparing):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self._unreached: set[Hashable] = set()  # shapes of calls in which no block runs
         self._lists: WeakKeyDictionary[BlockRunner, Lists] = WeakKeyDictionary()
 
     @contextmanager
@@ -95,7 +99,7 @@ class CallSession(Preparing):
         """
         shape, size = shape_of(name, inputs), size_of(inputs)
         self.measuring.begin_step(shape, size)
-        if self.failures.concerning(shape) is not None or not self.blocks:
+        if self.failures.concerning(shape) is not None or not self.blocks or shape in self._unreached:
             return run(*inputs[0], **inputs[1])
         with forwards_given(self.model.called_directly if self.model else []):
             if shape in self._tried:
@@ -103,6 +107,10 @@ class CallSession(Preparing):
             result = self._pass(run, inputs, watching=True)
             self._try_out(run, inputs, result)
         return result
+
+    @property
+    def uncompiled_because(self) -> str | None:
+        return super().uncompiled_because or (NOT_REACHED if self.shape in self._unreached else None)
 
     @property
     def _meant(self) -> tuple[type[BaseException], ...]:
@@ -207,6 +215,7 @@ class CallSession(Preparing):
         """Finds out which way calls like this one are to run. Nothing that goes wrong reaches the caller, who has the
         result, but Cancel and what the user asked to stop for."""
         if not self.step.ran_block:
+            self._unreached.add(self.shape)
             return
         self.record.update(state="measuring", progress=None)
         shape = self.shape
