@@ -6,6 +6,8 @@ the original.
 
 from __future__ import annotations
 
+import importlib
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from onediff_pack.compilers.blocks.shared_graph import GraphCache
 from onediff_pack.compilers.choice.prove import Proofs
 from onediff_pack.compilers.measuring.gains import Gains
 from onediff_pack.host.copies.vae import with_session
+from onediff_pack.patching.ending.stopping import Stopped
 from onediff_pack.status import Record
 from torch import nn
 
@@ -31,7 +34,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Vae:
-    """How one class is made, and sizes of what it decodes and encodes; the sizes grow."""
+    """How one class is made, and sizes of what it decodes and encodes: the second is the largest."""
 
     make: Callable[[], nn.Module]
     latents: tuple[Shape, ...]
@@ -46,12 +49,13 @@ class Vae:
             is_scale = parameter.ndim == 1 and not name.endswith("bias")
             nn.init.normal_(parameter, mean=1.0 if is_scale else 0.0, std=0.05)
             parameter.requires_grad_(False)
+        for buffer in model.buffers():
+            if buffer.is_floating_point() and not buffer.isfinite().all():  # statistics of the original
+                buffer.fill_(1.0)
         return model
 
 
 def _module(name: str) -> Any:
-    import importlib
-
     return importlib.import_module(f"comfy.{name}")
 
 
@@ -123,10 +127,11 @@ def _svd() -> nn.Module:
     )
 
 
-IMAGE = ((1, 4, 8, 8), (1, 4, 12, 8), (1, 4, 16, 20))
-PIXELS = ((1, 3, 32, 32), (1, 3, 48, 32), (1, 3, 64, 80))
-VIDEO = ((1, 16, 3, 4, 4), (1, 16, 4, 6, 4), (1, 16, 5, 6, 8))
-FRAMES = ((1, 3, 9, 32, 32), (1, 3, 13, 48, 32), (1, 3, 17, 48, 64))
+# Two at once: of one, torch takes another convolution for small sizes, which costs a graph more.
+IMAGE = ((2, 4, 8, 8), (2, 4, 16, 20), (2, 4, 12, 8))
+PIXELS = ((2, 3, 32, 32), (2, 3, 64, 80), (2, 3, 48, 32))
+VIDEO = ((2, 16, 3, 4, 4), (2, 16, 5, 6, 8), (2, 16, 3, 6, 4))
+FRAMES = ((2, 3, 9, 32, 32), (2, 3, 17, 48, 64), (2, 3, 9, 48, 32))
 
 
 def _channels(shapes: tuple[Shape, ...], channels: int) -> tuple[Shape, ...]:
@@ -141,36 +146,30 @@ VAES: dict[str, Vae] = {
         _channels(IMAGE, 16),
         PIXELS,
     ),
-    "SVD": Vae(_svd, ((3, 4, 8, 8), (3, 4, 12, 8), (5, 4, 12, 16))),
+    "SVD": Vae(_svd, ((3, 4, 8, 8), (5, 4, 12, 16), (3, 4, 12, 8))),
     "TAESD": Vae(lambda: _module("taesd.taesd").TAESD(latent_channels=4), IMAGE, PIXELS),
-    "Cascade A": Vae(
-        lambda: _module("ldm.cascade.stage_a").StageA(bottleneck_blocks=3, c_hidden=64), IMAGE, PIXELS
-    ),
+    "Cascade A": Vae(lambda: _module("ldm.cascade.stage_a").StageA(bottleneck_blocks=3, c_hidden=64), IMAGE, PIXELS),
     "Cascade C": Vae(lambda: _module("ldm.cascade.stage_c_coder").StageC_coder(), _channels(IMAGE, 16), PIXELS),
     "Hunyuan Image": Vae(_hunyuan_image, _channels(IMAGE, 16), PIXELS),
     "Hunyuan Image refiner": Vae(lambda: _hunyuan_refiner(False), VIDEO[:1], ((1, 3, 1, 32, 32),)),
     "Hunyuan Video": Vae(
-        lambda: autoencoder.AutoencoderKL(
-            ddconfig=_kl(conv3d=True, time_compress=4, z_channels=16), embed_dim=16
-        ),
+        lambda: autoencoder.AutoencoderKL(ddconfig=_kl(conv3d=True, time_compress=4, z_channels=16), embed_dim=16),
         VIDEO,
         FRAMES,
     ),
     "Hunyuan Video 1.5": Vae(lambda: _hunyuan_refiner(True), VIDEO, FRAMES),
     "Wan 2.1": Vae(lambda: _wan("vae"), VIDEO, FRAMES),
     "Wan 2.1 picture": Vae(
-        lambda: _wan("vae"), ((1, 16, 1, 4, 4), (1, 16, 1, 6, 4), (1, 16, 1, 6, 8)), ((1, 3, 1, 32, 32),)
+        lambda: _wan("vae"), ((1, 16, 1, 4, 4), (1, 16, 1, 6, 8), (1, 16, 1, 6, 4)), ((1, 3, 1, 32, 32),)
     ),
     "Wan 2.2": Vae(lambda: _wan("vae2_2", dec_dim=16), VIDEO, FRAMES),
     "LTX": Vae(_ltx, _channels(VIDEO, 128), FRAMES),
     "CogVideoX": Vae(_cog, VIDEO, FRAMES),
     "Cosmos": Vae(_cosmos, VIDEO, FRAMES),
     "TAEHV": Vae(lambda: _module("taesd.taehv").TAEHV(latent_channels=16, latent_format=None), VIDEO, FRAMES),
-    "Pixel space": Vae(
-        lambda: _module("pixel_space_convert").PixelspaceConversionVAE(), _channels(IMAGE, 3), PIXELS
-    ),
+    "Pixel space": Vae(lambda: _module("pixel_space_convert").PixelspaceConversionVAE(), _channels(IMAGE, 3), PIXELS),
     "Stable Audio": Vae(
-        lambda: _module("ldm.audio.autoencoder").AudioOobleckVAE(), ((1, 64, 4), (1, 64, 6), (1, 64, 9))
+        lambda: _module("ldm.audio.autoencoder").AudioOobleckVAE(), ((1, 64, 4), (1, 64, 9), (1, 64, 6))
     ),
 }
 
@@ -191,9 +190,10 @@ def _session(
 ) -> tuple[CallSession, Record]:
     plans = settings.pop("plans", False)
     check_interrupt = settings.pop("check_interrupt", lambda: None)
+    host = Host(check_interrupt, "test", interruption=settings.pop("interruption", Stopped))
     record = Record("workflow", "7")
     chosen = Settings(**{"backend": next(iter(proofs.backends)), "keep_faster": plans, **settings})
-    session = CallSession(chosen, record, Host(check_interrupt, "test"), CPU, proofs=proofs, graphs=graphs, gains=gains)
+    session = CallSession(chosen, record, host, CPU, proofs=proofs, graphs=graphs, gains=gains)
     session.title = "OneDiff Compile VAE"
     with torch.inference_mode():
         session.prepare(model, (), torch.float32)
@@ -209,22 +209,21 @@ def used(session: CallSession, model: nn.Module) -> Iterator[Callable[..., torch
 
 def small_vae(seed: int = 0) -> Any:
     """ComfyUI's VAE object around a small model of Stable Diffusion's kind: 4 pixels to a latent one."""
-    params = {"ddconfig": _kl(), "embed_dim": 4}
-    return _vae_of(VAES["SD"].model(seed), params, downscale_ratio=4, upscale_ratio=4)
+    return _vae_of("SD", seed, downscale_ratio=4, upscale_ratio=4)
 
 
 def wan_vae(seed: int = 0) -> Any:
     """The same around a small Wan 2.1, for video."""
-    model = VAES["Wan 2.1"].model(seed)
     up, down = (lambda a: max(0, a * 4 - 3), 8, 8), (lambda a: max(0, (a + 3) // 4), 8, 8)
     formulas = {"upscale_index_formula": (4, 8, 8), "downscale_index_formula": (4, 8, 8)}
-    params = {"ddconfig": _kl(), "embed_dim": 4}
-    return _vae_of(model, params, upscale_ratio=up, downscale_ratio=down, latent_dim=3, latent_channels=16, **formulas)
+    sizes = {"upscale_ratio": up, "downscale_ratio": down, "latent_dim": 3, "latent_channels": 16}
+    return _vae_of("Wan 2.1", seed, **sizes, **formulas)
 
 
-def _vae_of(model: nn.Module, params: dict[str, Any], **attributes: Any) -> Any:
-    import logging
-
+@torch.inference_mode()
+def _vae_of(kind: str, seed: int, **attributes: Any) -> Any:
+    """Made in inference mode, as ComfyUI loads it: Dynamo tells such weights apart."""
+    model, params = VAES[kind].model(seed), {"ddconfig": _kl(), "embed_dim": 4}
     logging.disable(logging.WARNING)
     try:
         vae = comfy.sd.VAE(sd={}, config={"params": params}, device=CPU, dtype=torch.float32)
