@@ -178,7 +178,7 @@ def numbers(shape: Shape, seed: int = 1) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def session_on(model: nn.Module, **settings: Any) -> tuple[CallSession, Record]:
+def session_on(model: nn.Module | None, **settings: Any) -> tuple[CallSession, Record]:
     """A session as OneDiff Compile VAE makes one, with what ``sessions.using`` knows; and its record. Without
     ``plans`` everything is compiled: what stands in for a compiler gains nothing."""
     proofs, graphs, gains = sessions._in_use[-1]
@@ -186,7 +186,7 @@ def session_on(model: nn.Module, **settings: Any) -> tuple[CallSession, Record]:
 
 
 def _session(
-    model: nn.Module, proofs: Proofs, graphs: GraphCache, gains: Gains, settings: dict[str, Any]
+    model: nn.Module | None, proofs: Proofs, graphs: GraphCache, gains: Gains, settings: dict[str, Any]
 ) -> tuple[CallSession, Record]:
     plans = settings.pop("plans", False)
     check_interrupt = settings.pop("check_interrupt", lambda: None)
@@ -195,8 +195,9 @@ def _session(
     chosen = Settings(**{"backend": next(iter(proofs.backends)), "keep_faster": plans, **settings})
     session = CallSession(chosen, record, host, CPU, proofs=proofs, graphs=graphs, gains=gains)
     session.title = "OneDiff Compile VAE"
-    with torch.inference_mode():
-        session.prepare(model, (), torch.float32)
+    if model is not None:
+        with torch.inference_mode():
+            session.prepare(model, (), torch.float32)
     return session, record
 
 

@@ -51,7 +51,7 @@ class Preparing(Faults):
         self._runners: list[BlockRunner] = []
         self._turns, self._sizes, self._cleared = Turns(), Sizes(), CLEARED.marks
         self._gains_of: tuple = ()
-        self._findings, self._find_reach, self._find_batched = findings, find_reach, find_batched
+        self.findings, self._find_reach, self._find_batched = findings, find_reach, find_batched
         self._contents: list[tuple[str, int]] = []
         self._tried: set[Hashable] = set()  # shapes of calls
 
@@ -87,7 +87,7 @@ class Preparing(Faults):
             return
         self._contents, self.dtype = [], dtype  # until all is known: Cancel may come before
         self.record.update(state="checking", progress=None)
-        findings, scope, cancel = self._findings, self.settings.scope, self.host.cancel
+        findings, scope, cancel = self.findings, self.settings.scope, self.host.cancel
         try:
             model = PreparedModel(
                 diffusion_model, patches, findings, self._find_reach, scope, dtype, self.device, cancel

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from onediff_pack.compilers.session.calls import call_session
+from onediff_pack.compilers import CallSession
 from onediff_pack.compilers.session.failures import ModelUnfit
 from passthrough import without_inductor
 
@@ -41,7 +41,7 @@ MORE_SIZES = {"CogVideoX", "Cascade C"}
 
 @pytest.fixture(autouse=True)
 def _one_pair(monkeypatch):
-    monkeypatch.setattr(call_session, "SECONDS", 0.0)
+    monkeypatch.setattr(CallSession, "seconds", 0.0)
 
 
 @pytest.fixture
@@ -294,7 +294,7 @@ def test_nor_does_one_that_fails_later(small, inductor):
 def test_nan_of_compiled_code_is_computed_again(small, inductor, monkeypatch):
     vae, copied, _, record = small
     both(vae, copied, "decode", vaes.numbers(LATENT))
-    monkeypatch.setattr(call_session.CallSession, "_pass", lambda self, run, inputs: nan(self, run, inputs))
+    monkeypatch.setattr(CallSession, "_pass", lambda self, run, inputs: nan(self, run, inputs))
 
     def nan(self, run, inputs):
         self.step.ran_compiled = True
@@ -340,7 +340,7 @@ def test_stop_says_which_node_and_why(inductor):
 @pytest.mark.parametrize("faster", [True, False])
 def test_what_is_faster_is_kept_within_the_first_picture(faster, inductor, monkeypatch):
     """Waiting stands in for computing: in uncompiled blocks, or in compiled ones."""
-    monkeypatch.setattr(call_session, "SECONDS", 30.0)
+    monkeypatch.setattr(CallSession, "seconds", 30.0)
     kind = type(vaes.VAES["SD"].model().decoder.mid.block_1)
     forward = kind.forward
 

@@ -39,10 +39,6 @@ from .lists import Lists, lists_in
 
 log = logging.getLogger(__name__)
 
-#: Seconds in which a call is repeated both ways by turns, once it was compiled. What is not clear then is compared in
-#: later calls.
-SECONDS = 5.0
-
 #: Repetitions at most.
 MOST_PASSES = 40
 
@@ -60,10 +56,14 @@ _COMPILED_ALREADY = "another node compiles it: remove one of the two."
 
 class CallSession(Preparing):
     """The state behind one node that compiles such a part. ``using`` is around what the host does as one, such as
-    decoding a picture in tiles; ``call`` is one call of the part itself."""
+    decoding a picture in tiles; ``call`` is one call of the part itself. In so many ``seconds`` a call is repeated both
+    ways by turns, once it was compiled; what is not clear then is compared in later calls."""
+
+    seconds = 5.0
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.module: nn.Module | None = None  # the one in use
         self._unreached: set[Hashable] = set()  # shapes of calls in which no block runs
         self._lists: WeakKeyDictionary[BlockRunner, Lists] = WeakKeyDictionary()
 
@@ -73,23 +73,33 @@ class CallSession(Preparing):
         if self.during.now:
             yield
             return
-        during = self.during = Sampling(now=True, broke_off=True)
+        try:
+            self.begin(module, dtype)
+            yield
+        except BaseException:
+            self.end(broke_off=True)
+            raise
+        self.end()
+
+    def begin(self, module: nn.Module, dtype: Any) -> None:
+        """Begins a use of a module, which computes in a dtype."""
+        self.during = Sampling(now=True, broke_off=True)
         self.measuring.begin_sampling()
         self.step, self.replaced_by = Step(None, Variant()), None
         self.failures.begin_sampling()
         self.compiler.begin_sampling()
-        try:
-            self._begin(module, dtype)
-            yield
-            during.broke_off = False
+        self._begin(module, dtype)
+
+    def end(self, broke_off: bool = False) -> None:
+        """Ends a use, and publishes what it measured."""
+        if not broke_off:
             self.measuring.end_sampling()
-        finally:
-            during.now = False
-            self.record.sampled(self.host.sampler())
-            self.compiler.end_sampling(self.memory.graphs)
-            if self.record["state"] != "failed":
-                self.publish()
-            log.info("%s (node %s): %s", self.title, self.record["node"], self.record["summary"])
+        self.during.now, self.during.broke_off = False, broke_off
+        self.record.sampled(self.host.sampler())
+        self.compiler.end_sampling(self.memory.graphs)
+        if self.record["state"] != "failed":
+            self.publish()
+        log.info("%s (node %s): %s", self.title, self.record["node"], self.record["summary"])
 
     def call(self, name: str, run: Callable, inputs: Inputs) -> Any:
         """Calls a method of the part. ``name`` is the method's; ``run`` is the method.
@@ -119,6 +129,7 @@ class CallSession(Preparing):
 
     def _begin(self, module: nn.Module, dtype: Any) -> None:
         self._forget_cleared()
+        self.module = module
         if any(hasattr(part, "_orig_mod") for part in (module, *module.children())):
             self.give_up(_COMPILED_ALREADY)
         elif self.failures.given_up == _COMPILED_ALREADY:
@@ -238,7 +249,7 @@ class CallSession(Preparing):
         since: float | None = None
         for _ in range(MOST_PASSES):
             self.host.check_interrupt()
-            is_timed = since is not None and (self.measuring.settled or time.monotonic() - since > SECONDS)
+            is_timed = since is not None and (self.measuring.settled or time.monotonic() - since > self.seconds)
             if self.uncompiled_because is not None or is_timed:
                 return
             own = clone_inputs(inputs)
