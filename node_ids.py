@@ -8,11 +8,11 @@ from __future__ import annotations
 PATCH_ATTENTION = "OneDiffPatchAttention"
 FORWARD_CHECK = "OneDiffForwardCheck"
 COMPILE = "OneDiffCompile"
-COMPILE_VAE = "OneDiffCompileVAE"
-COMPILE_CONTROL_NET = "OneDiffCompileControlNet"
 SPEED_REPORT = "OneDiffSpeedReport"
 LOAD_PROCESSOR = "OneDiffLoadProcessor"
 IP_ADAPTER = "OneDiffIPAdapter"
+COMPILE_VAE = "OneDiffCompileVAE"
+COMPILE_CONTROL_NET = "OneDiffCompileControlNet"
 
 #: Ids of OneDiff's own pack that take or give a model, and do not sample it.
 OLD_MODEL_NODES = frozenset(

@@ -44,7 +44,8 @@ def backend_field(requested: str, used: Backend | None, reason: str) -> dict[str
 class Known:
     """The parts of a session that are published. ``uncompiled_because`` says why the model runs uncompiled as a whole,
     ``replaced_by`` is the node whose session took this one's place. ``was_checked``: the check of the model ended.
-    ``patch_speedup``: how many times as fast patched attention makes a step, None where that is not known."""
+    ``patch_speedup``: how many times as fast patched attention makes a step, None where that is not known. ``unit``: what
+    times are of, "step" or "run"."""
 
     blocks: Sequence[Block]
     compiler: Compiler
@@ -60,6 +61,7 @@ class Known:
     device: torch.device
     host_version: str | None
     patch_speedup: float | None = None
+    unit: str = "step"
 
 
 def state_of(known: Known) -> str:
@@ -125,6 +127,7 @@ def _compile(known: Known) -> dict[str, Any]:
     in_all = sum(spent.values(), Counts())
     kinds, kinds_compiled = kinds_of(called)
     return {
+        "unit": known.unit,
         "regions": len(called),
         "regions_compiled": sum(block.compiled for block in called),
         "regions_uncompiled": [
@@ -191,6 +194,7 @@ def _speed(known: Known) -> dict[str, Any]:
     elif clear is False and speedup and spread and within_spread(speedup, spread) and (not kept or found != "same"):
         found = None
     return {
+        "unit": known.unit,
         "eager_ms": _round(eager, 2),
         "compiled_ms": _round(compiled, 2),
         "speedup": max(round(speedup, 3), 0.001) if speedup else None,

@@ -30,10 +30,11 @@ class SessionState:
     samples (for another branch). With ``skips_classes_without_gain`` blocks whose class gains nothing are not compiled;
     with ``plans`` besides, on a CPU, nothing is that would not pay (a speed report shows what all of it gains).
     ``foreign`` and ``patches`` are what other nodes, and this pack's, have put on the model's attention. ``title`` is
-    that of the node.
+    that of the node, ``unit`` what its times are of: "step", or "run".
     """
 
     title = "OneDiff Compile"
+    unit = "step"
 
     def __init__(
         self,
@@ -134,6 +135,7 @@ class SessionState:
             device=self.device,
             host_version=self.host.version,
             patch_speedup=self.patch_speedup,
+            unit=self.unit,
         )
         self.record.update(live=live, **session_fields(known, self.record["backend"]))
 

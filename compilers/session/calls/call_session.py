@@ -51,6 +51,15 @@ DIFFERS = "a compiled call as a whole gave another result than an uncompiled one
 #: Why a call runs uncompiled in which there is nothing to compile.
 NOT_REACHED = "this part of it has no block that repeats or computes attention."
 
+#: What is said of a model's steps, as it is said of runs.
+IN_RUNS = {
+    NOT_FINITE: "a compiled run gave NaN or Inf.",
+    "compiled steps took longer than uncompiled ones.": "compiled runs took longer than uncompiled ones.",
+    "compiled steps of this size ran out of memory.": "compiled runs of this size ran out of memory.",
+    "no clear gain: compiled steps ran": "no clear gain: compiled runs ran",
+    "is not worth compiling at this size: steps would run": "is not worth compiling at this size: it would run",
+}
+
 _COMPILED_ALREADY = "another node compiles it: remove one of the two."
 
 
@@ -60,6 +69,7 @@ class CallSession(Preparing):
     ways by turns, once it was compiled; what is not clear then is compared in later calls."""
 
     seconds = 5.0
+    unit = "run"
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -120,7 +130,12 @@ class CallSession(Preparing):
 
     @property
     def uncompiled_because(self) -> str | None:
-        return super().uncompiled_because or (NOT_REACHED if self.shape in self._unreached else None)
+        reason = super().uncompiled_because
+        if reason is None:
+            return NOT_REACHED if self.shape in self._unreached else None
+        for steps, runs in IN_RUNS.items():
+            reason = reason.replace(steps, runs)
+        return reason
 
     @property
     def _meant(self) -> tuple[type[BaseException], ...]:
@@ -163,7 +178,7 @@ class CallSession(Preparing):
         self.during.is_not_finite = not finite.all_finite(tensors_of(again))
         self.during.gave_numbers = not self.during.is_not_finite
         if not self.during.is_not_finite:
-            self.give_up(NOT_FINITE)
+            self.give_up(IN_RUNS[NOT_FINITE])
         return again
 
     def _pass(self, run: Callable, inputs: Inputs, watching: bool = False, spare: bool = False) -> Any:
