@@ -49,9 +49,6 @@ class Vae:
             is_scale = parameter.ndim == 1 and not name.endswith("bias")
             nn.init.normal_(parameter, mean=1.0 if is_scale else 0.0, std=0.05)
             parameter.requires_grad_(False)
-        for buffer in model.buffers():
-            if buffer.is_floating_point() and not buffer.isfinite().all():  # statistics of the original
-                buffer.fill_(1.0)
         return model
 
 
@@ -102,7 +99,10 @@ def _ltx(**more: Any) -> nn.Module:
     config = {"dims": 3, "in_channels": 3, "out_channels": 3, "latent_channels": 128, "blocks": blocks, "patch_size": 2}
     config |= {"encoder_base_channels": 16, "decoder_base_channels": 16, "norm_layer": "pixel_norm"}
     config |= {"latent_log_var": "uniform", "causal_decoder": False, **more}
-    return _module("ldm.lightricks.vae.causal_video_autoencoder").VideoVAE(config=config)
+    model = _module("ldm.lightricks.vae.causal_video_autoencoder").VideoVAE(config=config)
+    for buffer in model.per_channel_statistics.buffers():  # nothing in them yet
+        buffer.fill_(1.0)
+    return model
 
 
 def _cog() -> nn.Module:
