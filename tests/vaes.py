@@ -89,7 +89,7 @@ def _hunyuan_refiner(refiner: bool) -> nn.Module:
 
 
 def _wan(module: str, **more: Any) -> nn.Module:
-    config = {"z_dim": 16, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1, "attn_scales": []}
+    config: dict[str, Any] = {"z_dim": 16, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1, "attn_scales": []}
     config |= {"temperal_downsample": [False, True, True], "dropout": 0.0}
     return _module(f"ldm.wan.{module}").WanVAE(dim=16, **config, **more)
 
@@ -111,7 +111,13 @@ def _cog() -> nn.Module:
 
 
 def _cosmos() -> nn.Module:
-    config = {"z_channels": 16, "latent_channels": 16, "z_factor": 1, "resolution": 1024, "in_channels": 3}
+    config: dict[str, Any] = {
+        "z_channels": 16,
+        "latent_channels": 16,
+        "z_factor": 1,
+        "resolution": 1024,
+        "in_channels": 3,
+    }
     config |= {"out_channels": 3, "channels": 32, "channels_mult": [2, 4, 4], "num_res_blocks": 1, "dropout": 0.0}
     config |= {"attn_resolutions": [32], "patch_size": 4, "num_groups": 1, "temporal_compression": 8}
     return _module("ldm.cosmos.vae").CausalContinuousVideoTokenizer(spacial_compression=8, **config)

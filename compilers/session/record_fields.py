@@ -44,8 +44,8 @@ def backend_field(requested: str, used: Backend | None, reason: str) -> dict[str
 class Known:
     """The parts of a session that are published. ``uncompiled_because`` says why the model runs uncompiled as a whole,
     ``replaced_by`` is the node whose session took this one's place. ``was_checked``: the check of the model ended.
-    ``patch_speedup``: how many times as fast patched attention makes a step, None where that is not known. ``unit``: what
-    times are of, "step" or "run"."""
+    ``patch_speedup``: how many times as fast patched attention makes a step, None where that is not known. ``unit``:
+    what times are of, "step" or "run"."""
 
     blocks: Sequence[Block]
     compiler: Compiler

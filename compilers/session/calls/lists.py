@@ -24,13 +24,14 @@ Name = int | str
 @dataclass
 class Seen:
     """What a block does to one of its lists: places that it looks at or sets, from the number on; how many items it
-    takes from the front, and puts at the end."""
+    takes from the front, and puts at the end. Or the list ``is_number``."""
 
     lowest: int = 0
     end: int = 0
     taken: int = 0
     put: int = 0
     other: bool = False
+    is_number: bool = False
 
 
 class Watched(list):
@@ -95,8 +96,9 @@ class Lists:
         lists, at = lists_in(inputs), number_in(inputs)
         own: dict[Name, list] = {}
         for name, items in lists.items():
-            seen = self._seen.setdefault(name, Seen())
+            seen = self._seen.setdefault(name, Seen(is_number=is_number(items)))
             own[name] = list(items) if is_number(items) else Watched(items, seen, at)
+            seen.other |= seen.is_number != is_number(items)
         args, kwargs = _with(inputs, own)
         result = run(*args, **kwargs)
         for name, items in lists.items():
@@ -109,7 +111,8 @@ class Lists:
 
     def alone(self, run: Callable[..., Any], inputs: Inputs) -> Any:
         """Runs the block with its own part of each list."""
-        lists, at = lists_in(inputs), number_in(inputs)
+        lists = lists_in(inputs)
+        at = next((items[0] for name, items in lists.items() if self._seen[name].is_number), 0)
         parts = {name: self._part(name, items, at) for name, items in lists.items()}
         args, kwargs = _with(inputs, parts)
         before = {name: len(part) for name, part in parts.items()}
@@ -120,7 +123,7 @@ class Lists:
 
     def _part(self, name: Name, items: list, at: int) -> list:
         seen = self._seen[name]
-        if is_number(items):
+        if seen.is_number:
             return [0]
         if seen.taken:
             return items[: max(seen.taken, seen.end)]
@@ -128,7 +131,7 @@ class Lists:
 
     def _put_back(self, name: Name, items: list, part: list, before: int, at: int) -> None:
         seen = self._seen[name]
-        if is_number(items):
+        if seen.is_number:
             items[0] = at + part[0]
         elif seen.taken:
             items[:before] = part
