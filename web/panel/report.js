@@ -96,7 +96,7 @@ function speed(record, words, say) {
       ["compile_time", isNumber(seconds) && compileTime(seconds, earlier ? "earlier" : cache, say)],
       ["breakeven", isNumber(images) && say("breakeven_value", { count: Math.ceil(images) })],
     ]),
-    plot: list(record.speed?.steps_ms).length > 0,
+    plot: unit === "step" && list(record.speed?.steps_ms).length > 0,
   };
 }
 

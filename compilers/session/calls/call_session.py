@@ -28,7 +28,7 @@ from ...backends.errors_in_words import is_out_of_memory
 from ...blocks.parity import Parity, clone_inputs, compare
 from ...blocks.tensors import tensors_of
 from ...measuring.model_memory import Variant
-from ..failures import ModelUnfit
+from ..failures import ModelUnfit, of_unit
 from ..faults import NOT_FINITE
 from ..one_block.block_runner import BlockRunner
 from ..preparing import Preparing
@@ -50,15 +50,6 @@ DIFFERS = "a compiled call as a whole gave another result than an uncompiled one
 
 #: Why a call runs uncompiled in which there is nothing to compile.
 NOT_REACHED = "this part of it has no block that repeats or computes attention."
-
-#: What is said of a model's steps, as it is said of runs.
-IN_RUNS = {
-    NOT_FINITE: "a compiled run gave NaN or Inf.",
-    "compiled steps took longer than uncompiled ones.": "compiled runs took longer than uncompiled ones.",
-    "compiled steps of this size ran out of memory.": "compiled runs of this size ran out of memory.",
-    "no clear gain: compiled steps ran": "no clear gain: compiled runs ran",
-    "is not worth compiling at this size: steps would run": "is not worth compiling at this size: it would run",
-}
 
 _COMPILED_ALREADY = "another node compiles it: remove one of the two."
 
@@ -133,9 +124,7 @@ class CallSession(Preparing):
         reason = super().uncompiled_because
         if reason is None:
             return NOT_REACHED if self.shape in self._unreached else None
-        for steps, runs in IN_RUNS.items():
-            reason = reason.replace(steps, runs)
-        return reason
+        return of_unit(reason, self.unit)
 
     @property
     def _meant(self) -> tuple[type[BaseException], ...]:
@@ -178,7 +167,7 @@ class CallSession(Preparing):
         self.during.is_not_finite = not finite.all_finite(tensors_of(again))
         self.during.gave_numbers = not self.during.is_not_finite
         if not self.during.is_not_finite:
-            self.give_up(IN_RUNS[NOT_FINITE])
+            self.give_up(of_unit(NOT_FINITE, self.unit))
         return again
 
     def _pass(self, run: Callable, inputs: Inputs, watching: bool = False, spare: bool = False) -> Any:
