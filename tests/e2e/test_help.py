@@ -1,8 +1,8 @@
 """ComfyUI's help panel shows each node's page with its picture.
 
 With ``ONEDIFF_HELP_PICTURES=1`` the pictures in web/docs, and the README's, are taken anew first, from a real run of
-the example at its own size in the real editor; with ``loaded`` those of the nodes that load a processor alone, with ``parts``
-those for a VAE and a ControlNet.
+the example at its own size in the real editor; with ``loaded`` those of the nodes that load a processor alone, with
+``parts`` those for a VAE and a ControlNet.
 """
 
 from __future__ import annotations
