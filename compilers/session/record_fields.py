@@ -187,7 +187,8 @@ def _speed(known: Known) -> dict[str, Any]:
     spread = times.spread(shape)
     if not times.stands(shape):
         eager, compiled, spread = (None, current, None) if runs_compiled else (current, None, None)
-    compared = times.pairs(shape) > 1 and times.alike(shape)
+    enough = times.pairs(shape) > 1 or (known.unit == "run" and measuring.kept is not None)
+    compared = enough and times.alike(shape)
     speedup = eager / compiled if eager and compiled and compared else None
     clear = measuring.kept is not None if spread else None
     found = verdict(speedup) if speedup else None

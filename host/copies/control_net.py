@@ -61,6 +61,8 @@ class Shared:
 
     def begin(self, control: Any) -> None:
         model = model_of(control)
+        if self.session.during.now and not self._in_use:  # a sampling that was cut off
+            self.session.end(broke_off=True)
         if model is not None and not self.session.during.now:
             self.session.begin(model, dtype_of(control))
         self._in_use.add(control)

@@ -19,6 +19,9 @@ from ..server import host
 from ..user_settings import compile_seconds
 from . import control_net, vae
 
+#: What findings on options may be of: these nodes have no other inputs.
+INPUTS = ("backend", "weights")
+
 #: Seconds in which the first call of a ControlNet is repeated both ways: others follow in the same picture.
 CONTROL_SECONDS = 1.0
 
@@ -39,7 +42,7 @@ def compiled_control_net(given: Any, settings: Settings, record: Record, finding
     patcher = getattr(given, "control_model_wrapped", None)
     device = getattr(patcher, "load_device", None) or comfy.model_management.get_torch_device()
     session = _session("OneDiff Compile ControlNet", settings, record, device)
-    session.seconds = CONTROL_SECONDS
+    session.seconds, session.decides = CONTROL_SECONDS, False
     model = control_net.model_of(given)
     if model is not None:
         _prepare(session, model, patcher, control_net.dtype_of(given), findings)
@@ -59,7 +62,7 @@ def _session(title: str, settings: Settings, record: Record, device: torch.devic
 
 def _prepare(session: CallSession, model: nn.Module, patcher: Any, dtype: torch.dtype, findings: list[Finding]) -> None:
     options = check_options(asked_of(model, patcher, dtype, session.settings)) if patcher is not None else ()
-    session.findings = (*findings, *options)
+    session.findings = (*findings, *(finding for finding in options if finding.path in INPUTS))
     session.prepare(model, (), dtype)
 
 

@@ -154,3 +154,14 @@ def test_a_sampling_that_ends_early_leaves_nothing_behind(net, inductor):
     assert not session.during.now
     result = controls.sampled(kind, base, [copied])
     assert controls.difference(result, controls.sampled(kind, base, [control])) <= TOLERANCE
+
+
+def test_a_sampling_that_was_cut_off_does_not_count_in_the_next(net):
+    kind, base, _, copied, session, _ = net
+    cut_off = copied.copy()
+    with torch.inference_mode():
+        cut_off.pre_run(base, base.model_sampling.percent_to_sigma)
+    began = session.during
+    del cut_off
+    controls.sampled(kind, base, [copied])
+    assert session.during is not began and not session.during.now

@@ -394,3 +394,18 @@ def test_another_node_on_the_same_vae_takes_over(small):
     assert type(again) is type(copied)
     expected, result = both(vae, again, "decode", vaes.numbers(LATENT))
     torch.testing.assert_close(result, expected)
+
+
+def test_where_nothing_new_may_be_compiled_a_size_costs_one_run_more_and_no_other(inductor):
+    vae = vaes.small_vae()
+    session, record = vaes.session_on(vae.first_stage_model, compile_seconds=0.0)
+    copied, runs = vaes.with_session(vae, session), []
+    whole = vae.first_stage_model.decode
+    vae.first_stage_model.__dict__["decode"] = lambda z, **kwargs: runs.append(1) or whole(z, **kwargs)
+    counted = []
+    for _ in range(3):
+        with torch.inference_mode():
+            copied.decode(vaes.numbers(LATENT))
+        counted.append(len(runs))
+    assert counted == [2, 3, 4]
+    assert inductor.graphs == 0 and "nothing new is compiled" in record["summary"]

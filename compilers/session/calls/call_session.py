@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 #: Repetitions at most.
 MOST_PASSES = 40
 
+#: So many times the seconds that are meant for it may the first pair of runs take, for there to be a second.
+LONG = 4.0
+
 #: A result of many blocks may differ by so many times what one block may: they pass their differences on.
 WHOLE = 4.0
 
@@ -57,10 +60,11 @@ _COMPILED_ALREADY = "another node compiles it: remove one of the two."
 class CallSession(Preparing):
     """The state behind one node that compiles such a part. ``using`` is around what the host does as one, such as
     decoding a picture in tiles; ``call`` is one call of the part itself. In so many ``seconds`` a call is repeated both
-    ways by turns, once it was compiled; what is not clear then is compared in later calls."""
+    ways by turns, once it was compiled; what those show is decided by, unless it
+    ``decides`` later."""
 
     seconds = 5.0
-    unit = "run"
+    unit, decides = "run", True
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -245,16 +249,25 @@ class CallSession(Preparing):
                 self.failures.too_large.add(shape)
             else:
                 self.give_up(f"it could not be repeated: {self.compiler.explain(failure).reason}")
-        if not self.compiler.waiting:
+        if not self.compiler.waiting or not self.compiler.budget:
             self._tried.add(shape)
+
+    def _is_enough(self, seconds: float) -> bool:
+        """Whether enough runs were timed in so many seconds. Two pairs at least; one where runs take very long."""
+        pairs = self.measuring.times.pairs(self.shape)
+        return pairs > 0 and seconds > (self.seconds if pairs > 1 else LONG * self.seconds)
 
     def _repeat(self, run: Callable, inputs: Inputs, result: Any) -> None:
         shape, size = self.shape, self.measuring.size
         since: float | None = None
         for _ in range(MOST_PASSES):
             self.host.check_interrupt()
-            is_timed = since is not None and (self.measuring.settled or time.monotonic() - since > self.seconds)
-            if self.uncompiled_because is not None or is_timed:
+            if since is not None and (self.measuring.settled or self._is_enough(time.monotonic() - since)):
+                if self.decides:
+                    self.measuring.decide()
+                    self._found_slow()
+                return
+            if self.uncompiled_because is not None:
                 return
             own = clone_inputs(inputs)
             self.measuring.begin_step(shape, size)
