@@ -23,15 +23,13 @@ HEAD_START = LEAD // 2
 #: Pairs in all of a shape that stays undecided: one more in each sampling after the first ``MOST_PAIRS``.
 LAST_PAIRS = 2 * MOST_PAIRS
 
-#: Uncompiled steps that may be spent on pairs of a shape, whatever ran in them: where hardly two steps run the same
-#: blocks, pairs are rare.
+#: Uncompiled steps that may be spent on pairs of a shape: where hardly two run the same blocks, pairs are rare.
 MOST_SPENT, SPENT_A_PAIR = 3 * MOST_PAIRS, 3
 
 #: Steps after a decision until it may be doubted for the first time; then twice as many, and so on.
 PATIENCE = 50
 
-#: The last steps that are looked at then. They are doubtful when they take so many times as long as the other way did,
-#: and contradict figures that are so many times higher or lower.
+#: The last steps that are looked at then. Doubtful: so many times as long as the other way, or as the figures.
 LATE_STEPS = 15
 DOUBTFUL = 1.25
 
@@ -242,8 +240,8 @@ class StepTimes:
         return True
 
     def typical(self, shape: Hashable) -> tuple[float | None, float | None]:
-        """Milliseconds of a step uncompiled and compiled, from all pairs; before the first one, what is there. Where
-        the last steps ran different blocks, the mean, each with its share."""
+        """Milliseconds of a step uncompiled and compiled, from all pairs; before the first, what is there. The mean of
+        what the last steps ran, each with its share."""
         trial, compared = self._trial(shape), self._compared(shape)
         if compared:
             steps = sum(count for count, _ in compared)
