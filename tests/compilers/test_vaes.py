@@ -409,3 +409,18 @@ def test_where_nothing_new_may_be_compiled_a_size_costs_one_run_more_and_no_othe
         counted.append(len(runs))
     assert counted == [2, 3, 4]
     assert inductor.graphs == 0 and "nothing new is compiled" in record["summary"]
+
+
+def test_a_fault_of_this_pack_costs_no_picture(small, monkeypatch):
+    vae, copied, session, record = small
+    monkeypatch.setattr(session, "_give_gains", lambda functions: 1 / 0)
+    expected, result = both(vae, copied, "decode", vaes.numbers(LATENT))
+    torch.testing.assert_close(result, expected)
+    assert record["state"] == "uncompiled" and "could not be watched" in record["summary"]
+
+
+def test_a_fault_of_the_vae_itself_is_told_as_it_is(small):
+    _, copied, _, _ = small
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="channels"):
+        copied.decode(vaes.numbers((1, 5, 16, 16)))
+    assert own_forwards(copied.first_stage_model) == []

@@ -29,6 +29,7 @@ export const REASONS = [
   ["not_reached", "this part of it has no block that repeats or computes attention."],
   ["compiled_already", "another node compiles it: remove one of the two."],
   ["not_repeated", "it could not be repeated: {why}"],
+  ["not_watched", "it could not be watched: {why}"],
   ["not_looked_at", "it could not be looked at: {why}"],
   ["unknown_list", "it is handed a list and changes it in a way that no compiled block can."],
   [

@@ -35,7 +35,8 @@ from ..preparing import Preparing
 from ..sampling import Sampling
 from ..step import Step
 from .arguments import shape_of, size_of
-from .lists import Lists, lists_in
+from .bound import bound
+from .lists import Lists
 
 log = logging.getLogger(__name__)
 
@@ -118,9 +119,25 @@ class CallSession(Preparing):
             return run(*inputs[0], **inputs[1])
         with forwards_given(self.model.called_directly if self.model else []):
             if shape in self._tried:
-                return self._known(run, inputs)
-            result = self._pass(run, inputs, watching=True)
-            self._try_out(run, inputs, result)
+                return self._safely(run, inputs, lambda: self._known(run, inputs))
+            result = self._safely(run, inputs, lambda: self._pass(run, inputs, watching=True))
+            if self.failures.given_up is None:
+                self._try_out(run, inputs, result)
+        return result
+
+    def _safely(self, run: Callable, inputs: Inputs, attempt: Callable[[], Any]) -> Any:
+        """What an attempt gives; where it fails, what the part itself gives, or raises. Running out of memory is for the
+        host to deal with, which has a way of its own."""
+        try:
+            return attempt()
+        except self._meant:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            failure = ordinary(BaseException.with_traceback(error, None))
+        result = run(*inputs[0], **inputs[1])
+        self.give_up(f"it could not be watched: {self.compiler.explain(failure).reason}")
         return result
 
     @property
@@ -192,7 +209,9 @@ class CallSession(Preparing):
         for block in self.blocks:
             block.ran = False
         try:
-            with swapped_forwards([self._bound(runner, step) for runner in self._runners]):
+            with swapped_forwards(
+                [bound(runner, step, self._lists.setdefault(runner, Lists())) for runner in self._runners]
+            ):
                 result, milliseconds = measuring.time(partial(run, *inputs[0], **inputs[1]))
         except Exception as error:
             if step.running is None or isinstance(error, self.host.cancel.stops):
@@ -208,27 +227,6 @@ class CallSession(Preparing):
             measuring.ran(tuple(block.calls for block in self.blocks))
             self._after(step, milliseconds)
         return result
-
-    def _bound(self, runner: BlockRunner, step: Step) -> tuple[nn.Module, Callable]:
-        """A block's module, and what takes the place of its forward in this step."""
-        module, run = runner.bind(step)
-        lists = self._lists.setdefault(runner, Lists())
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            inputs = (args, kwargs)
-            if not lists_in(inputs):
-                return run(*args, **kwargs)
-            runner.block.takes_lists = True
-            if step.watching or not lists.knows(inputs):
-                return lists.watched(partial(_uncompiled, runner, step), inputs)
-            if step.bypassing or runner.block.reason is not None:
-                return run(*args, **kwargs)
-            if lists.unfit is not None:
-                runner.block.reason = lists.unfit
-                return run(*args, **kwargs)
-            return lists.alone(run, inputs)
-
-        return module, forward
 
     def _try_out(self, run: Callable, inputs: Inputs, result: Any) -> None:
         """Finds out which way calls like this one are to run. Nothing that goes wrong reaches the caller, who has the
@@ -282,14 +280,6 @@ class CallSession(Preparing):
                 since = time.monotonic()
             if self.compiler.waiting and since is not None:
                 return
-
-
-def _uncompiled(runner: BlockRunner, step: Step, *args: Any, **kwargs: Any) -> Any:
-    """A run of a block that is watched; in a step that is not, it is compiled the next time."""
-    if step.watching:
-        return runner.run(*args, **kwargs)
-    step.dirty = step.ran_block = runner.block.ran = True
-    return runner.run_uncompiled((args, kwargs))
 
 
 def _is_right(parity: Parity) -> bool:
