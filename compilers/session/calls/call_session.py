@@ -126,8 +126,8 @@ class CallSession(Preparing):
         return result
 
     def _safely(self, run: Callable, inputs: Inputs, attempt: Callable[[], Any]) -> Any:
-        """What an attempt gives; where it fails, what the part itself gives, or raises. Running out of memory is for the
-        host to deal with, which has a way of its own."""
+        """What an attempt gives; where it fails, what the part itself gives, or raises. Running out of memory is left
+        to the host, which has a way of its own."""
         try:
             return attempt()
         except self._meant:
