@@ -11,6 +11,8 @@ COMPILE = "OneDiffCompile"
 SPEED_REPORT = "OneDiffSpeedReport"
 LOAD_PROCESSOR = "OneDiffLoadProcessor"
 IP_ADAPTER = "OneDiffIPAdapter"
+COMPILE_VAE = "OneDiffCompileVAE"
+COMPILE_CONTROL_NET = "OneDiffCompileControlNet"
 
 #: Ids of OneDiff's own pack that take or give a model, and do not sample it.
 OLD_MODEL_NODES = frozenset(

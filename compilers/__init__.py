@@ -7,6 +7,7 @@ from .choice.prove import PROOFS
 from .compile_cache import WARM, Place
 from .measuring.cleared import CLEARED
 from .measuring.step_clock import BlockCounter, StepClock
+from .session.calls.call_session import CallSession
 from .session.failures import ModelUnfit
 from .session.session import Session
 from .session.settings import Host, Settings, compile_seconds_asked
@@ -18,6 +19,7 @@ __all__ = [
     "WARM",
     "BackendUnavailable",
     "BlockCounter",
+    "CallSession",
     "Host",
     "ModelUnfit",
     "Place",

@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.model_management
 import torch
+from torch import nn
 
 from ..checks.options import Asked, weight_bytes
 from ..compilers import BACKENDS, Settings
@@ -17,26 +18,34 @@ _WHOLE = tuple(comfy.model_management.VRAMState[name] for name in ("DISABLED", "
 
 
 def asked(patcher: Any, settings: Settings) -> Asked:
-    """The facts that the rules on options look at. The model is not loaded for it."""
-    model, device = patcher.model, patcher.load_device
+    """The facts that the rules on options look at, of a MODEL. It is not loaded for it."""
+    model = patcher.model
     diffusion_model = patcher.get_model_object("diffusion_model")
-    sites = find_sites(diffusion_model)
+    casts = model.manual_cast_dtype is not None
+    return asked_of(diffusion_model, patcher, model.get_dtype_inference(), settings, casts)
+
+
+def asked_of(
+    module: nn.Module, patcher: Any, dtype: torch.dtype, settings: Settings, casts_weights: bool = False
+) -> Asked:
+    """The same of any module that a ModelPatcher loads. ``dtype`` is what it computes in."""
+    device = patcher.load_device
     nvidia = device.type == "cuda" and torch.version.hip is None and torch.cuda.is_available()
     asked_for = BACKENDS.get(settings.backend)
     dynamic = patcher.is_dynamic() if hasattr(patcher, "is_dynamic") else False
     return Asked(
         path="",
-        module=diffusion_model,
+        module=module,
         backend=settings.backend,
         scope=settings.scope,
         effort=settings.effort,
         device=device,
-        dtype=model.get_dtype_inference(),
-        regions=len(find_regions(diffusion_model, sites, settings.scope)),
-        weight_dtypes=weight_bytes(diffusion_model),
+        dtype=dtype,
+        regions=len(find_regions(module, find_sites(module), settings.scope)),
+        weight_dtypes=weight_bytes(module),
         capability=torch.cuda.get_device_capability(device) if nvidia else None,
         multiprocessors=torch.cuda.get_device_properties(device).multi_processor_count if nvidia else None,
-        casts_weights=model.manual_cast_dtype is not None,
+        casts_weights=casts_weights,
         offloaded_bytes=0 if dynamic else offloaded_bytes(patcher),
         moves_weights=dynamic,
         compiles_for=asked_for.devices if asked_for else None,

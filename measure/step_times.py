@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from .pairs import LEAD, MOST_PAIRS, Pair, alike, compiled_first, faster, middle_half, spread, typical
+from .pairs import LEAD, MOST_PAIRS, Pair, alike, compiled_first, faster, gain, middle_half, spread, typical
 
 Work = tuple[int, ...]
 """How often a step called each of the model's blocks."""
@@ -23,15 +23,13 @@ HEAD_START = LEAD // 2
 #: Pairs in all of a shape that stays undecided: one more in each sampling after the first ``MOST_PAIRS``.
 LAST_PAIRS = 2 * MOST_PAIRS
 
-#: Uncompiled steps that may be spent on pairs of a shape, whatever ran in them: where hardly two steps run the same
-#: blocks, pairs are rare.
+#: Uncompiled steps that may be spent on pairs of a shape: where hardly two run the same blocks, pairs are rare.
 MOST_SPENT, SPENT_A_PAIR = 3 * MOST_PAIRS, 3
 
 #: Steps after a decision until it may be doubted for the first time; then twice as many, and so on.
 PATIENCE = 50
 
-#: The last steps that are looked at then. They are doubtful when they take so many times as long as the other way did,
-#: and contradict figures that are so many times higher or lower.
+#: The last steps that are looked at then. Doubtful: so many times as long as the other way, or as the figures.
 LATE_STEPS = 15
 DOUBTFUL = 1.25
 
@@ -98,14 +96,13 @@ class Trial:
         return not low / DOUBTFUL <= statistics.median(last) <= high * DOUBTFUL
 
     def now(self, compiled: bool) -> float | None:
-        """Milliseconds of the last steps of a way: those of the pairs while there are no later ones."""
+        """Milliseconds of the last steps of a way; of the pairs before there are any."""
         if self.last[compiled]:
             return statistics.median(list(self.last[compiled])[-LAST_STEPS:])
         return typical(self.pairs)[compiled] if self.pairs else None
 
     def _doubtful(self, compiled: bool) -> bool:
-        """Whether steps that belong to no pair, which cost nothing to look at, no longer agree with the pairs: because
-        of the decision, or because the figures are those of another time."""
+        """Whether steps of no pair, which cost nothing to look at, contradict the decision, or the pairs' figures."""
         if not self.pairs:
             return False
         other_way = typical(self.pairs)[not compiled]
@@ -173,7 +170,7 @@ class StepTimes:
         self._of(shape).saw(work)
 
     def begin(self) -> None:
-        """The first step of a sampling was run: which blocks the sampling before ran counts no more."""
+        """The first step of a sampling was run: what the one before ran counts no more."""
         for times in self.shapes.values():
             times.begin()
 
@@ -189,8 +186,7 @@ class StepTimes:
         return unclear
 
     def add(self, shape: Hashable, milliseconds: float, *, compiled: bool, work: Work = ()) -> None:
-        """Notes the time of one step. The first uncompiled one before any compiled one is a warm-up and belongs to no
-        pair."""
+        """Notes the time of one step. An uncompiled one before any compiled one is a warm-up, of no pair."""
         times = self._of(shape)
         if times.work is None:
             times.saw(work)
@@ -226,6 +222,12 @@ class StepTimes:
         """``compiled`` or ``uncompiled`` when one is faster, None while that is not clear."""
         return self._trial(shape).kept
 
+    def decide(self, shape: Hashable) -> None:
+        """Takes the few pairs of a shape for a decision, where nobody waits for more."""
+        trial = self._trial(shape)
+        if trial.kept is None and trial.pairs:
+            trial.kept = "compiled" if gain(trial.pairs) == "faster" else "uncompiled"
+
     def stands(self, shape: Hashable) -> bool:
         """Whether the last steps agree with the pairs, all that ran lately with their share."""
         compared = self._compared(shape)
@@ -238,8 +240,8 @@ class StepTimes:
         return True
 
     def typical(self, shape: Hashable) -> tuple[float | None, float | None]:
-        """Milliseconds of a step uncompiled and compiled, from all pairs; before the first one, what is there. Where
-        the last steps ran different blocks, the mean, each with its share."""
+        """Milliseconds of a step uncompiled and compiled, from all pairs; before the first, what is there. The mean of
+        what the last steps ran, each with its share."""
         trial, compared = self._trial(shape), self._compared(shape)
         if compared:
             steps = sum(count for count, _ in compared)
@@ -284,8 +286,7 @@ class StepTimes:
         return Trial() if times.work is None else self._trial_of(times, times.work)
 
     def _trial_of(self, times: ShapeTimes, work: Work) -> Trial:
-        """The trial of these blocks, made at the first call. It starts from what other shapes showed of them, where
-        those agree."""
+        """The trial of these blocks, made at the first call. It starts from what other shapes agree on."""
         if work in times.trials:
             return times.trials[work]
         trials = [other.trials.get(work) for other in self.shapes.values()]
@@ -294,7 +295,6 @@ class StepTimes:
         return times.new_trial(work, {"compiled": HEAD_START, "uncompiled": -HEAD_START, None: 0}[agreed])
 
     def _compared(self, shape: Hashable) -> list[tuple[int, Trial]]:
-        """Of the blocks that the last steps ran, the trials that have pairs, and how many of the steps; none unless
-        that of most of the work is among them."""
+        """Of what the last steps ran, the trials with pairs, and how many steps; none without most of the work."""
         recent = self._of(shape).recent if self._trial(shape).pairs else []
         return [(count, trial) for count, trial in recent if trial.pairs]

@@ -7,6 +7,8 @@ from comfy_api.latest import ComfyExtension, io
 from ..host.pack_folder import warn_of_name
 from ..host.server import start
 from .compile import OneDiffCompile
+from .compile_control_net import OneDiffCompileControlNet
+from .compile_vae import OneDiffCompileVAE
 from .forward_check import OneDiffForwardCheck
 from .ip_adapter import OneDiffIPAdapter
 from .load_processor import OneDiffLoadProcessor
@@ -26,6 +28,7 @@ class OneDiffExtension(ComfyExtension):
         new: list[type[io.ComfyNode]] = [
             *(OneDiffPatchAttention, OneDiffForwardCheck, OneDiffCompile, OneDiffSpeedReport),
             *(OneDiffLoadProcessor, OneDiffIPAdapter),
+            *(OneDiffCompileVAE, OneDiffCompileControlNet),
         ]
         return [*new, *old_nodes()]
 

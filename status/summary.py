@@ -107,7 +107,13 @@ def _idle(record: dict[str, Any]) -> str:
     if later:
         return f"left to the later OneDiff Compile node {later}"
     regions = (record["compile"] or {}).get("regions")
-    return f"ready: {count(regions, 'block')} to compile when sampling" if regions else "not run yet"
+    when = "at the first use" if _is_of_runs(record) else "when sampling"
+    return f"ready: {count(regions, 'block')} to compile {when}" if regions else "not run yet"
+
+
+def _is_of_runs(record: dict[str, Any]) -> bool:
+    """Whether its times are of whole runs, as of a VAE, and not of steps."""
+    return (record["compile"] or {}).get("unit") == "run"
 
 
 def _patched(record: dict[str, Any]) -> str:
@@ -199,7 +205,7 @@ def _uncompiled(record: dict[str, Any]) -> str:
     speed = record["speed"] or {}
     reason = (record["backend"] or {}).get("reason")
     if speed.get("kept") == "uncompiled" and speed.get("verdict") == "slower":
-        reason = f"compiled steps took {longer(speed['speedup'])}"
+        reason = f"compiled {'runs' if _is_of_runs(record) else 'steps'} took {longer(speed['speedup'])}"
     return " · ".join([*_from_patch(speed), f"uncompiled: {reason}" if reason else "uncompiled"])
 
 

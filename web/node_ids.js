@@ -7,6 +7,11 @@ export const COMPILE = "OneDiffCompile";
 export const SPEED_REPORT = "OneDiffSpeedReport";
 export const LOAD_PROCESSOR = "OneDiffLoadProcessor";
 export const IP_ADAPTER = "OneDiffIPAdapter";
+export const COMPILE_VAE = "OneDiffCompileVAE";
+export const COMPILE_CONTROL_NET = "OneDiffCompileControlNet";
 
-/** Those with a status line: the nodes that a model goes through. */
-export const NODES = new Set([PATCH_ATTENTION, FORWARD_CHECK, COMPILE, SPEED_REPORT]);
+/** Those with a status line: the nodes that a model, a VAE or a ControlNet goes through. */
+export const NODES = new Set([
+  ...[PATCH_ATTENTION, FORWARD_CHECK, COMPILE, SPEED_REPORT],
+  ...[COMPILE_VAE, COMPILE_CONTROL_NET],
+]);

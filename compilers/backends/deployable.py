@@ -19,7 +19,7 @@ from ..blocks.batches import LARGEST, form_of
 from ..blocks.shared_graph import SharedGraph
 from ..blocks.tensors import tensors_of
 from .dynamic_sizes import mark_sizes
-from .plain_layout import in_plain_layout, is_plain
+from .plain_layout import in_plain_layout, is_plain, lists_of, put_back
 
 
 class CompiledModule(DeployableModule):
@@ -38,6 +38,7 @@ class CompiledModule(DeployableModule):
         before = graph.graphs
         start = time.perf_counter()
         inputs: Any = (args, kwargs)
+        given = inputs
         copies: list[tuple[torch.Tensor, torch.Tensor]] = []
         tensors = tensors_of(inputs)
         if not all(map(is_plain, tensors)):
@@ -45,7 +46,9 @@ class CompiledModule(DeployableModule):
             tensors = tensors_of(inputs)
         mark_sizes(tensors, graph.batch.get(form_of(tensors)) if graph.batch else None)
         with PRIVATE_TRACING:
+            lists = lists_of(given, inputs) if inputs is not given else []
             result = graph.runner(self._torch_module, *inputs)
+        put_back(lists)
         for original, copy in copies:
             original.copy_(copy)
         if graph.graphs != before:

@@ -50,3 +50,18 @@ def in_plain_layout(inputs: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Te
         return copies[-1][1]
 
     return map_tensors(plain, inputs), copies
+
+
+def lists_of(before: Any, after: Any) -> list[tuple[list, list, list]]:
+    """The lists among the arguments of a call, in which a block may change items: each with the one that took its place
+    for the call, and what was in that."""
+    pairs = [*zip(before[0], after[0], strict=True), *((before[1][name], after[1][name]) for name in before[1])]
+    return [(ours, other, list(other)) for ours, other in pairs if type(ours) is list and ours is not other]
+
+
+def put_back(lists: list[tuple[list, list, list]]) -> None:
+    """Changes the caller's lists as the block changed those that took their place."""
+    for ours, other, was in lists:
+        if len(other) != len(was) or any(a is not b for a, b in zip(other, was, strict=True)):
+            kept = {id(item): number for number, item in enumerate(was)}
+            ours[:] = [ours[kept[id(item)]] if id(item) in kept else item for item in other]

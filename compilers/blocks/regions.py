@@ -2,7 +2,7 @@
 
 Found from the model's structure. A region is a block in a list of blocks (a child of ModuleList or Sequential) that
 holds an attention site; besides, a repeated block without attention that holds much of the weight, such as a residual
-block.
+block, and others of its class that stand in no list.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ...patching.explicit_forward import needs_repair
 from ...processors import Site
 
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -57,7 +58,14 @@ def find_regions(diffusion_model: nn.Module, sites: Iterable[Site], scope: str =
 
 def _is_block(path: str, modules: dict[str, nn.Module]) -> bool:
     parent = modules[path.rpartition(".")[0]]
-    return isinstance(parent, CONTAINERS) and not isinstance(modules[path], CONTAINERS)
+    in_list = isinstance(parent, CONTAINERS) and not isinstance(modules[path], CONTAINERS)
+    return in_list and _can_be_called(modules[path])
+
+
+def _can_be_called(module: nn.Module) -> bool:
+    """Whether a module has a forward of its own. A plain ``nn.Module`` only holds others, as at each depth of a VAE."""
+    cls = type(module)
+    return cls.forward is not nn.Module.forward or needs_repair(cls)
 
 
 def _block_of(path: str, modules: dict[str, nn.Module]) -> str:
@@ -83,10 +91,17 @@ def _heavy_blocks(modules: dict[str, nn.Module], taken: set[str]) -> set[str]:
     weight: Counter[type] = Counter()
     for module in blocks.values():
         weight[type(module)] += sum(p.numel() for p in module.parameters())
+    heavy = {cls for cls, number in repeats.items() if number > 1 and weight[cls] / total >= MIN_WEIGHT_SHARE}
+    found = {path for path, module in blocks.items() if type(module) in heavy}
+    return found | _alike(modules, heavy, {*taken, *found})
+
+
+def _alike(modules: dict[str, nn.Module], classes: set[type], taken: set[str]) -> set[str]:
+    """Modules of these classes that stand in no list, as those in the middle of a VAE do."""
     return {
         path
-        for path, module in blocks.items()
-        if repeats[type(module)] > 1 and weight[type(module)] / total >= MIN_WEIGHT_SHARE
+        for path, module in modules.items()
+        if type(module) in classes and not any(f"{path}.".startswith(f"{other}.") for other in taken)
     }
 
 
@@ -97,9 +112,8 @@ def _parts_around(modules: dict[str, nn.Module], taken: set[str]) -> set[str]:
     for path, module in modules.items():
         inside = any(path.startswith(f"{other}.") for other in (*taken, *parts))
         around = any(other == path or other.startswith(f"{path}.") for other in taken)
-        can_be_called = not isinstance(module, nn.ModuleList | nn.ModuleDict)
         layers = sum(not list(layer.children()) for layer in module.modules())
-        if path and can_be_called and not inside and not around and layers > 1 and _weighted_layers(module):
+        if path and _can_be_called(module) and not inside and not around and layers > 1 and _weighted_layers(module):
             parts.add(path)
     return parts
 

@@ -40,7 +40,8 @@ class Block:
     ``casts_weights`` says that its weights are resolved before it runs compiled, because the model is only partly
     loaded; ``in_dynamic_vram`` that ComfyUI's dynamic VRAM looks after them. ``gain`` is what compiling gains for its
     class, with the ``functions`` that run in it now. ``operators`` is the foreign code that ran inside the compiled
-    block last, by role. ``places`` are ``sites`` by their names in it.
+    block last, by role. ``places`` are ``sites`` by their names in it. ``takes_lists``: it was given
+    lists that it may change.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Block:
         self.casts_weights = False
         self.in_dynamic_vram = False
         self.operators: dict[str, Operator] = {}
+        self.takes_lists = False
 
     def begin_sampling(self) -> None:
         self.ran = False

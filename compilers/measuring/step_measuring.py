@@ -10,6 +10,7 @@ import torch
 
 from ...measure.step_times import StepTimes, Work
 from ...measure.stopwatch import PeakMemory, Stopwatch
+from ...measure.verdict import verdict
 
 #: An accelerator is waited for after each step that is compared, and after one of so many that are only looked at: a
 #: prime, so that it is not always the same one of the steps of a caching node.
@@ -135,6 +136,11 @@ class Measuring:
         self.slow.add(self._decided)
         return True
 
+    def decide(self) -> None:
+        """Takes the pairs that there are of steps like the last one for a decision."""
+        if self.keep_faster:
+            self.times.decide(self.shape)
+
     @property
     def _decided(self) -> Hashable:
         """What a decision holds for."""
@@ -155,7 +161,9 @@ class Measuring:
         """Why steps like the last one run uncompiled, None when their times are no reason."""
         if not self.is_slow:
             return None
-        if self.kept == "uncompiled":
+        uncompiled, compiled = self.times.typical(self.shape)
+        is_same = bool(uncompiled and compiled) and verdict((uncompiled or 0) / (compiled or 1)) == "same"
+        if self.kept == "uncompiled" and not is_same:
             return "compiled steps took longer than uncompiled ones."
         spread = self.times.spread(self.shape)
         if spread is None:

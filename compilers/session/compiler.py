@@ -14,7 +14,7 @@ from torch import nn
 
 from ...checks.reaching.batches import Batched, Form
 from ...patching.user_code import Attendance, Cancel
-from ..backends.errors_in_words import is_out_of_memory
+from ..backends.errors_in_words import in_words, is_out_of_memory
 from ..backends.protocol import Backend, Failure
 from ..blocks.batches import Batches
 from ..blocks.parity import Parity
@@ -188,9 +188,8 @@ class Compiler:
 
     def explain(self, error: Exception) -> Failure:
         """A failure in words."""
-        assert self.backend is not None
         try:
-            return self.backend.explain(error)
+            return self.backend.explain(error) if self.backend is not None else in_words(error)
         except BaseException:  # a person's exception may raise when it is looked at
             return Failure("it raised an error that cannot be read.")
 

@@ -20,6 +20,15 @@ log = logging.getLogger(__name__)
 _WHOLE_MODEL = "another node compiles the whole model (TorchCompileModel): remove one of the two."
 _SEVERAL_GPUS = "ComfyUI runs this model on several GPUs, which this version does not support."
 
+#: What is said of a model's steps, as it is said of runs of a VAE or a ControlNet.
+_IN_RUNS = {
+    "a compiled step gave NaN or Inf.": "a compiled run gave NaN or Inf.",
+    "compiled steps took longer than uncompiled ones.": "compiled runs took longer than uncompiled ones.",
+    "compiled steps of this size ran out of memory.": "compiled runs of this size ran out of memory.",
+    "no clear gain: compiled steps ran": "no clear gain: compiled runs ran",
+    "is not worth compiling at this size: steps would run": "is not worth compiling at this size: it would run",
+}
+
 #: A failure in words: ``Backend.explain``.
 Explain = Callable[[Exception], Failure]
 
@@ -99,9 +108,9 @@ def common_reason(blocks: Sequence[Block]) -> str | None:
 class ModelUnfit(RuntimeError):
     """Raised where the user asked to stop rather than run uncompiled. ``node`` is its id, ``reason`` says why."""
 
-    def __init__(self, node: str, reason: str):
+    def __init__(self, node: str, reason: str, title: str = "OneDiff Compile"):
         super().__init__(
-            f"OneDiff Compile (node {node}): {reason} Set “if it cannot compile” to “run uncompiled” to go on without."
+            f"{title} (node {node}): {reason} Set “if it cannot compile” to “run uncompiled” to go on without."
         )
         self.node = node
         self.reason = reason
@@ -144,3 +153,10 @@ def kinds_of(blocks: Sequence[Block]) -> tuple[int, int]:
     kinds = {block.signature for block in blocks}
     compiled = {block.signature for block in blocks if any(graph.graphs for graph in block.graphs.values())}
     return len(kinds), len(compiled)
+
+
+def of_unit(reason: str, unit: str) -> str:
+    """A reason as it is said where times are of "run"s, or of "step"s."""
+    for steps, runs in _IN_RUNS.items() if unit == "run" else ():
+        reason = reason.replace(steps, runs)
+    return reason

@@ -17,7 +17,7 @@ from ..blocks.shared_graph import Counts
 from ..measuring.block import Block
 from ..measuring.step_measuring import Measuring
 from .compiler import Compiler
-from .failures import gain_nothing, kinds_of
+from .failures import gain_nothing, kinds_of, of_unit
 from .sampling import Sampling
 
 
@@ -44,7 +44,8 @@ def backend_field(requested: str, used: Backend | None, reason: str) -> dict[str
 class Known:
     """The parts of a session that are published. ``uncompiled_because`` says why the model runs uncompiled as a whole,
     ``replaced_by`` is the node whose session took this one's place. ``was_checked``: the check of the model ended.
-    ``patch_speedup``: how many times as fast patched attention makes a step, None where that is not known."""
+    ``patch_speedup``: how many times as fast patched attention makes a step, None where that is not known. ``unit``:
+    what times are of, "step" or "run"."""
 
     blocks: Sequence[Block]
     compiler: Compiler
@@ -60,6 +61,7 @@ class Known:
     device: torch.device
     host_version: str | None
     patch_speedup: float | None = None
+    unit: str = "step"
 
 
 def state_of(known: Known) -> str:
@@ -125,10 +127,13 @@ def _compile(known: Known) -> dict[str, Any]:
     in_all = sum(spent.values(), Counts())
     kinds, kinds_compiled = kinds_of(called)
     return {
+        "unit": known.unit,
         "regions": len(called),
         "regions_compiled": sum(block.compiled for block in called),
         "regions_uncompiled": [
-            {"path": block.path, "reason": block.uncompiled_because} for block in called if block.uncompiled_because
+            {"path": block.path, "reason": of_unit(block.uncompiled_because, known.unit)}
+            for block in called
+            if block.uncompiled_because
         ],
         "operators": _operators(called),
         "regions_not_called": [block.path for block in blocks if not block.called],
@@ -182,7 +187,8 @@ def _speed(known: Known) -> dict[str, Any]:
     spread = times.spread(shape)
     if not times.stands(shape):
         eager, compiled, spread = (None, current, None) if runs_compiled else (current, None, None)
-    compared = times.pairs(shape) > 1 and times.alike(shape)
+    enough = times.pairs(shape) > 1 or (known.unit == "run" and measuring.kept is not None)
+    compared = enough and times.alike(shape)
     speedup = eager / compiled if eager and compiled and compared else None
     clear = measuring.kept is not None if spread else None
     found = verdict(speedup) if speedup else None
@@ -191,6 +197,7 @@ def _speed(known: Known) -> dict[str, Any]:
     elif clear is False and speedup and spread and within_spread(speedup, spread) and (not kept or found != "same"):
         found = None
     return {
+        "unit": known.unit,
         "eager_ms": _round(eager, 2),
         "compiled_ms": _round(compiled, 2),
         "speedup": max(round(speedup, 3), 0.001) if speedup else None,

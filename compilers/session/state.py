@@ -29,8 +29,12 @@ class SessionState:
     """``replaced_by`` is the id of a later OneDiff Compile node whose session took this one's place, until this one
     samples (for another branch). With ``skips_classes_without_gain`` blocks whose class gains nothing are not compiled;
     with ``plans`` besides, on a CPU, nothing is that would not pay (a speed report shows what all of it gains).
-    ``foreign`` and ``patches`` are what other nodes, and this pack's, have put on the model's attention.
+    ``foreign`` and ``patches`` are what other nodes, and this pack's, have put on the model's attention. ``title`` is
+    that of the node, ``unit`` what its times are of: "step", or "run".
     """
+
+    title = "OneDiff Compile"
+    unit = "step"
 
     def __init__(
         self,
@@ -131,6 +135,7 @@ class SessionState:
             device=self.device,
             host_version=self.host.version,
             patch_speedup=self.patch_speedup,
+            unit=self.unit,
         )
         self.record.update(live=live, **session_fields(known, self.record["backend"]))
 
@@ -155,4 +160,4 @@ class SessionState:
         reason = self.failures.first(self.blocks) if self.settings.stop_if_unfit else None
         if reason is not None:
             self._note_backend(reason, state="failed", progress=None)
-            raise ModelUnfit(str(self.record["node"]), reason)
+            raise ModelUnfit(str(self.record["node"]), reason, self.title)

@@ -1,18 +1,22 @@
-"""Old nodes that compile a MODEL, or load one first."""
+"""Old nodes that compile a MODEL, a VAE or a ControlNet, or load one first."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ...compilers import Settings
+from ...host.copies.control_net import is_control_net
+from ...host.copies.sessions import compiled_control_net, compiled_vae
+from ...host.copies.vae import is_vae
 from ...host.migration.stock_nodes import stock
 from ...patching.skipping.deep_cache import CacheSettings, DeepCache
 from ...patching.skipping.unet import is_unet
 from ...patching.wrappers import attach
+from ...status import Record
 from ..compile import compiled_model
 from .boosters import Boost, cache_settings
 from .given import Given
-from .row import CACHES, NO_INT8, NO_INT8_MODELS, NOT_YET, ONLY_MODELS
+from .row import CACHES, NO_INT8, NO_INT8_MODELS
 
 
 def compile_model(given: Given) -> tuple:
@@ -24,9 +28,55 @@ def load(given: Given) -> tuple:
     """Loads a checkpoint and compiles its model."""
     loader = "ImageOnlyCheckpointLoader" if _loads_video(given) else "CheckpointLoaderSimple"
     model, clip, vae = stock(loader, ckpt_name=given.file("ckpt_name", "checkpoints"))
-    if given.on("vae_speedup"):
-        given.lost("vae_speedup", f"the VAE is {NOT_YET}", ONLY_MODELS, "You don't need to do anything.")
+    if given.on("vae_speedup") and is_vae(vae):
+        vae = _vae_too(given, vae)
     return _compiled(given, model), clip, vae
+
+
+def compile_vae(given: Given) -> tuple:
+    """VAE Speedup."""
+    vae = given.inputs.get("vae")
+    if not is_vae(vae):
+        given.say("nothing to compile: no VAE is connected", "", "Connect a node that loads one.")
+        return (vae,)
+    settings = _settings(given)
+    return (vae if settings is None else compiled_vae(vae, settings, given.record, given.findings),)
+
+
+def compile_control(given: Given) -> tuple:
+    """ControlNet Speedup, of both kinds."""
+    if "cnet_stack" in given:
+        why = "One node compiles one ControlNet, and its line says what became of that."
+        fix = "Put OneDiff Compile ControlNet behind each loader, before the stack."
+        given.lost("cnet_stack", "the stack is handed on as it is", why, fix)
+    control = _control(given, given.inputs.get("control_net"))
+    return tuple(given.inputs.get("cnet_stack") if kind != "CONTROL_NET" else control for kind in given.row.outputs)
+
+
+def load_control(given: Given) -> tuple:
+    """Load ControlNet Model - OneDiff."""
+    loaded = stock("ControlNetLoader", control_net_name=given.file("control_net_name", "controlnet"))
+    return (_control(given, loaded[0]),)
+
+
+def _control(given: Given, control: Any) -> Any:
+    if not is_control_net(control):
+        given.say("nothing to compile: no ControlNet is connected", "", "Connect a node that loads one.")
+        return control
+    settings = _settings(given)
+    return control if settings is None else compiled_control_net(control, settings, given.record, given.findings)
+
+
+def _vae_too(given: Given, vae: Any) -> Any:
+    """The node's line is the model's. What becomes of the VAE is in the console."""
+    boost = _boost(given)
+    if _off(given, boost):
+        return vae
+    record = Record(given.record["workflow"], given.record["node"])
+    compiled = compiled_vae(vae, Settings(backend=boost.backend), record, [])
+    why = "One line has no room for both: what becomes of the VAE is written to the console."
+    given.note("vae_speedup", "the VAE is compiled too", why, "To see it here, use OneDiff Compile VAE.")
+    return compiled
 
 
 def no_model(given: Given) -> tuple:
@@ -40,22 +90,35 @@ def no_model(given: Given) -> tuple:
 
 
 def _compiled(given: Given, model: Any) -> Any:
-    boost = _boost(given)
-    if given.row.quantises or boost.int8:
-        _say_int8(given)
-    cache = _cache(given, boost, model)
-    off = next((name for name in ("static_mode", "compile") if given.row.has(name) and not given.on(name)), None)
-    if off or boost.off:
-        is_off = f"{off} is “disable”" if off else "disable is on"
-        fix = f"Set {off} to “enable” to compile." if off else "Turn off disable on Torch Compile Booster to compile."
-        given.say(f"uncompiled: {is_off}", "The workflow turns compiling off.", fix)
-        result = model if cache is None else model.clone()
-    else:
-        settings = Settings(backend=boost.backend, effort=boost.effort)
+    cache = _cache(given, _boost(given), model)
+    settings = _settings(given)
+    if settings is not None:
         result = compiled_model(model, settings, given.record, given.findings)
+    else:
+        result = model if cache is None else model.clone()
     if cache is not None:
         attach(result, DeepCache(cache, lambda found: given.record.update(approximate=found)))
     return result
+
+
+def _settings(given: Given) -> Settings | None:
+    """What its booster asks for, as far as it can be had; None where the workflow turns compiling off."""
+    boost = _boost(given)
+    if given.row.quantises or boost.int8:
+        _say_int8(given)
+    off = _off(given, boost)
+    if off is not None:
+        given.say(f"uncompiled: {off[0]}", "The workflow turns compiling off.", off[1])
+        return None
+    return Settings(backend=boost.backend, effort=boost.effort)
+
+
+def _off(given: Given, boost: Boost) -> tuple[str, str] | None:
+    """How the workflow turns compiling off, and how to turn it on; None where it does not."""
+    off = next((name for name in ("static_mode", "compile") if given.row.has(name) and not given.on(name)), None)
+    if off is not None:
+        return f"{off} is “disable”", f"Set {off} to “enable” to compile."
+    return ("disable is on", "Turn off disable on Torch Compile Booster to compile.") if boost.off else None
 
 
 def _cache(given: Given, boost: Boost, model: Any) -> CacheSettings | None:

@@ -22,9 +22,9 @@ KINDS: dict[str, Callable[[Given], tuple]] = {
     "load": compiling.load,
     "no model": compiling.no_model,
     "booster": boosters.booster,
-    "vae": passing.not_yet,
-    "control": passing.not_yet,
-    "load control": passing.load_control,
+    "vae": compiling.compile_vae,
+    "control": compiling.compile_control,
+    "load control": compiling.load_control,
     "graphs": passing.graphs,
     "not needed": passing.not_needed,
     "quantise": passing.quantise,
@@ -34,7 +34,7 @@ KINDS: dict[str, Callable[[Given], tuple]] = {
     "difference": comparing.show_difference,
 }
 
-_COMPILING = frozenset({"compile", "load"})
+_COMPILING = frozenset({"compile", "load", "vae", "control", "load control"})
 
 
 class OldNode(io.ComfyNode):

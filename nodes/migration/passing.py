@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from ...host.migration.stock_nodes import samplers, schedulers, stock
 from .given import Given
-from .row import ANY_SIZE, NO_INT8, NOT_YET, ONLY_MODELS, SAVED_ANYWAY
+from .row import ANY_SIZE, NO_INT8, SAVED_ANYWAY
 
 _REMOVE = "You can remove this node."
-
-
-def not_yet(given: Given) -> tuple:
-    given.say(NOT_YET, ONLY_MODELS)
-    return given.passed_on()
-
-
-def load_control(given: Given) -> tuple:
-    loaded = stock("ControlNetLoader", control_net_name=given.file("control_net_name", "controlnet"))
-    given.say(NOT_YET, ONLY_MODELS)
-    return (loaded[0],)
 
 
 def graphs(given: Given) -> tuple:

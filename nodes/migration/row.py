@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from .fields import Field
 
 #: Said in several places: by the nodes, of them, and of their inputs.
-NOT_YET = "not accelerated yet; your picture is not affected"
-ONLY_MODELS = "Only models are compiled so far."
 NO_INT8 = "int8 is no longer available; it was part of OneDiff Enterprise"
 NO_INT8_MODELS = "int8 models of OneDiff Enterprise cannot be loaded"
 CACHES = "DeepCache leaves the deep blocks out in some steps, which changes the picture"
 SAVED_ANYWAY = "compiled code is saved automatically"
 ANY_SIZE = "OneDiff Compile works with every size and batch size"
-OFF_HINT = "disable: the model runs uncompiled."
+OFF_HINT = "disable: it runs uncompiled."
 
 
 @dataclass(frozen=True)

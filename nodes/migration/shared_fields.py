@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .fields import Field, file, flag, idle, link, number, switch, text, whole
-from .row import NOT_YET, OFF_HINT
+from .row import OFF_HINT
 
 MODEL, VAE, LATENT, IMAGE = (link(kind.lower(), kind) for kind in ("MODEL", "VAE", "LATENT", "IMAGE"))
 CONTROL = link("control_net", "CONTROL_NET")
@@ -11,7 +11,7 @@ BOOSTER = link("custom_booster", "CUSTOM_BOOSTER")
 INPLACE = idle(flag("inplace", True))
 STATIC = switch("static_mode", tooltip=OFF_HINT)
 CKPT = file("ckpt_name", "checkpoints")
-VAE_SPEEDUP = switch("vae_speedup", "disable", tooltip=f"The VAE is {NOT_YET}.")
+VAE_SPEEDUP = switch("vae_speedup", "disable", tooltip="enable: the VAE is compiled too.")
 GRAPH = idle(text("graph"))
 DOCS = idle(text("docs_link", lines=True))
 

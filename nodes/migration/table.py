@@ -6,7 +6,7 @@ Inputs are in the order in which the newest version saved its values; those of e
 from __future__ import annotations
 
 from .fields import Field, file, flag, idle, link, switch, text, whole
-from .row import ANY_SIZE, CACHES, NO_INT8, NO_INT8_MODELS, NOT_YET, SAVED_ANYWAY, Row
+from .row import ANY_SIZE, CACHES, NO_INT8, NO_INT8_MODELS, SAVED_ANYWAY, Row
 from .shared_fields import (
     BOOSTER,
     CACHE,
@@ -31,19 +31,20 @@ COMPILES = "Works like OneDiff Compile."
 LOADS = "Works like Load Checkpoint followed by OneDiff Compile."
 UNQUANTISED = f" {NO_INT8}. The model keeps its own precision."
 CACHED = f" {CACHES}."
-PASSES = f"Passes it through unchanged: {NOT_YET}."
+COMPILES_VAE = "Works like OneDiff Compile VAE."
+COMPILES_CONTROL = "Works like OneDiff Compile ControlNet."
 NO_GRAPHS = f"No longer needed: {SAVED_ANYWAY}."
 ALL_SIZES = f"No longer needed: {ANY_SIZE}."
 SETTINGS = "Holds settings for OneDiff Compile."
 
 ROWS = (
     Row("ModelSpeedup", "Model Speedup", "compile", COMPILES, (MODEL, BOOSTER, INPLACE, STATIC), ("MODEL",)),
-    Row("VaeSpeedup", "VAE Speedup", "vae", PASSES, (VAE, BOOSTER, INPLACE, idle(STATIC)), ("VAE",)),
+    Row("VaeSpeedup", "VAE Speedup", "vae", COMPILES_VAE, (VAE, BOOSTER, INPLACE, STATIC), ("VAE",)),
     Row(
         "ControlnetSpeedup",
         "ControlNet Speedup",
         "control",
-        PASSES,
+        COMPILES_CONTROL,
         (CONTROL, link("cnet_stack", "CONTROL_NET_STACK"), INPLACE, BOOSTER),
         ("CONTROL_NET", "CONTROL_NET_STACK"),
     ),
@@ -71,7 +72,7 @@ ROWS = (
         "OneDiffControlNetLoader",
         "Load ControlNet Model - OneDiff",
         "load control",
-        f"Works like Load ControlNet Model: {NOT_YET}.",
+        "Works like Load ControlNet Model followed by OneDiff Compile ControlNet.",
         (file("control_net_name", "controlnet"), BOOSTER),
         ("CONTROL_NET",),
     ),
@@ -255,8 +256,8 @@ ROWS = (
         "ControlNetSpeedup",
         "ControlNet Speedup",
         "control",
-        PASSES,
-        (CONTROL, idle(STATIC)),
+        COMPILES_CONTROL,
+        (CONTROL, STATIC),
         ("CONTROL_NET",),
         ("control_net",),
     ),

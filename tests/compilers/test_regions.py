@@ -81,3 +81,14 @@ def test_a_heavy_block_that_is_not_repeated_is_no_region():
     """Compiling it would be paid for once and gain once."""
     model = torch.nn.Sequential(torch.nn.Sequential(Two(64), torch.nn.Linear(8, 8)), torch.nn.Linear(8, 8))
     assert regions_of(model) == []
+
+
+def test_a_vae_has_blocks_at_every_depth_and_in_its_middle():
+    """Plain modules that only hold others are no blocks: nobody calls them."""
+    import vaes
+
+    regions = regions_of(vaes.VAES["SD"].model())
+    assert classes(regions) == {"ResnetBlock": 3 + 2 + 6 + 2, "AttnBlock": 2}
+    paths = [region.path for region in regions]
+    assert {"decoder.mid.block_1", "decoder.mid.attn_1", "decoder.up.0.block.1"} <= {*paths}
+    assert not [(a, b) for a in paths for b in paths if a != b and b.startswith(f"{a}.")]

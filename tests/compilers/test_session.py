@@ -845,6 +845,7 @@ def test_the_slower_way_is_given_up(patcher, backend, monkeypatch):
         **dict.fromkeys(("without_ms", "patch_speedup", "total_speedup", "computed")),
         "eager_ms": 20.0,
         "compiled_ms": 30.0,
+        "unit": "step",
         "speedup": 0.667,
         "verdict": "slower",
         "per_second": 50.0,

@@ -1,7 +1,8 @@
 """ComfyUI's help panel shows each node's page with its picture.
 
 With ``ONEDIFF_HELP_PICTURES=1`` the pictures in web/docs, and the README's, are taken anew first, from a real run of
-the example at its own size in the real editor; with ``loaded`` those of the nodes that load a processor alone.
+the example at its own size in the real editor; with ``loaded`` those of the nodes that load a processor alone, with
+``parts`` those for a VAE and a ControlNet.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import pytest
 from editor import MINUTES, QUEUE, ROOT, SCREENS, example_workflow, load, open_editor, use_renderer
 from onediff_pack.node_ids import (
     COMPILE,
+    COMPILE_CONTROL_NET,
+    COMPILE_VAE,
     FORWARD_CHECK,
     IP_ADAPTER,
     LOAD_PROCESSOR,
@@ -27,13 +30,26 @@ from PIL import Image
 from scripts.prompt import MUTED
 
 DOCS = ROOT / "web" / "docs"
-NODES = (PATCH_ATTENTION, FORWARD_CHECK, COMPILE, SPEED_REPORT, LOAD_PROCESSOR, IP_ADAPTER)
+NODES = (
+    PATCH_ATTENTION,
+    FORWARD_CHECK,
+    COMPILE,
+    SPEED_REPORT,
+    LOAD_PROCESSOR,
+    IP_ADAPTER,
+    COMPILE_VAE,
+    COMPILE_CONTROL_NET,
+)
 TITLES = {
     "en": (
         *("Patch Attention Processors", "Forward Check", "OneDiff Compile", "Speed Report"),
         *("Load Attention Processor", "IP-Adapter Processor"),
+        *("OneDiff Compile VAE", "OneDiff Compile ControlNet"),
     ),
-    "zh": ("替换注意力处理器", "前向检查", "OneDiff 编译", "速度报告", "加载注意力处理器", "IP-Adapter 处理器"),
+    "zh": (
+        *("替换注意力处理器", "前向检查", "OneDiff 编译", "速度报告", "加载注意力处理器", "IP-Adapter 处理器"),
+        *("OneDiff 编译 VAE", "OneDiff 编译 ControlNet"),
+    ),
 }
 MOST_BYTES = 60_000
 
@@ -67,6 +83,21 @@ ADD_LOADED = """file => {
     });
     load.widgets[0].value = file;
     load.connect(0, adapter, 0);
+}"""
+
+# Puts the nodes for a VAE and a ControlNet there too, the first between the checkpoint and what decodes.
+ADD_PARTS = """() => {
+    const find = type => app.graph.nodes.find(node => node.type === type);
+    const decode = find("VAEDecode");
+    const [vae, net] = ["OneDiffCompileVAE", "OneDiffCompileControlNet"].map((type, n) => {
+        const node = window.LiteGraph.createNode(type);
+        app.graph.add(node);
+        node.pos = [decode.pos[0] + 340 * n, decode.pos[1] + 1200];
+        node.setSize([300, node.size[1]]);
+        return node;
+    });
+    find("CheckpointLoaderSimple").connect(2, vae, 0);
+    vae.connect(0, decode, decode.inputs.findIndex(({ name }) => name === "vae"));
 }"""
 
 SET_MODE = "([type, mode]) => void (app.graph.nodes.find(node => node.type === type).mode = mode)"
@@ -128,6 +159,7 @@ def page(browser: Any, server: Any, environment: Any) -> Iterator[Any]:
     load(page, example_workflow(page))
     page.evaluate(ADD_REPORT)
     page.evaluate(ADD_LOADED, FILE)
+    page.evaluate(ADD_PARTS)
     if os.environ.get("ONEDIFF_HELP_PICTURES"):
         take_pictures(page)
     yield page
@@ -136,7 +168,14 @@ def page(browser: Any, server: Any, environment: Any) -> Iterator[Any]:
 
 
 def take_pictures(page: Any) -> None:
-    *three, report, load_processor, adapter = NODES
+    *three, report, load_processor, adapter, vae, control_net = NODES
+    parts = {DOCS / f"{node}.png": [node] for node in (vae, control_net)}
+    if os.environ["ONEDIFF_HELP_PICTURES"] == "parts":
+        page.set_default_timeout(15 * MINUTES)
+        page.evaluate(SET_MODE, [report, MUTED])
+        page.evaluate(QUEUE)
+        shoot(page, parts)
+        return
     shoot(page, {DOCS / f"{load_processor}.png": [load_processor], DOCS / f"{adapter}.png": [load_processor, adapter]})
     if os.environ["ONEDIFF_HELP_PICTURES"] == "loaded":  # these need no run
         return
@@ -144,7 +183,7 @@ def take_pictures(page: Any) -> None:
     page.evaluate(FULL_SIZE)
     page.evaluate(SET_MODE, [report, MUTED])
     page.evaluate(QUEUE)
-    shoot(page, {DOCS / f"{node}.png": [node] for node in three} | {ROOT / "docs" / "nodes.png": three})
+    shoot(page, {DOCS / f"{node}.png": [node] for node in three} | parts | {ROOT / "docs" / "nodes.png": three})
     page.evaluate(SET_MODE, [report, 0])
     page.evaluate(QUEUE)
     shoot(page, {DOCS / f"{report}.png": [report]})

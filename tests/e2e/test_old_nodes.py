@@ -135,11 +135,11 @@ REPLACED: dict[str, list[Any]] = {
     "links": sorted(
         [
             *("CheckpointLoaderSimple.0 > OneDiffCompile.model", "CheckpointLoaderSimple.1 > CLIPTextEncode.clip"),
-            *("CheckpointLoaderSimple.1 > CLIPTextEncode.clip", "CheckpointLoaderSimple.2 > VaeSpeedup.vae"),
+            *("CheckpointLoaderSimple.1 > CLIPTextEncode.clip", "CheckpointLoaderSimple.2 > OneDiffCompileVAE.vae"),
             *("OneDiffCompile.0 > OneDiffCompile.model", "OneDiffCompile.0 > KSampler.model"),
             *("CLIPTextEncode.0 > KSampler.positive", "CLIPTextEncode.0 > KSampler.negative"),
             *("EmptyLatentImage.0 > KSampler.latent_image", "KSampler.0 > VAEDecode.samples"),
-            *("VaeSpeedup.0 > VAEDecode.vae", "VAEDecode.0 > PreviewImage.images"),
+            *("OneDiffCompileVAE.0 > VAEDecode.vae", "VAEDecode.0 > PreviewImage.images"),
             *("VAEDecode.0 > ShowImageDiff.images1", "VAEDecode.0 > ShowImageDiff.images2"),
         ]
     ),
@@ -151,10 +151,10 @@ REPLACED: dict[str, list[Any]] = {
         ["KSampler", 0, [3, "fixed", 2, 4, "euler", "normal", 1]],
         ["OneDiffCompile", 0, ["auto", "blocks", "fast start", "run uncompiled", True]],
         ["OneDiffCompile", 0, ["inductor", "blocks", "max speed", "run uncompiled", True]],
+        ["OneDiffCompileVAE", 0, ["auto", "run uncompiled"]],
         ["PreviewImage", 0, []],
         ["ShowImageDiff", 0, ["", "enable", "A", "1e-3", "1e-4"]],
         ["VAEDecode", 0, []],
-        ["VaeSpeedup", 0, [True, "enable"]],
     ],
 }
 
@@ -199,7 +199,7 @@ def test_one_click_replaces_them_and_undo_takes_it_back(page: Any):
     assert page.evaluate(RED) == FINE
     assert page.evaluate(STEPS) == steps + 1
     told = page.locator(".p-toast-message").all_inner_texts()
-    assert any("You can undo this." in text and "VAE Speedup" in text for text in told), told
+    assert any("You can undo this." in text and "Image Distinction Scanner" in text for text in told), told
 
     badges = page.locator("[data-node-id]", has_text="Load Checkpoint").all_inner_texts()
     assert badges or page.renderer == "classic"
@@ -252,10 +252,8 @@ def test_what_a_node_stands_for_and_what_it_did_is_on_it(page: Any):
         """() => Object.fromEntries(app.graph.nodes.map(node => [node.type, (node.widgets ?? [])
             .filter(({ name }) => name.startsWith("onediff_")).map(({ element }) => element.title.split("\\n")[0])]))"""
     )
-    assert said["VaeSpeedup"] == [
-        "Passes it through unchanged: not accelerated yet; your picture is not affected.",
-        "○ not accelerated yet; your picture is not affected",
-    ]
+    assert said["VaeSpeedup"][0] == "Works like OneDiff Compile VAE."
+    assert "nothing new is compiled" in said["VaeSpeedup"][1]
     assert said["ModelSpeedup"][0] == "Works like OneDiff Compile."
     assert said["OneDiffTorchCompileBooster"][1] == "○ backend: inductor, effort: max speed"
     assert said["ShowImageDiff"][1] == "○ largest difference: 0"

@@ -67,7 +67,8 @@ def test_it_loads_under_a_path_as_name_quickly_and_imports_no_compiler(host, tmp
     seconds, nodes, heavy, exports = run.stdout.splitlines()
     assert nodes.split()[:4] == ["OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile", "OneDiffSpeedReport"]
     assert nodes.split()[4:6] == ["OneDiffLoadProcessor", "OneDiffIPAdapter"]
-    assert len(nodes.split()) == 6 + 31  # and the old ones
+    assert nodes.split()[6:8] == ["OneDiffCompileVAE", "OneDiffCompileControlNet"]
+    assert len(nodes.split()) == 8 + 31  # and the old ones
     assert heavy == ""
     assert exports == "./web False"
     assert float(seconds) < 0.3

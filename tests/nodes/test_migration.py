@@ -13,7 +13,7 @@ import torch
 from onediff_pack.proving.proof import Proof
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
-models = importlib.import_module("models")
+models, vaes, controls = (importlib.import_module(name) for name in ("models", "vaes", "controls"))
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -85,10 +85,12 @@ def patcher() -> Any:
 
 @pytest.fixture(autouse=True)
 def no_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onediff_pack.host.copies import sessions
     from onediff_pack.nodes import compile as node
     from sessions import known
 
-    monkeypatch.setattr(node, "PROOFS", known(inductor=Proof(True, "stands in.", 0.0)))
+    for module in (node, sessions):
+        monkeypatch.setattr(module, "PROOFS", known(inductor=Proof(True, "stands in.", 0.0)))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -235,8 +237,6 @@ def test_a_checkpoint_is_loaded_and_compiled(files, node, values, compiled):
     assert files == [(loader, {"ckpt_name": "sd15/a.safetensors"})]
     assert (settings_of(model) is not None, clip, vae) == (compiled, "clip", "vae")
     said = "".join(finding["what"] for finding in record["check"]["findings"])
-    vae = "the VAE is not accelerated yet; your picture is not affected"
-    assert (vae in said) == (values.get("vae_speedup") == "enable")
     assert ("not quantised" in said) == ("Quant" in node)
     title = "Image Only Checkpoint Loader" if node.startswith("ImageOnly") else "Load Checkpoint"
     fixes = [finding["fix"] for finding in record["check"]["findings"] if "not quantised" in finding["what"]]
@@ -251,9 +251,6 @@ def test_a_checkpoint_that_is_not_there_ends_with_its_name(files, name):
 
 
 PASSED = {
-    "VaeSpeedup": {"vae": "a vae"},
-    "ControlnetSpeedup": {"control_net": "a net", "cnet_stack": "a stack"},
-    "ControlNetSpeedup": {"control_net": "a net"},
     "VaeGraphLoader": {"vae": "a vae"},
     "ModelGraphLoader": {"model": "a model"},
     "ControlNetGraphLoader": {"control_net": "a net"},
@@ -271,11 +268,81 @@ def test_nodes_without_a_task_hand_on_what_they_are_given_and_say_why(node):
     outputs, record = run(node, **PASSED[node])
     assert outputs == tuple(PASSED[node].values())[: len(rows()[node].outputs)]
     assert record["state"] == "passed"
-    why = {"VaeSpeedup", "ControlnetSpeedup", "ControlNetSpeedup"}
-    assert (record["summary"] == "not accelerated yet; your picture is not affected") == (node in why)
     assert record["check"]["errors"] == 0
     alone, _ = run(node)
     assert alone == (None,) * len(rows()[node].outputs), "all inputs are optional"
+
+
+@pytest.mark.parametrize(
+    ("values", "became"),
+    [
+        ({}, "auto"),
+        ({"static_mode": "enable"}, "auto"),
+        ({"static_mode": "disable"}, None),
+        ({"custom_booster": {"mode": "max-autotune"}}, "inductor"),
+        ({"custom_booster": {"disable": True}}, None),
+    ],
+)
+def test_vae_speedup_compiles(values, became):
+    from onediff_pack.host.copies.vae import session_of
+
+    if "custom_booster" in values:
+        booster = run("OneDiffTorchCompileBooster", **values["custom_booster"])[0][0]
+        values = {"custom_booster": boost(torchcompile_booster=booster)}
+    vae = vaes.small_vae()
+    (given,), record = run("VaeSpeedup", vae=vae, **values)
+    session = session_of(given)
+    assert session_of(vae) is None
+    assert (session and session.settings.backend) == became
+    assert (given is vae) == (became is None)
+    assert record["summary"].startswith("uncompiled: " if became is None else "ready: ")
+
+
+@pytest.mark.parametrize("node", ["ControlnetSpeedup", "ControlNetSpeedup"])
+def test_control_net_speedup_compiles_and_hands_on_a_stack(node):
+    from onediff_pack.host.copies.control_net import session_of
+
+    control = controls.CONTROLS["ControlNet"].make()
+    given = {"cnet_stack": ["a stack"]} if node == "ControlnetSpeedup" else {}
+    outputs, record = run(node, control_net=control, **given)
+    assert session_of(outputs[0]) is not None and session_of(control) is None
+    assert list(outputs[1:]) == [value for value in given.values()]
+    said = [finding["what"] for finding in record["check"]["findings"]]
+    assert said == (["the stack is handed on as it is"] if given else [])
+    assert record["summary"].startswith("ready: ")
+
+
+def test_the_control_net_loader_loads_and_compiles(files, monkeypatch):
+    from onediff_pack.host.copies.control_net import session_of
+    from onediff_pack.nodes.migration import compiling
+
+    control = controls.CONTROLS["ControlLoRA"].make()
+    monkeypatch.setattr(compiling, "stock", lambda node, **inputs: files.append((node, inputs)) or (control,))
+    (given,), record = run("OneDiffControlNetLoader", control_net_name="sd15\\a.safetensors")
+    assert files == [("ControlNetLoader", {"control_net_name": "sd15/a.safetensors"})]
+    assert session_of(given) is not None
+    assert record["state"] == "idle"
+
+
+def test_a_loader_that_is_asked_to_compiles_the_vae_too(files, monkeypatch, patcher):
+    from onediff_pack.host.copies.vae import session_of
+    from onediff_pack.nodes.migration import compiling
+
+    vae = vaes.small_vae()
+    monkeypatch.setattr(compiling, "stock", lambda node, **inputs: (patcher, "clip", vae))
+    given = {"ckpt_name": "sd15/a.safetensors"}
+    (model, _, plain), record = run("OneDiffCheckpointLoaderSimple", **given, vae_speedup="disable")
+    assert (plain is vae, "VAE" in str(record["check"]["findings"])) == (True, False)
+    (model, _, compiled), record = run("OneDiffCheckpointLoaderSimple", **given, vae_speedup="enable")
+    assert settings_of(model) is not None and session_of(compiled) is not None
+    assert "the VAE is compiled too" in str(record["check"]["findings"])
+
+
+@pytest.mark.parametrize("node", ["VaeSpeedup", "ControlnetSpeedup", "ControlNetSpeedup"])
+def test_they_hand_on_nothing_when_nothing_is_connected(node):
+    outputs, record = run(node)
+    assert outputs == (None,) * len(rows()[node].outputs)
+    assert record["state"] == "passed" and "nothing to compile" in record["summary"]
 
 
 def test_an_int8_model_ends_the_run_with_what_to_do():

@@ -36,6 +36,8 @@ def now() -> dict[str, Any]:
     from onediff_pack.host.migration.prompt_styles import register_folder
     from onediff_pack.host.offered_processors import register_folder as register_processors
     from onediff_pack.nodes.compile import OneDiffCompile
+    from onediff_pack.nodes.compile_control_net import OneDiffCompileControlNet
+    from onediff_pack.nodes.compile_vae import OneDiffCompileVAE
     from onediff_pack.nodes.forward_check import OneDiffForwardCheck
     from onediff_pack.nodes.ip_adapter import OneDiffIPAdapter
     from onediff_pack.nodes.load_processor import OneDiffLoadProcessor
@@ -53,6 +55,8 @@ def now() -> dict[str, Any]:
         OneDiffSpeedReport,
         OneDiffLoadProcessor,
         OneDiffIPAdapter,
+        OneDiffCompileVAE,
+        OneDiffCompileControlNet,
         *map(made, ROWS),
     ]
     return {node.GET_SCHEMA().node_id: published_as(node) for node in nodes}

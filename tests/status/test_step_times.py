@@ -326,3 +326,19 @@ def test_the_time_of_a_step_is_the_mean_of_what_runs():
     mean = 100 * (1 + 3 * LEFT) / 4
     assert times.now("shape", compiled=True) == pytest.approx(mean, rel=0.02)
     assert times.typical("shape") == (pytest.approx(1.5 * mean, rel=0.02), pytest.approx(mean, rel=0.02))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "kept"),
+    [([(30, 20)], "compiled"), ([(20, 30)], "uncompiled"), ([(20, 20.2), (20.2, 20)], "uncompiled"), ([], None)],
+)
+def test_few_pairs_decide_where_nobody_waits_for_more(pairs, kept):
+    times = StepTimes()
+    times.add("a", 40.0, compiled=False)
+    for number, (uncompiled, compiled) in enumerate(pairs):
+        for way in (True, False) if number % 2 == 0 else (False, True):
+            times.add("a", compiled if way else uncompiled, compiled=way)
+    assert times.kept("a") is None
+    times.decide("a")
+    assert times.kept("a") == kept
+    assert times.open("a") is (kept is None)

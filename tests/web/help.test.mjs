@@ -7,7 +7,7 @@ import { test } from "node:test";
 const docs = new URL("../../web/docs/", import.meta.url);
 const NODES = [
   ...["OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile", "OneDiffSpeedReport"],
-  ...["OneDiffLoadProcessor", "OneDiffIPAdapter"],
+  ...["OneDiffLoadProcessor", "OneDiffIPAdapter", "OneDiffCompileVAE", "OneDiffCompileControlNet"],
 ];
 
 /** How many rows, points and steps each section has, and what stands in code in its tables and points. */

@@ -87,14 +87,16 @@ test("boosters become the settings of OneDiff Compile, and go away", () => {
 
 test("boosters that another node still takes stay, and so does what asks for DeepCache", () => {
   const both = boosted("OneDiffNexfortBooster", [false, true, "jit", ""]);
-  both.nodes.push(node(8, "VaeSpeedup", { vae: null, custom_booster: 7 }, { VAE: [] }));
-  both.links.push([7, 5, 0, 8, 1, "CUSTOM_BOOSTER"]);
+  const given = { control_net: null, cnet_stack: 8, custom_booster: 7 };
+  both.nodes.push(node(8, "ControlnetSpeedup", given, { CONTROL_NET: [], CONTROL_NET_STACK: [] }));
+  both.nodes.push(node(9, "A stack", {}, { CONTROL_NET_STACK: [8] }));
+  both.links.push([7, 5, 0, 8, 2, "CUSTOM_BOOSTER"], [8, 9, 0, 8, 1, "CONTROL_NET_STACK"]);
   both.nodes[4].outputs[0].links.push(7);
   const { workflow: after, stays } = replaceOld(both);
-  assert.deepEqual(stays, ["VaeSpeedup"]);
+  assert.deepEqual(stays, ["ControlnetSpeedup"]);
   const left = after.nodes.map(({ type }) => type).slice(4);
   const boosters = ["OneDiffModelBooster", "OneDiffNexfortBooster", "OneDiffOnlineQuantizationBooster"];
-  assert.deepEqual(left, [...boosters, "VaeSpeedup"]);
+  assert.deepEqual(left, [...boosters, "ControlnetSpeedup", "A stack"]);
   assert.deepEqual(after.nodes[4].outputs[0].links, [7]);
 
   const cached = boosted("OneFlowDeepcacheBooster", [3, 0, 1, 0, 1000]);
@@ -122,19 +124,18 @@ test("where nothing is replaced, it says so and why", () => {
   assert.deepEqual(told(boosted("OneDiffNexfortBooster", values), { chosen }), [
     ...["info", "Kept, because other nodes still use them: OneDiffNexfortBooster."],
   ]);
-  const vae = workflow([node(1, "VaeSpeedup", { vae: null }, { VAE: [] })], []);
-  assert.deepEqual(told(vae), ["info", "Kept, because there is no replacement yet: VaeSpeedup."]);
+  const stays = workflow([node(1, "CompareModel", { torch_model: null }, {})], []);
+  assert.deepEqual(told(stays), ["info", "Kept, because there is no replacement yet: CompareModel."]);
 });
 
 test("what was replaced is said, with the settings that today's nodes do not have", () => {
   assert.deepEqual(told(workflow(speedup([true]), LINKS)), ["success", "Replaced 1 old node. You can undo this."]);
   const loader = (type, values) => told(workflow([node(1, type, {}, { MODEL: [], CLIP: [], VAE: [] }, values)], []));
-  const vae = "vae_speedup is off now: VAEs are not accelerated yet.";
   const int8 = "The model keeps its own precision: int8 is no longer available.";
   const one = "Replaced 1 old node. You can undo this.";
   assert.deepEqual(loader("OneDiffCheckpointLoaderSimple", ["a", "disable"]), ["success", one]);
-  assert.deepEqual(loader("OneDiffCheckpointLoaderSimple", ["a", "enable"]), ["info", `${one} ${vae}`]);
-  assert.deepEqual(loader("OneDiffQuantCheckpointLoaderSimple", ["a", "enable"]), ["info", `${one} ${vae} ${int8}`]);
+  assert.deepEqual(loader("OneDiffCheckpointLoaderSimple", ["a", "enable"]), ["success", one]);
+  assert.deepEqual(loader("OneDiffQuantCheckpointLoaderSimple", ["a", "enable"]), ["info", `${one} ${int8}`]);
   const [severity, detail] = told(boosted("OneDiffNexfortBooster", [false, true, "jit", ""]));
   assert.deepEqual([severity, detail], ["info", `Replaced 4 old nodes. You can undo this. ${int8}`]);
 });
@@ -172,9 +173,51 @@ test("a loader becomes two nodes: the checkpoint, and what compiles its model", 
   assert.deepEqual(after.nodes[0].outputs.map(({ links }) => links), [[added], [2], [3]]);
 
   const off = replaceOld(load("OneDiffQuantCheckpointLoaderSimpleAdvanced", ["a", "m.pt", "disable", "enable"]));
-  assert.deepEqual(off.workflow.nodes.map(({ mode }) => mode), [0, 0, 0, 0, 4]);
+  assert.deepEqual(off.workflow.nodes.map(({ mode }) => mode), [0, 0, 0, 0, 4, 4]);
+  const { nodes, links } = replaceOld(load("OneDiffCheckpointLoaderSimple", ["a.safetensors", "enable"])).workflow;
+  assert.deepEqual(short(nodes[5]), ["OneDiffCompileVAE", ["auto", "run uncompiled"], 0]);
+  assert.deepEqual(links[2], [3, nodes[5].id, 0, 4, 0, "VAE"]);
+  assert.deepEqual(links[4].slice(1), [nodes[0].id, 2, nodes[5].id, 0, "VAE"]);
+  assert.ok(nodes[5].pos[1] > nodes[4].pos[1] + 200, "below the other one");
   const { workflow: video } = replaceOld(load("ImageOnlyOneDiffQuantCheckpointLoaderAdvanced", ["a", "", "enable"]));
   assert.equal(video.nodes[0].type, "ImageOnlyCheckpointLoader");
+});
+
+test("VAE and ControlNet Speedup become the nodes that compile those, and the loader two", () => {
+  for (const [type, input, kind, today] of [
+    ["VaeSpeedup", "vae", "VAE", "OneDiffCompileVAE"],
+    ["ControlnetSpeedup", "control_net", "CONTROL_NET", "OneDiffCompileControlNet"],
+    ["ControlNetSpeedup", "control_net", "CONTROL_NET", "OneDiffCompileControlNet"],
+  ]) {
+    const values = type === "ControlNetSpeedup" ? ["disable"] : [true];
+    const before = workflow(
+      [
+        node(1, "Loader", {}, { [kind]: [1] }),
+        node(2, type, { [input]: 1 }, { [kind]: [2] }, values),
+        node(3, "Taker", { [input]: 2 }),
+      ],
+      [
+        [1, 1, 0, 2, 0, kind],
+        [2, 2, 0, 3, 0, kind],
+      ],
+    );
+    const { workflow: after, replaced } = replaceOld(before);
+    const mode = values[0] === "disable" ? 4 : 0;
+    assert.deepEqual([short(after.nodes[1]), replaced], [[today, ["auto", "run uncompiled"], mode], 1]);
+    const { id } = after.nodes[1];
+    assert.deepEqual(after.links, [
+      [1, 1, 0, id, 0, kind],
+      [2, id, 0, 3, 0, kind],
+    ]);
+  }
+  const loader = node(1, "OneDiffControlNetLoader", {}, { CONTROL_NET: [1] }, ["a.safetensors"]);
+  const taker = node(2, "ControlNetApply", { control_net: 1 });
+  const { workflow: after } = replaceOld(workflow([loader, taker], [[1, 1, 0, 2, 0, "CONTROL_NET"]]));
+  const [load, , compile] = after.nodes;
+  assert.deepEqual(short(load), ["ControlNetLoader", ["a.safetensors"], 0]);
+  assert.deepEqual(short(compile), ["OneDiffCompileControlNet", ["auto", "run uncompiled"], 0]);
+  assert.deepEqual(after.links[0], [1, compile.id, 0, 2, 0, "CONTROL_NET"]);
+  assert.deepEqual(after.links[1].slice(1), [load.id, 0, compile.id, 0, "CONTROL_NET"]);
 });
 
 test("what is not needed any more goes away, and its links go on", () => {

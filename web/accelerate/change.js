@@ -2,7 +2,7 @@
 // Puts OneDiff's nodes into the host's graphs, and takes them out again, each as one step of undo.
 
 import { allNodes } from "../graph/walk.js";
-import { COMPILE, FORWARD_CHECK, PATCH_ATTENTION } from "../node_ids.js";
+import { COMPILE, COMPILE_CONTROL_NET, COMPILE_VAE, FORWARD_CHECK, PATCH_ATTENTION } from "../node_ids.js";
 import { offset, place } from "./layout.js";
 import { plan } from "./plan.js";
 
@@ -10,7 +10,7 @@ const TITLE = 30;
 /** Nodes 2.0 draws nodes higher than they are made: the pack's name stands below. */
 const BELOW = 60;
 const BYPASSED = 4;
-const PASSING = new Set([PATCH_ATTENTION, FORWARD_CHECK, COMPILE]);
+const PASSING = new Set([PATCH_ATTENTION, FORWARD_CHECK, COMPILE, COMPILE_VAE, COMPILE_CONTROL_NET]);
 
 /**
  * @param {Object} host
@@ -53,8 +53,12 @@ export function createChanges({ root, canvas, create }) {
   }
 }
 
-/** Whether more than the model is taken from a node, as a check's report. @param {any} node */
-const isRead = (node) => node.outputs.some((/** @type {any} */ { type, links }) => type !== "MODEL" && links?.length);
+/** What goes through a node: a model, a VAE or a ControlNet. @param {any} node */
+const passing = (node) => node.outputs[0].type;
+
+/** Whether more than that is taken from a node, as a check's report. @param {any} node */
+const isRead = (node) =>
+  node.outputs.some((/** @type {any} */ { type, links }) => type !== passing(node) && links?.length);
 
 /** @param {import("./plan.js").Insertion} insertion @param {(type: string) => any} create @returns {any[]} */
 function insert({ graph: given, origin, slot, types, targets }, create) {
@@ -90,7 +94,7 @@ function insert({ graph: given, origin, slot, types, targets }, create) {
 /** @param {any} node @returns {any} the node, which is out of its graph now */
 function takeOut(node) {
   const { graph } = node;
-  const before = graph.getLink(node.inputs.find((/** @type {any} */ { type }) => type === "MODEL")?.link);
+  const before = graph.getLink(node.inputs.find((/** @type {any} */ { type }) => type === passing(node))?.link);
   const from = before && graph.getNodeById(before.origin_id);
   const door = before && !from ? graph.inputNode?.slots[before.origin_slot] : null;
   const after = (node.outputs[0].links ?? []).map((/** @type {any} */ id) => graph.getLink(id)).filter(Boolean);

@@ -18,7 +18,6 @@ export const nodeCommand = (replace) => ({
 export function replacedToast({ replaced, stays, used, lost }, words, title) {
   const nodes = (/** @type {string[]} */ types) => types.map(title).join(words("status.and"));
   const left = [
-    lost.includes("vae") && words("old.lost_vae"),
     lost.includes("int8") && words("old.lost_int8"),
     stays.length && words("old.stays", { nodes: nodes(stays) }),
     used.length && words("old.used", { nodes: nodes(used) }),

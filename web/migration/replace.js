@@ -2,7 +2,7 @@
 // A workflow, as it is saved, with today's nodes in place of old ones. Links keep their ids, so that reroutes and the
 // ends of subgraphs stay as they are.
 
-import { COMPILE } from "../node_ids.js";
+import { COMPILE, COMPILE_CONTROL_NET, COMPILE_VAE } from "../node_ids.js";
 import { createRoom, graphsOf, newIds } from "./room.js";
 import { OLD, valuesOf } from "./table.js";
 
@@ -10,6 +10,9 @@ import { OLD, valuesOf } from "./table.js";
 /** @typedef {ReturnType<typeof createRoom>} Room */
 
 const BYPASSED = 4;
+
+/** How high OneDiff Compile is, in canvas units. */
+const COMPILE_HEIGHT = 250;
 const THOROUGH = /max-(autotune|optimize)/;
 const OFF = new Set(["disable", false]);
 
@@ -20,7 +23,7 @@ const OFF = new Set(["disable", false]);
  * @property {number} replaced
  * @property {string[]} stays nothing takes their place yet
  * @property {string[]} used boosters that other nodes still take
- * @property {("vae" | "int8")[]} lost what replaced nodes were asked for, and today's cannot do
+ * @property {"int8"[]} lost what replaced nodes were asked for, and today's cannot do
  */
 
 /**
@@ -38,7 +41,7 @@ export function replaceOld(workflow, { chosen = () => true, styles = [] } = {}) 
   const stays = new Set();
   /** @type {Set<string>} */
   const used = new Set();
-  /** @type {Set<"vae" | "int8">} */
+  /** @type {Set<"int8">} */
   const lost = new Set();
   for (const [graph, id] of graphsOf(copy)) {
     const room = createRoom(graph, ids);
@@ -69,7 +72,6 @@ const isBooster = ({ type }) => OLD[type]?.today === "booster";
 function unableTo(node) {
   /** @type {Done["lost"]} */
   const asked = [];
-  if (OLD[node.type].today === "load" && valuesOf(node).vae_speedup === "enable") asked.push("vae");
   if (OLD[node.type].int8) asked.push("int8");
   return asked;
 }
@@ -97,14 +99,42 @@ function replaceOne(node, room, styles) {
       if (off) node.mode = BYPASSED;
       return true;
     }
+    case "compile vae":
+    case "compile control": {
+      // A stack of ControlNets is handed on by the old node alone.
+      if (room.source(node, "cnet_stack") || room.isRead(node, 1)) return false;
+      const boost = boostOf(node, room);
+      const [type, input] = today === "compile vae" ? [COMPILE_VAE, "vae"] : [COMPILE_CONTROL_NET, "control_net"];
+      room.become(node, compilePart(type, boost), [input]);
+      node.outputs = node.outputs?.slice(0, 1);
+      if (OFF.has(values.static_mode) || boost.off) node.mode = BYPASSED;
+      return true;
+    }
+    case "load control": {
+      const boost = boostOf(node, room);
+      const compile = room.add(node, compilePart(COMPILE_CONTROL_NET, boost));
+      if (boost.off) compile.mode = BYPASSED;
+      room.moveOutput(node, 0, compile, 0);
+      const file = values.control_net_name ?? "";
+      room.become(node, { type: "ControlNetLoader", widgets_values: [file] }, ["control_net_name"]);
+      room.connect(node, 0, compile, "control_net", "CONTROL_NET");
+      return true;
+    }
     case "load": {
       if (cachesSteps(node, room)) return false;
       const boost = boostOf(node, room);
       const compile = room.add(node, compileNode(boost));
       if (OFF.has(values.compile) || OFF.has(values.static_mode) || boost.off) compile.mode = BYPASSED;
       room.moveOutput(node, 0, compile, 0);
+      const below = { ...compile, size: [0, COMPILE_HEIGHT] };
+      const vae = values.vae_speedup === "enable" ? room.add(below, compilePart(COMPILE_VAE, boost)) : null;
+      if (vae) {
+        vae.mode = compile.mode;
+        room.moveOutput(node, 2, vae, 0);
+      }
       room.become(node, { type: loader, widgets_values: [values.ckpt_name ?? ""] }, ["ckpt_name"]);
       room.connect(node, 0, compile, "model", "MODEL");
+      if (vae) room.connect(node, 2, vae, "vae", "VAE");
       return true;
     }
     case "sample": {
@@ -138,6 +168,9 @@ const compileNode = ({ backend, effort }) => ({
   type: COMPILE,
   widgets_values: [backend, "blocks", effort, "run uncompiled", true],
 });
+
+/** A node that compiles a VAE or a ControlNet. @param {string} type @param {ReturnType<typeof readBoost>} boost */
+const compilePart = (type, { backend }) => ({ type, widgets_values: [backend, "run uncompiled"] });
 
 /** What a booster at `custom_booster` asks for. @param {Saved} node @param {Room} room */
 function boostOf(node, room) {

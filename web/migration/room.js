@@ -97,8 +97,8 @@ export function createRoom(graph, ids) {
     fed,
     renamed,
     nodes: () => [...graph.nodes],
-    /** @param {Saved} node */
-    isRead: (node) => from(node).length > 0,
+    /** Whether anything takes its outputs, or one of them. @param {Saved} node @param {number} [slot] */
+    isRead: (node, slot) => from(node).some((link) => slot === undefined || link.slot === slot),
     /** @param {Saved} node @param {string} name @returns {Saved | undefined} */
     source: (node, name) => find(into(node, name)?.from),
 

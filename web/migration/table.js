@@ -3,7 +3,7 @@
 
 /**
  * @typedef {Object} Old
- * @property {"compile" | "load" | "booster" | "away" | "sample" | "style" | "stays"} today `away`: nothing has to take
+ * @property {"compile" | "compile vae" | "compile control" | "load" | "load control" | "booster" | "away" | "sample" | "style" | "stays"} today `away`: nothing has to take
  * its place; `stays`: nothing does yet
  * @property {string} [loader] what loads the checkpoint
  * @property {string} [through] the input that goes on as the output, where the node goes away
@@ -17,11 +17,11 @@ const CACHE = ["cache_interval", "cache_layer_id", "cache_block_id", "start_step
 /** @type {Record<string, Old>} */
 export const OLD = {
   ModelSpeedup: { today: "compile", values: ["inplace", "static_mode"] },
-  VaeSpeedup: { today: "stays", values: ["inplace", "static_mode"] },
-  ControlnetSpeedup: { today: "stays", values: ["inplace"] },
+  VaeSpeedup: { today: "compile vae", values: ["inplace", "static_mode"] },
+  ControlnetSpeedup: { today: "compile control", values: ["inplace"] },
   OneDiffModelBooster: { today: "booster", values: [] },
   OneDiffCheckpointLoaderSimple: { today: "load", loader: CHECKPOINT, values: ["ckpt_name", "vae_speedup"] },
-  OneDiffControlNetLoader: { today: "stays", values: ["control_net_name"] },
+  OneDiffControlNetLoader: { today: "load control", values: ["control_net_name"] },
   OneDiffNexfortBooster: { today: "booster", values: ["fullgraph", "dynamic", "mode", "docs_link"] },
   ResolutionSpeedupChecker: { today: "away", through: "samples", values: [] },
   OneDiffTorchCompileBooster: {
@@ -76,7 +76,7 @@ export const OLD = {
     loader: "ImageOnlyCheckpointLoader",
     values: ["ckpt_name", "model_path", "compile", "vae_speedup"],
   },
-  ControlNetSpeedup: { today: "stays", values: ["static_mode"] },
+  ControlNetSpeedup: { today: "compile control", values: ["static_mode"] },
   ControlNetGraphLoader: { today: "away", through: "control_net", values: ["graph"] },
   ControlNetGraphSaver: { today: "away", values: ["filename_prefix"] },
   QuantKSampler: {

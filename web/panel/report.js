@@ -3,7 +3,7 @@
 
 import { duration, elapsed, factor, millions, tiny } from "../status/format.js";
 import { attentionFacts, choiceItems } from "../status/attention.js";
-import { count, findings, isNumber, list, patchedSites, plain, sentence } from "../status/record.js";
+import { count, findings, isNumber, list, patchedSites, plain, sentence, unitOf } from "../status/record.js";
 import { reasonIn } from "../status/reasons.js";
 import { troubleCounts } from "../status/text.js";
 import { isNoisy } from "../status/verdict.js";
@@ -77,6 +77,7 @@ function speed(record, words, say) {
   } = record.speed ?? {};
   const { seconds, cache, earlier } = record.compile ?? {};
   const kept = record.speed?.kept;
+  const unit = unitOf(record);
   const { seconds: busy } = record.progress ?? {};
   const computed = record.speed?.computed ? "_computed" : "_measured";
   return {
@@ -84,18 +85,18 @@ function speed(record, words, say) {
       ["busy_for", isNumber(busy) && elapsed(words, busy)],
       ["together", isNumber(total) && say(`together${computed}`, { factor: factor(words, total) })],
       ["without_step", isNumber(without) && say(`step${computed}`, { time: duration(words, without) })],
-      ["uncompiled_step", isNumber(eager) && duration(words, eager)],
-      ["compiled_step", isNumber(step) && duration(words, step)],
+      [`uncompiled_${unit}`, isNumber(eager) && duration(words, eager)],
+      [`compiled_${unit}`, isNumber(step) && duration(words, step)],
       [
         "gain",
         isNumber(speedup) && say(isNoisy(record) ? "noisy_value" : "gain_value", { factor: factor(words, speedup) }),
       ],
       ["kept", (kept === "compiled" || kept === "uncompiled") && say(`kept_${kept}`)],
-      ["rate", isNumber(rate) && say("rate_value", { value: rate.toPrecision(3) })],
+      ["rate", unit === "step" && isNumber(rate) && say("rate_value", { value: rate.toPrecision(3) })],
       ["compile_time", isNumber(seconds) && compileTime(seconds, earlier ? "earlier" : cache, say)],
       ["breakeven", isNumber(images) && say("breakeven_value", { count: Math.ceil(images) })],
     ]),
-    plot: list(record.speed?.steps_ms).length > 0,
+    plot: unit === "step" && list(record.speed?.steps_ms).length > 0,
   };
 }
 

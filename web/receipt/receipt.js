@@ -57,7 +57,7 @@ export function readReceipt(value) {
   if (fields === null) return null;
   const receipt = {
     summary: text(fields.summary) || null,
-    speed: readSpeed(pick(fields.speed, [...TIMES, "steps_ms", "kept", "verdict"])),
+    speed: readSpeed(pick(fields.speed, [...TIMES, "steps_ms", "kept", "verdict", "unit"])),
     parity: readParity(pick(fields.parity, [...ERRORS, "passed"])),
     machine: readMachine(pick(fields.machine, MACHINE)),
     measured_at: readTime(fields.measured_at),
@@ -76,7 +76,8 @@ export function describeReceipt(receipt, words, mine) {
   const who = mine ? "mine" : "author";
   const isCompiled = speed?.kept !== "uncompiled" && isNumber(speed?.compiled_ms);
   const step = isCompiled ? speed?.compiled_ms : speed?.eager_ms;
-  const stepOf = isCompiled ? "status.a_compiled_step" : "status.an_uncompiled_step";
+  const unit = speed?.unit === "run" ? "run" : "step";
+  const stepOf = `status.${isCompiled ? "a_compiled" : "an_uncompiled"}_${unit}`;
   const by = isSlower(receipt) ? slowerBy(speed?.eager_ms, speed?.compiled_ms, words) : "";
   const gain =
     speed?.kept === "uncompiled"
@@ -144,6 +145,7 @@ function readSpeed(speed) {
   for (const name of TIMES) if (isQuantity(speed[name]) && speed[name] > 0) read[name] = speed[name];
   if (Array.isArray(speed.steps_ms)) read.steps_ms = speed.steps_ms.slice(-MOST_STEPS).filter(isQuantity);
   if (KEPT.has(speed.kept)) read.kept = speed.kept;
+  if (speed.unit === "run") read.unit = speed.unit;
   if (VERDICTS.has(speed.verdict)) read.verdict = speed.verdict;
   return TIMES.some((name) => name in read) ? read : null;
 }

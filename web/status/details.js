@@ -16,6 +16,7 @@ import {
   takenSites,
   tookPart,
   unusedBecause,
+  unitOf,
 } from "./record.js";
 import { reasonIn } from "./reasons.js";
 import { troubleCounts } from "./text.js";
@@ -181,8 +182,8 @@ function compiled(record, words, tell) {
 function speed(record, words, tell) {
   const { eager_ms: eager, compiled_ms: step, speedup, breakeven_images: images } = record.speed ?? {};
   const said = [];
-  if (isNumber(eager)) said.push(tell("uncompiled_step", { time: duration(words, eager) }));
-  if (isNumber(step)) said.push(tell("compiled_step", { time: duration(words, step) }));
+  if (isNumber(eager)) said.push(tell(`uncompiled_${unitOf(record)}`, { time: duration(words, eager) }));
+  if (isNumber(step)) said.push(tell(`compiled_${unitOf(record)}`, { time: duration(words, step) }));
   if (isNumber(speedup)) said.push(tell("speedup", { factor: factor(words, speedup) }));
   if (record.speed?.kept === "uncompiled") said.push(tell("kept_uncompiled"));
   if (isNumber(images)) said.push(tell("breakeven", { count: Math.ceil(images) }));

@@ -14,6 +14,24 @@ import { plain } from "./record.js";
 export const REASONS = [
   ["slower", "compiled steps took longer than uncompiled ones."],
   ["no_same_steps", "no two steps ran the same blocks, uncompiled and compiled, so that nothing shows a gain."],
+  ["slower_run", "compiled runs took longer than uncompiled ones."],
+  [
+    "no_clear_gain_run",
+    "no clear gain: compiled runs ran {low}× to {high}× as fast (the middle half of {pairs} comparisons).",
+  ],
+  ["type_not_worth_run", "{type} is not worth compiling at this size: it would run {gain}× as fast at most."],
+  ["not_finite_run", "a compiled run gave NaN or Inf."],
+  ["out_of_memory_run", "compiled runs of this size ran out of memory."],
+  [
+    "whole_differs",
+    "a compiled call as a whole gave another result than an uncompiled one, though each of its blocks was right.",
+  ],
+  ["not_reached", "this part of it has no block that repeats or computes attention."],
+  ["compiled_already", "another node compiles it: remove one of the two."],
+  ["not_repeated", "it could not be repeated: {why}"],
+  ["not_watched", "it could not be watched: {why}"],
+  ["not_looked_at", "it could not be looked at: {why}"],
+  ["unknown_list", "it is handed a list and changes it in a way that no compiled block can."],
   [
     "no_clear_gain",
     "no clear gain: compiled steps ran {low}× to {high}× as fast (the middle half of {pairs} comparisons).",

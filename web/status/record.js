@@ -177,3 +177,10 @@ export function takenSites(record) {
 
 /** Whether another pack's node did; a second patch of ours is put there on purpose. @param {StatusRecord} record */
 export const takenByOthers = (record) => ![OUR_PATCH, "", undefined].includes(takenSites(record)?.by);
+
+/**
+ * What the times of a record are of: a step of a model, or a run of what is called for itself, as a VAE is.
+ * @param {StatusRecord} record
+ * @returns {"step" | "run"}
+ */
+export const unitOf = (record) => ((record.speed?.unit ?? record.compile?.unit) === "run" ? "run" : "step");

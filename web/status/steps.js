@@ -1,7 +1,7 @@
 // @ts-check
 // The last steps of a record, and the geometry of their plots. No DOM in here.
 
-import { isNumber, list } from "./record.js";
+import { isNumber, list, unitOf } from "./record.js";
 
 /** @typedef {import("./record.js").StatusRecord} StatusRecord */
 /** @typedef {"compiled" | "uncompiled" | "compiling" | "unknown"} Kind compiling: blocks were compiled meanwhile */
@@ -20,6 +20,7 @@ export const MOST_STEPS = 40;
  */
 export function steps(record) {
   const kinds = list(record?.speed?.steps_kind);
+  if (record && unitOf(record) === "run") return []; // nothing has room for them
   const times = list(record?.speed?.steps_ms);
   const sizes = list(record?.speed?.steps_size);
   const last = sizes[times.length - 1];

@@ -16,6 +16,7 @@ import {
   stoppedAt,
   takenByOthers,
   tookPart,
+  unitOf,
   unusedBecause,
 } from "./record.js";
 import { reasonIn } from "./reasons.js";
@@ -111,6 +112,7 @@ function outcome(record, words) {
       };
     case "idle":
       if (record.backend?.replaced_by) return quiet("replaced", words);
+      if (record.compile && unitOf(record) === "run") return quiet("waiting_for_use", words);
       return quiet(record.compile ? "waiting" : "idle", words);
     default:
       // A state of a newer server: its own words are better than none.
@@ -259,7 +261,7 @@ function speed(record, words) {
   return [
     together(record, words) ?? (unclear ? null : ratio),
     unclear,
-    isNumber(step) ? words("status.a_compiled_step", { time: duration(words, step) }) : null,
+    isNumber(step) ? words(`status.a_compiled_${unitOf(record)}`, { time: duration(words, step) }) : null,
   ];
 }
 
@@ -279,7 +281,7 @@ function ofAll(record) {
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
 function uncompiled(record, words) {
   const { eager_ms: eager, compiled_ms: compiled } = record.speed ?? {};
-  const step = isNumber(eager) ? words("status.an_uncompiled_step", { time: duration(words, eager) }) : null;
+  const step = isNumber(eager) ? words(`status.an_uncompiled_${unitOf(record)}`, { time: duration(words, eager) }) : null;
   // Where it is not clear, the summary says that no gain was seen.
   const by = isSlower(record) && !isUnclear(record) ? slowerBy(eager, compiled, words) : "";
   const patch = together(record, words);

@@ -29,13 +29,13 @@ from ...measuring.block import Block
 from ...measuring.model_memory import ModelMemory
 from ..compiler import Compiler
 from ..failures import Failures
-from ..listener import Listener
 from ..settings import Host
 from ..step import Step
 from .call import Call
 from .first_runs import FirstRuns
 from .foreign_code import ForeignCode
 from .gain_timing import weighed
+from .listener import Listener
 from .variants import MAX_VARIANTS, Variants
 
 log = logging.getLogger(__name__)

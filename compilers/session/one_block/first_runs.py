@@ -16,12 +16,12 @@ from ...blocks.parity import Parity, clone_inputs, compare, worst
 from ...blocks.shared_graph import SharedGraph
 from ...blocks.tensors import overlapping, tensors_of
 from ..compiler import Compiler
-from ..listener import Listener
 from ..step import Step
 from .call import Call
 from .foreign_code import ForeignCode
 from .gain_timing import GainTiming
 from .gain_timing import Runner as GainRunner
+from .listener import Listener
 
 Place = tuple[tuple, Sequence[int], tuple[str, int]]
 """Where a run is compared: the variant's key, the foreign functions that write, and the size of the step."""

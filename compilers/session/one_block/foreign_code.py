@@ -144,11 +144,11 @@ class ForeignCode:
 
     def note_written(self, before: Inputs, after: Inputs) -> bool:
         """Notes which inputs the block writes into, and says whether it does."""
-        pairs = list(zip(tensors_of(before), tensors_of(after), strict=True))
+        were, are = tensors_of(before), tensors_of(after)
         try:
-            written = {number for number, (a, b) in enumerate(pairs) if not same(a, b)}
-        except Exception:  # there may be no memory for it
-            written = set(range(len(pairs)))
+            written = {number for number, (a, b) in enumerate(zip(were, are, strict=True)) if not same(a, b)}
+        except Exception:  # there may be no memory for it; or lists among them have become longer
+            written = set(range(len(were)))
         self._writes_inputs = written | (self._writes_inputs or set())
         return bool(written)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..blocks.shared_graph import SharedGraph
-from ..measuring.block import Block
+from ...blocks.shared_graph import SharedGraph
+from ...measuring.block import Block
 
 
 class Listener(Protocol):

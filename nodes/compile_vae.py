@@ -1,0 +1,71 @@
+"""OneDiff Compile VAE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..checks import Finding
+from ..compilers import BACKENDS, Settings
+from ..host.copies.sessions import compiled_vae
+from ..host.copies.vae import is_vae
+from ..host.known_values import known, name_given, refuse
+from ..host.server import begin_start, new_record, schema, ui
+from ..node_ids import COMPILE_VAE
+from .compile import RUN, STOP
+
+TITLE = "OneDiff Compile VAE"
+
+
+class OneDiffCompileVAE(io.ComfyNode):
+    """Compiles a VAE's blocks through OneDiff while it decodes or encodes, and keeps them when they are right and
+    faster."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id=COMPILE_VAE,
+            display_name=TITLE,
+            category="OneDiff",
+            description="Compiles the VAE's blocks through OneDiff. The first picture of each size is decoded several "
+            "times, uncompiled and compiled; the faster way is kept.",
+            search_aliases=["VAE", "decode faster", "encode", "video", "torch.compile", "inductor", "VaeSpeedup"],
+            not_idempotent=True,
+            has_intermediate_output=True,
+            inputs=[
+                io.Vae.Input("vae"),
+                io.Combo.Input(
+                    "backend",
+                    options=["auto", *BACKENDS],
+                    default="auto",
+                    tooltip="auto: the first that works here and is not far slower than uncompiled.",
+                ),
+                io.Combo.Input(
+                    "if_unfit",
+                    options=[RUN, STOP],
+                    default=RUN,
+                    tooltip="What to do when something cannot be compiled. Parts that can be are compiled anyway.",
+                ),
+            ],
+            outputs=[io.Vae.Output(display_name="vae")],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def validate_inputs(cls, backend: Any = None, **kwargs: Any) -> bool:
+        """A backend or setting that this machine lacks gives way to one that it has; the record says so."""
+        begin_start(backend if isinstance(backend, str) else "auto")
+        return True
+
+    @classmethod
+    def execute(cls, vae: Any, backend: Any, if_unfit: Any) -> io.NodeOutput:
+        record = new_record(cls.hidden)
+        if not is_vae(vae):
+            refuse(TITLE, COMPILE_VAE, "vae", vae, "a VAE", "Connect a node that loads one.", record)
+        findings: list[Finding] = []
+        settings = Settings(
+            backend=name_given(COMPILE_VAE, "backend", backend, "auto", findings),
+            stop_if_unfit=known(COMPILE_VAE, "if_unfit", if_unfit, (RUN, STOP), findings) == STOP,
+        )
+        return io.NodeOutput(compiled_vae(vae, settings, record, findings), ui=ui(record))

@@ -1,0 +1,167 @@
+"""ControlNets of each kind that ComfyUI loads, through the inductor backend with Inductor itself left out: what they
+give is as without it, in chains, with any strength and range, and no change of those compiles anything."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from onediff_pack.compilers import CallSession
+from passthrough import without_inductor
+
+pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
+controls = importlib.import_module("controls")
+
+pytestmark = pytest.mark.usefixtures("host")
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def _one_pair(monkeypatch):
+    monkeypatch.setattr(CallSession, "seconds", 0.0)
+
+
+@pytest.fixture
+def inductor():
+    with without_inductor() as passthrough:
+        yield passthrough
+
+
+def compiled(control: Any, **settings: Any) -> tuple[Any, Any, Any]:
+    session, record = controls.session_on(control, **settings)
+    session.measuring.by_turns = False
+    return controls.with_session(control, session), session, record
+
+
+@pytest.mark.parametrize("name", controls.CONTROLS)
+def test_every_kind_gives_its_own_result_and_two_sizes_are_enough(name, inductor):
+    kind = controls.CONTROLS[name]
+    control, base = kind.make(), kind.base()
+    copied, _, record = compiled(control)
+    graphs = []
+    for size in (16, 32, 24):
+        for _ in range(2):
+            runs = inductor.runs
+            result = controls.sampled(kind, base, [copied], size)
+            assert controls.difference(result, controls.sampled(kind, base, [control], size)) <= TOLERANCE
+            assert inductor.runs > runs
+        graphs.append(inductor.graphs)
+    assert graphs[2] == graphs[1], "two sizes are all that it takes"
+    assert record["state"] == "compiled", record["summary"]
+    assert record["compile"]["regions_uncompiled"] == []
+    assert record["parity"]["passed"]
+
+
+@pytest.fixture
+def net(inductor):
+    kind = controls.CONTROLS["ControlNet"]
+    control = kind.make()
+    return kind, kind.base(), control, *compiled(control)
+
+
+def test_strength_and_range_change_nothing_that_is_compiled(net, inductor):
+    kind, base, control, copied, _, _ = net
+    controls.sampled(kind, base, [copied])
+    graphs, results = inductor.graphs, []
+    for strength, percents in ((1.0, (0.0, 1.0)), (0.3, (0.0, 1.0)), (1.0, (0.4, 1.0)), (1.7, (0.0, 0.3))):
+        how = {"strength": strength, "percents": percents, "steps": 3}
+        results.append(controls.sampled(kind, base, [copied], **how))
+        assert controls.difference(results[-1], controls.sampled(kind, base, [control], **how)) <= TOLERANCE
+    assert inductor.graphs == graphs
+    assert controls.difference(results[1], results[0]) > 0.1
+    assert results[2][0] == {} and results[3][2] == {}, "outside of its range it gives nothing"
+
+
+@pytest.mark.parametrize("one_node", [True, False])
+def test_chains_of_several(one_node, net, inductor):
+    """The same one twice, and one of another kind; each behind a node of its own, or all behind one."""
+    kind, base, control, copied, session, _ = net
+    lora = controls.lora()
+    chain = [copied, copied if one_node else compiled(control)[0], compiled(lora)[0]]
+    for _ in range(2):
+        runs = inductor.runs
+        result = controls.sampled(kind, base, chain)
+        assert controls.difference(result, controls.sampled(kind, base, [control, control, lora])) <= TOLERANCE
+        assert inductor.runs > runs
+    assert not session.during.now
+
+
+def test_what_others_use_stays_as_it_is(net, inductor):
+    kind, base, control, copied, _, _ = net
+    before = dict(control.__dict__)
+    controls.sampled(kind, base, [copied])
+    assert {**control.__dict__} == before
+    assert not hasattr(control, "onediff_shared")
+    assert isinstance(copied, type(control)) and copied.control_model is control.control_model
+    assert not [module for module in control.control_model.modules() if "forward" in module.__dict__]
+    runs = inductor.runs
+    controls.sampled(kind, base, [control])
+    assert inductor.runs == runs
+
+
+def test_a_control_lora_is_compiled_once_for_all_samplings_and_keeps_no_weights_between(inductor):
+    kind = controls.CONTROLS["ControlLoRA"]
+    lora, base = kind.make(), kind.base()
+    copied, session, record = compiled(lora)
+    graphs = []
+    for seed in (1, 2, 3):
+        torch.manual_seed(seed)
+        for parameter in base.diffusion_model.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+        result = controls.sampled(kind, base, [copied])
+        assert controls.difference(result, controls.sampled(kind, base, [lora])) <= TOLERANCE, "the model's new weights"
+        graphs.append(inductor.graphs)
+        assert not [weight for weight in session.module.parameters() if weight is not None]
+    assert graphs == graphs[:1] * 3
+    assert record["compile"]["recompiles"] == []
+
+
+def no_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("there is no room")
+
+
+@pytest.mark.parametrize("later", [True, False])
+def test_what_fails_runs_uncompiled(later, net, inductor):
+    kind, base, control, copied, session, record = net
+    expected = controls.sampled(kind, base, [control])
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no compiler today")
+
+    if later:
+        controls.sampled(kind, base, [copied])
+        inductor.ran = fails
+    else:
+        inductor.spoil = fails
+    assert controls.difference(controls.sampled(kind, base, [copied]), expected) <= TOLERANCE
+    assert "no compiler today" in str(record["compile"]["regions_uncompiled"])
+    inductor.ran = no_memory
+    assert (
+        controls.difference(controls.sampled(kind, base, [copied], 24), controls.sampled(kind, base, [control], 24))
+        == 0
+    )
+    assert not session.during.now
+
+
+def test_a_sampling_that_ends_early_leaves_nothing_behind(net, inductor):
+    kind, base, control, copied, session, _ = net
+    with pytest.raises(RuntimeError):
+        controls.sampled(replace(kind, channels=5), base, [copied])
+    assert not session.during.now
+    result = controls.sampled(kind, base, [copied])
+    assert controls.difference(result, controls.sampled(kind, base, [control])) <= TOLERANCE
+
+
+def test_a_sampling_that_was_cut_off_does_not_count_in_the_next(net):
+    kind, base, _, copied, session, _ = net
+    cut_off = copied.copy()
+    with torch.inference_mode():
+        cut_off.pre_run(base, base.model_sampling.percent_to_sigma)
+    began = session.during
+    del cut_off
+    controls.sampled(kind, base, [copied])
+    assert session.during is not began and not session.during.now

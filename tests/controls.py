@@ -1,0 +1,172 @@
+"""A small ControlNet of each kind that ComfyUI loads, of the host's own classes, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.cldm.cldm
+import comfy.cldm.mmdit
+import comfy.controlnet
+import comfy.ldm.flux.controlnet
+import comfy.ops
+import comfy.t2i_adapter.adapter
+import models
+import torch
+import vaes
+from families import FAMILIES
+from onediff_pack.compilers import CallSession
+from onediff_pack.host.copies.control_net import model_of, with_session
+from onediff_pack.status import Record
+from torch import nn
+
+CPU = torch.device("cpu")
+
+OPERATIONS = {"operations": comfy.ops.disable_weight_init, "dtype": torch.float32, "device": CPU}
+
+
+@dataclass(frozen=True)
+class Control:
+    """How one is made, and the family of the model that it is for. ``channels`` are those of the latent, ``wide`` the
+    channels of a pooled prompt."""
+
+    make: Callable[[], Any]
+    family: str = "SD 1.5"
+    channels: int = 4
+    wide: int = 0
+
+    def base(self) -> Any:
+        """The model that is sampled, of ComfyUI's ``BaseModel``."""
+        if self.family == "SD 1.5":
+            return models.unet_patcher().model
+        if self.family == "SDXL":
+            return models.sdxl_patcher().model
+        return FAMILIES[self.family]().patcher().model
+
+
+def _cldm(**more: Any) -> nn.Module:
+    config = {name: value for name, value in models.UNET.items() if name not in ("out_channels", "dtype")}
+    return comfy.cldm.cldm.ControlNet(hint_channels=3, **{**config, **OPERATIONS, **more})
+
+
+def _net(model: nn.Module, **more: Any) -> Any:
+    return comfy.controlnet.ControlNet(_random(model), load_device=CPU, **more)
+
+
+def _random(model: nn.Module, seed: int = 3) -> nn.Module:
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.05)
+        parameter.requires_grad_(False)
+    return model.eval()
+
+
+def lora() -> Any:
+    """Low-rank parts for the layers of the model's first half, and a hint block and outputs of its own."""
+    full = _random(_cldm())
+    weights: dict[str, torch.Tensor] = {"lora_controlnet": torch.tensor([])}
+    shared = models.unet_patcher().model.diffusion_model.state_dict()
+    for name, value in full.state_dict().items():
+        if name in shared and name.endswith(".weight") and value.ndim in (2, 4):
+            rows, columns = value.shape[0], value[0].numel()
+            stem = name.removesuffix(".weight")
+            weights[f"{stem}.up"] = vaes.numbers((rows, 4)) * 0.05
+            weights[f"{stem}.down"] = vaes.numbers((4, columns)) * 0.05
+        elif name not in shared:
+            weights[name] = value
+    return comfy.controlnet.ControlLora(weights)
+
+
+def _t2i() -> Any:
+    model = comfy.t2i_adapter.adapter.Adapter(
+        cin=64 * 3, channels=[32, 64, 64, 64], nums_rb=2, ksize=1, sk=True, xl=False
+    )
+    return comfy.controlnet.T2IAdapter(_random(model), 3, 8, "nearest-exact", device=CPU)
+
+
+def _t2i_light() -> Any:
+    model = comfy.t2i_adapter.adapter.Adapter_light(cin=64 * 3, channels=[32, 64, 64, 64], nums_rb=4)
+    return comfy.controlnet.T2IAdapter(_random(model), 3, 8, "nearest-exact", device=CPU)
+
+
+def _flux() -> Any:
+    config = {name: value for name, value in FAMILIES["Flux"]().unet.items() if name != "dtype"}
+    model = comfy.ldm.flux.controlnet.ControlNetFlux(**{**config, "in_channels": 16}, **OPERATIONS)
+    return _net(model, extra_conds=["y", "guidance"])
+
+
+def _sd3() -> Any:
+    config = {name: value for name, value in FAMILIES["SD 3"]().unet.items() if name != "dtype"}
+    model = comfy.cldm.mmdit.ControlNet(num_blocks=2, control_latent_channels=16, **config, **OPERATIONS)
+    return _net(model, compression_ratio=1)
+
+
+CONTROLS: dict[str, Control] = {
+    "ControlNet": Control(lambda: _net(_cldm())),
+    "ControlLoRA": Control(lora),
+    "T2I-Adapter": Control(_t2i),
+    "T2I-Adapter light": Control(_t2i_light),
+    "Flux": Control(_flux, "Flux", 16, 32),
+    "SD 3": Control(_sd3, "SD 3", 16, 40),
+}
+
+
+def session_on(control: Any, **settings: Any) -> tuple[CallSession, Record]:
+    """A session as OneDiff Compile ControlNet makes one: see ``vaes.session_on``."""
+    session, record = vaes.session_on(model_of(control), **settings)
+    session.title = "OneDiff Compile ControlNet"
+    return session, record
+
+
+def sampled(
+    kind: Control,
+    base: Any,
+    controls: Sequence[Any],
+    size: int = 16,
+    steps: int = 2,
+    strength: float = 1.0,
+    percents: tuple[float, float] = (0.0, 1.0),
+) -> list[dict[str, list[torch.Tensor | None]]]:
+    """What a chain of ControlNets gives in each step of a sampling, as ComfyUI's sampler asks for it. They are copied
+    and given their hints as Apply ControlNet does."""
+    hint = vaes.numbers((1, kind.channels if kind.family == "SD 3" else 3, size * 8, size * 8), 5)
+    chain = None
+    for control in controls:
+        own = control.copy().set_cond_hint(hint, strength, percents)
+        chain = own.set_previous_controlnet(chain)
+    assert chain is not None
+    x = vaes.numbers((2, kind.channels, size, size))
+    cond = {"c_crossattn": vaes.numbers((2, 20, 48), 2)}
+    if kind.wide:
+        cond |= {"y": vaes.numbers((2, kind.wide), 3), "guidance": torch.full((2,), 3.5)}
+    found = []
+    with torch.inference_mode():
+        chain.pre_run(base, base.model_sampling.percent_to_sigma)
+        try:
+            for number in range(steps):
+                sigma = torch.full((2,), float(base.model_sampling.percent_to_sigma(number / steps)))
+                given = chain.get_control(x, sigma, cond, 2, {})
+                kept = {
+                    name: [one if one is None else one.clone() for one in outs] for name, outs in (given or {}).items()
+                }
+                found.append(kept)
+        finally:
+            chain.cleanup()
+    return found
+
+
+def difference(ours: Sequence[dict], theirs: Sequence[dict]) -> float:
+    """The largest relative difference of two of those."""
+    worst = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            for one, other in zip(a[name], b[name], strict=True):
+                assert (one is None) == (other is None)
+                if one is not None:
+                    worst = max(worst, ((one - other).norm() / other.norm().clamp_min(1e-12)).item())
+    return worst
+
+
+__all__ = ["CONTROLS", "Control", "difference", "lora", "sampled", "session_on", "with_session"]
