@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from editor import MINUTES, QUEUE, RENDERERS, SCREENS, example_workflow, line, load, open_editor, show, use_renderer
+from editor import MINUTES, QUEUE, SCREENS, example_workflow, line, load, mostly, open_editor, show, use_renderer
 from onediff_pack.node_ids import COMPILE_CONTROL_NET, COMPILE_VAE
 
 # The example with a compiled VAE and without the pack's other nodes' work, and a ControlNet node that nobody uses.
@@ -25,7 +25,7 @@ ADD = """() => {
 }"""
 
 
-@pytest.fixture(scope="module", params=RENDERERS)
+@pytest.fixture(scope="module", params=mostly("nodes2"))
 def page(request: Any, browser: Any, server: Any) -> Iterator[Any]:
     page = open_editor(browser.new_page(viewport={"width": 1400, "height": 900}), server.url)
     page.set_default_timeout(5 * MINUTES)
