@@ -60,9 +60,8 @@ _COMPILED_ALREADY = "another node compiles it: remove one of the two."
 
 class CallSession(Preparing):
     """The state behind one node that compiles such a part. ``using`` is around what the host does as one, such as
-    decoding a picture in tiles; ``call`` is one call of the part itself. In so many ``seconds`` a call is repeated both
-    ways by turns, once it was compiled; what those show is decided by, unless it
-    ``decides`` later."""
+    decoding a picture in tiles; ``call`` is one call of the part itself. Once it was compiled, a call is repeated both ways
+    by turns for so many ``seconds``. ``decides``: the way is chosen by these repetitions, and not by later calls too."""
 
     seconds = 5.0
     unit, decides = "run", True
