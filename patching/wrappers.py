@@ -13,6 +13,7 @@ KEY = "onediff"
 
 
 APPLY_MODEL = "apply_model"
+DIFFUSION_MODEL = "diffusion_model"
 OUTER_SAMPLE = "outer_sample"
 PREDICT_NOISE = "predict_noise"
 

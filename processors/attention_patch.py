@@ -145,6 +145,11 @@ class AttentionPatch(ModelWrapper):
         self.ended(unused or self._without_effect(), self.calls)
         return result
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether its processor keeps something between calls, so that one call more changes the picture."""
+        return bool(getattr(self.instances, "keeps_state", False))
+
     def adds_nothing(self) -> Because | None:
         """Why the processor changed nothing in the sampling that ends, for a value that it was given."""
         return None

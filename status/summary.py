@@ -53,7 +53,7 @@ def approximate(record: dict[str, Any]) -> str | None:
     found = record["approximate"]
     if not found or not found["steps"]:
         return None
-    off = "" if found["off"] is None else f", {percent(found['off'])} off"
+    off = "" if found["off"] is None else f", steps {percent(found['off'])} off"
     return f"approximate{off} ({found['by']})"
 
 

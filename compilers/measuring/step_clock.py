@@ -19,7 +19,7 @@ class BlockCounter:
     """A wrapper of ``apply_model`` in a session's place that compiles nothing: ``work()`` says how often the last call
     ran each of the blocks. Another node may let the model skip some."""
 
-    order = 1
+    order, times_steps = 1, True
 
     def __init__(self, blocks: Sequence[Block], called_directly: Sequence[nn.Module] = ()):
         self._blocks = [block.module for block in blocks]
@@ -52,7 +52,7 @@ class StepClock:
     calls ran, as far as ``work()`` tells: it is that of the call that just ended.
     """
 
-    order = -1
+    order, times_steps = -1, True
 
     def __init__(
         self,

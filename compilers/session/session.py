@@ -33,7 +33,7 @@ class Session(Preparing, ModelWrapper):
     turns.
     """
 
-    order = 1
+    order, times_steps = 2, True
 
     # What ComfyUI calls.
 

@@ -36,6 +36,11 @@ class Deep:
         self._shapes: dict[tuple[str, int], torch.Size] = {}
         self._result: torch.Tensor | None = None
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there was a full call: nodes such as EasyCache leave the whole model out of some steps."""
+        return self._result is not None
+
     @contextmanager
     def kept(self, unet: Any, depth: int) -> Iterator[None]:
         """While this is entered, calls of the UNet are full, and what its deep blocks give is kept."""

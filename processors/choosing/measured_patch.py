@@ -165,8 +165,8 @@ class MeasuredPatch(AttentionPatch):
         self.tell()
 
     def _compiles(self, call: ModelCall) -> bool:
-        """Whether a session of this pack, which times steps itself, runs inside."""
-        return any(not hasattr(wrapper, "sites") for wrapper in further_in(self, call.options))
+        """Whether something of this pack that times steps itself runs inside."""
+        return any(getattr(wrapper, "times_steps", False) for wrapper in further_in(self, call.options))
 
 
 def _beside(measured: Mapping[Any, Measured]) -> Decision:

@@ -216,7 +216,7 @@ def test_a_sampling_with_deepcache_says_how_far_it_is_off(patcher):
     found = record["approximate"]
     assert (found["by"], found["steps"], found["of"]) == ("DeepCache", 1, 3)
     assert 0 < found["off"] < 1
-    assert "approximate, " in record["summary"] and record["summary"].endswith(" off (DeepCache)")
+    assert "approximate, steps " in record["summary"] and record["summary"].endswith(" off (DeepCache)")
 
 
 @pytest.mark.parametrize(

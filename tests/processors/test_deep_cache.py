@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,35 +61,44 @@ def test_the_first_of_each_few_steps_is_full(interval):
         sample(clone, FIVE)
     full = len(range(0, 5, interval))
     always = {f"input {at}" for at in range(3)} | {f"output {at}" for at in range(9, 12)}
-    measured = 1 if interval > 1 else 0  # a step in full once more
+    measured = 2 if interval > 1 else 0  # the second full step of each sampling runs without the deep ones too
     assert {name for name, count in calls.items() if count == 10 + measured} >= always
-    assert {calls[name] for name in calls.keys() - always} == {2 * full + measured}
+    assert {calls[name] for name in calls.keys() - always} == {2 * full}
     assert len(calls) == 25
     assert [(one["by"], one["steps"], one["of"]) for one in told] == [("DeepCache", 5 - full, 5)] * 2
 
 
-@pytest.mark.parametrize("model", ["unet_patcher", "deep_unet_patcher", "sdxl_patcher"])
-@pytest.mark.parametrize(("layer", "block"), [(0, 0), (0, 1), (1, 0), (12, 12)])
-def test_the_last_deep_result_takes_the_place_of_the_next(model, layer, block):
-    """Computed by hand: a full call whose last deep block gives what it gave in the step before."""
+#: Layer and block as OneDiff counts them → the last of the output blocks that is left out.
+LAST_OF_4 = {(0, 0): 1, (0, 1): 0, (1, 0): 0, (12, 12): 0}
+LAST_OF_12 = {(0, 0): 9, (0, 1): 8, (1, 0): 7, (2, 1): 4, (12, 12): 0}
+PLACES = [
+    *(("unet_patcher", *place) for place in LAST_OF_4.items()),
+    *(("deep_unet_patcher", *place) for place in LAST_OF_12.items()),
+    *(("sdxl_patcher", *place) for place in LAST_OF_4.items()),
+]
+
+
+@pytest.mark.parametrize(("model", "place", "last"), PLACES)
+def test_the_last_deep_result_takes_the_place_of_the_next(model, place, last):
+    """Computed by hand: a full call whose last deep block gives what it gave in an earlier one."""
     import models
     from models import step
 
     patcher = getattr(models, model)()
     unet = patcher.model.diffusion_model
-    clone, told = deep_cache(patcher, interval=2, layer=layer, block=block)
-    results = sample(clone, FIVE[:2])
-    torch.testing.assert_close(results[0], step(patcher, sigma=FIVE[0], seed=0))
+    clone, told = deep_cache(patcher, interval=2, layer=place[0], block=place[1])
+    results = sample(clone, FIVE[:3])
 
-    depth = min(sum(unet.num_res_blocks[:layer]) + block + 1, len(unet.output_blocks) - 2)
-    last, kept = unet.output_blocks[len(unet.output_blocks) - depth - 2][-1], []
-    hook = last.register_forward_hook(lambda module, args, result: kept.append(result) or kept[0].clone())
-    step(patcher, sigma=FIVE[0], seed=0)
-    by_hand = step(patcher, sigma=FIVE[1], seed=1)
+    kept: list[torch.Tensor] = []
+    hook = unet.output_blocks[last][-1].register_forward_hook(
+        lambda module, args, result: kept.append(result) or kept[0].clone()
+    )
+    by_hand = [step(patcher, sigma=FIVE[at], seed=at) for at in range(3)]
     hook.remove()
-    torch.testing.assert_close(results[1], by_hand)
-    exact = step(patcher, sigma=FIVE[1], seed=1)
-    assert told[0]["off"] == pytest.approx(float((by_hand - exact).norm() / exact.norm()), rel=1e-3)
+    exact = [step(patcher, sigma=FIVE[at], seed=at) for at in range(3)]
+    for result, expected in zip(results, (exact[0], by_hand[1], exact[2]), strict=True):
+        torch.testing.assert_close(result, expected)
+    assert told[0]["off"] == pytest.approx(float((by_hand[2] - exact[2]).norm() / exact[2].norm()), rel=1e-3)
     assert told[0]["off"] > 0
     assert not unet.__dict__.keys() & {"input_blocks", "middle_block", "output_blocks"}, "the model is as it was"
 
@@ -128,7 +138,7 @@ def test_steps_outside_of_the_range_are_full_and_the_first_within_too():
     with counted(patcher.model.diffusion_model) as calls:
         sample(clone, sigmas)
     assert (told[0]["steps"], told[0]["of"]) == (2, 7), "of 8, 5, 3 and 2 the second and the fourth"
-    assert calls["middle"] == 5 + 1
+    assert calls["middle"] == 5
 
 
 def test_other_prompts_sizes_and_attention_are_kept_apart():
@@ -139,12 +149,27 @@ def test_other_prompts_sizes_and_attention_are_kept_apart():
     clone, _ = deep_cache(patcher, interval=2)
     (sampling,) = clone.get_wrappers("outer_sample", KEY)
     perturbed = {"patches_replace": {"attn1": {("middle", 0): lambda q, k, v, options: v}}}
-    kinds: list[dict[str, Any]] = [{"uuids": [1]}, {"uuids": [2], "seed": 5}, {"uuids": [1], **perturbed}, {"size": 8}]
+    frames = [{"context_window": SimpleNamespace(index_list=list(range(at, at + 4)))} for at in (0, 3)]
+    kinds: list[dict[str, Any]] = [
+        {"uuids": [1]},
+        {"uuids": [2], "seed": 5},
+        {"uuids": [1], **perturbed},
+        {"uuids": [1], "size": 8},
+        {"uuids": [1], "seed": 7},  # a tile
+        *({"uuids": [1], "seed": 8 + at, **window} for at, window in enumerate(frames)),
+    ]
 
     def all_kinds(sigma):
         return [step(clone, sigma=sigma, **{"seed": 1, **kind}) for kind in kinds]
 
-    first, second = sampling(lambda: [all_kinds(1.0), all_kinds(1.0 - 1e-7)])
+    def both() -> list[list[torch.Tensor]]:
+        first = all_kinds(1.0)
+        kinds[-2:] = reversed(kinds[-2:])  # frames come in another order, as schedules have them
+        second = all_kinds(1.0 - 1e-7)
+        second[-2:] = reversed(second[-2:])
+        return [first, second]
+
+    first, second = sampling(both)
     for one, other in zip(first, second, strict=True):
         torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
 
@@ -175,3 +200,32 @@ def test_an_error_leaves_the_model_as_it_was():
     hook.remove()
     assert isinstance(unet.input_blocks, torch.nn.ModuleList)
     assert not unet.__dict__.keys() & {"input_blocks", "middle_block", "output_blocks"}
+
+
+def test_a_node_that_leaves_the_whole_model_out_of_a_step_costs_no_run():
+    """EasyCache does, also in a step that would have been full."""
+    from models import deep_unet_patcher, step
+
+    patcher = deep_unet_patcher()
+    clone, told = deep_cache(patcher, interval=2)
+    calls: list[int] = []
+
+    def now_and_then(executor, x, *args, **kwargs):
+        calls.append(len(calls))
+        return torch.zeros_like(x) if calls[-1] == 2 else executor(x, *args, **kwargs)
+
+    clone.add_wrapper_with_key("diffusion_model", "easycache", now_and_then)
+    results = sample(clone, FIVE)
+    torch.testing.assert_close(results[3], step(patcher, sigma=FIVE[3], seed=3))
+    assert (told[0]["steps"], told[0]["off"]) == (1, None), "what counts its calls is called no more often"
+    assert len(calls) == 5
+
+
+def test_a_node_with_a_loop_of_its_own_computes_in_full():
+    from models import deep_unet_patcher, step
+
+    patcher = deep_unet_patcher()
+    clone, told = deep_cache(patcher, interval=3)
+    for sigma in FIVE:
+        torch.testing.assert_close(step(clone, sigma=sigma), step(patcher, sigma=sigma))
+    assert told == []

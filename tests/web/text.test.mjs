@@ -372,12 +372,12 @@ test("a black picture comes first", () => {
 test("that steps leave blocks out stands behind the state, in the tooltip too", () => {
   const approximate = { by: "DeepCache", off: 0.0312, steps: 13, of: 20 };
   const line = (/** @type {any} */ fields, words = english) => describe({ ...states.compiled, ...fields }, words).text;
-  assert.match(line({ approximate }), /^compiled · approximate, 3 % off · 1\.62×/);
-  assert.match(line({ approximate: { ...approximate, off: 0.0031 } }), /approximate, 0\.3 % off/);
+  assert.match(line({ approximate }), /^compiled · approximate, steps 3 % off · 1\.62×/);
+  assert.match(line({ approximate: { ...approximate, off: 0.0031 } }), /approximate, steps 0\.3 % off/);
   assert.match(line({ approximate: { ...approximate, off: null } }), /^compiled · approximate · /);
-  assert.match(line({ approximate }, chinese), / · 近似结果，偏差 3 % · /);
+  assert.match(line({ approximate }, chinese), / · 近似结果，每步偏差 3 % · /);
   assert.equal(line({ approximate: { ...approximate, steps: 0 } }), line({}), "no step did");
   const told = details({ ...states.compiled, approximate }, english).join("\n");
   assert.match(told, /DeepCache left the deep blocks out in 13 of 20 steps/);
-  assert.match(told, /The first of these steps is 3 % off the exact one\./);
+  assert.match(told, /in such a step is about 3 % off the exact one\. How far the picture is off is not known\./);
 });

@@ -1,5 +1,5 @@
 // @ts-check
-// Steps that leave blocks of the model out: the picture is another one, and how far off is said.
+// Steps that leave blocks of the model out: the picture is another one, and how far such steps are off is said.
 
 import { percent } from "./format.js";
 import { isNumber, plain } from "./record.js";
@@ -8,7 +8,7 @@ import { isNumber, plain } from "./record.js";
 /** @typedef {import("./record.js").StatusRecord} StatusRecord */
 
 /**
- * Puts "approximate, 3 % off" behind the state.
+ * Puts "approximate, steps 3 % off" behind the state.
  * @param {import("./text.js").Draft} draft
  * @param {StatusRecord} record
  * @param {Words} words

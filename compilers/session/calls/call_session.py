@@ -60,8 +60,9 @@ _COMPILED_ALREADY = "another node compiles it: remove one of the two."
 
 class CallSession(Preparing):
     """The state behind one node that compiles such a part. ``using`` is around what the host does as one, such as
-    decoding a picture in tiles; ``call`` is one call of the part itself. Once it was compiled, a call is repeated both ways
-    by turns for so many ``seconds``. ``decides``: the way is chosen by these repetitions, and not by later calls too."""
+    decoding a picture in tiles; ``call`` is one call of the part itself. Once it was compiled, a call is repeated both
+    ways by turns for so many ``seconds``. ``decides``: these repetitions choose the way, and not later calls too.
+    """
 
     seconds = 5.0
     unit, decides = "run", True
