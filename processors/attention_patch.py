@@ -26,7 +26,7 @@ from .contract import KernelProcessor, ModuleProcessor, Processor
 from .finite import sampled_finite
 from .kernels.kernel import Kernel
 from .overriding import kernel_forward, kernel_override, module_forward
-from .random_numbers import default_dtype_kept
+from .random_numbers import defaults_kept
 from .site_calls import Because, SiteCalls
 from .sites.find import Site
 
@@ -193,7 +193,7 @@ class AttentionPatch(ModelWrapper):
             self.calls.counted(call.executor, call.options),
             swapped_forwards(self.forwards),
             swapped_attributes(AT_SITE, self.instances.attributes()),
-            default_dtype_kept(),
+            defaults_kept(),
             self.while_sampling(call.x.device if isinstance(call.x, torch.Tensor) else torch.device("cpu")),
         ):
             result = call()

@@ -105,7 +105,7 @@ def _plain(record: dict[str, Any]) -> str:
 def _idle(record: dict[str, Any]) -> str:
     later = (record["backend"] or {}).get("replaced_by")
     if later:
-        return f"left to the later OneDiff Compile node {later}"
+        return f"left to the later node {later}"
     regions = (record["compile"] or {}).get("regions")
     when = "at the first use" if _is_of_runs(record) else "when sampling"
     return f"ready: {count(regions, 'block')} to compile {when}" if regions else "not run yet"

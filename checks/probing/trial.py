@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from ...patching.inside import tensors_in
-from ...processors.random_numbers import default_dtype_kept
+from ...processors.random_numbers import defaults_kept
 from ..mounted import Mounted
 from .bench import Inputs, Raised, dtypes_of, raised
 from .cases import MASKS, Case, Mask
@@ -77,7 +77,7 @@ def _run(real: Bench, found: Trial, inputs: Inputs, mask: Mask | None, processor
     """The result of a call, None where it raised, which is noted."""
     before = torch.get_default_dtype()
     try:
-        with default_dtype_kept():
+        with defaults_kept():
             result = real.run(inputs, processor)
             found.sets_dtype |= torch.get_default_dtype() is not before
         return result

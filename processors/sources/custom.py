@@ -25,7 +25,7 @@ from ...patching.user_code import PATIENCE, Attendance, Cancel
 from ...patching.user_errors import class_name
 from ..authored.make import CannotLoad, failed, make, too_slow
 from ..authored.recipe import Recipe, recipe_of, tensors_of
-from ..random_numbers import default_dtype_kept
+from ..random_numbers import defaults_kept
 from ..sites.find import Site
 from .latest import PATIENCE as LISTING_PATIENCE
 from .latest import Latest
@@ -195,7 +195,7 @@ def _run_file(file: UserFile, source: bytes, digest: str) -> types.ModuleType:
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module  # dataclasses and inspect look there
     try:
-        with default_dtype_kept():
+        with defaults_kept():
             exec(code, module.__dict__)
     except BaseException:
         if sys.modules.get(module.__name__) is module:  # it may have been left behind, and loaded again

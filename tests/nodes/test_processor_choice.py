@@ -348,16 +348,19 @@ class Mean({base}):
     assert str(caught.value).endswith("custom/mine:Mine raised Mean: its message cannot be read")
 
 
-def test_the_default_dtype_is_put_back_after_each_model_call(choose, tmp_path):
-    line = WHERE_NOW.format(repr(str(tmp_path / "now")), "torch.set_default_dtype(torch.float64)")
+@pytest.mark.parametrize("sets", ["torch.set_default_dtype(torch.float64)", "torch.set_default_device('meta')"])
+def test_pytorchs_defaults_are_put_back_after_each_model_call(choose, tmp_path, sets):
+    line = WHERE_NOW.format(repr(str(tmp_path / "now")), sets)
     name, found, _, processor, site = choose("custom/mine:Mine", written(line=line))
     assert name == "custom/mine:Mine", found
     (tmp_path / "now").touch()
     try:
         sampled(name, processor, site, partial(site.module, torch.ones(1, 64, site.module.to_q.in_features)))
-        assert torch.get_default_dtype() == torch.float32
+        made = torch.ones(1)
+        assert (made.dtype, made.device.type) == (torch.float32, "cpu")
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
 
 
 @pytest.mark.parametrize("where", ["__init__", "forward", "file"])

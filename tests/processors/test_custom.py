@@ -163,16 +163,18 @@ def test_an_edit_is_picked_up_also_one_of_the_same_size_in_the_same_instant(cust
 
 
 @pytest.mark.parametrize("where", ["the file", "__init__"])
-def test_the_default_dtype_stays_as_it_was(custom, folder, where):
-    """People set it for their own weights, and would set it for all of ComfyUI."""
-    sets = "torch.set_default_dtype(torch.float64)"
+@pytest.mark.parametrize("sets", ["torch.set_default_dtype(torch.float64)", "torch.set_default_device('meta')"])
+def test_pytorchs_defaults_stay_as_they_were(custom, folder, where, sets):
+    """People set them for their own weights, and would set them for all of ComfyUI."""
     init = f"    def __init__(self):\n        super().__init__()\n        {sets}\n"
     write(folder, "sets.py", MODULE + (init if where == "__init__" else f"\n{sets}\n"))
     try:
         assert factor(custom.load("custom/sets:Gain")) == 2
-        assert torch.get_default_dtype() == torch.float32
+        made = torch.ones(1)
+        assert (made.dtype, made.device.type) == (torch.float32, "cpu")
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
 
 
 def test_names_that_are_not_listed_reach_no_file(custom, folder, tmp_path):
