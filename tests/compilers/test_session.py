@@ -949,7 +949,7 @@ def test_a_session_that_a_later_one_replaced_says_so_until_it_samples_itself(pat
     assert record["state"] == "compiled"
     session.give_way("14")
     assert record["state"] == "idle"
-    assert record["summary"] == "left to the later OneDiff Compile node 14"
+    assert record["summary"] == "left to the later node 14"
     sample(session, clone)  # the model also goes to a sampler of its own
     assert record["state"] == "compiled"
     assert record["backend"]["replaced_by"] is None

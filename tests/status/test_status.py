@@ -178,7 +178,7 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
             },
             "uncompiled: compiled steps took 25 % longer",
         ),
-        ({"state": "idle", "backend": {"replaced_by": "14"}}, "left to the later OneDiff Compile node 14"),
+        ({"state": "idle", "backend": {"replaced_by": "14"}}, "left to the later node 14"),
         ({"state": "idle", "compile": {"regions": 1}}, "ready: 1 block to compile when sampling"),
         ({"state": "idle", "compile": {"stopped": {"done": 0, "total": 0}}}, "stopped · goes on in the next run"),
         ({"state": "partial", "compile": STOPPED}, "stopped at 7/38 · goes on in the next run"),
