@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from examples import example, run
+from examples import SDPA, example, run
 
 from scripts.server import Server
 
@@ -54,6 +54,6 @@ def test_compile_alone(own: Server) -> None:
 
 
 def test_the_speed_report_is_a_picture_of_three_ways(own: Server) -> None:
-    result = run(own, example("report", own, steps=2))
+    result = run(own, example("report", own, steps=2, OneDiffPatchAttention=SDPA))
     assert (result.error, {picture.shape for picture in result.pictures}) == (None, {(675, 1200, 3)})
     assert result.records[REPORT]["speed"]["without_ms"] > 0
