@@ -52,23 +52,47 @@ def session_of(control: Any) -> CallSession | None:
 
 class Shared:
     """What the copies of one node share: a session, which begins when the first of them is about to be used, and ends
-    when the last has been; and the model that a ControlLoRA makes."""
+    when the last has been; and the model that a ControlLoRA makes.
+
+    After Cancel, and wherever a sampling fails, ComfyUI does not say that it is over. So a use also ends when one of
+    them raises, and where the next sampling shows: that is of another prompt or node, or begins with one that was
+    called already. One that stands in both prompts is begun twice before it is called.
+    """
 
     def __init__(self, session: CallSession):
         self.session = session
         self.rebuilt = Rebuilt()
         self._in_use: WeakSet[Any] = WeakSet()
+        self._called: WeakSet[Any] = WeakSet()
+        self._of: tuple[Any, ...] = ()
 
     def begin(self, control: Any) -> None:
+        asks = (self.session.host.prompt(), self.session.host.sampler())
+        if asks != self._of or control in self._called or not self._in_use:
+            self.break_off()
+        self._of = asks
         model = model_of(control)
-        if self.session.during.now and not self._in_use:  # a sampling that was cut off
-            self.session.end(broke_off=True)
         if model is not None and not self.session.during.now:
-            self.session.begin(model, dtype_of(control))
+            try:
+                self.session.begin(model, dtype_of(control))
+            except BaseException:
+                self.break_off()
+                raise
         self._in_use.add(control)
+
+    def called(self, control: Any) -> None:
+        self._called.add(control)
+
+    def break_off(self) -> None:
+        """Ends a use that has not come to its end."""
+        self._in_use.clear()
+        self._called.clear()
+        if self.session.during.now:
+            self.session.end(broke_off=True)
 
     def end(self, control: Any) -> None:
         self._in_use.discard(control)
+        self._called.discard(control)
         if not self._in_use and self.session.during.now:
             self.session.end()
 
@@ -122,14 +146,18 @@ def _class(base: type) -> type:
         model = model_of(self)
         if model is None:
             return base.get_control(self, *args, **kwargs)  # type: ignore[attr-defined]
-        session: CallSession = self.onediff_shared.session
+        shared: Shared = self.onediff_shared
+        shared.called(self)
         place = next(name for name in _PLACES if getattr(self, name, None) is model)
-        with session.using(model, dtype_of(self)):
-            setattr(self, place, Calls(model, session))
-            try:
+        try:
+            with shared.session.using(model, dtype_of(self)):
+                setattr(self, place, Calls(model, shared.session))
                 return base.get_control(self, *args, **kwargs)  # type: ignore[attr-defined]
-            finally:
-                setattr(self, place, model)
+        except BaseException:  # Cancel among others
+            shared.break_off()
+            raise
+        finally:
+            setattr(self, place, model)
 
     members = {"copy": copy, "pre_run": pre_run, "cleanup": cleanup, "get_control": get_control}
     return type(base.__name__, (base,), {"__module__": base.__module__, "onediff_base": base, **members})
