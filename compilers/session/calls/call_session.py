@@ -25,7 +25,7 @@ from ....patching.user_errors import ordinary
 from ....processors import finite
 from ....processors.random_numbers import numbers_kept
 from ...backends.errors_in_words import is_out_of_memory
-from ...blocks.parity import Parity, clone_inputs, compare
+from ...blocks.parity import clone_inputs, compare
 from ...blocks.tensors import tensors_of
 from ...measuring.model_memory import Variant
 from ..failures import ModelUnfit, of_unit
@@ -37,6 +37,7 @@ from ..step import Step
 from .arguments import shape_of, size_of
 from .bound import bound
 from .lists import Lists
+from .whole import DIFFERS, is_right
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +47,6 @@ MOST_PASSES = 40
 #: So many times the seconds that are meant for it may the first pair of runs take, for there to be a second.
 LONG = 4.0
 
-#: A result of many blocks may differ by so many times what one block may: they pass their differences on.
-WHOLE = 4.0
-
-#: Why a part runs uncompiled that keeps something between its blocks, or draws random numbers.
-DIFFERS = "a compiled call as a whole gave another result than an uncompiled one, though each of its blocks was right."
-
 #: Why a call runs uncompiled in which there is nothing to compile.
 NOT_REACHED = "this part of it has no block that repeats or computes attention."
 
@@ -60,8 +55,9 @@ _COMPILED_ALREADY = "another node compiles it: remove one of the two."
 
 class CallSession(Preparing):
     """The state behind one node that compiles such a part. ``using`` is around what the host does as one, such as
-    decoding a picture in tiles; ``call`` is one call of the part itself. Once it was compiled, a call is repeated both ways
-    by turns for so many ``seconds``. ``decides``: the way is chosen by these repetitions, and not by later calls too."""
+    decoding a picture in tiles; ``call`` is one call of the part itself. Once it was compiled, a call is repeated both
+    ways by turns for so many ``seconds``. ``decides``: the way is chosen by these repetitions, and not by later calls
+    too."""
 
     seconds = 5.0
     unit, decides = "run", True
@@ -174,7 +170,11 @@ class CallSession(Preparing):
         except Exception as error:  # a part of another pack may raise when it is looked at
             self.give_up(f"it could not be looked at: {self.compiler.explain(error).reason}")
         if self._runners is not before:
-            self._tried.clear()
+            self._forget_tried()
+
+    def _forget_tried(self) -> None:
+        super()._forget_tried()
+        self._unreached.clear()
 
     def _known(self, run: Callable, inputs: Inputs) -> Any:
         """A call of a size that was tried out."""
@@ -243,7 +243,7 @@ class CallSession(Preparing):
         except Exception as error:
             failure = ordinary(BaseException.with_traceback(error, None))
             if is_out_of_memory(failure):
-                self.failures.too_large.add(shape)
+                self.failures.not_compared.add(shape)  # compiled code that ran out of it ends in the pass
             else:
                 self.give_up(f"it could not be repeated: {self.compiler.explain(failure).reason}")
         if not self.compiler.waiting or not self.compiler.budget:
@@ -273,13 +273,9 @@ class CallSession(Preparing):
                 return
             if self.step.was_compiled and since is None:
                 parity = compare((again, tensors_of(own)), (result, tensors_of(inputs)))
-                if not _is_right(parity):
+                if not is_right(parity):
                     self.give_up(DIFFERS)
                     return
                 since = time.monotonic()
             if self.compiler.waiting and since is not None:
                 return
-
-
-def _is_right(parity: Parity) -> bool:
-    return parity.relative <= WHOLE * parity.tolerance
