@@ -9,8 +9,10 @@ import time
 import pytest
 import torch
 from onediff_pack.compilers import CallSession
+from onediff_pack.compilers.blocks.parity import compare
 from onediff_pack.compilers.measuring.cleared import CLEARED
 from onediff_pack.compilers.session.calls import call_session
+from onediff_pack.compilers.session.calls.whole import is_right
 from onediff_pack.compilers.session.failures import ModelUnfit
 from passthrough import without_inductor
 
@@ -484,3 +486,13 @@ def test_no_memory_to_compare_both_ways_is_not_said_of_compiled_code(while_cloni
     runs = inductor.runs
     both(vae, copied, "decode", vaes.numbers((1, 4, 8, 8)))
     assert inductor.runs > runs, "smaller ones go on compiled"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept", "not_kept"),
+    [(torch.float32, 3e-4, 5e-4), (torch.float16, 0.015, 0.025), (torch.bfloat16, 0.024, 0.05)],
+)
+def test_how_far_a_whole_result_may_be_off(dtype, kept, not_kept):
+    right = vaes.numbers((100, 100)).to(dtype)
+    off = [is_right(compare((right.double() * (1 + by)).to(dtype), right)) for by in (kept, not_kept)]
+    assert off == [True, False]
