@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 from weakref import WeakSet
 
@@ -11,6 +12,8 @@ from torch import nn
 from ...compilers import CallSession
 from ...memo import cached
 from .rebuilt import Rebuilt
+
+log = logging.getLogger(__name__)
 
 #: Where ComfyUI's classes have their model: ControlNets and ControlLoRAs, T2I-Adapters.
 _PLACES = ("control_model", "t2i_model")
@@ -31,7 +34,13 @@ def model_of(control: Any) -> nn.Module | None:
 def dtype_of(control: Any) -> torch.dtype:
     """What it computes in."""
     model = model_of(control)
-    stored = next((p.dtype for p in model.parameters() if p.is_floating_point()), None) if model is not None else None
+    stored = None
+    try:
+        stored = (
+            next((p.dtype for p in model.parameters() if p.is_floating_point()), None) if model is not None else None
+        )
+    except Exception:  # another pack's may raise when it is looked at: what looks at all of it says so
+        log.debug("the dtype of %s could not be seen", type(model).__name__, exc_info=True)
     return getattr(control, "manual_cast_dtype", None) or stored or torch.float32
 
 

@@ -22,6 +22,7 @@ export const REASONS = [
   ["type_not_worth_run", "{type} is not worth compiling at this size: it would run {gain}× as fast at most."],
   ["not_finite_run", "a compiled run gave NaN or Inf."],
   ["out_of_memory_run", "compiled runs of this size ran out of memory."],
+  ["no_module", "its model is no PyTorch module."],
   ["not_compared", "there was not enough memory to compare both ways."],
   [
     "whole_differs",

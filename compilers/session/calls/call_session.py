@@ -50,6 +50,9 @@ LONG = 4.0
 #: Why a call runs uncompiled in which there is nothing to compile.
 NOT_REACHED = "this part of it has no block that repeats or computes attention."
 
+#: Why a part is handed on as it is whose model is something else.
+NO_MODULE = "its model is no PyTorch module."
+
 _COMPILED_ALREADY = "another node compiles it: remove one of the two."
 
 
@@ -81,6 +84,16 @@ class CallSession(Preparing):
             self.end(broke_off=True)
             raise
         self.end()
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Around all that looks at a part: one of another pack may raise then, and is not compiled."""
+        try:
+            yield
+        except self._meant:
+            raise
+        except Exception as error:
+            self.give_up(f"it could not be looked at: {self.compiler.explain(error).reason}")
 
     def begin(self, module: nn.Module, dtype: Any) -> None:
         """Begins a use of a module, which computes in a dtype."""
@@ -150,10 +163,11 @@ class CallSession(Preparing):
     def _begin(self, module: nn.Module, dtype: Any) -> None:
         self._forget_cleared()
         self.module = module
-        if any(hasattr(part, "_orig_mod") for part in (module, *module.children())):
-            self.give_up(_COMPILED_ALREADY)
-        elif self.failures.given_up == _COMPILED_ALREADY:
-            self.failures.given_up = None
+        with self.looking():
+            if any(hasattr(part, "_orig_mod") for part in (module, *module.children())):
+                self.give_up(_COMPILED_ALREADY)
+            elif self.failures.given_up == _COMPILED_ALREADY:
+                self.failures.given_up = None
         if self.failures.given_up is None:
             self._prepare_safely(module, dtype)
         self.memory.forget_cleared()
@@ -163,12 +177,8 @@ class CallSession(Preparing):
 
     def _prepare_safely(self, module: nn.Module, dtype: Any) -> None:
         before = self._runners
-        try:
+        with self.looking():
             self.prepare(module, (), dtype)
-        except self._meant:
-            raise
-        except Exception as error:  # a part of another pack may raise when it is looked at
-            self.give_up(f"it could not be looked at: {self.compiler.explain(error).reason}")
         if self._runners is not before:
             self._forget_tried()
 
