@@ -117,6 +117,7 @@ class Calls:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._session.module is not self._model:
+            self._session.during.note_beside(self._model)
             return self._model(*args, **kwargs)
         return self._session.call("forward", self._model, (args, kwargs))
 

@@ -3,6 +3,7 @@ give is as without it, in chains, with any strength and range, and no change of 
 
 from __future__ import annotations
 
+import copy
 import importlib
 from dataclasses import replace
 from typing import Any
@@ -230,3 +231,17 @@ def test_nor_where_a_node_samples_again_in_the_same_prompt(net):
     began = session.during
     controls.run(kind, base, applied)
     assert session.during is not began and not session.during.now
+
+
+def test_one_on_another_gpu_runs_uncompiled_and_the_record_says_so(net, inductor):
+    """There is one GPU at most here: the copy is on the same device."""
+    kind, base, control, copied, _, record = net
+    chain = controls.applied(kind, [copied, copied])
+    chain.control_model = copy.deepcopy(chain.control_model)
+    result = controls.run(kind, base, chain)
+    assert controls.difference(result, controls.sampled(kind, base, [control, control])) <= TOLERANCE
+    assert inductor.runs > 0
+    [left] = record["compile"]["regions_uncompiled"]
+    assert left["path"] == "ControlNet (cpu)" and "several GPUs" in left["reason"]
+    controls.sampled(kind, base, [copied])
+    assert record["compile"]["regions_uncompiled"] == [], "it is said of samplings in which it is so"
