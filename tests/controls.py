@@ -119,40 +119,50 @@ def session_on(control: Any, **settings: Any) -> tuple[CallSession, Record]:
     return session, record
 
 
-def sampled(
+def applied(
     kind: Control,
-    base: Any,
     controls: Sequence[Any],
     size: int = 16,
-    steps: int = 2,
     strength: float = 1.0,
     percents: tuple[float, float] = (0.0, 1.0),
-) -> list[dict[str, list[torch.Tensor | None]]]:
-    """What a chain of ControlNets gives in each step of a sampling, as ComfyUI's sampler asks for it. They are copied
-    and given their hints as Apply ControlNet does."""
+) -> Any:
+    """The last of a chain of ControlNets, copied and given their hints as Apply ControlNet does."""
     hint = vaes.numbers((1, kind.channels if kind.family == "SD 3" else 3, size * 8, size * 8), 5)
     chain = None
     for control in controls:
         own = control.copy().set_cond_hint(hint, strength, percents)
         chain = own.set_previous_controlnet(chain)
     assert chain is not None
+    return chain
+
+
+def sampled(
+    kind: Control, base: Any, controls: Sequence[Any], size: int = 16, steps: int = 2, **how: Any
+) -> list[dict[str, list[torch.Tensor | None]]]:
+    """What a chain of ControlNets gives in each step of a sampling. ``how``: its strength and range."""
+    return run(kind, base, applied(kind, controls, size, **how), size, steps)
+
+
+def run(
+    kind: Control, base: Any, chain: Any, size: int = 16, steps: int = 2, stop: Callable[[], None] = lambda: None
+) -> list[dict[str, list[torch.Tensor | None]]]:
+    """The same of one that is applied, as ComfyUI's sampler asks for it: before a sampling it is told of each prompt
+    that it stands in, and afterwards that it is over, unless that failed. ``stop`` may raise before each step."""
     x = vaes.numbers((2, kind.channels, size, size))
     cond = {"c_crossattn": vaes.numbers((2, 20, 48), 2)}
     if kind.wide:
         cond |= {"y": vaes.numbers((2, kind.wide), 3), "guidance": torch.full((2,), 3.5)}
     found = []
     with torch.inference_mode():
-        chain.pre_run(base, base.model_sampling.percent_to_sigma)
-        try:
-            for number in range(steps):
-                sigma = torch.full((2,), float(base.model_sampling.percent_to_sigma(number / steps)))
-                given = chain.get_control(x, sigma, cond, 2, {})
-                kept = {
-                    name: [one if one is None else one.clone() for one in outs] for name, outs in (given or {}).items()
-                }
-                found.append(kept)
-        finally:
-            chain.cleanup()
+        for _prompt in ("positive", "negative"):
+            chain.pre_run(base, base.model_sampling.percent_to_sigma)
+        for number in range(steps):
+            stop()
+            sigma = torch.full((2,), float(base.model_sampling.percent_to_sigma(number / steps)))
+            given = chain.get_control(x, sigma, cond, 2, {})
+            kept = {name: [one if one is None else one.clone() for one in outs] for name, outs in (given or {}).items()}
+            found.append(kept)
+        chain.cleanup()
     return found
 
 
@@ -169,4 +179,4 @@ def difference(ours: Sequence[dict], theirs: Sequence[dict]) -> float:
     return worst
 
 
-__all__ = ["CONTROLS", "Control", "difference", "lora", "sampled", "session_on", "with_session"]
+__all__ = ["CONTROLS", "Control", "applied", "difference", "lora", "run", "sampled", "session_on", "with_session"]

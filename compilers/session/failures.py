@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 _WHOLE_MODEL = "another node compiles the whole model (TorchCompileModel): remove one of the two."
 _SEVERAL_GPUS = "ComfyUI runs this model on several GPUs, which this version does not support."
 
+#: Why calls of one size run uncompiled.
+_TOO_LARGE = "compiled steps of this size ran out of memory."
+_NOT_COMPARED = "there was not enough memory to compare both ways."
+
 #: What is said of a model's steps, as it is said of runs of a VAE or a ControlNet.
 _IN_RUNS = {
     "a compiled step gave NaN or Inf.": "a compiled run gave NaN or Inf.",
@@ -35,13 +39,15 @@ Explain = Callable[[Exception], Failure]
 
 class Failures:
     """Failures by what they concern: the whole model (``given_up`` says why), all blocks of a graph (``graphs``), one
-    block (its ``reason``), or steps of one shape that ran out of memory (``too_large``)."""
+    block (its ``reason``), or steps of one shape: compiled ones ran out of memory (``too_large``), or there was none
+    for running them both ways (``not_compared``)."""
 
     def __init__(self) -> None:
         self.given_up: str | None = None
         self.graphs: dict[SharedGraph, str] = {}
         self.breaks: list[dict[str, str]] = []
         self.too_large: set[Hashable] = set()
+        self.not_compared: set[Hashable] = set()
 
     def forget(self) -> None:
         """Gives everything a new chance."""
@@ -49,6 +55,7 @@ class Failures:
         self.graphs.clear()
         self.breaks.clear()
         self.too_large.clear()
+        self.not_compared.clear()
 
     def begin_sampling(self) -> None:
         """What another node did to the model before is not known of this sampling."""
@@ -76,7 +83,9 @@ class Failures:
         """Why steps of this shape run uncompiled as a whole, None when they do not."""
         if self.given_up is not None:
             return self.given_up
-        return "compiled steps of this size ran out of memory." if shape in self.too_large else None
+        if shape in self.too_large:
+            return _TOO_LARGE
+        return _NOT_COMPARED if shape in self.not_compared else None
 
     def first(self, blocks: Sequence[Block]) -> str | None:
         """The first reason why not everything is compiled, for a user who wants to stop then."""

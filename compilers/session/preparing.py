@@ -55,12 +55,16 @@ class Preparing(Faults):
         self._contents: list[tuple[str, int]] = []
         self._tried: set[Hashable] = set()  # shapes of calls
 
+    def _forget_tried(self) -> None:
+        """What calls that ran already showed holds no longer."""
+        self._tried.clear()
+
     def _forget_cleared(self) -> None:
         """Lets go of what the user cleared since the last sampling."""
         before, self._cleared = self._cleared, CLEARED.marks
         if before.measurements != self._cleared.measurements:
             self.measuring.forget()
-            self._tried.clear()
+            self._forget_tried()
             for runner in self._runners:
                 runner.forget_measurements()
         if before.graphs != self._cleared.graphs:

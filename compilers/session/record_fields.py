@@ -134,7 +134,8 @@ def _compile(known: Known) -> dict[str, Any]:
             {"path": block.path, "reason": of_unit(block.uncompiled_because, known.unit)}
             for block in called
             if block.uncompiled_because
-        ],
+        ]
+        + known.sampling.beside,
         "operators": _operators(called),
         "regions_not_called": [block.path for block in blocks if not block.called],
         "regions_without_gain": sum(block.left_for_no_gain for block in called),

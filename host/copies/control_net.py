@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 from weakref import WeakSet
 
@@ -11,6 +12,8 @@ from torch import nn
 from ...compilers import CallSession
 from ...memo import cached
 from .rebuilt import Rebuilt
+
+log = logging.getLogger(__name__)
 
 #: Where ComfyUI's classes have their model: ControlNets and ControlLoRAs, T2I-Adapters.
 _PLACES = ("control_model", "t2i_model")
@@ -31,7 +34,13 @@ def model_of(control: Any) -> nn.Module | None:
 def dtype_of(control: Any) -> torch.dtype:
     """What it computes in."""
     model = model_of(control)
-    stored = next((p.dtype for p in model.parameters() if p.is_floating_point()), None) if model is not None else None
+    stored = None
+    try:
+        stored = (
+            next((p.dtype for p in model.parameters() if p.is_floating_point()), None) if model is not None else None
+        )
+    except Exception:  # another pack's may raise when it is looked at: what looks at all of it says so
+        log.debug("the dtype of %s could not be seen", type(model).__name__, exc_info=True)
     return getattr(control, "manual_cast_dtype", None) or stored or torch.float32
 
 
@@ -52,23 +61,47 @@ def session_of(control: Any) -> CallSession | None:
 
 class Shared:
     """What the copies of one node share: a session, which begins when the first of them is about to be used, and ends
-    when the last has been; and the model that a ControlLoRA makes."""
+    when the last has been; and the model that a ControlLoRA makes.
+
+    After Cancel, and wherever a sampling fails, ComfyUI does not say that it is over. So a use also ends when one of
+    them raises, and where the next sampling shows: that is of another prompt or node, or begins with one that was
+    called already. One that stands in both prompts is begun twice before it is called.
+    """
 
     def __init__(self, session: CallSession):
         self.session = session
         self.rebuilt = Rebuilt()
         self._in_use: WeakSet[Any] = WeakSet()
+        self._called: WeakSet[Any] = WeakSet()
+        self._of: tuple[Any, ...] = ()
 
     def begin(self, control: Any) -> None:
+        asks = (self.session.host.prompt(), self.session.host.sampler())
+        if asks != self._of or control in self._called or not self._in_use:
+            self.break_off()
+        self._of = asks
         model = model_of(control)
-        if self.session.during.now and not self._in_use:  # a sampling that was cut off
-            self.session.end(broke_off=True)
         if model is not None and not self.session.during.now:
-            self.session.begin(model, dtype_of(control))
+            try:
+                self.session.begin(model, dtype_of(control))
+            except BaseException:
+                self.break_off()
+                raise
         self._in_use.add(control)
+
+    def called(self, control: Any) -> None:
+        self._called.add(control)
+
+    def break_off(self) -> None:
+        """Ends a use that has not come to its end."""
+        self._in_use.clear()
+        self._called.clear()
+        if self.session.during.now:
+            self.session.end(broke_off=True)
 
     def end(self, control: Any) -> None:
         self._in_use.discard(control)
+        self._called.discard(control)
         if not self._in_use and self.session.during.now:
             self.session.end()
 
@@ -84,6 +117,7 @@ class Calls:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._session.module is not self._model:
+            self._session.during.note_beside(self._model)
             return self._model(*args, **kwargs)
         return self._session.call("forward", self._model, (args, kwargs))
 
@@ -122,14 +156,18 @@ def _class(base: type) -> type:
         model = model_of(self)
         if model is None:
             return base.get_control(self, *args, **kwargs)  # type: ignore[attr-defined]
-        session: CallSession = self.onediff_shared.session
+        shared: Shared = self.onediff_shared
+        shared.called(self)
         place = next(name for name in _PLACES if getattr(self, name, None) is model)
-        with session.using(model, dtype_of(self)):
-            setattr(self, place, Calls(model, session))
-            try:
+        try:
+            with shared.session.using(model, dtype_of(self)):
+                setattr(self, place, Calls(model, shared.session))
                 return base.get_control(self, *args, **kwargs)  # type: ignore[attr-defined]
-            finally:
-                setattr(self, place, model)
+        except BaseException:  # Cancel among others
+            shared.break_off()
+            raise
+        finally:
+            setattr(self, place, model)
 
     members = {"copy": copy, "pre_run": pre_run, "cleanup": cleanup, "get_control": get_control}
     return type(base.__name__, (base,), {"__module__": base.__module__, "onediff_base": base, **members})

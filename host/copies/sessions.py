@@ -12,6 +12,7 @@ from torch import nn
 from ...checks import Finding
 from ...checks.options import check_options
 from ...compilers import PROOFS, CallSession, Settings
+from ...compilers.session.calls.call_session import NO_MODULE
 from ...status import Record
 from ..compile_facts import asked_of
 from ..prompt_ends import CANCEL
@@ -28,10 +29,16 @@ CONTROL_SECONDS = 1.0
 
 def compiled_vae(given: Any, settings: Settings, record: Record, findings: list[Finding]) -> Any:
     """A copy of a VAE whose blocks are compiled while it encodes or decodes; ``record`` says what became of it. The VAE
-    itself stays as it is."""
-    session = _session("OneDiff Compile VAE", settings, record, given.patcher.load_device)
-    if given.first_stage_model is not None:  # else ComfyUI says at the first use what is wrong with it
-        _prepare(session, given.first_stage_model, given.patcher, given.vae_dtype, findings)
+    itself stays as it is. One whose model is no module is handed on."""
+    device = getattr(given.patcher, "load_device", None) or comfy.model_management.get_torch_device()
+    session = _session("OneDiff Compile VAE", settings, record, device)
+    model = given.first_stage_model
+    if isinstance(model, nn.Module):
+        _prepare(session, model, given.patcher, given.vae_dtype, findings)
+    elif model is not None:  # else ComfyUI says at the first use what is wrong with it
+        session.findings = tuple(findings)
+        session.give_up(NO_MODULE)
+        return given
     _take_over(vae.session_of(given), record)
     return vae.with_session(given, session)
 
@@ -61,9 +68,11 @@ def _session(title: str, settings: Settings, record: Record, device: torch.devic
 
 
 def _prepare(session: CallSession, model: nn.Module, patcher: Any, dtype: torch.dtype, findings: list[Finding]) -> None:
-    options = check_options(asked_of(model, patcher, dtype, session.settings)) if patcher is not None else ()
-    session.findings = (*findings, *(finding for finding in options if finding.path in INPUTS))
-    session.prepare(model, (), dtype)
+    session.findings = tuple(findings)
+    with session.looking():
+        options = check_options(asked_of(model, patcher, dtype, session.settings)) if patcher is not None else ()
+        session.findings += tuple(finding for finding in options if finding.path in INPUTS)
+        session.prepare(model, (), dtype)
 
 
 def _take_over(earlier: CallSession | None, record: Record) -> None:

@@ -3,6 +3,7 @@ give is as without it, in chains, with any strength and range, and no change of 
 
 from __future__ import annotations
 
+import copy
 import importlib
 from dataclasses import replace
 from typing import Any
@@ -156,12 +157,91 @@ def test_a_sampling_that_ends_early_leaves_nothing_behind(net, inductor):
     assert controls.difference(result, controls.sampled(kind, base, [control])) <= TOLERANCE
 
 
-def test_a_sampling_that_was_cut_off_does_not_count_in_the_next(net):
-    kind, base, _, copied, session, _ = net
-    cut_off = copied.copy()
-    with torch.inference_mode():
-        cut_off.pre_run(base, base.model_sampling.percent_to_sigma)
-    began = session.during
-    del cut_off
-    controls.sampled(kind, base, [copied])
+class Cancelled(Exception):
+    pass
+
+
+@pytest.fixture
+def cancelled(inductor):
+    """A ControlNet whose compiling Cancel ends: its kind, the model, one that was applied, session and record."""
+    kind = controls.CONTROLS["ControlNet"]
+    pressed: list[Any] = []
+
+    def check():
+        if pressed:
+            raise Cancelled
+
+    copied, session, record = compiled(kind.make(), check_interrupt=check, interruption=Cancelled)
+    base, applied = kind.base(), controls.applied(kind, [copied])
+    inductor.spoil = pressed.append
+    with pytest.raises(Cancelled):
+        controls.run(kind, base, applied)
+    inductor.spoil = lambda gm: None
+    pressed.clear()
+    return kind, base, applied, session, record
+
+
+def test_after_cancel_nothing_is_said_to_be_compiled_and_the_next_sampling_is_a_new_one(cancelled):
+    kind, base, applied, session, record = cancelled
+    assert record["state"] == "idle" and not session.during.now, record["summary"]
+    cut_off = session.during
+    controls.run(kind, base, applied)
+    assert session.during is not cut_off and not session.during.now and not session.during.broke_off
+    assert record["state"] == "compiled", record["summary"]
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_sampling_that_was_cut_off_elsewhere_does_not_count_in_the_next(steps, same, net, inductor, monkeypatch):
+    """Cancel may come while the model runs: the ControlNet is not told. It may be in ComfyUI's cache still, beside the
+    one that the next prompt brings."""
+    kind, base, control, copied, session, record = net
+    prompts = ["first"]
+    session.host = replace(session.host, prompt=lambda: prompts[-1])
+    cut_off, left = controls.applied(kind, [copied]), [None] * steps
+
+    def stop():
+        if not left:
+            raise Cancelled
+        left.pop()
+
+    with pytest.raises(Cancelled):
+        controls.run(kind, base, cut_off, stop=stop)
+    began, begins = session.during, []
+    prompts.append("second")
+    monkeypatch.setattr(session.compiler, "begin_sampling", lambda: begins.append(1))
+    result = controls.run(kind, base, cut_off if same else controls.applied(kind, [copied]))
     assert session.during is not began and not session.during.now
+    assert begins == [1], "with its own time for compiling, once for both prompts that it stands in"
+    assert record["state"] == "compiled", record["summary"]
+    assert controls.difference(result, controls.sampled(kind, base, [control])) <= TOLERANCE
+
+
+def test_nor_where_a_node_samples_again_in_the_same_prompt(net):
+    kind, base, _, copied, session, _ = net
+    applied, left = controls.applied(kind, [copied]), [None]
+
+    def stop():
+        if not left:
+            raise MemoryError
+        left.pop()
+
+    with pytest.raises(MemoryError):
+        controls.run(kind, base, applied, stop=stop)
+    began = session.during
+    controls.run(kind, base, applied)
+    assert session.during is not began and not session.during.now
+
+
+def test_one_on_another_gpu_runs_uncompiled_and_the_record_says_so(net, inductor):
+    """There is one GPU at most here: the copy is on the same device."""
+    kind, base, control, copied, _, record = net
+    chain = controls.applied(kind, [copied, copied])
+    chain.control_model = copy.deepcopy(chain.control_model)
+    result = controls.run(kind, base, chain)
+    assert controls.difference(result, controls.sampled(kind, base, [control, control])) <= TOLERANCE
+    assert inductor.runs > 0
+    [left] = record["compile"]["regions_uncompiled"]
+    assert left["path"] == "ControlNet (cpu)" and "several GPUs" in left["reason"]
+    controls.sampled(kind, base, [copied])
+    assert record["compile"]["regions_uncompiled"] == [], "it is said of samplings in which it is so"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 from onediff_pack.compilers.session.calls.lists import UNKNOWN, Lists
 
 
@@ -91,18 +96,46 @@ def test_what_raises_leaves_the_lists_as_they_were():
         raise AssertionError
 
 
-def test_anything_else_that_is_done_to_a_list_is_not_compiled():
-    for block in (
-        lambda x, items: len(items),
-        lambda x, items: [one for one in items],
-        lambda x, items: items[-1],
-        lambda x, items: items[0:2],
-        lambda x, items: items.pop(),
-        lambda x, items: items.append(items[0]),
-    ):
-        lists = Lists()
-        lists.watched(block, ((7, [1, 2, 3]), {}))
-        assert lists.unfit == UNKNOWN
+OTHER_WAYS: dict[str, Callable[[Any], Any]] = {
+    "length": len,
+    "all": lambda items: [one for one in items],
+    "last": lambda items: items[-1],
+    "several": lambda items: items[0:2],
+    "take the last": lambda items: items.pop(),
+    "put and look": lambda items: items.append(items[0]),
+    "put several": lambda items: items.extend([4]),
+    "put before": lambda items: items.insert(0, 4),
+    "remove": lambda items: items.remove(1),
+    "delete": lambda items: operator.delitem(items, 0),
+    "clear": lambda items: items.clear(),
+    "reverse": lambda items: items.reverse(),
+    "sort": lambda items: items.sort(key=str),
+    "copy": lambda items: items.copy(),
+    "find": lambda items: items.index(1),
+    "count": lambda items: items.count(1),
+    "contains": lambda items: 1 in items,
+    "compare": lambda items: items == [1, 2, 3],
+    "differ": lambda items: items != [1, 2, 3],
+    "order": lambda items: items < [1, 2, 4],
+    "backwards": reversed,
+    "words": repr,
+    "true": bool,
+    "join": lambda items: operator.add(items, [4]),
+    "join behind": lambda items: operator.add([4], items),
+    "join in place": lambda items: operator.iadd(items, [4]),
+    "repeat": lambda items: items * 2,
+    "repeat in place": lambda items: operator.imul(items, 2),
+}
+
+
+@pytest.mark.parametrize("way", OTHER_WAYS)
+def test_anything_else_that_is_done_to_a_list_is_not_compiled_and_done_all_the_same(way):
+    lists, given, expected = Lists(), [1, 2, 3], [1, 2, 3]
+    result = lists.watched(lambda x, items: OTHER_WAYS[way](items), ((7, given), {}))
+    assert lists.unfit == UNKNOWN
+    wanted = OTHER_WAYS[way](expected)
+    assert given == expected
+    assert way == "backwards" or result == wanted
 
 
 def test_lists_that_were_not_seen_are_to_be_watched_first():

@@ -9,6 +9,10 @@ import time
 import pytest
 import torch
 from onediff_pack.compilers import CallSession
+from onediff_pack.compilers.blocks.parity import compare
+from onediff_pack.compilers.measuring.cleared import CLEARED
+from onediff_pack.compilers.session.calls import call_session
+from onediff_pack.compilers.session.calls.whole import is_right
 from onediff_pack.compilers.session.failures import ModelUnfit
 from passthrough import without_inductor
 
@@ -161,7 +165,7 @@ def test_a_lora_takes_effect_and_compiles_nothing(small, inductor):
     with torch.inference_mode():
         without = vae.decode(latent)
         copied.decode(latent)
-        graphs = inductor.graphs
+        graphs, recompiles = inductor.graphs, [*record["compile"]["recompiles"]]
         weights = {name: w for name, w in vae.first_stage_model.state_dict().items() if w.ndim == 4}
         noise = {name: ("diff", (0.1 * vaes.numbers(tuple(w.shape)),)) for name, w in weights.items()}
         patched = vae.patcher.clone()
@@ -173,7 +177,7 @@ def test_a_lora_takes_effect_and_compiles_nothing(small, inductor):
     torch.testing.assert_close(result, expected)
     assert relative(result, without) > 0.01
     assert inductor.runs > runs
-    assert (inductor.graphs, record["compile"]["recompiles"]) == (graphs, record["compile"]["recompiles"])
+    assert (inductor.graphs, record["compile"]["recompiles"]) == (graphs, recompiles)
 
 
 def no_memory(*_: object) -> None:
@@ -424,3 +428,71 @@ def test_a_fault_of_the_vae_itself_is_told_as_it_is(small):
     with torch.inference_mode(), pytest.raises(RuntimeError, match="channels"):
         copied.decode(vaes.numbers((1, 5, 16, 16)))
     assert own_forwards(copied.first_stage_model) == []
+
+
+def test_a_picture_that_is_a_tenth_off_is_not_kept_in_bfloat16_either(inductor):
+    vae = vaes.small_vae()
+    model, calls = vae.first_stage_model.to(torch.bfloat16), []
+    vae.vae_dtype = torch.bfloat16
+    whole = model.decode
+    model.__dict__["decode"] = lambda z, **kwargs: whole(z, **kwargs) * (1.1 if calls else calls.append(1) or 1.0)
+    session, record = vaes.session_on(model)
+    with torch.inference_mode():
+        vaes.with_session(vae, session).decode(vaes.numbers(LATENT))
+    assert record["state"] == "uncompiled" and "as a whole" in record["summary"]
+
+
+@pytest.fixture
+def own_marks(monkeypatch):
+    monkeypatch.setattr(CLEARED, "marks", CLEARED.marks)
+
+
+def test_calls_that_reached_no_block_are_looked_at_anew_after_measurements_were_cleared(small, inductor, own_marks):
+    _, copied, _, _ = small
+    model, given = copied.first_stage_model, vaes.numbers(LATENT)
+    whole, without = model.decode, [True]
+    model.__dict__["decode"] = lambda z, **kwargs: z.new_ones((1, 3, 64, 64)) if without else whole(z, **kwargs)
+    with torch.inference_mode():
+        copied.decode(given)
+        without.clear()
+        CLEARED.clear_measurements()
+        copied.decode(given)
+    assert inductor.runs > 0
+
+
+@pytest.mark.parametrize("while_cloning", [True, False])
+def test_no_memory_to_compare_both_ways_is_not_said_of_compiled_code(while_cloning, small, inductor, monkeypatch):
+    vae, copied, session, record = small
+    model = vae.first_stage_model
+    whole, short = type(model).decode, [False, True]
+
+    def decode(self, z, **kwargs):
+        if short.pop(0) if short else False:
+            no_memory()
+        return whole(self, z, **kwargs)
+
+    with monkeypatch.context() as patch:
+        if while_cloning:
+            patch.setattr(call_session, "clone_inputs", no_memory)
+        else:
+            patch.setattr(type(model), "decode", decode)
+        with torch.inference_mode():
+            result = copied.decode(vaes.numbers(LATENT))
+    expected, _ = both(vae, vae, "decode", vaes.numbers(LATENT))
+    torch.testing.assert_close(result, expected)
+    assert record["state"] == "uncompiled"
+    assert "there was not enough memory to compare both ways" in record["summary"], record["summary"]
+    assert not any(block.reason for block in session.blocks)
+    runs = inductor.runs
+    both(vae, copied, "decode", vaes.numbers((1, 4, 8, 8)))
+    assert inductor.runs > runs, "smaller ones go on compiled"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept", "not_kept"),
+    [(torch.float32, 3e-4, 5e-4), (torch.float16, 0.015, 0.025), (torch.bfloat16, 0.024, 0.05)],
+)
+def test_how_far_a_whole_result_may_be_off(dtype, kept, not_kept):
+    right = vaes.numbers((100, 100)).to(dtype)
+    off = [is_right(compare((right.double() * (1 + by)).to(dtype), right)) for by in (kept, not_kept)]
+    assert off == [True, False]

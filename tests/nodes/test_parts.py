@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from onediff_pack.compilers.session.failures import ModelUnfit
 from onediff_pack.proving.proof import Proof
 from sessions import known
 
@@ -92,3 +93,62 @@ def test_another_node_behind_it_takes_over():
 
     assert session_of(first).replaced_by == "7"
     assert record["state"] == "idle"
+
+
+class Shy(torch.nn.Module):
+    """Another pack's, whose parameters nobody may see."""
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        raise LookupError("nothing to see here")
+
+    def decode(self, z: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return z.new_zeros(1, 3, 32, 32)
+
+
+def shy_vae() -> Any:
+    vae = vaes.small_vae()
+    vae.first_stage_model = Shy()
+    return vae
+
+
+def shy_control() -> Any:
+    control = controls.CONTROLS["ControlNet"].make()
+    control.control_model = Shy()
+    return control
+
+
+@pytest.mark.parametrize(("kind", "make"), [("vae", shy_vae), ("control_net", shy_control)])
+def test_one_that_raises_when_it_is_looked_at_goes_on_uncompiled(kind, make):
+    part = make()
+    copied, record = execute(kind, **{kind: part})
+    assert isinstance(copied, type(part))
+    assert record["state"] == "uncompiled" and "nothing to see here" in record["summary"], record["summary"]
+    if kind == "vae":
+        assert copied.decode(torch.zeros(1, 4, 8, 8)).shape == (1, 32, 32, 3)
+    with pytest.raises(ModelUnfit, match="nothing to see here"):
+        execute(kind, **{kind: part, "if_unfit": "stop"})
+
+
+def test_cancel_while_it_is_looked_at_ends_the_run(monkeypatch):
+    from onediff_pack.host.prompt_ends import CANCEL
+
+    def cancelled(*args: Any, **kwargs: Any) -> Any:
+        raise CANCEL.error
+
+    monkeypatch.setattr(Shy, "named_modules", cancelled)
+    with pytest.raises(CANCEL.error):
+        execute("vae", vae=shy_vae())
+
+
+def test_a_vae_whose_model_is_no_module_is_handed_on_as_it_is():
+    class Remote:
+        def decode(self, z: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+            return z.new_zeros(1, 3, 32, 32)
+
+    vae = vaes.small_vae()
+    vae.first_stage_model, vae.patcher = Remote(), None
+    given, record = execute("vae", vae=vae)
+    assert given is vae
+    assert record["summary"] == "uncompiled: its model is no PyTorch module."
+    with pytest.raises(ModelUnfit, match="no PyTorch module"):
+        execute("vae", vae=vae, if_unfit="stop")

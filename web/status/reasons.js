@@ -22,6 +22,9 @@ export const REASONS = [
   ["type_not_worth_run", "{type} is not worth compiling at this size: it would run {gain}× as fast at most."],
   ["not_finite_run", "a compiled run gave NaN or Inf."],
   ["out_of_memory_run", "compiled runs of this size ran out of memory."],
+  ["no_module", "its model is no PyTorch module."],
+  ["beside", "another one of this node is in use: on several GPUs, it is compiled on one of them."],
+  ["not_compared", "there was not enough memory to compare both ways."],
   [
     "whole_differs",
     "a compiled call as a whole gave another result than an uncompiled one, though each of its blocks was right.",

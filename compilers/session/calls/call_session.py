@@ -25,7 +25,7 @@ from ....patching.user_errors import ordinary
 from ....processors import finite
 from ....processors.random_numbers import numbers_kept
 from ...backends.errors_in_words import is_out_of_memory
-from ...blocks.parity import Parity, clone_inputs, compare
+from ...blocks.parity import clone_inputs, compare
 from ...blocks.tensors import tensors_of
 from ...measuring.model_memory import Variant
 from ..failures import ModelUnfit, of_unit
@@ -37,6 +37,7 @@ from ..step import Step
 from .arguments import shape_of, size_of
 from .bound import bound
 from .lists import Lists
+from .whole import DIFFERS, is_right
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +47,11 @@ MOST_PASSES = 40
 #: So many times the seconds that are meant for it may the first pair of runs take, for there to be a second.
 LONG = 4.0
 
-#: A result of many blocks may differ by so many times what one block may: they pass their differences on.
-WHOLE = 4.0
-
-#: Why a part runs uncompiled that keeps something between its blocks, or draws random numbers.
-DIFFERS = "a compiled call as a whole gave another result than an uncompiled one, though each of its blocks was right."
-
 #: Why a call runs uncompiled in which there is nothing to compile.
 NOT_REACHED = "this part of it has no block that repeats or computes attention."
+
+#: Why a part is handed on as it is whose model is something else.
+NO_MODULE = "its model is no PyTorch module."
 
 _COMPILED_ALREADY = "another node compiles it: remove one of the two."
 
@@ -86,6 +84,16 @@ class CallSession(Preparing):
             self.end(broke_off=True)
             raise
         self.end()
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Around all that looks at a part: one of another pack may raise then, and is not compiled."""
+        try:
+            yield
+        except self._meant:
+            raise
+        except Exception as error:
+            self.give_up(f"it could not be looked at: {self.compiler.explain(error).reason}")
 
     def begin(self, module: nn.Module, dtype: Any) -> None:
         """Begins a use of a module, which computes in a dtype."""
@@ -155,10 +163,11 @@ class CallSession(Preparing):
     def _begin(self, module: nn.Module, dtype: Any) -> None:
         self._forget_cleared()
         self.module = module
-        if any(hasattr(part, "_orig_mod") for part in (module, *module.children())):
-            self.give_up(_COMPILED_ALREADY)
-        elif self.failures.given_up == _COMPILED_ALREADY:
-            self.failures.given_up = None
+        with self.looking():
+            if any(hasattr(part, "_orig_mod") for part in (module, *module.children())):
+                self.give_up(_COMPILED_ALREADY)
+            elif self.failures.given_up == _COMPILED_ALREADY:
+                self.failures.given_up = None
         if self.failures.given_up is None:
             self._prepare_safely(module, dtype)
         self.memory.forget_cleared()
@@ -168,14 +177,14 @@ class CallSession(Preparing):
 
     def _prepare_safely(self, module: nn.Module, dtype: Any) -> None:
         before = self._runners
-        try:
+        with self.looking():
             self.prepare(module, (), dtype)
-        except self._meant:
-            raise
-        except Exception as error:  # a part of another pack may raise when it is looked at
-            self.give_up(f"it could not be looked at: {self.compiler.explain(error).reason}")
         if self._runners is not before:
-            self._tried.clear()
+            self._forget_tried()
+
+    def _forget_tried(self) -> None:
+        super()._forget_tried()
+        self._unreached.clear()
 
     def _known(self, run: Callable, inputs: Inputs) -> Any:
         """A call of a size that was tried out."""
@@ -244,7 +253,7 @@ class CallSession(Preparing):
         except Exception as error:
             failure = ordinary(BaseException.with_traceback(error, None))
             if is_out_of_memory(failure):
-                self.failures.too_large.add(shape)
+                self.failures.not_compared.add(shape)  # compiled code that ran out of it ends in the pass
             else:
                 self.give_up(f"it could not be repeated: {self.compiler.explain(failure).reason}")
         if not self.compiler.waiting or not self.compiler.budget:
@@ -274,13 +283,9 @@ class CallSession(Preparing):
                 return
             if self.step.was_compiled and since is None:
                 parity = compare((again, tensors_of(own)), (result, tensors_of(inputs)))
-                if not _is_right(parity):
+                if not is_right(parity):
                     self.give_up(DIFFERS)
                     return
                 since = time.monotonic()
             if self.compiler.waiting and since is not None:
                 return
-
-
-def _is_right(parity: Parity) -> bool:
-    return parity.relative <= WHOLE * parity.tolerance

@@ -17,6 +17,15 @@ from ....patching.calls import Inputs
 #: Why a block runs uncompiled that does something else to such a list.
 UNKNOWN = "it is handed a list and changes it in a way that no compiled block can."
 
+#: All else that can be done to a list. What other libraries read of one without asking it is not seen: then the call as
+#: a whole differs.
+_OTHERS = (
+    *("__iter__", "__len__", "__reversed__", "__contains__", "__delitem__", "__repr__"),
+    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"),
+    *("__add__", "__iadd__", "__mul__", "__rmul__", "__imul__"),
+    *("clear", "copy", "count", "extend", "index", "insert", "remove", "reverse", "sort"),
+)
+
 Name = int | str
 """Which argument: its position, or its name."""
 
@@ -35,7 +44,7 @@ class Seen:
 
 
 class Watched(list):
-    """A list that notes what is done to it."""
+    """A list that notes what is done to it: also by the methods of ``_OTHERS``."""
 
     def __init__(self, items: list, seen: Seen, at: int):
         super().__init__(items)
@@ -68,13 +77,24 @@ class Watched(list):
         self._seen.put = max(self._seen.put, self._put)
         super().append(item)
 
-    def __iter__(self) -> Any:
+    def __radd__(self, before: list) -> list:
         self._seen.other = True
-        return super().__iter__()
+        return list.__add__(before, self)
 
-    def __len__(self) -> int:
+
+def _noted(name: str) -> Callable[..., Any]:
+    """A list's method, noted as something that a block's part of a list does not stand for."""
+    plain = getattr(list, name)
+
+    def method(self: Watched, *args: Any, **kwargs: Any) -> Any:
         self._seen.other = True
-        return super().__len__()
+        return plain(self, *args, **kwargs)
+
+    return method
+
+
+for _name in _OTHERS:
+    setattr(Watched, _name, _noted(_name))
 
 
 class Lists:
