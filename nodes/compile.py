@@ -26,6 +26,24 @@ EFFORTS = ("fast start", "max speed")
 RUN, STOP = "run uncompiled", "stop"
 
 
+def backend_input() -> io.Input:
+    return io.Combo.Input(
+        "backend",
+        options=["auto", *BACKENDS],
+        default="auto",
+        tooltip="auto: the first that works here and is not far slower than uncompiled.",
+    )
+
+
+def if_unfit_input() -> io.Input:
+    return io.Combo.Input(
+        "if_unfit",
+        options=[RUN, STOP],
+        default=RUN,
+        tooltip="What to do when something cannot be compiled. Parts that can be are compiled anyway.",
+    )
+
+
 class OneDiffCompile(io.ComfyNode):
     """Compiles a model's blocks through OneDiff while it samples, and keeps them when they are right and faster."""
 
@@ -51,12 +69,7 @@ class OneDiffCompile(io.ComfyNode):
             has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model"),
-                io.Combo.Input(
-                    "backend",
-                    options=["auto", *BACKENDS],
-                    default="auto",
-                    tooltip="auto: the first that works here and is not far slower than uncompiled.",
-                ),
+                backend_input(),
                 io.Combo.Input(
                     "scope",
                     options=list(SCOPES),
@@ -70,12 +83,7 @@ class OneDiffCompile(io.ComfyNode):
                     default="fast start",
                     tooltip="max speed: the compiler tries more variants, and takes longer.",
                 ),
-                io.Combo.Input(
-                    "if_unfit",
-                    options=[RUN, STOP],
-                    default=RUN,
-                    tooltip="What to do when something cannot be compiled. Parts that can be are compiled anyway.",
-                ),
+                if_unfit_input(),
                 io.Boolean.Input(
                     "keep_faster",
                     default=True,

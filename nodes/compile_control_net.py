@@ -7,13 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..checks import Finding
-from ..compilers import BACKENDS, Settings
+from ..compilers import Settings
 from ..host.copies.control_net import is_control_net
 from ..host.copies.sessions import compiled_control_net
 from ..host.known_values import known, name_given, refuse
 from ..host.server import begin_start, new_record, schema, ui
 from ..node_ids import COMPILE_CONTROL_NET
-from .compile import RUN, STOP
+from .compile import RUN, STOP, backend_input, if_unfit_input
 
 TITLE = "OneDiff Compile ControlNet"
 
@@ -35,18 +35,8 @@ class OneDiffCompileControlNet(io.ComfyNode):
             has_intermediate_output=True,
             inputs=[
                 io.ControlNet.Input("control_net"),
-                io.Combo.Input(
-                    "backend",
-                    options=["auto", *BACKENDS],
-                    default="auto",
-                    tooltip="auto: the first that works here and is not far slower than uncompiled.",
-                ),
-                io.Combo.Input(
-                    "if_unfit",
-                    options=[RUN, STOP],
-                    default=RUN,
-                    tooltip="What to do when something cannot be compiled. Parts that can be are compiled anyway.",
-                ),
+                backend_input(),
+                if_unfit_input(),
             ],
             outputs=[io.ControlNet.Output(display_name="control_net")],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],

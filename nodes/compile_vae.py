@@ -7,13 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..checks import Finding
-from ..compilers import BACKENDS, Settings
+from ..compilers import Settings
 from ..host.copies.sessions import compiled_vae
 from ..host.copies.vae import is_vae
 from ..host.known_values import known, name_given, refuse
 from ..host.server import begin_start, new_record, schema, ui
 from ..node_ids import COMPILE_VAE
-from .compile import RUN, STOP
+from .compile import RUN, STOP, backend_input, if_unfit_input
 
 TITLE = "OneDiff Compile VAE"
 
@@ -35,18 +35,8 @@ class OneDiffCompileVAE(io.ComfyNode):
             has_intermediate_output=True,
             inputs=[
                 io.Vae.Input("vae"),
-                io.Combo.Input(
-                    "backend",
-                    options=["auto", *BACKENDS],
-                    default="auto",
-                    tooltip="auto: the first that works here and is not far slower than uncompiled.",
-                ),
-                io.Combo.Input(
-                    "if_unfit",
-                    options=[RUN, STOP],
-                    default=RUN,
-                    tooltip="What to do when something cannot be compiled. Parts that can be are compiled anyway.",
-                ),
+                backend_input(),
+                if_unfit_input(),
             ],
             outputs=[io.Vae.Output(display_name="vae")],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
