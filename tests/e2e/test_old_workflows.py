@@ -21,7 +21,7 @@ from old_workflows import (
     old_server,
     picture,
     plain,
-    same_picture,
+    same_pictures,
     shared_files,
     small,
     with_small_models,
@@ -50,7 +50,7 @@ def test_the_picture_is_that_of_the_plain_graph(server: Server, name: str):
     case: Case = CASES[name]
     expected, _ = picture(server, case.plain)
     pixels, records = picture(server, case.prompt)
-    same_picture(pixels, expected, records)
+    same_pictures({"picture": pixels}, {"picture": expected}, records)
     record = records["old"]
     assert any(one["approximate"] for one in records.values()) == ("DeepCache" in name)
     assert record["state"] != "failed"
