@@ -64,5 +64,12 @@ def foreign_patches(options: dict[str, Any]) -> list[dict[str, str]]:
     return found
 
 
+def counted_patches(options: dict[str, Any]) -> tuple[tuple[str, int], ...]:
+    """How many patches and replacements are on a model call, by name. Guidance by perturbed attention, or by skipped
+    layers, calls the model once more with some of its own."""
+    kinds = [options.get(name) or {} for name in ("patches", "patches_replace")]
+    return tuple((name, len(found)) for kind in kinds for name, found in kind.items())
+
+
 def _block_name(block: Any) -> str:
     return " ".join(str(part) for part in block) if isinstance(block, tuple) else str(block)

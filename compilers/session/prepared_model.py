@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from ...checks import Finding, check_model
 from ...checks.reaching.reach import FindReach
 from ...patching.explicit_forward import needs_repair
-from ...patching.foreign import OVERRIDE
+from ...patching.foreign import OVERRIDE, counted_patches
 from ...patching.user_code import Cancel
 from ...patching.wrappers import APPLY_MODEL, KEY
 from ...processors import find_sites
@@ -85,9 +85,8 @@ def shape_of(inputs: Any, control: Any, options: dict[str, Any]) -> Hashable:
     is known only then."""
     leaves = pytree.tree_leaves(inputs)
     sizes = tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves if isinstance(leaf, torch.Tensor))
-    patches = [options.get(name) or {} for name in ("patches", "patches_replace")]
-    acting = tuple((name, len(found)) for kind in patches for name, found in kind.items())
-    return (sizes, control is not None, tuple(options.get("cond_or_uncond") or ()), _overridden(options), acting)
+    prompts = tuple(options.get("cond_or_uncond") or ())
+    return (sizes, control is not None, prompts, _overridden(options), counted_patches(options))
 
 
 def _overridden(options: dict[str, Any]) -> bool:

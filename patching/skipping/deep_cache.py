@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..foreign import OVERRIDE
+from ..foreign import OVERRIDE, counted_patches
 from ..wrappers import APPLY_MODEL, DIFFUSION_MODEL, KEY, ModelCall, ModelWrapper
 from .unet import Deep, depth_of, is_unet
 
@@ -124,9 +124,7 @@ def _same(call: ModelCall) -> Hashable:
     options = call.options
     prompts = options.get("uuids") or options.get("cond_or_uncond") or ()
     frames = getattr(options.get("context_window"), "index_list", None) or ()
-    kinds = [options.get(name) or {} for name in ("patches", "patches_replace")]
-    acting = tuple((name, len(found)) for kind in kinds for name, found in kind.items())
-    return tuple(prompts), tuple(call.x.shape), tuple(frames), call.control is not None, acting
+    return tuple(prompts), tuple(call.x.shape), tuple(frames), call.control is not None, counted_patches(options)
 
 
 def _can_run_again(call: ModelCall) -> bool:
