@@ -35,9 +35,10 @@ _SETTLED = frozenset({"idle", "patched", "compiled", "partial", "uncompiled"})
 _KEPT = ("state", "unused", "not_finite", "speed", "parity")
 
 
-def _not_sampled(record: Record) -> dict[str, Any]:
+def _not_sampled(record: Record, kind: NodeClass) -> dict[str, Any]:
+    why = "not used" if kind.carried_by else "not sampled"
     figures = {} if record["state"] == "patched" else {"state": "uncompiled", "speed": None, "parity": None}
-    return {"unused": {"why": "not sampled", "by": None, "where": None}, "not_finite": None, **figures}
+    return {"unused": {"why": why, "by": None, "where": None}, "not_finite": None, **figures}
 
 
 def _is_replaced(record: Record) -> bool:
@@ -123,7 +124,7 @@ class Hub:
                 way = route(prompt, node, self.class_of)
                 if record.sampled_at < prompt.began:
                     if not_sampled(prompt, node, record, self.class_of):
-                        self._say(prompt, record, _not_sampled(record))
+                        self._say(prompt, record, _not_sampled(record, self.class_of(prompt.class_of(node))))
                     elif way in record.said:
                         self._say(prompt, record, record.said[way])
                     else:

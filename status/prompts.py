@@ -1,4 +1,4 @@
-"""What a prompt that ended says of a model that nothing sampled in it. No host in here: it is handed what is needed."""
+"""What a prompt that ended says of a model that nothing sampled in it, or of a VAE that nothing used. No host in here: it is handed what is needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ DATA = frozenset(
     }
 )
 
-#: Types of outputs that come of sampling a model.
+#: Types through which what a node gives is used, by the type of what it gives: a ControlNet acts through prompts.
+CARRIED_BY = {"VAE": frozenset({"VAE"}), "CONTROL_NET": frozenset({"CONTROL_NET", "CONDITIONING"})}
+
+#: Types of outputs that come of sampling a model, or of using a VAE.
 SAMPLED = frozenset({"LATENT", "IMAGE", "AUDIO", "VIDEO"})
 
 
@@ -33,6 +36,11 @@ class NodeClass(NamedTuple):
     outputs: tuple[str, ...]
     is_hosts: bool = False
     is_ours: bool = False
+
+    @property
+    def carried_by(self) -> frozenset[str]:
+        """The types of ``DATA`` through which what it gives first is used; none where that is a model."""
+        return CARRIED_BY.get(self.outputs[0], frozenset()) if self.outputs else frozenset()
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ class EndedPrompt:
 
 
 def not_sampled(prompt: EndedPrompt, node: str, record: Record, class_of: Callable[[str], NodeClass]) -> bool:
-    """Whether a prompt made something of a node's model, or meant to, and nothing sampled that model in it.
+    """Whether a prompt made something of a node's model, or meant to, and nothing sampled that model in it. The same
+    of a node's VAE or ControlNet, which something else uses.
 
     Nobody was expected to sample where only our own nodes took the model, where the sampler was cached, or where a node
     of another pack may keep the model for a later prompt.
@@ -109,12 +118,12 @@ def route(prompt: EndedPrompt, node: str, class_of: Callable[[str], NodeClass]) 
 def _takers(prompt: EndedPrompt, node: str, class_of: Callable[[str], NodeClass]) -> set[str]:
     """The nodes that a node's model comes to, directly or through others."""
     found: set[str] = set()
-    waiting = [node]
+    waiting, data = [node], DATA - class_of(prompt.class_of(node)).carried_by
     while waiting:
         source = waiting.pop()
         outputs = class_of(prompt.class_of(source)).outputs
         for other, slot in prompt.takers.get(source, ()):
-            if _type(outputs, slot) not in DATA and other not in found and other != node:
+            if _type(outputs, slot) not in data and other not in found and other != node:
                 found.add(other)
                 waiting.append(other)
     return found

@@ -69,6 +69,8 @@ def not_used(record: dict[str, Any]) -> str | None:
         return None
     if unused["why"] == "not sampled":
         return "not used: nothing sampled this model"
+    if unused["why"] == "not used":
+        return "not used: nothing called it in this run"
     if unused["why"] == "adds nothing":
         return f"no effect: {_ADDS_NOTHING[unused['because']]}"
     by, at = unused["by"], "attention" if record["state"] == "patched" else "the blocks"

@@ -19,6 +19,9 @@ from .given import Given
 from .row import CACHES, NO_INT8, NO_INT8_MODELS
 
 
+_VAE_SPEEDUP = "vae_speedup"
+
+
 def compile_model(given: Given) -> tuple:
     """Model Speedup and its likes."""
     return (_compiled(given, given.model()),)
@@ -28,7 +31,7 @@ def load(given: Given) -> tuple:
     """Loads a checkpoint and compiles its model."""
     loader = "ImageOnlyCheckpointLoader" if _loads_video(given) else "CheckpointLoaderSimple"
     model, clip, vae = stock(loader, ckpt_name=given.file("ckpt_name", "checkpoints"))
-    if given.on("vae_speedup") and is_vae(vae):
+    if given.on(_VAE_SPEEDUP) and is_vae(vae):
         vae = _vae_too(given, vae)
     return _compiled(given, model), clip, vae
 
@@ -68,15 +71,24 @@ def _control(given: Given, control: Any) -> Any:
 
 
 def _vae_too(given: Given, vae: Any) -> Any:
-    """The node's line is the model's. What becomes of the VAE is in the console."""
+    """The node's line is the model's. What becomes of the VAE is a note in its report."""
     boost = _boost(given)
     if _off(given, boost):
         return vae
-    record = Record(given.record["workflow"], given.record["node"])
+    record = Record(given.record["workflow"], given.record["node"], lambda vae: _say_of_vae(given.record, vae))
     compiled = compiled_vae(vae, Settings(backend=boost.backend), record, [])
-    why = "One line has no room for both: what becomes of the VAE is written to the console."
-    given.note("vae_speedup", "the VAE is compiled too", why, "To see it here, use OneDiff Compile VAE.")
+    why = "The node's line is the model's: one line has no room for both."
+    given.note(_VAE_SPEEDUP, "VAE: not used yet", why, "For a line of its own, use OneDiff Compile VAE.")
     return compiled
+
+
+def _say_of_vae(record: Record, vae: Record) -> None:
+    """Puts what became of the VAE into the note of it."""
+    check = record["check"]
+    if check is not None:
+        said = f"VAE: {vae['summary']}"
+        findings = [{**one, "what": said} if one["path"] == _VAE_SPEEDUP else one for one in check["findings"]]
+        record.update(live=True, check={**check, "findings": findings})
 
 
 def no_model(given: Given) -> tuple:

@@ -324,6 +324,10 @@ def test_the_control_net_loader_loads_and_compiles(files, monkeypatch):
     assert record["state"] == "idle"
 
 
+def said_of_vae(record):
+    return [finding["what"] for finding in record["check"]["findings"] if finding["path"] == "vae_speedup"]
+
+
 def test_a_loader_that_is_asked_to_compiles_the_vae_too(files, monkeypatch, patcher):
     from onediff_pack.host.copies.vae import session_of
     from onediff_pack.nodes.migration import compiling
@@ -333,9 +337,12 @@ def test_a_loader_that_is_asked_to_compiles_the_vae_too(files, monkeypatch, patc
     given = {"ckpt_name": "sd15/a.safetensors"}
     (model, _, plain), record = run("OneDiffCheckpointLoaderSimple", **given, vae_speedup="disable")
     assert (plain is vae, "VAE" in str(record["check"]["findings"])) == (True, False)
-    (model, _, compiled), record = run("OneDiffCheckpointLoaderSimple", **given, vae_speedup="enable")
+    (model, _, compiled), record = run_and_watch("OneDiffCheckpointLoaderSimple", **given, vae_speedup="enable")
     assert settings_of(model) is not None and session_of(compiled) is not None
-    assert "the VAE is compiled too" in str(record["check"]["findings"])
+    assert said_of_vae(record) == ["VAE: not used yet"]
+    session_of(compiled).record.update(state="uncompiled", backend={"reason": "no C++ compiler was found."})
+    assert said_of_vae(record) == ["VAE: uncompiled: no C++ compiler was found."]
+    assert record["state"] == "idle", "the line stays the model's"
 
 
 @pytest.mark.parametrize("node", ["VaeSpeedup", "ControlnetSpeedup", "ControlNetSpeedup"])

@@ -15,6 +15,14 @@ CLASSES = {
     "OneDiffPatchAttention": NodeClass(("MODEL",), is_ours=True),
     "OneDiffForwardCheck": NodeClass(("MODEL", "STRING", "BOOLEAN"), is_ours=True),
     "OneDiffCompile": NodeClass(("MODEL",), is_ours=True),
+    "OneDiffCompileVAE": NodeClass(("VAE",), is_ours=True),
+    "OneDiffCompileControlNet": NodeClass(("CONTROL_NET",), is_ours=True),
+    "OneDiffCheckpointLoaderSimple": NodeClass(("MODEL", "CLIP", "VAE"), is_ours=True),
+    "VAELoader": NodeClass(("VAE",), is_hosts=True),
+    "ControlNetLoader": NodeClass(("CONTROL_NET",), is_hosts=True),
+    "SetUnionControlNetType": NodeClass(("CONTROL_NET",), is_hosts=True),
+    "ControlNetApplyAdvanced": NodeClass(("CONDITIONING", "CONDITIONING"), is_hosts=True),
+    "ConditioningCombine": NodeClass(("CONDITIONING",), is_hosts=True),
     "OneDiffSpeedReport": NodeClass(("IMAGE", "STRING"), is_ours=True),
     "ModelMergeSimple": NodeClass(("MODEL",), is_hosts=True),
     "LoraLoaderModelOnly": NodeClass(("MODEL",), is_hosts=True),
@@ -170,6 +178,39 @@ def test_what_was_said_of_a_picture_comes_back_with_it(server):
     assert {record["unused"] for record in server.records.values()} == {None}
     server.end(around, cached=[*COMPILED_TOO, "deep", "sample"])
     assert all(record["unused"] == unused for record in server.records.values())
+
+
+VAE = {"load": "VAELoader", "compile": ("OneDiffCompileVAE", "load"), "sample": "KSampler"}
+VAE |= {"decode": ("VAEDecode", "sample", "compile"), "save": ("SaveImage", "decode")}
+CONTROL = {"load": "ControlNetLoader", "compile": ("OneDiffCompileControlNet", "load"), "model": "VAELoader"}
+CONTROL |= {"kind": ("SetUnionControlNetType", "compile"), "apply": ("ControlNetApplyAdvanced", "kind")}
+CONTROL |= {"both": ("ConditioningCombine", "apply"), "sample": ("KSampler", "both"), "save": ("SaveImage", "sample")}
+NOT_CALLED = "not used: nothing called it in this run"
+
+
+@pytest.mark.parametrize("nodes", [VAE, CONTROL], ids=["VAE", "ControlNet"])
+def test_a_vae_or_a_control_net_that_nothing_called_says_so(nodes):
+    """A strength of 0, for one."""
+    server = Server()
+    server.execute(compile="idle")
+    assert server.end(nodes) == {"compile": NOT_CALLED}
+    assert server.records["compile"]["unused"]["why"] == "not used"
+    server.execute(compile="idle")
+    assert server.end(nodes, sampled=["compile"], by="VAEDecode") == {}
+    assert server.end(nodes, cached=[*nodes]) == {}
+    assert server.end(nodes, cached=["load", "compile", "kind", "apply", "both", "decode", "sample"]) == {}
+
+
+def test_the_vae_of_a_loader_that_compiles_its_model_is_not_its_model():
+    server = Server()
+    server.execute(load="compiled")
+    graph: dict[str, Any] = {
+        "load": {"class_type": "OneDiffCheckpointLoaderSimple", "inputs": {}},
+        "decode": {"class_type": "VAEDecode", "inputs": {"vae": ["load", 2]}},
+        "save": {"class_type": "SaveImage", "inputs": {"images": ["decode", 0]}},
+    }
+    server.ended.append(EndedPrompt("a", time.time(), graph, ("save",), frozenset(), {}))
+    assert server.hub.snapshot()["a:load"]["state"] == "compiled"
 
 
 def test_one_of_several_samplers_is_enough(server):

@@ -147,7 +147,7 @@ export function stoppedAt({ state, compile }) {
  */
 export function unusedBecause({ state, unused }) {
   if (!unused || unused.why === SOME || !UNUSED.has(state)) return null;
-  if (unused.why === "not sampled") return "not_sampled";
+  if (unused.why === "not sampled" || unused.why === "not used") return unused.why.replace(" ", "_");
   if (unused.why === "adds nothing") return ADDS_NOTHING.get(plain(unused.because)) ?? null;
   const what = unused.why === "not called" ? "not_called" : state === "patched" ? "not_at_sites" : "not_at_blocks";
   return plain(unused.by) ? `${what}_by` : what;

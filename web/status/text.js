@@ -156,7 +156,7 @@ function held(record, words, age) {
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
 function unused(record, words) {
   const because = unusedBecause(record);
-  const isLeftOut = because === "not_sampled";
+  const isLeftOut = because === "not_sampled" || because === "not_used";
   const why = words(`unused.${because}`, { by: plain(record.unused?.by) });
   const text = words(isLeftOut ? "status.not_used" : "status.no_effect", { why });
   return { symbol: "▽", tone: isLeftOut ? "plain" : "warn", parts: [{ text, elastic: true }] };
