@@ -1,4 +1,7 @@
-"""What a prompt that ended says of a model that nothing sampled in it, or of a VAE that nothing used. No host in here: it is handed what is needed."""
+"""What a prompt that ended says of a model that nothing sampled in it, or of a VAE that nothing used.
+
+No host in here: it is handed what is needed.
+"""
 
 from __future__ import annotations
 

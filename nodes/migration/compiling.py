@@ -18,7 +18,6 @@ from .boosters import Boost, cache_settings
 from .given import Given
 from .row import CACHES, NO_INT8, NO_INT8_MODELS
 
-
 _VAE_SPEEDUP = "vae_speedup"
 
 
