@@ -87,7 +87,7 @@ class FirstKind(ClassGain):
     def leave_as_too_little(self, gain: float) -> None:
         """Not even with it would steps be faster by more than noise: only ``gain`` times as fast."""
         if self.reason is None:
-            self._leave(f"is not worth compiling at this size: steps would run {gain:.2f}× as fast at most.")
+            self._leave(f"is not worth compiling at this size: the whole would run {gain:.2f}× as fast at most.")
 
     @property
     def weight(self) -> float:

@@ -164,13 +164,13 @@ class Measuring:
         uncompiled, compiled = self.times.typical(self.shape)
         is_same = bool(uncompiled and compiled) and verdict((uncompiled or 0) / (compiled or 1)) == "same"
         if self.kept == "uncompiled" and not is_same:
-            return "compiled steps took longer than uncompiled ones."
+            return "compiled, it took longer than uncompiled."
         spread = self.times.spread(self.shape)
         if spread is None:
             return "no two steps ran the same blocks, uncompiled and compiled, so that nothing shows a gain."
         low, high = spread
         return (
-            f"no clear gain: compiled steps ran {low:.2f}× to {high:.2f}× as fast (the middle half of"
+            f"no clear gain: compiled, it ran {low:.2f}× to {high:.2f}× as fast (the middle half of"
             f" {self.times.pairs(self.shape)} comparisons)."
         )
 

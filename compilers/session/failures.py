@@ -21,17 +21,8 @@ _WHOLE_MODEL = "another node compiles the whole model (TorchCompileModel): remov
 _SEVERAL_GPUS = "ComfyUI runs this model on several GPUs, which this version does not support."
 
 #: Why calls of one size run uncompiled.
-_TOO_LARGE = "compiled steps of this size ran out of memory."
+_TOO_LARGE = "compiled code ran out of memory at this size."
 _NOT_COMPARED = "there was not enough memory to compare both ways."
-
-#: What is said of a model's steps, as it is said of runs of a VAE or a ControlNet.
-_IN_RUNS = {
-    "a compiled step gave NaN or Inf.": "a compiled run gave NaN or Inf.",
-    "compiled steps took longer than uncompiled ones.": "compiled runs took longer than uncompiled ones.",
-    "compiled steps of this size ran out of memory.": "compiled runs of this size ran out of memory.",
-    "no clear gain: compiled steps ran": "no clear gain: compiled runs ran",
-    "is not worth compiling at this size: steps would run": "is not worth compiling at this size: it would run",
-}
 
 #: A failure in words: ``Backend.explain``.
 Explain = Callable[[Exception], Failure]
@@ -162,10 +153,3 @@ def kinds_of(blocks: Sequence[Block]) -> tuple[int, int]:
     kinds = {block.signature for block in blocks}
     compiled = {block.signature for block in blocks if any(graph.graphs for graph in block.graphs.values())}
     return len(kinds), len(compiled)
-
-
-def of_unit(reason: str, unit: str) -> str:
-    """A reason as it is said where times are of "run"s, or of "step"s."""
-    for steps, runs in _IN_RUNS.items() if unit == "run" else ():
-        reason = reason.replace(steps, runs)
-    return reason

@@ -16,7 +16,7 @@ from .state import SessionState
 from .step import Step
 
 #: Why a model runs uncompiled after that.
-NOT_FINITE = "a compiled step gave NaN or Inf."
+NOT_FINITE = "compiled code gave NaN or Inf."
 
 #: Shapes of inputs of one size for which blocks are compared.
 MOST_SHAPES = 3

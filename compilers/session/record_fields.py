@@ -17,7 +17,7 @@ from ..blocks.shared_graph import Counts
 from ..measuring.block import Block
 from ..measuring.step_measuring import Measuring
 from .compiler import Compiler
-from .failures import gain_nothing, kinds_of, of_unit
+from .failures import gain_nothing, kinds_of
 from .sampling import Sampling
 
 
@@ -131,9 +131,7 @@ def _compile(known: Known) -> dict[str, Any]:
         "regions": len(called),
         "regions_compiled": sum(block.compiled for block in called),
         "regions_uncompiled": [
-            {"path": block.path, "reason": of_unit(block.uncompiled_because, known.unit)}
-            for block in called
-            if block.uncompiled_because
+            {"path": block.path, "reason": block.uncompiled_because} for block in called if block.uncompiled_because
         ]
         + known.sampling.beside,
         "operators": _operators(called),

@@ -168,7 +168,7 @@ def test_a_class_that_gains_too_little_for_a_step_to_be_faster_is_left(bench, pa
     _, record = sampled(patcher)
     assert record["state"] == "uncompiled"
     assert (
-        "BasicTransformerBlock is not worth compiling at this size: steps would run 1.01× as fast at most."
+        "BasicTransformerBlock is not worth compiling at this size: the whole would run 1.01× as fast at most."
         in reasons(record)
     )
     assert record["compile"]["kinds_compiled"] == 2

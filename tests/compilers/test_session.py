@@ -317,7 +317,7 @@ def test_running_out_of_memory_while_compiling_ends_in_the_right_result(patcher,
     for _ in range(3):
         torch.testing.assert_close(sample(_session, clone), plain)
     assert len(backend.ran) == 1, "one attempt"
-    assert record["backend"]["reason"] == "compiled steps of this size ran out of memory."
+    assert record["backend"]["reason"] == "compiled code ran out of memory at this size."
     assert (record["state"], record["compile"]["stopped"]) == ("uncompiled", None)
     backend.change = lambda name, result: result
     sample(_session, clone, steps=3, size=12)
@@ -337,7 +337,7 @@ def test_without_memory_for_the_comparison_the_result_is_right_too(patcher, back
         with monkeypatch.context() as patch:
             patch.setattr(first_runs, name, fail)
             torch.testing.assert_close(sample(session, clone, 3), plain)
-        assert record["backend"]["reason"] == "compiled steps of this size ran out of memory."
+        assert record["backend"]["reason"] == "compiled code ran out of memory at this size."
         session.failures.forget()
 
 
@@ -441,7 +441,7 @@ def test_compiled_code_that_fails_later_ends_in_the_right_result(patcher, backen
     backend.change = fail
     torch.testing.assert_close(sample(session, clone, 3), plain)
     if isinstance(error, torch.OutOfMemoryError):
-        assert record["backend"]["reason"] == "compiled steps of this size ran out of memory."
+        assert record["backend"]["reason"] == "compiled code ran out of memory at this size."
         assert record["state"] == "uncompiled"
         sample(session, clone, size=12)
         assert record["state"] == "compiled", "another size is compiled as before"
@@ -882,7 +882,7 @@ def test_equal_times_keep_the_model_uncompiled_and_are_said_to_be_no_gain(patche
     assert record["speed"]["pairs"] == MOST_PAIRS
     assert (record["speed"]["verdict"], record["speed"]["breakeven_images"]) == ("same", None)
     assert re.fullmatch(
-        r"uncompiled: no clear gain: compiled steps ran \S+× to \S+× as fast \(the middle half of 16 comparisons\)\.",
+        r"uncompiled: no clear gain: compiled, it ran \S+× to \S+× as fast \(the middle half of 16 comparisons\)\.",
         record["summary"],
     )
     ran = len(backend.ran)

@@ -136,7 +136,7 @@ def test_nan_and_inf_are_never_used(patcher, backend, wrong):
     before = len(backend.ran)
     for result in sample(session, clone, 5):
         torch.testing.assert_close(result, plain)
-    assert (record["state"], "a compiled step gave NaN or Inf" in record["summary"]) == ("uncompiled", True)
+    assert (record["state"], "compiled code gave NaN or Inf" in record["summary"]) == ("uncompiled", True)
     assert len(backend.ran) - before <= len(session.blocks)
 
 
@@ -171,7 +171,7 @@ def test_where_no_step_is_waited_for_the_sampling_runs_once_more(patcher, backen
     backend.change = lambda name, result: spoiled(result, lambda leaf: leaf * math.nan)
     result = session.sampling(lambda: [step(clone) for _ in range(3)][-1])
     torch.testing.assert_close(result, plain)
-    assert (record["state"], "a compiled step gave NaN or Inf" in record["summary"]) == ("uncompiled", True)
+    assert (record["state"], "compiled code gave NaN or Inf" in record["summary"]) == ("uncompiled", True)
 
 
 def test_a_model_that_gives_nan_itself_stays_compiled_there_too(patcher, backend, monkeypatch):

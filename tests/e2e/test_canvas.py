@@ -32,7 +32,7 @@ MEASURED = re.compile(
     r"^([▲◐] (compiled|partly compiled \d+/\d+)|▼ compiled, but slower|. compiled, no gain) · \d+\.\d+× "
     r"(together \([^)]*\) |from patched attention )?· "
     rf"|^[✓◐] (compiled|partly compiled \d+/\d+) · {BY_PATCH}not clear yet \(\d+ comparison"
-    rf"|^▽ (off: compiled is |uncompiled · {BY_PATCH}(no clear gain|compiled steps took longer))"
+    rf"|^▽ (off: compiled is |uncompiled · {BY_PATCH}(no clear gain|compiled, it took longer))"
 )
 
 # Notes every change of a node's line with its time.

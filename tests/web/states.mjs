@@ -367,10 +367,10 @@ export const states = {
   }),
   unclear: record({
     state: "uncompiled",
-    summary: "uncompiled: no clear gain: compiled steps ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",
+    summary: "uncompiled: no clear gain: compiled, it ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",
     backend: {
       ...inductor,
-      reason: "no clear gain: compiled steps ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",
+      reason: "no clear gain: compiled, it ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",
     },
     compile: blocks,
     speed: { eager_ms: 150, compiled_ms: 149, verdict: "same", kept: "uncompiled", clear: false },

@@ -78,7 +78,7 @@ test("each state reads as a person would say it", () => {
     noGain: "= compiled, no gain · 1.01× · 149 ms a compiled step · inductor",
     noisy: "✓ compiled · noisy, no clear difference · 140 ms a compiled step · inductor",
     unclear:
-      "▽ uncompiled · no clear gain: compiled steps ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",
+      "▽ uncompiled · no clear gain: compiled, it ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",
     differs: "▽ uncompiled · result differs too much",
     uncompiled: "▽ uncompiled · no C++ compiler was found",
     failed: "✗ failed · AttnProcessor has no forward",
@@ -142,9 +142,9 @@ test("before steps were compared, or while they differ more than the ways do, no
 
 test("uncompiled by a hair is no gain and no warning", () => {
   const speed = { eager_ms: 100, compiled_ms: 102, speedup: 0.98, verdict: "same", kept: "uncompiled", clear: true };
-  const backend = { used: "inductor", reason: "compiled steps took longer than uncompiled ones." };
+  const backend = { used: "inductor", reason: "compiled, it took longer than uncompiled." };
   const kept = record({ state: "uncompiled", backend, speed });
-  assert.equal(describe(kept, english).text, "uncompiled · compiled steps took longer than uncompiled ones.");
+  assert.equal(describe(kept, english).text, "uncompiled · compiled, it took longer than uncompiled.");
   assert.equal(describe(kept, english).tone, "plain");
   assert.deepEqual(advice(kept, english), [english("advice.unclear")]);
 });

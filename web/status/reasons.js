@@ -12,16 +12,8 @@ import { plain } from "./record.js";
  * @type {[string, string][]}
  */
 export const REASONS = [
-  ["slower", "compiled steps took longer than uncompiled ones."],
+  ["slower", "compiled, it took longer than uncompiled."],
   ["no_same_steps", "no two steps ran the same blocks, uncompiled and compiled, so that nothing shows a gain."],
-  ["slower_run", "compiled runs took longer than uncompiled ones."],
-  [
-    "no_clear_gain_run",
-    "no clear gain: compiled runs ran {low}× to {high}× as fast (the middle half of {pairs} comparisons).",
-  ],
-  ["type_not_worth_run", "{type} is not worth compiling at this size: it would run {gain}× as fast at most."],
-  ["not_finite_run", "a compiled run gave NaN or Inf."],
-  ["out_of_memory_run", "compiled runs of this size ran out of memory."],
   ["no_module", "its model is no PyTorch module."],
   ["beside", "another one of this node is in use: on several GPUs, it is compiled on one of them."],
   ["not_compared", "there was not enough memory to compare both ways."],
@@ -37,7 +29,7 @@ export const REASONS = [
   ["unknown_list", "it is handed a list and changes it in a way that no compiled block can."],
   [
     "no_clear_gain",
-    "no clear gain: compiled steps ran {low}× to {high}× as fast (the middle half of {pairs} comparisons).",
+    "no clear gain: compiled, it ran {low}× to {high}× as fast (the middle half of {pairs} comparisons).",
   ],
   ["no_gain", "no gain: {left} of {kinds} kinds of block were not compiled. {why}"],
   ["no_gain_at_all", "no gain: {why}"],
@@ -50,12 +42,12 @@ export const REASONS = [
     "type_libraries",
     "{type} can gain little at this size: {percent} of its time goes into convolutions, matrix products and attention, which compiling leaves as they are.",
   ],
-  ["type_not_worth", "{type} is not worth compiling at this size: steps would run {gain}× as fast at most."],
-  ["not_finite", "a compiled step gave NaN or Inf."],
+  ["type_not_worth", "{type} is not worth compiling at this size: the whole would run {gain}× as fast at most."],
+  ["not_finite", "compiled code gave NaN or Inf."],
   ["was_right", "{why} It was still right {steps} steps earlier; pictures made since then may be wrong."],
   ["differs_form", "its compiled result has NaN, Inf, other whole numbers or another form than the uncompiled one."],
   ["differs_by", "its compiled result differs from the uncompiled one by {error} relative; {most} is accepted."],
-  ["out_of_memory", "compiled steps of this size ran out of memory."],
+  ["out_of_memory", "compiled code ran out of memory at this size."],
   ["limit", "{seconds} s of compiling is the limit for one picture: it is compiled in the next."],
   ["whole_model", "another node compiles the whole model (TorchCompileModel): remove one of the two."],
   ["several_gpus", "ComfyUI runs this model on several GPUs, which this version does not support."],

@@ -28,7 +28,7 @@ from ...backends.errors_in_words import is_out_of_memory
 from ...blocks.parity import clone_inputs, compare
 from ...blocks.tensors import tensors_of
 from ...measuring.model_memory import Variant
-from ..failures import ModelUnfit, of_unit
+from ..failures import ModelUnfit
 from ..faults import NOT_FINITE
 from ..one_block.block_runner import BlockRunner
 from ..preparing import Preparing
@@ -153,7 +153,7 @@ class CallSession(Preparing):
         reason = super().uncompiled_because
         if reason is None:
             return NOT_REACHED if self.shape in self._unreached else None
-        return of_unit(reason, self.unit)
+        return reason
 
     @property
     def _meant(self) -> tuple[type[BaseException], ...]:
@@ -197,7 +197,7 @@ class CallSession(Preparing):
         self.during.is_not_finite = not finite.all_finite(tensors_of(again))
         self.during.gave_numbers = not self.during.is_not_finite
         if not self.during.is_not_finite:
-            self.give_up(of_unit(NOT_FINITE, self.unit))
+            self.give_up(NOT_FINITE)
         return again
 
     def _pass(self, run: Callable, inputs: Inputs, watching: bool = False, spare: bool = False) -> Any:
