@@ -27,6 +27,8 @@ EXAMPLES = {
     "alone": "SD 1.5 - compile alone",
     "own": "SD 1.5 - a processor of your own",
     "report": "SD 1.5 - speed report",
+    "vae": "SD 1.5 - compile the VAE too",
+    "control": "SD 1.5 - compile a ControlNet",
 }
 
 #: The example has ``auto``, which goes by the times of this machine; with this the same kernel computes each time.
@@ -79,6 +81,8 @@ def example(model: str, server: Server, steps: int = 6, **changes: dict[str, Any
         "UNETLoader": {"unet_name": "flux_small.safetensors"},
         "VAELoader": {"vae_name": "flux_vae.safetensors"},
         "EmptySD3LatentImage": {"width": 256, "height": 256},
+        "ControlNetLoader": {"control_net_name": "control_small.safetensors"},
+        "LoadImage": {"image": "in.png"},
     }
     workflow = load_workflow(example_file(model))
     types = {node["type"] for node in workflow["nodes"]}

@@ -19,10 +19,10 @@ const TELLING = new Set(["uncompiled", "failed"]);
  * @param {import("./graph/walk.js").WalkGraph} root
  * @param {N[]} nodes OneDiff's
  * @param {(node: N) => Look} look
- * @returns {Map<WalkNode, "uncompiled" | "failed">}
+ * @returns {Map<WalkNode, {node: N, state: "uncompiled" | "failed"}>} with the Compile node of each
  */
 export function samplersToMark(root, nodes, look) {
-  /** @type {Map<WalkNode, "uncompiled" | "failed">} */
+  /** @type {Map<WalkNode, {node: N, state: "uncompiled" | "failed"}>} */
   const marked = new Map();
   for (const node of nodes) {
     const { record, bypassed } = look(node);
@@ -32,12 +32,17 @@ export function samplersToMark(root, nodes, look) {
       continue;
     const later = (/** @type {WalkNode} */ other) => compiles(other) && (other.mode ?? 0) === 0;
     for (const sampler of samplersOf(root, node, later))
-      marked.set(sampler, /** @type {"uncompiled" | "failed"} */ (record.state));
+      marked.set(sampler, { node, state: /** @type {"uncompiled" | "failed"} */ (record.state) });
   }
   return marked;
 }
 
-/** @typedef {{text: string, tone: import("./status/text.js").Line["tone"]}} Mark */
+/**
+ * @typedef {Object} Mark
+ * @property {string} text
+ * @property {import("./status/text.js").Line["tone"]} tone
+ * @property {() => void} open what a click does
+ */
 
 const COLORS = { good: "#166534", bad: "#991b1b", warn: "#92400e", live: "#1e40af" };
 
@@ -46,7 +51,8 @@ const colorOf = (tone) => COLORS[/** @type {keyof typeof COLORS} */ (tone)] ?? "
 
 /**
  * Draws the marks. In the classic renderer a mark is a badge above the node, which the canvas asks for at every draw;
- * in Nodes 2.0 badges do not change, there it is a rule of a style sheet for the node's element.
+ * in Nodes 2.0 badges do not change, there it is a rule of a style sheet for the node's element. Neither of them can be
+ * clicked, so clicks above the node are looked for.
  * @param {Object} host
  * @param {() => any} host.canvas
  * @param {() => boolean} host.classic
@@ -58,12 +64,29 @@ export function createMarks({ canvas, classic, badge }) {
   /** @type {Map<any, {text: string, tone: Mark["tone"], badge: () => any}>} */
   const shown = new Map();
   let rules = "";
+  /** @type {Map<any, Mark>} */
+  let marked = new Map();
+
+  /** The marked node above which a click was. @param {MouseEvent} event */
+  const under = (event) => {
+    const here = [...marked.keys()].filter((node) => node.graph === canvas().graph);
+    if (!classic()) {
+      const element = /** @type {Element} */ (event.target).closest(".lg-node");
+      if (!element || event.clientY > element.getBoundingClientRect().top) return null;
+      return here.find((node) => String(node.id) === element.getAttribute("data-node-id")) ?? null;
+    }
+    if (event.target !== canvas().canvas) return null;
+    const [x, y] = canvas().convertEventToCanvasOffset(event);
+    return here.find((node) => isAbove(node, x, y)) ?? null;
+  };
+  onClick((event) => marked.get(under(event))?.open());
 
   const marks = {
     clear: () => marks.show(new Map()),
 
     /** @param {Map<any, Mark>} wantedMarks by node; nodes that are not in it lose their mark */
     show(wantedMarks) {
+      marked = wantedMarks;
       let changed = false;
       for (const [node, mark] of shown) {
         const same = wantedMarks.get(node);
@@ -95,9 +118,28 @@ export function createMarks({ canvas, classic, badge }) {
   return marks;
 }
 
+const TITLE = 30;
+const BADGE = 26;
+
+/** Whether a point of the graph is where the canvas draws the badges of a node. */
+const isAbove = (/** @type {any} */ { pos, size }, /** @type {number} */ x, /** @type {number} */ y) =>
+  x >= pos[0] && x <= pos[0] + size[0] && y <= pos[1] - TITLE && y >= pos[1] - TITLE - BADGE;
+
+const STILL = 4;
+
+/** Calls back for clicks anywhere that are not the end of a drag. @param {(event: MouseEvent) => void} then */
+function onClick(then) {
+  let [x, y] = [0, 0];
+  const began = (/** @type {MouseEvent} */ event) => ([x, y] = [event.clientX, event.clientY]);
+  document.addEventListener("pointerdown", began, { capture: true });
+  document.addEventListener("click", (event) => {
+    if (Math.hypot(event.clientX - x, event.clientY - y) < STILL) then(event);
+  });
+}
+
 const LOOK =
   "position: absolute; right: 0; bottom: 100%; margin-bottom: 2px; padding: 0 6px; border-radius: 5px;" +
-  "color: #fff; font: 12px/20px Inter, Arial, sans-serif; white-space: nowrap; pointer-events: none;";
+  "color: #fff; font: 12px/20px Inter, Arial, sans-serif; white-space: nowrap; cursor: pointer;";
 
 /** For the marked node alone: the host's other nodes keep their looks. @param {unknown} id @param {Mark} mark */
 const rule = (id, { text, tone }) =>

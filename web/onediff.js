@@ -249,9 +249,15 @@ app.registerExtension({
       const inside = shown === "none" ? new Map() : faces(root(), board.nodes(), lineIn);
       /** @type {Map<any, import("./marks.js").Mark>} */
       const wanted = new Map();
-      for (const [node, state] of marked)
-        wanted.set(node, { text: `▽ ${words()(`mark.${state}`)}`, tone: "warn" });
-      for (const [node, line] of inside) wanted.set(node, { text: faceText(line), tone: line.tone });
+      for (const [sampler, { node, state }] of marked)
+        wanted.set(sampler, { text: `▽ ${words()(`mark.${state}`)}`, tone: "warn", open: () => panel.open(node) });
+      for (const [use, { node, line }] of inside) {
+        const open = () => {
+          entered.open(use.subgraph, use);
+          panel.open(node);
+        };
+        wanted.set(use, { text: faceText(line), tone: line.tone, open });
+      }
       marks.show(wanted);
     });
     loadAfterRuns();

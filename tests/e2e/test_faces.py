@@ -33,6 +33,19 @@ FACE = """() => {
     return ours ? [ours.text, ours.bgColor] : ["", ""];
 }"""
 
+# A point of it, on the page.
+AT = """() => {
+    const node = app.rootGraph.nodes.find(node => node.subgraph);
+    const box = document.querySelector(`.lg-node[data-node-id="${node.id}"]`)?.getBoundingClientRect();
+    if (box) return [box.right - 20, box.top - 8];
+    const { scale, offset } = app.canvas.ds;
+    const canvas = app.canvas.canvas.getBoundingClientRect();
+    const [x, y] = [node.pos[0] + 20, node.pos[1] - LiteGraph.NODE_TITLE_HEIGHT - 10];
+    return [canvas.left + (x + offset[0]) * scale, canvas.top + (y + offset[1]) * scale];
+}"""
+
+REPORT = "dialog.onediff-panel[open]"
+
 CONVERT = """types => {
     const nodes = app.graph.nodes.filter(node => types.includes(node.type));
     const { node } = app.graph.convertToSubgraph(new Set(nodes));
@@ -126,6 +139,15 @@ def test_a_subgraph_shows_the_worst_of_what_is_inside(page: Any) -> None:
     bad = page.evaluate(FACE)
     assert bad[0] == "OneDiff ✗ failed" and bad[1] != good[1]
     assert "OneDiff ✗" not in page.evaluate("JSON.stringify(app.rootGraph.serialize())")
+    x, y = page.evaluate(AT)
+    page.mouse.click(x, y - 60)
+    page.wait_for_timeout(300)
+    assert page.locator(REPORT).count() == 0, "above it"
+    page.mouse.click(*page.evaluate(AT))
+    page.wait_for_selector(REPORT)
+    page.screenshot(path=SCREENS / f"face-report-{name(page)}.png")
+    assert "OneDiff Compile" in page.locator(REPORT).inner_text()
+    page.keyboard.press("Escape")
 
 
 def test_converting_into_a_subgraph_loses_nothing(page: Any) -> None:

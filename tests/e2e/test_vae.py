@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from examples import start
+from examples import example, run, start
 from old_workflows import make_files, node, picture, plain
 
 from scripts.environment import Environment
 from scripts.server import PromptRefused, Server
+
+
+CONTROL_NET = "OneDiffCompileControlNet"
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,7 @@ def test_what_is_no_vae_is_refused_before_anything_runs(server: Server) -> None:
 def test_a_control_net_acts_and_says_what_became_of_it(server: Server) -> None:
     prompt = plain(control=True)
     expected, _ = picture(server, prompt)
-    net = node("OneDiffCompileControlNet", control_net=["net", 0], backend="auto", if_unfit="run uncompiled")
+    net = node(CONTROL_NET, control_net=["net", 0], backend="auto", if_unfit="run uncompiled")
     apply = node("ControlNetApplyAdvanced", **{**prompt["apply"]["inputs"], "control_net": ["compiled", 0]})
     pixels, records = picture(server, {**prompt, "compiled": net, "apply": apply})
     assert abs(pixels - expected).max() <= 1
@@ -81,3 +84,17 @@ def test_a_control_net_acts_and_says_what_became_of_it(server: Server) -> None:
     assert record["compile"]["graphs"] > 0 or gains_nothing, record["summary"]
     assert record["speed"]["eager_ms"] > 0
     assert not record["unused"]
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "of"), [("vae", "OneDiffCompileVAE", "AutoencoderKL"), ("control", CONTROL_NET, "ControlNet")]
+)
+def test_the_examples_make_a_picture_and_both_nodes_say_what_they_did(
+    server: Server, name: str, part: str, of: str
+) -> None:
+    result = run(server, example(name, server, steps=2))
+    assert (result.error, len(result.pictures)) == (None, 1)
+    assert result.records[part]["model"]["class"] == of
+    for record in (result.records[part], result.records["OneDiffCompile"]):
+        assert record["state"] in ("compiled", "partial", "uncompiled"), record["summary"]
+        assert (record["unused"], record["check"]["errors"]) == (None, 0)

@@ -16,7 +16,7 @@ const inside = () =>
     "inner",
   );
 const line = (record) => describe(record, english);
-const said = (found) => [...found].map(([use, shown]) => [use.id, faceText(shown)]);
+const said = (found) => [...found].map(([use, shown]) => [use.id, faceText(shown.line)]);
 
 test("the face of a subgraph shows the worst of what is inside, however deep", () => {
   const inner = inside();

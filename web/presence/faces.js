@@ -13,10 +13,11 @@ import { worst } from "../status/worst.js";
  * @param {WalkGraph} root
  * @param {N[]} nodes OneDiff's
  * @param {(node: N, use: WalkNode) => Line} lineOf of a node in one use of its subgraph
- * @returns {Map<WalkNode, Line>} by the node that stands for a subgraph; without those of which nothing is known
+ * @returns {Map<WalkNode, {node: N, line: Line}>} by the node that stands for a subgraph; without those of which
+ *     nothing is known
  */
 export function faces(root, nodes, lineOf) {
-  /** @type {Map<WalkNode, Line>} */
+  /** @type {Map<WalkNode, {node: N, line: Line}>} */
   const found = new Map();
   for (const use of allNodes(root)) {
     if (!use.subgraph) continue;
@@ -24,7 +25,7 @@ export function faces(root, nodes, lineOf) {
     const inside = nodes.filter((node) => within.has(node));
     const one = worst(inside, (node) => lineOf(node, use));
     const line = one && lineOf(one, use);
-    if (line && line.tone !== "quiet") found.set(use, line);
+    if (one && line && line.tone !== "quiet") found.set(use, { node: one, line });
   }
   return found;
 }
