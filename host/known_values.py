@@ -20,7 +20,17 @@ MOST_SHOWN, MOST_OPTIONS = 60, 20
 #: Letters of a value that can be the name of anything.
 LONGEST_NAME = 1_000
 
-_SHORT = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    """Values of other classes are named by their class: their own ``__repr__`` may do anything."""
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        if isinstance(x, str):
+            return self.repr_str(str.__str__(x), level)
+        return repr(x) if type(x) in (float, bool, type(None)) else f"a {type(x).__name__}"
+
+
+_SHORT = _Short()
 _SHORT.maxstring = MOST_SHOWN
 
 
@@ -44,8 +54,8 @@ def shown(value: Any) -> str:
 
 def known(node: str, name: str, value: Any, options: Sequence[str], findings: list[Finding]) -> str:
     """The value, or the first option and a finding when the value is not among the options."""
-    if isinstance(value, str) and value in options:
-        return value
+    if isinstance(value, str) and str.__str__(value) in options:
+        return str.__str__(value)
     findings.append(unknown_value(node, name, value, options, options[0]))
     return options[0]
 
@@ -53,7 +63,7 @@ def known(node: str, name: str, value: Any, options: Sequence[str], findings: li
 def name_given(node: str, name: str, value: Any, used: str, findings: list[Finding]) -> str:
     """The value where it can be the name of something, else ``used`` and a finding."""
     if isinstance(value, str) and len(value) <= LONGEST_NAME:
-        return value
+        return str.__str__(value)  # a class of text of another node's may do anything
     findings.append(_no_use(node, name, value, used, "Choose one from the list."))
     return used
 
@@ -61,7 +71,7 @@ def name_given(node: str, name: str, value: Any, used: str, findings: list[Findi
 def text_given(node: str, name: str, value: Any, used: str, findings: list[Finding]) -> str:
     """The value where it is a text, else ``used`` and a finding."""
     if isinstance(value, str):
-        return value
+        return str.__str__(value)
     findings.append(_no_use(node, name, value, used, "Connect a text, or type one."))
     return used
 

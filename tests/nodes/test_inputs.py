@@ -16,6 +16,20 @@ models = importlib.import_module("models")
 
 pytestmark = pytest.mark.usefixtures("host")
 
+
+class Exits:
+    armed = False  # pytest shows values too
+
+    def __repr__(self):
+        if self.armed:
+            raise SystemExit(2)
+        return "Exits()"
+
+
+class ExitingText(Exits, str):
+    pass
+
+
 #: What JSON can hold, and what other nodes can give.
 ODD = {
     "a list": ["all"],
@@ -26,6 +40,8 @@ ODD = {
     "a tensor": torch.ones(2),
     "a long text": "no" * 10**6,
     "half a letter": "\ud800",
+    "what exits when it is shown": [Exits(), {"a": Exits()}],
+    "a text that exits when it is shown": ExitingText("no such"),
     "a deep list": json.loads("[" * 500 + "]" * 500),
 }
 
@@ -44,7 +60,8 @@ def hidden(node: str = "7", workflow: str | None = None):
 
 def execute(node, **inputs):
     """Runs a node as ComfyUI does; gives its record, as its listeners get it."""
-    with torch.inference_mode():
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Exits, "armed", True)
         output = node.PREPARE_CLASS_CLONE(hidden()).execute(**inputs)
     return strict(output.ui["onediff"][0])
 
