@@ -2,6 +2,10 @@
 
 It is said to change ``order``, which nothing else uses: so no compiler drops a call whose result is unused, merges two
 that look the same, or changes their order. One operator for each number of results: functionalization takes no lists.
+
+It is registered without what ``torch.library.custom_op`` puts around a function at each call, in Python: a count of
+changes of ``order``, of which nobody reads the value, and a look whether results are inputs, which `BlockCall` takes
+care of.
 """
 
 from __future__ import annotations
@@ -46,10 +50,10 @@ def registered(results: int) -> str:
             ]
         )
 
-    operator = torch.library.custom_op(f"{NAMESPACE}::{name}", foreign, mutates_args=("order",), schema=schema)
-    operator.register_fake(fake)
-    _kept.append(operator)
+    _LIBRARY.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, foreign, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
     return name
 
 
-_kept: list[Any] = []
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
