@@ -8,7 +8,10 @@ from typing import Any
 
 _ENGLISH = {
     "nothing": "Nothing was compiled",
-    "together": "{speedup:.2f}× as fast with all nodes",
+    "together_faster": "{speedup:.2f}× as fast with all nodes",
+    "together_slower": "With all nodes, steps take {percent:.0f} % longer",
+    "together_far_slower": "With all nodes, steps take {times:.1f} times as long",
+    "together_same": "All nodes together make no difference ({speedup:.2f}×)",
     "patched_faster": "{speedup:.2f}× as fast with patched attention",
     "part_attention": "attention {speedup:.2f}×",
     "part_compiled": "compiled {speedup:.2f}×",
@@ -66,7 +69,10 @@ _ENGLISH = {
 
 _CHINESE = {
     "nothing": "没有编译任何内容",
-    "together": "使用所有节点速度为 {speedup:.2f} 倍",
+    "together_faster": "使用所有节点速度为 {speedup:.2f} 倍",
+    "together_slower": "使用所有节点每步用时多 {percent:.0f} %",
+    "together_far_slower": "使用所有节点每步用时为 {times:.1f} 倍",
+    "together_same": "所有节点合在一起没有差别（{speedup:.2f}×）",
     "patched_faster": "替换注意力后速度为 {speedup:.2f} 倍",
     "part_attention": "注意力 {speedup:.2f}×",
     "part_compiled": "编译 {speedup:.2f}×",

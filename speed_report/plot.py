@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..measure.verdict import verdict
 from ..status.installing import with_python
 from .figures import SpeedReport, duration
 from .language import ENGLISH, Say, language_of
@@ -77,8 +78,8 @@ def _write(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
 
 
 def _heading(figure: Figure, report: SpeedReport, say: Say) -> None:
-    together = report.total_speedup is not None
-    good = INK if report.noisy or together else {"faster": COMPILED, "slower": UNCOMPILED}.get(report.outcome, INK)
+    outcome = report.outcome if report.total_speedup is None else verdict(report.total_speedup)
+    good = INK if report.noisy else {"faster": COMPILED, "slower": UNCOMPILED}.get(str(outcome), INK)
     _write(figure, 0.04, 0.905, headline(report, say), size=27, weight="bold", color=good, **say.style)
     _write(figure, 0.04, 0.856, place(report, say), size=11.5, weight="bold", **say.style)
     _write(figure, 0.04, 0.822, subject(report, say), size=11.5, **say.style)

@@ -13,20 +13,24 @@ from .language import ENGLISH, Say
 
 def headline(report: SpeedReport, say: Say = ENGLISH) -> str:
     """The result in a few words: "1.62× as fast compiled", with patched attention "2.10× as fast with all nodes", and
-    "1.63× as fast with patched attention" where it is not clear what compiling does."""
-    speedup, patch = report.speedup, report.patch_speedup
-    if report.total_speedup is not None and not report.noisy:
-        return say("together", speedup=report.total_speedup)
+    "1.63× as fast with patched attention" where it is not clear what compiling does. What is slower is said in percent."""
+    speedup, patch, total = report.speedup, report.patch_speedup, report.total_speedup
+    if total is not None and not report.noisy:
+        return _compared("together_", total, verdict(total), say)
     if patch is not None and verdict(patch) == "faster" and not report.patch_noisy:
         return say("patched_faster", speedup=patch)
     if speedup is None:
         return say("nothing")
     if report.noisy:
         return say("noisy", speedup=speedup)
-    if report.outcome == "slower":
+    return _compared("", speedup, report.outcome, say)
+
+
+def _compared(of: str, speedup: float, outcome: str, say: Say) -> str:
+    if outcome == "slower":
         slower = "slower" if speedup > 0.5 else "far_slower"
-        return say(slower, percent=(1 / speedup - 1) * 100, times=1 / speedup)
-    return say(report.outcome, speedup=speedup)
+        return say(f"{of}{slower}", percent=(1 / speedup - 1) * 100, times=1 / speedup)
+    return say(f"{of}{outcome}", speedup=speedup)
 
 
 def subject(report: SpeedReport, say: Say = ENGLISH) -> str:

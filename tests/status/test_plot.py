@@ -65,6 +65,13 @@ def test_every_kind_of_result_is_drawn(report, draw):
 
 def test_three_ways_have_a_headline_of_all_nodes_and_its_parts_below():
     assert plot_words.headline(PATCHED) == "3.30× as fast with all nodes"
+    for without, said in (
+        (48.7, "With all nodes, steps take 50 % longer"),
+        (24.3, "With all nodes, steps take 3.0 times as long"),
+        (73.7, "All nodes together make no difference (1.01×)"),
+    ):
+        samplings = (Sampling(False, (without,), without=True), *FASTER.samplings)
+        assert plot_words.headline(replace(FASTER, samplings=samplings)) == said
     assert plot_words.place(PATCHED) == "attention 2.02×, compiled 1.64× · A card with $ and $ in its name"
     assert plot_words.headline(PATCHED, CHINESE) == "使用所有节点速度为 3.30 倍"
     assert plot_words.place(FASTER) == "A card with $ and $ in its name"
