@@ -16,7 +16,6 @@ import secrets
 import tempfile
 import time
 import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,6 +284,11 @@ def _unpack(packed: bytes) -> Entry:
             names = [name.removeprefix("files/") for name in archive.namelist() if name.startswith("files/")]
             if not all(_SAFE_NAME.fullmatch(name) and ".." not in name.split("/") for name in names):
                 raise NotOurs("an entry names files outside of the cache.")
-            return Entry({name: archive.read(f"files/{name}") for name in names}, float(about["seconds"]))
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError) as error:
+            seconds = float(about["seconds"])
+            if not 0 <= seconds < math.inf:
+                raise NotOurs(f"an entry took {seconds} seconds.")
+            return Entry({name: archive.read(f"files/{name}") for name in names}, seconds)
+    except NotOurs:
+        raise
+    except Exception as error:  # zipfile has many: other versions, encryption, sizes that no memory holds
         raise NotOurs(f"an entry cannot be read ({error}).") from error

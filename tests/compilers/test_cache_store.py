@@ -424,3 +424,24 @@ def test_two_processes_that_write_read_and_trim_one_folder_do_not_disturb_each_o
     processes = [_python(busy, folder), _python(busy, folder)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     assert all(Store(folder, 10**6).read(path.stem) for path in folder.glob("*.graph"))
+
+
+@pytest.mark.parametrize(("at", "byte"), [(6, 0xA8), (8, 0x01)], ids=["needs a later zip", "is encrypted"])
+def test_signed_nonsense_is_refused_as_well(folder, at, byte):
+    """Found by benchmarks/fuzz_cache.py."""
+    kept = Store(folder, 2**20)
+    packed = bytearray(store._pack(ENTRY))
+    packed[packed.rindex(b"PK\x01\x02") + at] = byte
+    content = bytes(packed)
+    (folder / f"{ONE}.graph").write_bytes(store._MAGIC + store._sign(kept._secret(), ONE, content) + content)
+    (folder / f"{ONE}.graph").chmod(0o600)
+    with pytest.raises(NotOurs):
+        kept.read(ONE)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
+def test_seconds_that_nothing_took_are_refused(folder, seconds):
+    kept = Store(folder, 2**20)
+    kept.write(ONE, Entry({}, seconds))
+    with pytest.raises(NotOurs):
+        kept.read(ONE)
