@@ -13,7 +13,8 @@ from .language import ENGLISH, Say
 
 def headline(report: SpeedReport, say: Say = ENGLISH) -> str:
     """The result in a few words: "1.62× as fast compiled", with patched attention "2.10× as fast with all nodes", and
-    "1.63× as fast with patched attention" where it is not clear what compiling does. What is slower is said in percent."""
+    "1.63× as fast with patched attention" where it is not clear what compiling does. What is slower is said
+    in percent."""
     speedup, patch, total = report.speedup, report.patch_speedup, report.total_speedup
     if total is not None and not report.noisy:
         return _compared("together_", total, verdict(total), say)
