@@ -29,6 +29,7 @@ EXAMPLES = {
     "report": "SD 1.5 - speed report",
     "vae": "SD 1.5 - compile the VAE too",
     "control": "SD 1.5 - compile a ControlNet",
+    "replaced": "SD 1.5 - an old OneDiff workflow, replaced",
 }
 
 #: The example has ``auto``, which goes by the times of this machine; with this the same kernel computes each time.

@@ -86,7 +86,12 @@ def test_a_control_net_acts_and_says_what_became_of_it(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "part", "of"), [("vae", "OneDiffCompileVAE", "AutoencoderKL"), ("control", CONTROL_NET, "ControlNet")]
+    ("name", "part", "of"),
+    [
+        ("vae", "OneDiffCompileVAE", "AutoencoderKL"),
+        ("control", CONTROL_NET, "ControlNet"),
+        ("replaced", "OneDiffCompileVAE", "AutoencoderKL"),
+    ],
 )
 def test_the_examples_make_a_picture_and_both_nodes_say_what_they_did(
     server: Server, name: str, part: str, of: str
