@@ -88,15 +88,15 @@ def test_a_control_net_acts_and_says_what_became_of_it(server: Server) -> None:
 @pytest.mark.parametrize(
     ("name", "part", "of"),
     [
-        ("vae", "OneDiffCompileVAE", "AutoencoderKL"),
         ("control", CONTROL_NET, "ControlNet"),
-        ("replaced", "OneDiffCompileVAE", "AutoencoderKL"),
+        pytest.param("vae", "OneDiffCompileVAE", "AutoencoderKL", marks=pytest.mark.long),
+        pytest.param("replaced", "OneDiffCompileVAE", "AutoencoderKL", marks=pytest.mark.long),
     ],
 )
 def test_the_examples_make_a_picture_and_both_nodes_say_what_they_did(
     server: Server, name: str, part: str, of: str
 ) -> None:
-    result = run(server, example(name, server, steps=2))
+    result = run(server, example(name, server))
     assert (result.error, len(result.pictures)) == (None, 1)
     assert result.records[part]["model"]["class"] == of
     for record in (result.records[part], result.records["OneDiffCompile"]):
