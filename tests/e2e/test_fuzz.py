@@ -73,10 +73,6 @@ def server(environment: Environment) -> Iterator[Server]:
         yield running
 
 
-#: What our nodes raise on purpose.
-MEANT = ("WrongInput", "UnknownProcessor", "NoSites", "ModelUnfit")
-
-
 def raised(entry: dict[str, Any]) -> dict[str, Any] | None:
     """What ended a run: node, class and text."""
     return next((data for kind, data in entry["status"]["messages"] if kind == "execution_error"), None)
@@ -112,7 +108,7 @@ def test_whatever_stands_in_an_input_the_queue_goes_on_and_errors_say_what_to_do
         error = raised(entry)
         ended["an error" if error else "done"] += 1
         if error and error["node_type"] in ours:
-            assert str(error["exception_type"]).endswith(MEANT), error
+            assert "(node fuzz)" in str(error["exception_message"]), error
         for output in entry["outputs"].values():
             for record in output.get("onediff", ()):
                 assert record["summary"] and len(str(record)) < 60_000
