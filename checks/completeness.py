@@ -34,7 +34,10 @@ class NoForward(Completeness):
 
     what = "has no forward"
     why = "Calling it raises NotImplementedError."
-    fix = "Define forward(self, …) in the class, with the arguments of the module that it replaces."
+    fix = (
+        "Define it in the class: for attention forward(self, q, k, v, heads, mask=None, **kwargs), which returns "
+        "(batch, tokens, channels), as docs/my_attention.py does; else with the arguments of what it replaces."
+    )
 
     def applies(self, cls: type[nn.Module]) -> bool:
         return cls.forward is nn.Module.forward and not overrides_call(cls)

@@ -22,7 +22,7 @@ from ..processors.kernels.proofs import KERNEL_PROOFS
 from ..status import HUB, Record
 from ..status.hub import Run
 from ..status.machine import machine
-from ..status.plain import plain, short_id
+from ..status.plain import is_comparable, plain, short_id
 from ..status.routes import add_routes
 from .compile_cache_folder import cache_place, cache_size, own_folder, remember_folder
 from .loading.files import register_ip_folder
@@ -191,10 +191,14 @@ def schema(**fields: Any) -> io.Schema:
     return io.Schema(**{name: value for name, value in fields.items() if name in known})
 
 
-def new_record(hidden: Any) -> Record:
-    """The record of the node that is executing; its workflow is the editor's, None for a prompt without one."""
+def new_record(hidden: Any, **settings: Any) -> Record:
+    """The record of the node that is executing; its workflow is the editor's, None for a prompt without one.
+    ``settings``: what the node was given, by input. Pages are told those that they can compare with what a node has
+    now."""
     HUB.watch()
-    return HUB.record(_workflow_id(hidden.extra_pnginfo), short_id(str(hidden.unique_id)))
+    record = HUB.record(_workflow_id(hidden.extra_pnginfo), short_id(str(hidden.unique_id)))
+    record.data["settings"] = {name: value for name, value in settings.items() if is_comparable(value)}
+    return record
 
 
 def seen_now(record: Record, model: Any) -> dict[str, Any]:

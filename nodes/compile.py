@@ -104,7 +104,9 @@ class OneDiffCompile(io.ComfyNode):
     def execute(
         cls, model: Any, backend: Any, scope: Any, effort: Any, if_unfit: Any, keep_faster: Any
     ) -> io.NodeOutput:
-        record = new_record(cls.hidden)
+        record = new_record(
+            cls.hidden, backend=backend, scope=scope, effort=effort, if_unfit=if_unfit, keep_faster=keep_faster
+        )
         model_given("OneDiff Compile", COMPILE, model, record)
         findings: list[Finding] = []
         settings = Settings(

@@ -50,7 +50,7 @@ class OneDiffCompileControlNet(io.ComfyNode):
 
     @classmethod
     def execute(cls, control_net: Any, backend: Any, if_unfit: Any) -> io.NodeOutput:
-        record = new_record(cls.hidden)
+        record = new_record(cls.hidden, backend=backend, if_unfit=if_unfit)
         if not is_control_net(control_net):
             fix = "Connect a node that loads one."
             refuse(TITLE, COMPILE_CONTROL_NET, "control_net", control_net, "a CONTROL_NET", fix, record)

@@ -50,7 +50,7 @@ class OneDiffCompileVAE(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae: Any, backend: Any, if_unfit: Any) -> io.NodeOutput:
-        record = new_record(cls.hidden)
+        record = new_record(cls.hidden, backend=backend, if_unfit=if_unfit)
         if not is_vae(vae):
             refuse(TITLE, COMPILE_VAE, "vae", vae, "a VAE", "Connect a node that loads one.", record)
         findings: list[Finding] = []

@@ -62,7 +62,7 @@ class OneDiffForwardCheck(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, on_problem: Any) -> io.NodeOutput:
-        record = new_record(cls.hidden)
+        record = new_record(cls.hidden, on_problem=on_problem)
         model_given("Forward Check", FORWARD_CHECK, model, record)
         findings: list[Finding] = []
         stop = known(FORWARD_CHECK, "on_problem", on_problem, (REPORT, STOP), findings) == STOP

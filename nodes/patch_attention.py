@@ -132,7 +132,7 @@ class OneDiffPatchAttention(io.ComfyNode):
     def execute(
         cls, model: Any, processor: Any, sites: Any, blocks: Any, quality: Any = QUALITIES[0], custom: Any = None
     ) -> io.NodeOutput:
-        record = new_record(cls.hidden)
+        record = new_record(cls.hidden, processor=processor, sites=sites, blocks=blocks, quality=quality)
         model_given("Patch Attention Processors", PATCH_ATTENTION, model, record)
         PROOFS.wait_for_imports(CANCEL.check)  # the check imports Dynamo, and so does a backend that starts
         patched = model.clone()

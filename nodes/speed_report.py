@@ -71,7 +71,7 @@ class OneDiffSpeedReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, positive: Any, negative: Any, latent: Any, steps: Any, cfg: Any) -> io.NodeOutput:
-        record = new_record(cls.hidden)
+        record = new_record(cls.hidden, steps=steps, cfg=cfg)
         model_given(TITLE, SPEED_REPORT, model, record)
         _check_samples(latent, positive, negative, record)
         findings: list[Finding] = []

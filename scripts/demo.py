@@ -72,7 +72,7 @@ def main() -> int:
     link_file(checkpoint, models / checkpoint.name)
     templates = template_folder(base)
     with serve(environment, base, ports=ports, flags=FLAGS) as server:
-        say(f"ComfyUI is up after {duration(time.monotonic() - started)}.")
+        say(f"ComfyUI is up after {duration(time.monotonic() - started)}. Its models folder: {base / 'models'}")
         size = options.size or 512
         steps = options.steps or (20 if options.checkpoint else 6)
         workflow = adapted_workflow(server, checkpoint.name, size, steps)
@@ -151,12 +151,13 @@ def compare(server: Server, workflow: Workflow, picture: Path, what: str) -> dic
     if record.get("compile"):
         record["compile"]["seconds"] = compiling  # the runs after the first had nothing left to compile
     say()
+    say("What the nodes show, from steps and attention that they timed in that run:")
     for line in table([record] if record else []) or ["The pack sent no record of this run."]:
         say("  " + line)
     say()
     rounds = len(runs.without)
     of = "once each" if rounds == 1 else f"mean of {rounds} by turns"
-    say(f"Whole runs, {what}, the same seed, model loaded before, {of}:")
+    say(f"What counts, whole runs: {what}, the same seed, model loaded before, {of}:")
     for line in gain_lines(runs, record, verdict):
         say("  " + line if line else "")
     say()

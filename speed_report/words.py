@@ -59,7 +59,8 @@ def parts(report: SpeedReport, say: Say = ENGLISH) -> str | None:
     """What patch and compiling gain by themselves: "attention 1.75×, compiled 1.20×"; None where nothing is patched."""
     if report.patch_speedup is None:
         return None
-    found = [say("part_attention", speedup=report.patch_speedup)]
+    attention_said = "part_attention_unclear" if report.patch_noisy else "part_attention"
+    found = [say(attention_said, speedup=report.patch_speedup)]
     if report.speedup is not None:
         found.append(say("part_unclear" if report.noisy else "part_compiled", speedup=report.speedup))
     return ", ".join(found)

@@ -29,6 +29,13 @@ def cut(text: str, most: int = LONGEST_TEXT) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
+def is_comparable(value: Any) -> bool:
+    """Whether a record can hold a value as it is, and a page tell whether another one equals it."""
+    if type(value) is str:
+        return cut(value, LONGEST_LINE) == value
+    return type(value) is bool or (type(value) in (int, float) and abs(value) < 2**53)
+
+
 def short_id(name: str) -> str:
     """An id that clients chose, as it can stand in a line; one that is long, or has line breaks or other characters
     that are not seen, is changed, and still told from others."""

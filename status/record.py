@@ -33,6 +33,7 @@ STATES = (
 FIELDS = (
     "workflow",
     "node",
+    "settings",
     "state",
     "summary",
     "progress",

@@ -120,10 +120,20 @@ export function createMarks({ canvas, classic, badge }) {
 
 const TITLE = 30;
 const BADGE = 26;
+const LETTER = 7;
+const PADDING = 16;
 
-/** Whether a point of the graph is where the canvas draws the badges of a node. */
-const isAbove = (/** @type {any} */ { pos, size }, /** @type {number} */ x, /** @type {number} */ y) =>
-  x >= pos[0] && x <= pos[0] + size[0] && y <= pos[1] - TITLE && y >= pos[1] - TITLE - BADGE;
+/**
+ * Whether a point of the graph is where the canvas draws the badges of a node: up to its right edge, and as far to the
+ * left of it as they need.
+ * @param {any} node @param {number} x @param {number} y
+ */
+const isAbove = ({ pos, size, badges }, x, y) => {
+  const texts = (badges ?? []).map((/** @type {any} */ badge) => (typeof badge === "function" ? badge() : badge)?.text ?? "");
+  const width = Math.max(size[0], texts.join("").length * LETTER + texts.length * PADDING);
+  const right = pos[0] + size[0];
+  return x >= right - width && x <= right && y <= pos[1] - TITLE && y >= pos[1] - TITLE - BADGE;
+};
 
 const STILL = 4;
 

@@ -84,7 +84,10 @@ let shown = "full";
 let marking = true;
 /** @type {WeakMap<any, (display: import("./status/line.js").Display) => void>} */
 const displays = new WeakMap();
-/** What changes on the canvas without an event in both renderers: bypassing a node, renaming it, moving a link. */
+const PLAIN = new Set(["string", "number", "boolean"]);
+const valuesOf = (/** @type {any[] | undefined} */ widgets) =>
+  (widgets ?? []).map(({ value }) => (PLAIN.has(typeof value) ? value : null));
+/** What changes on the canvas without an event in both renderers: bypassing, renaming, moving a link, other values. */
 const poll = createPoll(() => {
   const graph = root();
   return JSON.stringify([
@@ -92,7 +95,7 @@ const poll = createPoll(() => {
     graph._version,
     app.canvas?.graph?.id,
     classic(),
-    board.nodes().map(({ id, mode, title }) => [id, mode, title]),
+    board.nodes().map(({ id, mode, title, widgets }) => [id, mode, title, valuesOf(widgets)]),
   ]);
 }, board.refresh);
 

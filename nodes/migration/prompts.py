@@ -12,8 +12,8 @@ log = logging.getLogger(__name__)
 
 
 def encode(given: Given) -> tuple:
-    if "clip" not in given:
-        given.end("clip", "clip is not connected", "Connect a text encoder, as of a checkpoint.")
+    if not hasattr(given.inputs.get("clip"), "tokenize"):
+        given.end("clip", "clip is not connected to a text encoder", "Connect one, as of a checkpoint.")
     name = given.text("style", NO_STYLE)
     style = styles().get(name)
     positive, negative = given.text("text_positive"), given.text("text_negative")

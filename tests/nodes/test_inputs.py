@@ -115,7 +115,7 @@ def test_an_odd_value_is_a_finding_and_the_model_goes_on(patcher, monkeypatch, n
             continue
         record = execute(node, model=patcher, **{**nodes()[node], name: value})
         said = [f for f in record["check"]["findings"] if f["path"] == name]
-        if name == "backend" and kind == "half a letter":
+        if name == "backend" and kind in ("half a letter", "a text that exits when it is shown"):
             continue  # a name like any other that is not known: the record's reason says so
         assert len(said) == 1, kind
         assert said[0]["severity"] == "warning"
@@ -263,3 +263,19 @@ def test_numbers_beyond_what_json_and_floats_hold_are_said_in_words():
     assert number_given("OneDiffSpeedReport", "cfg", 10**400, 8.0, 0.0, 100.0, findings) == 100.0
     assert len(findings) == 1
     assert json.dumps(plain({"seed": 10**5000, "small": 2**60}))
+
+
+@pytest.mark.usefixtures("no_backend")
+def test_a_record_says_what_its_figures_were_made_with(patcher):
+    """The page compares it with what the node has now."""
+    from onediff_pack.nodes.compile import OneDiffCompile
+    from onediff_pack.nodes.patch_attention import OneDiffPatchAttention
+
+    given = {**nodes()[OneDiffPatchAttention], "processor": "sdpa", "blocks": "no" * 1000}
+    record = execute(OneDiffPatchAttention, model=patcher, **given)
+    assert record["settings"] == {"processor": "sdpa", "sites": "all", "quality": "exact"}, "what fits, as it is"
+    given = {**nodes()[OneDiffCompile], "keep_faster": False, "scope": ["all"]}
+    record = execute(OneDiffCompile, model=patcher, **given)
+    assert record["settings"] == {
+        **{"backend": "auto", "effort": "fast start", "if_unfit": "run uncompiled", "keep_faster": False}
+    }

@@ -123,7 +123,7 @@ def test_checkpoint_and_machine_are_named_below_the_headline():
 def test_steps_that_overlap_read_as_noisy_and_it_is_not_clear_what_they_earn():
     noisy = NOISY
     assert noisy.noisy and noisy.outcome == "faster"
-    assert plot_words.headline(noisy) == "Noisy, no clear difference (1.07×)"
+    assert plot_words.headline(noisy) == "Noisy: what compiling does is not clear (1.07×)"
     assert plot_words.breakeven_line(noisy) == "not clear whether it is earned back"
     assert plot_words.headline(FASTER) == "1.64× as fast compiled"
     slower = replace(FASTER, samplings=tuple(replace(one, compiled=not one.compiled) for one in noisy.samplings))
@@ -144,7 +144,7 @@ def test_where_it_is_not_clear_what_compiling_does_what_attention_gains_comes_fi
     assert "Noisy, no clear difference (1.07×)" in noisy.verdict
     both = replace(noisy, samplings=(Sampling(False, (100.0, 120, 140), without=True), *steps))
     assert both.patch_noisy
-    assert plot_words.headline(both) == "Noisy, no clear difference (1.07×)"
+    assert plot_words.headline(both) == "Noisy: what compiling does is not clear (1.07×)"
 
 
 def test_without_matplotlib_the_figures_are_there_as_text(monkeypatch):

@@ -16,6 +16,7 @@ import { describeReceipt, receiptDetails } from "./receipt.js";
  * @property {boolean} bypassed
  * @property {number} age seconds since the record arrived
  * @property {ReturnType<typeof import("../status/stopped.js").stoppedBy>} [stopped]
+ * @property {string | null} [changed] title of a node whose values were changed since
  */
 
 /**
@@ -23,7 +24,7 @@ import { describeReceipt, receiptDetails } from "./receipt.js";
  * @param {Words} words
  * @returns {{line: Line, details: string[], stopped?: string[]}}
  */
-export function shown({ entry, past, bypassed, age, stopped = null }, words) {
+export function shown({ entry, past, bypassed, age, stopped = null, changed = null }, words) {
   const record = entry?.record ?? null;
   if (stopped && !bypassed) return didNotRun(stopped, record, words);
   // While the sampler is waited for, the author's figures are still the only ones there are.
@@ -32,8 +33,13 @@ export function shown({ entry, past, bypassed, age, stopped = null }, words) {
     return { line: describeReceipt(receipt, words, mine), details: receiptDetails(receipt, words, mine, details) };
   }
   const line = describe(record, words, { bypassed, age });
-  if (!entry?.stale || bypassed) return { line, details: details(record, words) };
-  return { line: stale(line, words), details: [words("presence.stale_details"), ...details(record, words)] };
+  if (entry?.stale && !bypassed)
+    return { line: earlier(line, words("presence.stale")), details: [words("presence.stale_details"), ...details(record, words)] };
+  if (changed !== null && !bypassed && record !== null && isOutcome(record)) {
+    const told = words("presence.changed_details", { title: plain(changed) });
+    return { line: earlier(line, words("presence.changed")), details: [told, ...details(record, words)] };
+  }
+  return { line, details: details(record, words) };
 }
 
 /**
@@ -46,18 +52,18 @@ function didNotRun({ title, stale: isStale }, record, words) {
   const parts = said.map((text, index) => ({ text, elastic: index > 0 }));
   /** @type {Line} */
   const line = { symbol: "⊘", tone: "warn", parts, text: said.join(" · ") };
-  const earlier = record !== null && isOutcome(record);
-  const told = [words("details.stopped", { title: plain(title) }), ...(earlier ? [words("details.run_before")] : [])];
-  const all = earlier ? [...told, ...details(record, words)] : told;
-  return { line: isStale ? stale(line, words) : line, details: all, stopped: told };
+  const ranBefore = record !== null && isOutcome(record);
+  const told = [words("details.stopped", { title: plain(title) }), ...(ranBefore ? [words("details.run_before")] : [])];
+  const all = ranBefore ? [...told, ...details(record, words)] : told;
+  return { line: isStale ? earlier(line, words("presence.stale")) : line, details: all, stopped: told };
 }
 
 /**
  * @param {Line} line
- * @param {Words} words
- * @returns {Line}
+ * @param {string} when
+ * @returns {Line} the line as one that holds no more
  */
-function stale(line, words) {
-  const parts = [{ text: words("presence.stale") }, ...line.parts];
+function earlier(line, when) {
+  const parts = [{ text: when }, ...line.parts];
   return { symbol: "◷", tone: "past", parts, short: (line.short ?? 1) + 1, text: parts.map((part) => part.text).join(" · ") };
 }

@@ -5,6 +5,7 @@ import { wayOf } from "../graph/walk.js";
 import { shown } from "../receipt/shown.js";
 import { executionIds } from "./address.js";
 import { pace } from "./pace.js";
+import { changedSince } from "./changed.js";
 import { isLive, isNumber } from "./record.js";
 import { steps } from "./steps.js";
 import { stoppedBy, SWITCHED_OFF } from "./stopped.js";
@@ -78,8 +79,10 @@ export function createBoard({ store, words, root, past = () => null, entered = (
     const entry = newest(node, use);
     const age = entry && connected ? store.age(entry) : 0;
     const bypassed = SWITCHED_OFF.has(node.mode ?? 0);
-    const stopped = stoppedBy(wayOf(root(), node), (other) => newest(other), entry);
-    const known = { entry, past: past(node), bypassed, age, stopped };
+    const way = wayOf(root(), node);
+    const stopped = stoppedBy(way, (other) => newest(other), entry);
+    const changed = changedSince(way, (other) => (other === node ? entry : newest(other)));
+    const known = { entry, past: past(node), bypassed, age, stopped, changed };
     return { record: entry?.record ?? null, bypassed, ...shown(known, words()) };
   }
 

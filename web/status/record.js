@@ -25,6 +25,7 @@
  * @typedef {Object} StatusRecord
  * @property {string} workflow
  * @property {string} node execution id: "12", in a subgraph "3:12"
+ * @property {Record<string, unknown> | null} [settings] what the node was given, by input
  * @property {string} state
  * @property {string | null} [summary]
  * @property {Record<string, any> | null} [model]

@@ -1,0 +1,27 @@
+// @ts-check
+// Whether a node, or one that its model passed before, has other values now than those that its figures are of.
+
+import { SWITCHED_OFF } from "./stopped.js";
+
+/** @typedef {import("../graph/walk.js").WalkNode} WalkNode */
+/** @typedef {import("./store.js").Entry} Entry */
+
+/**
+ * @param {WalkNode[]} way the nodes that the model passed, this one first
+ * @param {(node: WalkNode) => Entry | null} find
+ * @returns {string | null} title of the first such node; null when there is none
+ */
+export function changedSince(way, find) {
+  const changed = way.find((node) => !SWITCHED_OFF.has(node.mode ?? 0) && hasOthers(node, find(node)?.record.settings));
+  return changed ? String(changed.title || changed.type) : null;
+}
+
+/** @param {WalkNode} node @param {unknown} settings of its last run, by input */
+function hasOthers(node, settings) {
+  if (typeof settings !== "object" || settings === null) return false;
+  return Object.entries(settings).some(([name, value]) => {
+    const isLinked = (node.inputs ?? []).some((input) => input.name === name && input.link != null);
+    const widget = (node.widgets ?? []).find((one) => one.name === name);
+    return !isLinked && widget !== undefined && widget.value !== value;
+  });
+}
