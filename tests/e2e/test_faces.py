@@ -168,6 +168,22 @@ def test_converting_into_a_subgraph_loses_nothing(page: Any) -> None:
     page.wait_for_timeout(500)
 
 
+def test_a_change_of_a_setting_marks_the_line_until_it_is_taken_back(page: Any) -> None:
+    tell(page, {**states(page)["compiled"], "settings": {"keep_faster": True, "effort": "fast start"}})
+    title = "type => app.graph.nodes.find(n => n.type === type).widgets.at(-1).element.title.split('\\n')[0]"
+    change = """([type, value]) => {
+        app.graph.nodes.find(n => n.type === type).widgets.find(w => w.name === "keep_faster").value = value;
+    }"""
+    assert page.evaluate(title, COMPILE).startswith("▲ compiled · 1.62×")
+    page.evaluate(change, [COMPILE, False])
+    page.wait_for_timeout(1500)
+    assert page.evaluate(title, COMPILE).startswith("◷ before your change · compiled · 1.62×")
+    page.screenshot(path=SCREENS / f"changed-{name(page)}.png")
+    page.evaluate(change, [COMPILE, True])
+    page.wait_for_timeout(1500)
+    assert page.evaluate(title, COMPILE).startswith("▲ compiled · 1.62×")
+
+
 def test_bars_go_when_the_node_is_switched_off(page: Any) -> None:
     tell(page, states(page)["compiled"])
     bars = "type => app.graph.nodes.find(n => n.type === type).widgets.at(-1).element.querySelectorAll('rect').length"

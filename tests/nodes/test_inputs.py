@@ -271,7 +271,7 @@ def test_a_record_says_what_its_figures_were_made_with(patcher):
     from onediff_pack.nodes.compile import OneDiffCompile
     from onediff_pack.nodes.patch_attention import OneDiffPatchAttention
 
-    given = {**nodes()[OneDiffPatchAttention], "processor": "sdpa", "blocks": "no" * 1000}
+    given = {**nodes()[OneDiffPatchAttention], "processor": "sdpa", "blocks": "*" * 600}
     record = execute(OneDiffPatchAttention, model=patcher, **given)
     assert record["settings"] == {"processor": "sdpa", "sites": "all", "quality": "exact"}, "what fits, as it is"
     given = {**nodes()[OneDiffCompile], "keep_faster": False, "scope": ["all"]}

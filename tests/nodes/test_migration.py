@@ -45,6 +45,10 @@ def rows() -> dict[str, Any]:
     return {row.id: row for row in ROWS}
 
 
+#: A text encoder, as far as it is looked at.
+CLIP = SimpleNamespace(tokenize=None)
+
+
 def run(node: str, **inputs: Any) -> tuple[tuple, dict[str, Any]]:
     """Runs an old node as ComfyUI does: its outputs, and its record as it is then."""
     outputs, record = run_and_watch(node, **inputs)
@@ -345,6 +349,12 @@ def test_a_loader_that_is_asked_to_compiles_the_vae_too(files, monkeypatch, patc
     assert record["state"] == "idle", "the line stays the model's"
 
 
+def test_a_text_encoder_that_is_none_ends_the_run_with_what_to_do():
+    for given in ({}, {"clip": None}, {"clip": False}, {"clip": "a cat"}):
+        with pytest.raises(ValueError, match=r"\(node 7\): clip is not connected to a text encoder\. Connect one"):
+            run("CLIPTextEncodePromptStyle", text_positive="a cat", **given)
+
+
 @pytest.mark.parametrize("node", ["VaeSpeedup", "ControlnetSpeedup", "ControlNetSpeedup"])
 def test_they_hand_on_nothing_when_nothing_is_connected(node):
     outputs, record = run(node)
@@ -393,7 +403,7 @@ def test_a_style_comes_from_the_users_own_file_and_without_one_the_prompts_are_p
 
     def texts(style: str, **switches: bool) -> tuple[list[str], str]:
         files.clear()
-        values = {"text_positive": "a cat", "text_negative": "blur", "style": style, "clip": "clip", **switches}
+        values = {"text_positive": "a cat", "text_negative": "blur", "style": style, "clip": CLIP, **switches}
         _, record = run("CLIPTextEncodePromptStyle", **values)
         return [inputs["text"] for _, inputs in files], record["summary"]
 
@@ -484,7 +494,7 @@ def test_a_value_of_any_kind_is_a_prompt_that_runs(patcher, files):
     runs = 0
     for row in rows().values():
         kinds = {field.name: field.kind for field in row.inputs}
-        links = {"model": patcher, "clip": "c", "positive": [], "negative": [], "latent_image": {}}
+        links = {"model": patcher, "clip": CLIP, "positive": [], "negative": [], "latent_image": {}}
         pictures = dict.fromkeys(("images1", "images2"), torch.zeros(1, 8, 8, 3))
         links |= pictures | dict.fromkeys(("torch_model", "oneflow_model"), patcher)
         links |= {"ckpt_name": "sd15/a.safetensors", "control_net_name": "sd15/a.safetensors"}
