@@ -121,14 +121,20 @@ def _sd3() -> Any:
 
 def _sd35(double: bool) -> Any:
     """As wide as SD 3's: it takes the model's own first layer."""
-    sizes = {"img_size": None, "patch_size": 2, "in_chans": 16, "attention_head_dim": 64, "num_attention_heads": 3}
+    sizes: dict[str, Any] = {
+        "img_size": None,
+        "patch_size": 2,
+        "in_chans": 16,
+        "attention_head_dim": 64,
+        "num_attention_heads": 3,
+    }
     sizes |= {"adm_in_channels": 40, "num_layers": 3, "main_model_double": 3, "double_y_emb": double}
     model = comfy.cldm.dit_embedder.ControlNetEmbedder(**sizes, **OPERATIONS)
     return comfy.controlnet.ControlNetSD35(_random(model), load_device=CPU, compression_ratio=1)
 
 
 def _hunyuan_dit() -> Any:
-    sizes = {"hidden_size": 64, "num_heads": 2, "text_states_dim": 48, "text_states_dim_t5": 64}
+    sizes: dict[str, Any] = {"hidden_size": 64, "num_heads": 2, "text_states_dim": 48, "text_states_dim_t5": 64}
     sizes |= {"text_len": 20, "text_len_t5": 32, "input_size": None}
     model = comfy.ldm.hydit.controlnet.HunYuanControlNet(**sizes, **OPERATIONS)
     conds = ["text_embedding_mask", "encoder_hidden_states_t5", "text_embedding_mask_t5"]
@@ -144,7 +150,7 @@ def _qwen() -> Any:
 def _qwen_fun() -> Any:
     sizes = {"inner_dim": 64, "num_attention_heads": 2, "attention_head_dim": 32}
     model = comfy.ldm.qwen_image.controlnet.QwenImageFunControlNetModel(**sizes, **OPERATIONS)
-    given = {"compression_ratio": 1, "latent_format": comfy.latent_formats.Wan21(), "extra_conds": []}
+    given: dict[str, Any] = {"compression_ratio": 1, "latent_format": comfy.latent_formats.Wan21(), "extra_conds": []}
     return comfy.controlnet.QwenFunControlNet(_random(model), load_device=CPU, **given)
 
 

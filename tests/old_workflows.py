@@ -320,9 +320,18 @@ def make_files(base: Path) -> None:
 
     generator = torch.Generator().manual_seed(4)
     (base / "models" / "controlnet").mkdir(parents=True, exist_ok=True)
-    sd15 = {"num_res_blocks": [1, 1], "channel_mult": (1, 2), "transformer_depth": [1, 1], "num_heads": 8}
+    sd15: dict[str, Any] = {
+        "num_res_blocks": [1, 1],
+        "channel_mult": (1, 2),
+        "transformer_depth": [1, 1],
+        "num_heads": 8,
+    }
     sd15 |= {"transformer_depth_middle": 1, "context_dim": 768}
-    sdxl = {"num_res_blocks": [2] * 3, "channel_mult": (1, 1, 1), "transformer_depth": [0, 0, 2, 2, 10, 10]}
+    sdxl: dict[str, Any] = {
+        "num_res_blocks": [2] * 3,
+        "channel_mult": (1, 1, 1),
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+    }
     sdxl |= {"transformer_depth_middle": 10, "context_dim": 2048, "num_heads": -1, "num_head_channels": 64}
     sdxl |= {"adm_in_channels": 2816, "num_classes": "sequential", "use_linear_in_transformer": True}
     for name, config in ((CONTROL, sd15), (LARGE["control"], sdxl)):

@@ -123,7 +123,7 @@ def _svd() -> nn.Module:
 
 def _mochi() -> nn.Module:
     module = _module("ldm.genmo.vae.model")
-    sizes = {"base_channels": 32, "num_res_blocks": [1, 1, 1, 1, 1]}
+    sizes: dict[str, Any] = {"base_channels": 32, "num_res_blocks": [1, 1, 1, 1, 1]}
     with _smaller(module, "Encoder", **sizes), _smaller(module, "Decoder", **sizes):
         return module.VideoVAE()
 
@@ -179,7 +179,14 @@ def _mmaudio() -> nn.Module:
 
 
 def _ltx_audio() -> nn.Module:
-    coder = {"double_z": True, "mel_bins": 64, "z_channels": 8, "resolution": 64, "in_channels": 2, "out_ch": 2}
+    coder: dict[str, Any] = {
+        "double_z": True,
+        "mel_bins": 64,
+        "z_channels": 8,
+        "resolution": 64,
+        "in_channels": 2,
+        "out_ch": 2,
+    }
     coder |= {"ch": 32, "ch_mult": [1, 2, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
     coder |= {"mid_block_add_attention": False, "norm_type": "pixel", "causality_axis": "height"}
     config = {"audio_vae": {"model": {"params": {"ddconfig": coder}}}, "vocoder": {"upsample_initial_channel": 64}}

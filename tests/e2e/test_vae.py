@@ -13,7 +13,6 @@ from old_workflows import make_files, node, picture, plain
 from scripts.environment import Environment
 from scripts.server import PromptRefused, Server
 
-
 CONTROL_NET = "OneDiffCompileControlNet"
 
 
