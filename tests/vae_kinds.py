@@ -205,10 +205,10 @@ def _smaller(module: Any, name: str, **sizes: Any) -> Any:
     return patch.object(module, name, lambda *args, **given: whole(*args, **{**given, **sizes}))
 
 
-def _filled(model: nn.Module, within: nn.Module, but: str = "-") -> nn.Module:
+def _filled(model: nn.Module, within: nn.Module, but: str | None = None) -> nn.Module:
     """The model, with numbers in the buffers that a checkpoint would have filled: all in there but those named so."""
     for name, buffer in within.named_buffers():
-        if buffer.is_floating_point() and but not in name:
+        if buffer.is_floating_point() and (but is None or but not in name):
             buffer.copy_(torch.linspace(0.5, 1.5, buffer.numel()).view(buffer.shape))
     return model
 
