@@ -9,42 +9,24 @@ from comfy_api.latest import io
 
 from ..checks import Finding
 from ..checks.options import check_options
-from ..compilers import BACKENDS, PROOFS, Session, Settings
+from ..compilers import PROOFS, Session, Settings
 from ..host.compile_facts import asked
 from ..host.example_inputs import find_batched, find_reach
 from ..host.known_values import known, model_given, name_given, switch_given
 from ..host.prompt_ends import CANCEL
-from ..host.server import begin_start, host, new_record, schema, ui
+from ..host.server import host, new_record, schema, ui
 from ..host.user_settings import compile_seconds
 from ..node_ids import COMPILE
 from ..patching.wrappers import attach, attached
 from ..processors.attention_patch import AttentionPatch
 from ..status import Record
+from .compiling_node import RUN, STOP, CompilingNode, backend_input, if_unfit_input
 
 SCOPES = ("blocks", "attention", "model")
 EFFORTS = ("fast start", "max speed")
-RUN, STOP = "run uncompiled", "stop"
 
 
-def backend_input() -> io.Input:
-    return io.Combo.Input(
-        "backend",
-        options=["auto", *BACKENDS],
-        default="auto",
-        tooltip="auto: the first that works here and is not far slower than uncompiled.",
-    )
-
-
-def if_unfit_input() -> io.Input:
-    return io.Combo.Input(
-        "if_unfit",
-        options=[RUN, STOP],
-        default=RUN,
-        tooltip="What to do when something cannot be compiled. Parts that can be are compiled anyway.",
-    )
-
-
-class OneDiffCompile(io.ComfyNode):
+class OneDiffCompile(CompilingNode):
     """Compiles a model's blocks through OneDiff while it samples, and keeps them when they are right and faster."""
 
     @classmethod
@@ -93,12 +75,6 @@ class OneDiffCompile(io.ComfyNode):
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
-
-    @classmethod
-    def validate_inputs(cls, backend: Any = None, **kwargs: Any) -> bool:
-        """A backend or setting that this machine lacks gives way to one that it has; the record says so."""
-        begin_start(backend if isinstance(backend, str) else "auto")
-        return True
 
     @classmethod
     def execute(

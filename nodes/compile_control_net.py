@@ -11,14 +11,14 @@ from ..compilers import Settings
 from ..host.copies.control_net import is_control_net
 from ..host.copies.sessions import compiled_control_net
 from ..host.known_values import known, name_given, refuse
-from ..host.server import begin_start, new_record, schema, ui
+from ..host.server import new_record, schema, ui
 from ..node_ids import COMPILE_CONTROL_NET
-from .compile import RUN, STOP, backend_input, if_unfit_input
+from .compiling_node import RUN, STOP, CompilingNode, backend_input, if_unfit_input
 
 TITLE = "OneDiff Compile ControlNet"
 
 
-class OneDiffCompileControlNet(io.ComfyNode):
+class OneDiffCompileControlNet(CompilingNode):
     """Compiles a ControlNet's blocks through OneDiff while a model is sampled, and keeps them when they are right and
     faster."""
 
@@ -41,12 +41,6 @@ class OneDiffCompileControlNet(io.ComfyNode):
             outputs=[io.ControlNet.Output(display_name="control_net")],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
-
-    @classmethod
-    def validate_inputs(cls, backend: Any = None, **kwargs: Any) -> bool:
-        """A backend or setting that this machine lacks gives way to one that it has; the record says so."""
-        begin_start(backend if isinstance(backend, str) else "auto")
-        return True
 
     @classmethod
     def execute(cls, control_net: Any, backend: Any, if_unfit: Any) -> io.NodeOutput:

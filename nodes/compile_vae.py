@@ -11,14 +11,14 @@ from ..compilers import Settings
 from ..host.copies.sessions import compiled_vae
 from ..host.copies.vae import is_vae
 from ..host.known_values import known, name_given, refuse
-from ..host.server import begin_start, new_record, schema, ui
+from ..host.server import new_record, schema, ui
 from ..node_ids import COMPILE_VAE
-from .compile import RUN, STOP, backend_input, if_unfit_input
+from .compiling_node import RUN, STOP, CompilingNode, backend_input, if_unfit_input
 
 TITLE = "OneDiff Compile VAE"
 
 
-class OneDiffCompileVAE(io.ComfyNode):
+class OneDiffCompileVAE(CompilingNode):
     """Compiles a VAE's blocks through OneDiff while it decodes or encodes, and keeps them when they are right and
     faster."""
 
@@ -41,12 +41,6 @@ class OneDiffCompileVAE(io.ComfyNode):
             outputs=[io.Vae.Output(display_name="vae")],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
-
-    @classmethod
-    def validate_inputs(cls, backend: Any = None, **kwargs: Any) -> bool:
-        """A backend or setting that this machine lacks gives way to one that it has; the record says so."""
-        begin_start(backend if isinstance(backend, str) else "auto")
-        return True
 
     @classmethod
     def execute(cls, vae: Any, backend: Any, if_unfit: Any) -> io.NodeOutput:

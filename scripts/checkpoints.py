@@ -18,6 +18,7 @@ SIZES = {
     **{"sdxl_vega": 1.5, "sdxl": 5.2, "flux_mid": 1.2, "flux": 24, "wan_small": 0.2, "wan_small_other": 0.2},
     **{"sd15_small_other": 0.5, "sd15_small_lora": 0.1, "sdxl_vega_other": 1.5, "sdxl_vega_lora": 0.1},
     **{"flux_small_other": 0.1, "flux_small_lora": 0.1, "wan_small_lora": 0.1},
+    **{"sdxl_narrow": 2.4, "svd_narrow": 2.1},
 }
 
 

@@ -148,13 +148,13 @@ def serve(
     ports: Sequence[int] = (),
     flags: Sequence[str] = (),
     variables: dict[str, str] | None = None,
-    pack: bool = True,
+    pack: bool | None = True,
     start_timeout: float = 300,
 ) -> Iterator[Server]:
     """A running ComfyUI with `base` as its folder, gone when the block ends.
 
     It takes the first free one of `ports`, or any free port; `flags` and `variables` go to ComfyUI as they are, and
-    `pack=False` leaves this repository out of its custom nodes.
+    `pack=False` leaves this repository out of its custom nodes; `pack=None` leaves them as they are.
     """
     prepare_base(base, pack)
     interrupt_on_termination()
@@ -185,8 +185,8 @@ def host_command(environment: Environment, base: Path, port: int, flags: Sequenc
     ]
 
 
-def prepare_base(base: Path, pack: bool = True) -> None:
-    """ComfyUI's folders, with this repository linked in as a custom node, or not."""
+def prepare_base(base: Path, pack: bool | None = True) -> None:
+    """ComfyUI's folders, with this repository linked in as a custom node, or not; None: as it is there."""
     for name in ("custom_nodes", "models/checkpoints", "models/diffusion_models", "models/vae", "input", "output"):
         (base / name).mkdir(parents=True, exist_ok=True)
     settings = base / "user" / "default" / "comfy.settings.json"
@@ -195,6 +195,8 @@ def prepare_base(base: Path, pack: bool = True) -> None:
         settings.parent.mkdir(parents=True, exist_ok=True)
         settings.write_text('{"Comfy.TutorialCompleted": true}\n')
     link = base / "custom_nodes" / PACK
+    if pack is None:
+        return
     if pack:
         link_folder(ROOT, link)
     elif link.is_symlink():

@@ -34,6 +34,18 @@ def recipes() -> dict[str, list[tuple[str, Callable[[], Any], str]]]:
         # For the benchmarks: a UNet or transformer alone, another checkpoint of the class (other seed), and a LoRA.
         "sdxl_vega": [("", lambda: unet_sdxl([1, 2]), "float16")],
         "sdxl": [("", lambda: unet_sdxl([2, 10]), "float16")],
+        # Whole checkpoints, as narrow as the loader takes them for SDXL's and SVD's: text and image encoders are fixed.
+        "sdxl_narrow": [
+            (unet, lambda: unet_sdxl([2, 10], widths=(1, 1, 1)), "float16"),
+            ("conditioner.embedders.0.transformer.", text_model, "float16"),
+            ("conditioner.embedders.1.model.transformer.", lambda: text_encoder("clip_config_bigg"), "float16"),
+            (vae, lambda: kl(4, 32), "float32"),
+        ],
+        "svd_narrow": [
+            (unet, unet_svd, "float16"),
+            ("conditioner.embedders.0.open_clip.model.visual.", image_encoder, "float16"),
+            (vae, kl_video, "float16"),
+        ],
         "sd15_small_other": [("", unet_small, "float32")],
         "sd15_small_lora": [("", lambda: lora(unet_small()), "float32")],
         "sdxl_vega_other": [("", lambda: unet_sdxl([1, 2]), "float16")],
@@ -63,7 +75,7 @@ def unet_full() -> Any:
     )
 
 
-def unet_sdxl(depths: list[int]) -> Any:
+def unet_sdxl(depths: list[int], widths: tuple[int, ...] = (1, 2, 4)) -> Any:
     """SDXL's UNet with so many transformer blocks at its two deeper levels: [2, 10]; Segmind Vega's has [1, 2]."""
     one, two = depths
     return _unet(
@@ -74,20 +86,43 @@ def unet_sdxl(depths: list[int]) -> Any:
         num_classes="sequential",
         use_linear_in_transformer=True,
         num_res_blocks=[2] * 3,
-        channel_mult=(1, 2, 4),
+        channel_mult=widths,
         transformer_depth=[0, 0, one, one, two, two],
         transformer_depth_output=[0] * 3 + [one] * 3 + [two] * 3,
         transformer_depth_middle=-1 if two == 2 else two,
     )
 
 
+def unet_svd() -> Any:
+    """SVD's UNet, equally narrow at its four levels."""
+    return _unet(
+        in_channels=8,
+        num_heads=-1,
+        num_head_channels=64,
+        context_dim=1024,
+        adm_in_channels=768,
+        num_classes="sequential",
+        use_linear_in_transformer=True,
+        num_res_blocks=[2] * 4,
+        channel_mult=(1, 1, 1, 1),
+        transformer_depth=[1] * 6 + [0] * 2,
+        transformer_depth_output=[1] * 9 + [0] * 3,
+        use_temporal_attention=True,
+        use_temporal_resblock=True,
+        extra_ff_mix_layer=True,
+        use_spatial_context=True,
+        merge_strategy="learned_with_images",
+        merge_factor=0.0,
+        video_kernel_size=[3, 1, 1],
+    )
+
+
 def _unet(**settings: Any) -> Any:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-    usual = {"num_heads": 8, "transformer_depth_middle": 1, "context_dim": 768}
+    usual = {"in_channels": 4, "num_heads": 8, "transformer_depth_middle": 1, "context_dim": 768}
     return UNetModel(
         image_size=32,
-        in_channels=4,
         out_channels=4,
         model_channels=320,
         use_spatial_transformer=True,
@@ -96,14 +131,23 @@ def _unet(**settings: Any) -> Any:
     )
 
 
-def text_encoder() -> Any:
+def text_encoder(config: str = "sd1_clip_config") -> Any:
+    return _clip("CLIPTextModel", config)
+
+
+def image_encoder() -> Any:
+    """OpenCLIP's ViT-H, the smallest that gives the 1024 channels which SVD reads."""
+    return _clip("CLIPVisionModelProjection", "clip_vision_config_h")
+
+
+def _clip(kind: str, config: str) -> Any:
     import json
 
     import comfy.clip_model
     import comfy.ops
 
-    config = json.loads((Path(comfy.clip_model.__file__).parent / "sd1_clip_config.json").read_text())
-    return comfy.clip_model.CLIPTextModel(config, None, "meta", comfy.ops.disable_weight_init)
+    settings = json.loads((Path(comfy.clip_model.__file__).parent / f"{config}.json").read_text())
+    return getattr(comfy.clip_model, kind)(settings, None, "meta", comfy.ops.disable_weight_init)
 
 
 def text_model() -> dict[str, Any]:
@@ -113,28 +157,35 @@ def text_model() -> dict[str, Any]:
 
 def kl(channels: int, decoder_width: int) -> Any:
     """An autoencoder with the standard encoder; the loader accepts a decoder of any width, and 32 decodes quickly."""
-    from comfy.ldm.models.autoencoder import AutoencoderKL, AutoencodingEngine
+    from comfy.ldm.models.autoencoder import AutoencoderKL
 
-    config: dict[str, Any] = {
-        "double_z": True,
-        "z_channels": channels,
-        "resolution": 256,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": 128,
-        "ch_mult": [1, 2, 4, 4],
-        "num_res_blocks": 2,
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
+    config = _coder_config(channels)
     decoder = {**config, "ch": decoder_width}
     if channels == 4:
         return AutoencoderKL(ddconfig=config, embed_dim=channels, decoder_ddconfig=decoder)
-    coder = "comfy.ldm.modules.diffusionmodules.model."
+    return _coders(config, "diffusionmodules.model.Decoder", decoder)
+
+
+def kl_video() -> Any:
+    """SVD's: the decoder looks at the frames beside each."""
+    config = _coder_config(4)
+    decoder = {**config, "video_kernel_size": [3, 1, 1], "alpha": 0.0}
+    return _coders(config, "temporal_ae.VideoDecoder", decoder)
+
+
+def _coder_config(channels: int) -> dict[str, Any]:
+    sizes = {"resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2}
+    return {"double_z": True, "z_channels": channels, **sizes, "attn_resolutions": [], "dropout": 0.0}
+
+
+def _coders(encoder: dict[str, Any], kind: str, decoder: dict[str, Any]) -> Any:
+    from comfy.ldm.models.autoencoder import AutoencodingEngine
+
+    modules = "comfy.ldm.modules."
     return AutoencodingEngine(
         regularizer_config={"target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"},
-        encoder_config={"target": coder + "Encoder", "params": config},
-        decoder_config={"target": coder + "Decoder", "params": decoder},
+        encoder_config={"target": f"{modules}diffusionmodules.model.Encoder", "params": encoder},
+        decoder_config={"target": modules + kind, "params": decoder},
     )
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import comfy.cldm.cldm
+import comfy.cldm.dit_embedder
 import comfy.cldm.mmdit
 import comfy.controlnet
+import comfy.latent_formats
+import comfy.ldm.cascade.controlnet
 import comfy.ldm.flux.controlnet
+import comfy.ldm.hydit.controlnet
+import comfy.ldm.qwen_image.controlnet
 import comfy.ops
 import comfy.t2i_adapter.adapter
 import models
@@ -29,12 +34,15 @@ OPERATIONS = {"operations": comfy.ops.disable_weight_init, "dtype": torch.float3
 @dataclass(frozen=True)
 class Control:
     """How one is made, and the family of the model that it is for. ``channels`` are those of the latent, ``wide`` the
-    channels of a pooled prompt."""
+    channels of a pooled prompt, ``conds`` what else a prompt brings. ``hint``: what becomes of the picture, which is
+    latent for ``latent`` and goes through a VAE for ``vae``; then latents have an axis for frames."""
 
     make: Callable[[], Any]
     family: str = "SD 1.5"
     channels: int = 4
     wide: int = 0
+    conds: dict[str, vaes.Shape] = field(default_factory=dict)
+    hint: Literal["picture", "latent", "vae"] = "picture"
 
     def base(self) -> Any:
         """The model that is sampled, of ComfyUI's ``BaseModel``."""
@@ -96,10 +104,63 @@ def _flux() -> Any:
     return _net(model, extra_conds=["y", "guidance"])
 
 
+def _flux_union() -> Any:
+    config = {name: value for name, value in FAMILIES["Flux"]().unet.items() if name != "dtype"}
+    config |= {"in_channels": 16, "latent_input": True, "control_latent_channels": 16, "num_union_modes": 3}
+    model = comfy.ldm.flux.controlnet.ControlNetFlux(**config, **OPERATIONS)
+    control = _net(model, compression_ratio=1, extra_conds=["y", "guidance"])
+    control.set_extra_arg("control_type", [1])
+    return control
+
+
 def _sd3() -> Any:
     config = {name: value for name, value in FAMILIES["SD 3"]().unet.items() if name != "dtype"}
     model = comfy.cldm.mmdit.ControlNet(num_blocks=2, control_latent_channels=16, **config, **OPERATIONS)
     return _net(model, compression_ratio=1)
+
+
+def _sd35(double: bool) -> Any:
+    """As wide as SD 3's: it takes the model's own first layer."""
+    sizes: dict[str, Any] = {
+        "img_size": None,
+        "patch_size": 2,
+        "in_chans": 16,
+        "attention_head_dim": 64,
+        "num_attention_heads": 3,
+    }
+    sizes |= {"adm_in_channels": 40, "num_layers": 3, "main_model_double": 3, "double_y_emb": double}
+    model = comfy.cldm.dit_embedder.ControlNetEmbedder(**sizes, **OPERATIONS)
+    return comfy.controlnet.ControlNetSD35(_random(model), load_device=CPU, compression_ratio=1)
+
+
+def _hunyuan_dit() -> Any:
+    sizes: dict[str, Any] = {"hidden_size": 64, "num_heads": 2, "text_states_dim": 48, "text_states_dim_t5": 64}
+    sizes |= {"text_len": 20, "text_len_t5": 32, "input_size": None}
+    model = comfy.ldm.hydit.controlnet.HunYuanControlNet(**sizes, **OPERATIONS)
+    conds = ["text_embedding_mask", "encoder_hidden_states_t5", "text_embedding_mask_t5"]
+    return _net(model, compression_ratio=1, extra_conds=conds)
+
+
+def _qwen() -> Any:
+    config = FAMILIES["Qwen-Image"]().unet
+    model = comfy.ldm.qwen_image.controlnet.QwenImageControlNetModel(**config, **OPERATIONS)
+    return _net(model, compression_ratio=1, latent_format=comfy.latent_formats.Wan21(), extra_conds=[])
+
+
+def _qwen_fun() -> Any:
+    sizes = {"inner_dim": 64, "num_attention_heads": 2, "attention_head_dim": 32}
+    model = comfy.ldm.qwen_image.controlnet.QwenImageFunControlNetModel(**sizes, **OPERATIONS)
+    given: dict[str, Any] = {"compression_ratio": 1, "latent_format": comfy.latent_formats.Wan21(), "extra_conds": []}
+    return comfy.controlnet.QwenFunControlNet(_random(model), load_device=CPU, **given)
+
+
+def _cascade(**sizes: Any) -> Any:
+    """Its first half is an EfficientNet as large as the original, with torchvision's own random weights: of others'
+    little would come through all of its layers."""
+    torch.manual_seed(3)
+    model = comfy.ldm.cascade.controlnet.ControlNet(c_proj=32, proj_blocks=[0, 4, 8], **sizes)
+    model = model.eval().requires_grad_(False)
+    return comfy.controlnet.T2IAdapter(model, model.input_channels, 32, "bilinear", device=CPU)
 
 
 CONTROLS: dict[str, Control] = {
@@ -108,7 +169,19 @@ CONTROLS: dict[str, Control] = {
     "T2I-Adapter": Control(_t2i),
     "T2I-Adapter light": Control(_t2i_light),
     "Flux": Control(_flux, "Flux", 16, 32),
-    "SD 3": Control(_sd3, "SD 3", 16, 40),
+    "Flux, union": Control(_flux_union, "Flux", 16, 32, hint="latent"),
+    "SD 3": Control(_sd3, "SD 3", 16, 40, hint="latent"),
+    "SD 3.5": Control(lambda: _sd35(False), "SD 3", 16, 40, hint="latent"),
+    "SD 3.5, large": Control(lambda: _sd35(True), "SD 3", 16, 40, hint="latent"),
+    "Hunyuan DiT": Control(
+        _hunyuan_dit,
+        "Hunyuan DiT",
+        conds={"text_embedding_mask": (20,), "encoder_hidden_states_t5": (32, 64), "text_embedding_mask_t5": (32,)},
+        hint="latent",
+    ),
+    "Qwen": Control(_qwen, "Qwen-Image", 16, hint="vae"),
+    "Qwen, Fun": Control(_qwen_fun, "Qwen-Image", 16, hint="vae"),
+    "Stable Cascade": Control(_cascade, "Stable Cascade", 16),
 }
 
 
@@ -127,10 +200,11 @@ def applied(
     percents: tuple[float, float] = (0.0, 1.0),
 ) -> Any:
     """The last of a chain of ControlNets, copied and given their hints as Apply ControlNet does."""
-    hint = vaes.numbers((1, kind.channels if kind.family == "SD 3" else 3, size * 8, size * 8), 5)
+    hint = vaes.numbers((1, kind.channels if kind.hint == "latent" else 3, size * 8, size * 8), 5)
+    vae = vaes.wan_vae() if kind.hint == "vae" else None
     chain = None
     for control in controls:
-        own = control.copy().set_cond_hint(hint, strength, percents)
+        own = control.copy().set_cond_hint(hint, strength, percents, vae)
         chain = own.set_previous_controlnet(chain)
     assert chain is not None
     return chain
@@ -148,10 +222,13 @@ def run(
 ) -> list[dict[str, list[torch.Tensor | None]]]:
     """The same of one that is applied, as ComfyUI's sampler asks for it: before a sampling it is told of each prompt
     that it stands in, and afterwards that it is over, unless that failed. ``stop`` may raise before each step."""
-    x = vaes.numbers((2, kind.channels, size, size))
+    frames = [1] if kind.hint == "vae" else []
+    x = vaes.numbers((2, kind.channels, *frames, size, size))
     cond = {"c_crossattn": vaes.numbers((2, 20, 48), 2)}
     if kind.wide:
         cond |= {"y": vaes.numbers((2, kind.wide), 3), "guidance": torch.full((2,), 3.5)}
+    for number, (name, shape) in enumerate(kind.conds.items(), start=7):
+        cond[name] = vaes.numbers((2, *shape), number)
     found = []
     with torch.inference_mode():
         for _prompt in ("positive", "negative"):

@@ -9,6 +9,7 @@ import copy
 import io
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 
 import numpy
 from examples import start
-from PIL import Image
+from PIL import Image, ImageSequence
 
+from scripts.checkpoints import standin
 from scripts.environment import Environment
-from scripts.server import Server, error_of
+from scripts.server import Server, error_of, link_file
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -35,6 +37,9 @@ CHECKPOINT, CONTROL, LORA, PICTURE = (
     "in.png",
 )
 TEXTS = ("a cat", "blur")
+
+#: Of the class that a file names, where that is another than SD 1.5's: gigabytes, so with ``scripts/test.py --all``.
+LARGE = {"svd": "svd_narrow.safetensors", "control": "control_sdxl.safetensors", "xl": "sdxl_narrow.safetensors"}
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -235,29 +240,37 @@ def shared_files() -> list[Path]:
     return sorted(SHARED.glob("*.json"))
 
 
-def with_small_models(text: str) -> Any:
-    """A workflow file with the small models and pictures of the tests' server in place of its own."""
+def names_larger_classes(text: str) -> bool:
+    """Whether a workflow file is for SDXL or SVD."""
+    return bool(re.search(r"(svd|xl)[^\"]*\.safetensors", text, re.IGNORECASE))
+
+
+def with_small_models(text: str, own_class: bool = False) -> Any:
+    """A workflow file with the small models and pictures of the tests' server in place of its own: SD 1.5's, or with
+    ``own_class`` of the class that the file is for."""
     found = json.loads(text)
-    _swap_names(found)
+    _swap_names(found, own_class)
     return found
 
 
-def _swap_names(value: Any) -> None:
+def _swap_names(value: Any, own_class: bool) -> None:
     places = value if isinstance(value, dict) else range(len(value))
     for place in places:
         inner = value[place]
         if isinstance(inner, dict | list):
-            _swap_names(inner)
+            _swap_names(inner, own_class)
         elif isinstance(inner, str):
-            value[place] = _small(inner)
+            value[place] = _small(inner, own_class)
 
 
-def _small(name: str) -> str:
+def _small(name: str, own_class: bool) -> str:
     low = name.lower()
     if low.endswith((".png", ".jpg")):
         return PICTURE
     if not low.endswith((".safetensors", ".ckpt")):
         return name
+    if own_class:
+        return next(file for part, file in LARGE.items() if part in low)
     if "control" in low:
         return CONTROL
     return LORA if "hanfu" in low or "lora" in low else CHECKPOINT
@@ -301,28 +314,28 @@ def without_old(prompt: Prompt) -> Prompt:
 
 
 def make_files(base: Path) -> None:
-    """A ControlLoRA, a LoRA and a picture for the small checkpoint, in a server's folder."""
-    import comfy.cldm.cldm
-    import comfy.ops
+    """ControlLoRAs, a LoRA and a picture for the small checkpoints, in a server's folder."""
     import torch
     from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(4)
-    with torch.device("meta"):
-        net = comfy.cldm.cldm.ControlNet(
-            **{"image_size": 32, "in_channels": 4, "model_channels": 320, "hint_channels": 3, "num_res_blocks": [1, 1]},
-            **{"channel_mult": (1, 2), "transformer_depth": [1, 1], "transformer_depth_middle": 1, "num_heads": 8},
-            **{"context_dim": 768, "use_spatial_transformer": True, "legacy": False, "dtype": torch.float32},
-            operations=comfy.ops.disable_weight_init,
-        )
-    own = ("input_hint_block", "zero_convs", "middle_block_out")
-    weights = {
-        name: torch.randn(value.shape, generator=generator) * 0.02
-        for name, value in net.state_dict().items()
-        if name.startswith(own)
-    }
     (base / "models" / "controlnet").mkdir(parents=True, exist_ok=True)
-    save_file({**weights, "lora_controlnet": torch.zeros(1)}, base / "models" / "controlnet" / CONTROL)
+    sd15: dict[str, Any] = {
+        "num_res_blocks": [1, 1],
+        "channel_mult": (1, 2),
+        "transformer_depth": [1, 1],
+        "num_heads": 8,
+    }
+    sd15 |= {"transformer_depth_middle": 1, "context_dim": 768}
+    sdxl: dict[str, Any] = {
+        "num_res_blocks": [2] * 3,
+        "channel_mult": (1, 1, 1),
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+    }
+    sdxl |= {"transformer_depth_middle": 10, "context_dim": 2048, "num_heads": -1, "num_head_channels": 64}
+    sdxl |= {"adm_in_channels": 2816, "num_classes": "sequential", "use_linear_in_transformer": True}
+    for name, config in ((CONTROL, sd15), (LARGE["control"], sdxl)):
+        save_file(_control_lora(config, generator), base / "models" / "controlnet" / name)
     (base / "models" / "loras").mkdir(parents=True, exist_ok=True)
     name = "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q"
     rank = {"lora_up": (640, 2), "lora_down": (2, 640)}
@@ -332,6 +345,27 @@ def make_files(base: Path) -> None:
     Image.fromarray(pixels).save(base / "input" / PICTURE)
 
 
+def _control_lora(config: dict[str, Any], generator: Any) -> dict[str, Any]:
+    """Without low-rank parts: what it has of its own, beside the model's weights."""
+    import comfy.cldm.cldm
+    import comfy.ops
+    import torch
+
+    with torch.device("meta"):
+        net = comfy.cldm.cldm.ControlNet(
+            **{"image_size": 32, "in_channels": 4, "model_channels": 320, "hint_channels": 3, "dtype": torch.float32},
+            **{"use_spatial_transformer": True, "legacy": False, "operations": comfy.ops.disable_weight_init},
+            **config,
+        )
+    own = ("input_hint_block", "zero_convs", "middle_block_out")
+    weights = {
+        name: torch.randn(value.shape, generator=generator) * 0.02
+        for name, value in net.state_dict().items()
+        if name.startswith(own)
+    }
+    return {**weights, "lora_controlnet": torch.zeros(1)}
+
+
 def old_server(environment: Environment) -> Any:
     """A server on which nothing new is compiled, with the small files."""
     name = f"old{os.environ.get('PYTEST_XDIST_WORKER', '')}"  # the small files are made anew for each server
@@ -339,27 +373,32 @@ def old_server(environment: Environment) -> Any:
     for folder in ("models", "input"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     make_files(base)
+    if "ONEDIFF_TEST_ALL" in os.environ and SHARED.is_dir():
+        for model in ("sdxl_narrow", "svd_narrow"):
+            (base / "models" / "checkpoints").mkdir(exist_ok=True)
+            link_file(standin(environment, model), base / "models" / "checkpoints" / f"{model}.safetensors")
     return start(environment, name, variables={"ONEDIFF_COMPILE_SECONDS": "0"})
 
 
 def small(prompt: Prompt) -> Prompt:
     """At a size and with steps for a CPU."""
     for one in prompt.values():
-        for name, value in (("width", 64), ("height", 64), ("batch_size", 1), ("steps", 2)):
+        for name, value in (("width", 64), ("height", 64), ("batch_size", 1), ("steps", 2), ("video_frames", 3)):
             if name in one["inputs"]:
                 one["inputs"][name] = value
     return prompt
 
 
 def pictures(server: Server, prompt: Prompt) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The first picture of each output node that saves some, and the records, by node."""
+    """The first picture of each output node that saves some, with all its frames, and the records, by node."""
     entry = server.run(prompt)
     assert error_of(entry) is None
     found = {}
     for key, output in entry["outputs"].items():
-        if output.get("images") and prompt[key]["class_type"] in ("PreviewImage", "SaveImage"):
+        if output.get("images") and prompt[key]["class_type"] in ("PreviewImage", "SaveImage", "SaveAnimatedWEBP"):
             data = server.images({"outputs": {key: output}})[0]
-            found[key] = numpy.asarray(Image.open(io.BytesIO(data))).astype(int)
+            frames = ImageSequence.all_frames(Image.open(io.BytesIO(data)))
+            found[key] = numpy.concatenate([numpy.asarray(frame.convert("RGB")) for frame in frames]).astype(int)
     return found, {key: output["onediff"][0] for key, output in entry["outputs"].items() if output.get("onediff")}
 
 

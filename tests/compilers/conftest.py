@@ -1,4 +1,4 @@
-"""What stands in for a backend: one that counts, and packages that are broken in some way."""
+"""What stands in for a backend: one that counts, one that captures, and packages that are broken in some way."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Iterator
 
 import pytest
+from onediff_pack.compilers import CallSession
+from passthrough import Passthrough, without_inductor
 from sessions import FakeBackend, known, using
 
 _STOOD_IN_FOR = ("oneflow", "nexfort")
@@ -18,6 +20,19 @@ def backend() -> Iterator[FakeBackend]:
     counting = FakeBackend()
     with using(known(counting)):
         yield counting
+
+
+@pytest.fixture
+def inductor() -> Iterator[Passthrough]:
+    """The inductor backend with Inductor itself left out."""
+    with without_inductor() as passthrough:
+        yield passthrough
+
+
+@pytest.fixture
+def one_pair(monkeypatch):
+    """Of a call of a VAE or a ControlNet, one run each way is timed."""
+    monkeypatch.setattr(CallSession, "seconds", 0.0)
 
 
 @pytest.fixture

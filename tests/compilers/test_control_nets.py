@@ -8,28 +8,19 @@ import importlib
 from dataclasses import replace
 from typing import Any
 
+import host_classes
 import pytest
 import torch
-from onediff_pack.compilers import CallSession
-from passthrough import without_inductor
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
 controls = importlib.import_module("controls")
 
-pytestmark = pytest.mark.usefixtures("host")
+pytestmark = pytest.mark.usefixtures("host", "one_pair")
 
 TOLERANCE = 1e-4
 
-
-@pytest.fixture(autouse=True)
-def _one_pair(monkeypatch):
-    monkeypatch.setattr(CallSession, "seconds", 0.0)
-
-
-@pytest.fixture
-def inductor():
-    with without_inductor() as passthrough:
-        yield passthrough
+#: As large as the original: half a minute, with ``scripts/test.py --all``.
+LONG = {"Stable Cascade"}
 
 
 def compiled(control: Any, **settings: Any) -> tuple[Any, Any, Any]:
@@ -38,7 +29,9 @@ def compiled(control: Any, **settings: Any) -> tuple[Any, Any, Any]:
     return controls.with_session(control, session), session, record
 
 
-@pytest.mark.parametrize("name", controls.CONTROLS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in controls.CONTROLS]
+)
 def test_every_kind_gives_its_own_result_and_two_sizes_are_enough(name, inductor):
     kind = controls.CONTROLS[name]
     control, base = kind.make(), kind.base()
@@ -55,6 +48,15 @@ def test_every_kind_gives_its_own_result_and_two_sizes_are_enough(name, inductor
     assert record["state"] == "compiled", record["summary"]
     assert record["compile"]["regions_uncompiled"] == []
     assert record["parity"]["passed"]
+
+
+def test_all_that_comfyui_makes_is_here():
+    import comfy.controlnet
+
+    known = host_classes.made_by(comfy.controlnet, kinds=(torch.nn.Module, comfy.controlnet.ControlBase))
+    built = set().union(*(host_classes.classes_in(kind.make()) for kind in controls.CONTROLS.values()))
+    assert len(known) > 12
+    assert sorted(host_classes.full_name(kind) for kind in known - built) == []
 
 
 @pytest.fixture

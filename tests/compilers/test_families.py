@@ -10,7 +10,6 @@ import pytest
 import sessions
 import torch
 from onediff_pack.patching.wrappers import APPLY_MODEL, KEY
-from passthrough import without_inductor
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
 families = importlib.import_module("families")
@@ -86,12 +85,6 @@ AGAIN = {
     "PixArt sigma": {"CFG off": 1},
     "Stable Cascade": {"other checkpoint": 4},  # it makes the classes of its blocks anew with each model
 }
-
-
-@pytest.fixture
-def inductor():
-    with without_inductor() as passthrough:
-        yield passthrough
 
 
 def relative(compiled, uncompiled):

@@ -142,3 +142,26 @@ def test_lists_that_were_not_seen_are_to_be_watched_first():
     lists = learned(carrying, 1, [10, 20, 30])
     assert lists.knows(((1, [1, 2]), {}))
     assert not lists.knows(((1, [1, 2], []), {}))
+
+
+def keeping(x, kept, key="own"):
+    """Adds what it was given the last time, as SeedVR2's layers do."""
+    before, kept[key] = kept.get(key, 0), x
+    return x + before
+
+
+@pytest.mark.parametrize("kept", [{}, {"own": 1}])
+def test_a_dictionary_that_a_block_changes_is_not_compiled_and_changed_all_the_same(kept):
+    lists, given = Lists(), {**kept}
+    assert lists.watched(keeping, ((7, given), {})) == 7 + kept.get("own", 0)
+    assert given == {"own": 7}
+    assert lists.unfit == UNKNOWN
+
+
+def test_one_that_it_only_looks_at_is_handed_on():
+    lists, options = Lists(), {"scale": 2}
+    assert not lists.knows(((3,), {"options": options})), "it is to be watched first"
+    lists.watched(lambda x, options: x * options["scale"], ((3,), {"options": options}))
+    assert lists.unfit is None and lists.knows(((3,), {"options": {}}))
+    run, _ = handed(lambda x, options: x * options["scale"])
+    assert lists.alone(run, ((4,), {"options": {"scale": 5}})) == 20

@@ -5,13 +5,11 @@ Dynamo captures, and nothing is compiled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import loaded
 import pytest
 import torch
-from passthrough import Passthrough, without_inductor
 from sessions import compiled_clone
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
@@ -19,12 +17,6 @@ pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “pytho
 import models
 
 pytestmark = pytest.mark.usefixtures("host")
-
-
-@pytest.fixture
-def inductor() -> Iterator[Passthrough]:
-    with without_inductor() as passthrough:
-        yield passthrough
 
 
 @pytest.fixture

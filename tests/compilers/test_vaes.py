@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import time
 
+import host_classes
 import pytest
 import torch
 from onediff_pack.compilers import CallSession
@@ -14,12 +15,11 @@ from onediff_pack.compilers.measuring.cleared import CLEARED
 from onediff_pack.compilers.session.calls import call_session
 from onediff_pack.compilers.session.calls.whole import is_right
 from onediff_pack.compilers.session.failures import ModelUnfit
-from passthrough import without_inductor
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
-vaes = importlib.import_module("vaes")
+vaes, vae_kinds = importlib.import_module("vaes"), importlib.import_module("vae_kinds")
 
-pytestmark = pytest.mark.usefixtures("host")
+pytestmark = pytest.mark.usefixtures("host", "one_pair")
 
 TOLERANCE = 1e-4
 
@@ -37,30 +37,20 @@ NOTHING = {
     "LTX": "marked as skipped",  # what it keeps, it keeps by thread
     "Stable Audio": "builtin operator",
     "Pixel space": "no part",
+    "SeedVR2": "dictionary",  # its layers keep frames in one, each by itself
 }
 
 #: Where larger sizes are other code: frames are compressed, or squeezed into one.
 MORE_SIZES = {"CogVideoX", "Cascade C"}
 
 
-@pytest.fixture(autouse=True)
-def _one_pair(monkeypatch):
-    monkeypatch.setattr(CallSession, "seconds", 0.0)
-
-
-@pytest.fixture
-def inductor():
-    with without_inductor() as passthrough:
-        yield passthrough
-
-
 def relative(ours, theirs):
     return ((ours - theirs).norm() / theirs.norm()).item()
 
 
-def plain(model, name, given):
+def plain(model, name, given, **options):
     with torch.inference_mode():
-        return getattr(model, name)(given.clone())
+        return getattr(model, name)(given.clone(), **options)
 
 
 def own_forwards(model):
@@ -77,14 +67,15 @@ def test_every_class_gives_its_own_picture(name, inductor):
     session.measuring.by_turns = False
     for method, shapes in (("decode", vae.latents), ("encode", vae.pixels)):
         graphs = []
+        options = vae.options if method == "decode" else {}
         for shape in shapes:
             given = vaes.numbers(shape)
-            expected = plain(model, method, given)
+            expected = plain(model, method, given, **options)
             assert expected.isfinite().all() and expected.std() > 0
             for _ in range(2):
                 runs = inductor.runs
                 with vaes.used(session, model) as run:
-                    result = run(method, given.clone())
+                    result = run(method, given.clone(), **options)
                 assert relative(result, expected) <= TOLERANCE
                 assert name in NOTHING or (name, method) == ("Cascade C", "decode") or inductor.runs > runs
             graphs.append(inductor.graphs)
@@ -101,6 +92,15 @@ def test_every_class_gives_its_own_picture(name, inductor):
 
 def test_every_exception_names_a_vae():
     assert {*ORDINARY, *UNCOMPILED, *NOTHING, *MORE_SIZES} <= {*vaes.VAES}
+
+
+def test_all_that_comfyui_makes_is_here_or_has_a_reason():
+    import comfy.sd
+
+    known = host_classes.made_by(comfy.sd, comfy.sd.VAE)
+    built = set().union(*(host_classes.classes_in(vae.make()) for vae in vaes.VAES.values()))
+    assert len(known) > 30
+    assert {host_classes.full_name(kind) for kind in known - built} == set(vae_kinds.NOT_BUILT)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from old_workflows import (
     SHARED,
     TEXTS,
     equal_to_plain,
+    names_larger_classes,
     old_server,
     shared_files,
     small,
@@ -27,6 +28,17 @@ from scripts.server import Server
 OTHERS = {"ipadapter-advanced-api.json"}
 
 FILES = [file.name for file in shared_files()]
+
+
+def given(name: str) -> str:
+    return (SHARED / name).read_text(encoding="utf-8")
+
+
+EDITORS = [name for name in FILES if "nodes" in json.loads(given(name))]
+RUNS = [
+    *((name, False) for name in EDITORS if not name.startswith("text-to-video")),  # loads an image encoder
+    *(pytest.param(name, True, marks=pytest.mark.long) for name in EDITORS if names_larger_classes(given(name))),
+]
 
 # What a person would see as wrong: nodes that are missing or marked, values that are not in their list, dialogs.
 RED = """() => ({
@@ -313,12 +325,13 @@ def test_a_file_that_onediffs_users_were_given_opens_with_nothing_red(page: Any,
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="OneDiff's own workflow files are not beside the repository")
-@pytest.mark.parametrize("name", [name for name in FILES if "-ui" in name or name.startswith("sdxl-unet")])
-def test_a_file_in_the_editors_format_runs_to_the_plain_picture(page: Any, server: Server, name: str):
+@pytest.mark.parametrize(
+    ("name", "own_class"), RUNS, ids=lambda value: "own class" if value is True else value or "small"
+)
+def test_a_file_in_the_editors_format_runs_to_the_plain_picture(page: Any, server: Server, name: str, own_class: bool):
+    """SD 1.5's small checkpoint stands in for all, and at length those of SDXL and SVD where the file names them."""
     if page.renderer != "classic":
         pytest.skip("what is queued does not depend on the renderer")
-    if name.startswith("text-to-video"):
-        pytest.skip("the smallest SVD checkpoint that ComfyUI loads takes gigabytes")
-    load(page, with_small_models((SHARED / name).read_text(encoding="utf-8")))
+    load(page, with_small_models(given(name), own_class))
     prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
     equal_to_plain(server, small(prompt))

@@ -17,6 +17,7 @@ from old_workflows import (
     Case,
     cases,
     equal_to_plain,
+    names_larger_classes,
     node,
     old_server,
     picture,
@@ -31,6 +32,8 @@ from scripts.environment import Environment
 from scripts.server import PromptRefused, Server, error_of
 
 CASES = {case.name: case for case in cases()}
+#: Files in the format of the API; test_old_nodes.py has the editor's.
+API = [file.name for file in shared_files() if "nodes" not in json.loads(file.read_text())]
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +92,24 @@ def test_values_of_any_kind_refuse_no_prompt(server: Server):
     assert "'gone.safetensors' is not in models/checkpoints" in str(error_of(server.run(missing)))
 
 
+def given(name: str) -> str:
+    return (SHARED / name).read_text(encoding="utf-8")
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="OneDiff's own workflow files are not beside the repository")
-@pytest.mark.parametrize("name", [file.name for file in shared_files() if "nodes" not in json.loads(file.read_text())])
+@pytest.mark.parametrize("name", API)
 def test_a_file_that_onediffs_users_were_given_runs(server: Server, name: str):
-    prompt = small(with_small_models((SHARED / name).read_text(encoding="utf-8")))
+    prompt = small(with_small_models(given(name)))
     if name.startswith("ipadapter"):
         with pytest.raises(PromptRefused) as refused:
             server.run(prompt)
         assert "IPAdapter" in str(refused.value) and "OneDiff" not in str(refused.value)
         return
     equal_to_plain(server, prompt)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not SHARED.is_dir(), reason="OneDiff's own workflow files are not beside the repository")
+@pytest.mark.parametrize("name", [name for name in API if names_larger_classes(given(name))])
+def test_a_file_for_sdxl_runs_on_a_model_of_that_class(server: Server, name: str):
+    equal_to_plain(server, small(with_small_models(given(name), own_class=True)))

@@ -26,7 +26,7 @@ export const REASONS = [
   ["not_repeated", "it could not be repeated: {why}"],
   ["not_watched", "it could not be watched: {why}"],
   ["not_looked_at", "it could not be looked at: {why}"],
-  ["unknown_list", "it is handed a list and changes it in a way that no compiled block can."],
+  ["unknown_list", "it is handed a list or a dictionary and changes it in a way that no compiled block can."],
   [
     "no_clear_gain",
     "no clear gain: compiled, it ran {low}× to {high}× as fast (the middle half of {pairs} comparisons).",

@@ -1,4 +1,5 @@
-"""What takes the place of a block's forward in one step, where blocks may be handed lists that they change."""
+"""What takes the place of a block's forward in one step, where blocks may be handed lists or dictionaries that they
+change."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from ..one_block.block_runner import BlockRunner
 from ..step import Step
-from .lists import Lists, lists_in
+from .lists import Lists, dictionaries_in, lists_in
 
 
 def bound(runner: BlockRunner, step: Step, lists: Lists) -> tuple[nn.Module, Callable]:
@@ -20,9 +21,9 @@ def bound(runner: BlockRunner, step: Step, lists: Lists) -> tuple[nn.Module, Cal
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         inputs = (args, kwargs)
-        if not lists_in(inputs):
+        if not lists_in(inputs) and not dictionaries_in(inputs):
             return run(*args, **kwargs)
-        runner.block.takes_lists = True
+        runner.block.takes_lists |= bool(lists_in(inputs))
         if step.watching or not lists.knows(inputs):
             return lists.watched(partial(_uncompiled, runner, step), inputs)
         if step.bypassing or runner.block.reason is not None:

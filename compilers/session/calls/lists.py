@@ -3,7 +3,8 @@
 One list serves all blocks, each with a place of its own in it; some have a second list, of one number, that says whose
 turn it is. In a compiled block the length of the list and the number would be part of the graph, and each block would
 need one of its own. So a block is handed a list of its own part alone, and the part is put back afterwards. Which part
-that is, is seen while blocks are watched.
+that is, is seen while blocks are watched. A dictionary that a block changes, as SeedVR2's do by their modules, has no
+such part: equal blocks share one graph, and in that these modules are those of one block.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 
 from ....patching.calls import Inputs
 
-#: Why a block runs uncompiled that does something else to such a list.
-UNKNOWN = "it is handed a list and changes it in a way that no compiled block can."
+#: Why a block runs uncompiled that does something else to such a list, or changes a dictionary.
+UNKNOWN = "it is handed a list or a dictionary and changes it in a way that no compiled block can."
 
 #: All else that can be done to a list. What other libraries read of one without asking it is not seen: then the call as
 #: a whole differs.
@@ -102,17 +103,21 @@ class Lists:
 
     def __init__(self) -> None:
         self._seen: dict[Name, Seen] = {}
+        self._dictionaries: dict[Name, bool] = {}  # whether the block changes it
 
     @property
     def unfit(self) -> str | None:
         """Why the block cannot be compiled with them."""
+        if any(self._dictionaries.values()):
+            return UNKNOWN
         bad = any(
             seen.other or seen.lowest < 0 or (seen.put and (seen.end or seen.taken)) for seen in self._seen.values()
         )
         return UNKNOWN if bad else None
 
     def watched(self, run: Callable[..., Any], inputs: Inputs) -> Any:
-        """Runs the block and notes what it does to its lists."""
+        """Runs the block and notes what it does to its lists, and whether it changes a dictionary."""
+        before = {name: dict(items) for name, items in dictionaries_in(inputs).items()}
         lists, at = lists_in(inputs), number_in(inputs)
         own: dict[Name, list] = {}
         for name, items in lists.items():
@@ -123,11 +128,14 @@ class Lists:
         result = run(*args, **kwargs)
         for name, items in lists.items():
             items[:] = list.copy(own[name])
+        for name, now in dictionaries_in(inputs).items():
+            self._dictionaries[name] = self._dictionaries.get(name, False) or _changed(now, before[name])
         return result
 
     def knows(self, inputs: Inputs) -> bool:
-        """Whether the block was watched with these lists."""
-        return all(name in self._seen for name in lists_in(inputs))
+        """Whether the block was watched with these lists and dictionaries."""
+        known = all(name in self._seen for name in lists_in(inputs))
+        return known and all(name in self._dictionaries for name in dictionaries_in(inputs))
 
     def alone(self, run: Callable[..., Any], inputs: Inputs) -> Any:
         """Runs the block with its own part of each list."""
@@ -168,9 +176,21 @@ def is_number(items: list) -> bool:
 
 def lists_in(inputs: Inputs) -> dict[Name, list]:
     """The lists among a block's arguments."""
+    return {name: value for name, value in _given(inputs) if type(value) is list}
+
+
+def dictionaries_in(inputs: Inputs) -> dict[Name, dict]:
+    """The dictionaries among a block's arguments."""
+    return {name: value for name, value in _given(inputs) if type(value) is dict}
+
+
+def _given(inputs: Inputs) -> list[tuple[Name, Any]]:
     args, kwargs = inputs
-    given: list[tuple[Name, Any]] = [*enumerate(args), *kwargs.items()]
-    return {name: value for name, value in given if type(value) is list}
+    return [*enumerate(args), *kwargs.items()]
+
+
+def _changed(now: dict, before: dict) -> bool:
+    return now.keys() != before.keys() or any(value is not before[key] for key, value in now.items())
 
 
 def number_in(inputs: Inputs) -> int:
