@@ -144,11 +144,23 @@ function find(node) {
   app.canvas.centerOnNode(node);
 }
 
-/** Nodes of the graph that is open. @param {any[]} nodes */
+/** Nodes of the graph that is open, and brings the whole graph into view where one of them is not. @param {any[]} nodes */
 function select(nodes) {
   const here = nodes.filter((node) => node.graph === app.canvas.graph);
   app.canvas.deselectAll();
-  if (here.length) app.canvas.selectItems(here);
+  if (!here.length) return;
+  app.canvas.selectItems(here);
+  if (!here.every(isInView)) app.extensionManager.command.execute("Comfy.Canvas.FitView");
+}
+
+const BARS = 60; // the editor's own, at the top and at the left
+
+/** @param {any} node */
+function isInView({ pos, size }) {
+  const { scale, offset } = app.canvas.ds;
+  const { width, height } = app.canvas.canvas.getBoundingClientRect();
+  const [x, y] = [(pos[0] + offset[0]) * scale, (pos[1] - 30 + offset[1]) * scale];
+  return x >= BARS && y >= BARS && x + size[0] * scale <= width && y + (size[1] + 30) * scale <= height;
 }
 
 /** @param {any} node a node of the host */

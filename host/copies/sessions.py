@@ -55,6 +55,7 @@ def compiled_control_net(given: Any, settings: Settings, record: Record, finding
         _prepare(session, model, patcher, control_net.dtype_of(given), findings)
     else:
         session.findings = tuple(findings)
+        record.update(state="idle")  # its blocks are there once it is used
     _take_over(control_net.session_of(given), record)
     return control_net.with_session(given, session)
 

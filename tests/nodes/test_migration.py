@@ -325,7 +325,7 @@ def test_the_control_net_loader_loads_and_compiles(files, monkeypatch):
     (given,), record = run("OneDiffControlNetLoader", control_net_name="sd15\\a.safetensors")
     assert files == [("ControlNetLoader", {"control_net_name": "sd15/a.safetensors"})]
     assert session_of(given) is not None
-    assert record["state"] == "idle"
+    assert (record["state"], record["summary"]) == ("idle", "not run yet")
 
 
 def said_of_vae(record):
