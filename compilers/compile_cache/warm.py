@@ -6,13 +6,14 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 from . import earlier
 from .folder import CacheUnusable, prepare, told
 from .keys import tool_key
+from .one_compile import Compile
 from .store import Deleted, Entry, NotOurs, Store, delete_all
 from .workspace import NoWorkspace, Workspace
 
@@ -38,25 +39,6 @@ class Place:
     among: Path | None = None
     refused: Path | None = None
     note: str | None = None
-
-
-@dataclass
-class Compile:
-    """One compile of a graph. ``found`` is what the store had; ``hit`` whether Inductor took it."""
-
-    key: str
-    generation: int
-    found: Entry | None = None
-    hit: bool = False
-    files: list[str] = field(default_factory=list)
-    before: dict[str, tuple[int, int]] = field(default_factory=dict)
-    workspace: Workspace | None = None
-    store: Store | None = None
-
-    @property
-    def saved_from(self) -> float | None:
-        """Seconds that the graph took when it was compiled first, None when it is compiled now."""
-        return self.found.seconds if self.hit and self.found is not None else None
 
 
 class WarmStart:
@@ -141,8 +123,7 @@ class WarmStart:
             return
         try:
             with self._lock:
-                names = {*compile_.files, *workspace.added(compile_.before)}
-                files = workspace.read(sorted(names))
+                files = workspace.read(sorted({*compile_.files, *compile_.late(workspace)}))
                 if not files or (compile_.hit and compile_.found is None):  # compiled before in this process
                     return
                 if compile_.found is not None:

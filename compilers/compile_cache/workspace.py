@@ -127,8 +127,10 @@ class Workspace:
         return found
 
     def added(self, before: dict[str, tuple[int, int]], headers: bool = False) -> list[str]:
-        """Files that are new or changed since a snapshot."""
-        return [name for name, facts in self.snapshot(headers).items() if before.get(name) != facts]
+        """Files that are new or changed since a snapshot. A library whose source was there before is none of them: it
+        is built beside for another graph."""
+        now = self.snapshot(headers)
+        return [name for name, facts in now.items() if before.get(name) != facts and source_of(name) not in before]
 
     @contextlib.contextmanager
     def whole_or_gone(self, before: dict[str, tuple[int, int]]) -> Iterator[None]:
@@ -149,6 +151,11 @@ class Workspace:
     def read(self, names: list[str]) -> dict[str, bytes]:
         """The contents of files."""
         return {name: (self.folder / name).read_bytes() for name in names}
+
+
+def source_of(name: str) -> str | None:
+    """The file that a C++ library is built from, None of other files."""
+    return f"{name[:-3]}.cpp" if name.endswith(".so") else None
 
 
 def _libraries() -> list[dict[str, Any]]:
