@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -95,17 +96,24 @@ class WarmStart:
 
     @contextlib.contextmanager
     def _tool(self, what: str, workspace: Workspace, headers: bool = False) -> Iterator[None]:
-        """What Inductor builds for itself meanwhile comes from the store, and is kept there."""
+        """What Inductor builds for itself meanwhile comes from the store, and is kept there. Headers are large, and
+        needed late: they are read beside."""
         key, generation = tool_key(what), self.generation
         store = None if headers and workspace.snapshot(headers) else self._store()
-        found = self._read(store, key, workspace)
-        before = workspace.snapshot(headers)
-        yield
-        names = workspace.added(before, headers)
+        with ThreadPoolExecutor(1, "OneDiff reading") as beside:
+            reading = beside.submit(self._read, store, key, workspace)
+            if not headers:
+                reading.result()
+            before = {} if headers else workspace.snapshot()
+            with workspace.headers_after(reading.result):
+                yield
+        found = reading.result()
+        kept = found.files if found else {}
+        names = [name for name in workspace.added(before, headers) if not (headers and name in kept)]
         if store is None or not names or generation != self.generation:
             return
         try:
-            files = {**(found.files if found else {}), **workspace.read(names)}
+            files = {**kept, **workspace.read(names)}
             store.write(key, Entry(files, 0.0))
             if generation != self.generation:  # cleared meanwhile
                 store.drop(key)
