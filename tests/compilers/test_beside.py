@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from onediff_pack.compilers.backends.inductor import effort
 from onediff_pack.compilers.backends.inductor.backend import InductorBackend
+from onediff_pack.compilers.backends.inductor.beside import CppLibrary
 from onediff_pack.compilers.blocks.shared_graph import SharedGraph, Unfinished
 from onediff_pack.compilers.compile_cache import WARM, Place
 from onediff_pack.compilers.compile_cache.store import Store
@@ -24,7 +27,8 @@ COMPILER = """#!{python}
 import os, pathlib, sys, time
 folder = pathlib.Path({folder!r})
 if "-o" in sys.argv and sys.argv[sys.argv.index("-o") + 1].endswith(".so"):
-    if (folder / "broken").exists() and "TORCH_INDUCTOR_CPP_WRAPPER" in sys.argv:
+    source = "".join(pathlib.Path(word).read_text() for word in sys.argv if word.endswith(".cpp"))
+    if (folder / "broken").exists() and "inductor_entry_impl" in source:
         sys.exit("not in one file")
     if not (folder / "go").exists():
         pathlib.Path(sys.argv[sys.argv.index("-o") + 1]).write_text("half a file")
@@ -151,6 +155,27 @@ def test_a_compiler_that_was_ended_begins_anew_when_its_library_is_needed(compil
     with waiting(graph):
         torch.testing.assert_close(run(x), module(x))
     assert graph.graphs == 1
+
+
+def test_one_that_was_ended_before_its_turn_does_not_begin_until_it_is_needed() -> None:
+    go, begun = threading.Event(), []
+
+    def build(number: int) -> None:
+        begun.append(number)
+        assert go.wait(30)
+
+    first, second = (CppLibrary(partial(build, number), []) for number in (1, 2))
+    third = CppLibrary(partial(build, 3), [])
+    third.end()
+    assert not (first.ready or second.ready or third.ready)
+    go.set()
+    first.result()
+    second.result()
+    while third.at_work:
+        time.sleep(0.01)
+    assert (sorted(begun), third.ready) == ([1, 2], False)
+    third.result()
+    assert (sorted(begun), third.ready) == ([1, 2, 3], True)
 
 
 def test_what_fails_in_one_file_is_compiled_as_many(compiling: Compiling) -> None:

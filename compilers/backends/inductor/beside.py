@@ -18,6 +18,7 @@ from unittest import mock
 from ....patching.ending.stopping import OWN
 from ....patching.user_code import PAUSE
 from ...blocks.shared_graph import SharedGraph, Unfinished
+from ...compile_cache.plain_paths import folders_are_split
 from .cancelling import end_processes
 
 #: Compilers that run beside at a time.
@@ -34,20 +35,24 @@ class CppLibrary:
     def __init__(self, build: Callable[[], None], files: Sequence[Path]):
         self.load: Callable[[], Any] = lambda: None  # once they have ended
         self._build, self._files = build, files
-        self._error: BaseException | None = None
         self._begin()
 
     def _begin(self) -> None:
+        self._ended = False
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"{OWN}C++", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         with _SLOTS:
+            if self._ended:
+                return
             try:
                 self._build()
-                self._error = None
+                self._ended = False
             except BaseException as error:
                 self._error = error
+                self._ended |= getattr(error.__cause__, "returncode", 0) < 0  # by whom ever
                 for file in self._files:  # there may be half of it
                     with contextlib.suppress(OSError):
                         file.unlink()
@@ -59,16 +64,11 @@ class CppLibrary:
     @property
     def ready(self) -> bool:
         """Whether it is there, or failed."""
-        return not (self.at_work or self._was_ended)
-
-    @property
-    def _was_ended(self) -> bool:
-        """Whether somebody ended a compiler, as Cancel does."""
-        cause = None if self._error is None else self._error.__cause__
-        return getattr(cause, "returncode", 0) < 0
+        return not (self.at_work or self._ended)
 
     def end(self) -> None:
-        """Ends its compilers."""
+        """Ends its compilers, or keeps them from beginning."""
+        self._ended = True
         for file in self._files:
             end_processes(file, others=False)
 
@@ -79,7 +79,7 @@ class CppLibrary:
             CppCompileError: when a compiler failed.
         """
         self._wait()
-        if self._was_ended:
+        if self._ended:
             self._begin()
             self._wait()
         if self._error is not None:
@@ -96,7 +96,7 @@ def built_beside(graph: SharedGraph) -> Iterator[list[CppLibrary]]:
     begun: list[CppLibrary] = []
     codecache: Any = importlib.import_module("torch._inductor.codecache")
     cls = getattr(codecache, "CppWrapperCodeCache", None)
-    if graph.waits or not hasattr(cls, "load_pybinding_async"):
+    if graph.waits or not hasattr(cls, "load_pybinding_async") or folders_are_split():
         yield begun
         return
     with mock.patch.object(cls, "load_pybinding", partial(_load, cls, begun)):
@@ -107,9 +107,11 @@ def _load(cls: Any, begun: list[CppLibrary], *args: Any, **kwargs: Any) -> Calla
     """In place of Inductor's own, which waits: the function of a library that is loaded when it is called."""
     known = set(cls.cache)
 
-    def submit(build: Any) -> CppLibrary:
-        *_, builders = build.args
-        begun.append(CppLibrary(build, [Path(one.get_target_file_path()) for one in builders]))
+    def submit(build: Any) -> Any:
+        files = _files_of(build)
+        if not files:
+            return _AtOnce()
+        begun.append(CppLibrary(build, files))
         return begun[-1]
 
     load = cls.load_pybinding_async(*args, submit_fn=submit, **kwargs)
@@ -127,6 +129,21 @@ def _load(cls: Any, begun: list[CppLibrary], *args: Any, **kwargs: Any) -> Calla
 
     begun[-1].load = loaded
     return lambda handles: load()(handles)
+
+
+class _AtOnce:
+    """In place of a library: Inductor, having asked for it, builds what is not there."""
+
+    def result(self) -> None:
+        return None
+
+
+def _files_of(build: Any) -> list[Path]:
+    """What Inductor's function for building a library writes; nothing where another version has it in another form."""
+    try:
+        return [Path(one.get_target_file_path()) for one in build.args[-1]]
+    except (AttributeError, IndexError, TypeError):
+        return []
 
 
 def once_built(compiled: Callable[..., Any], graph: SharedGraph, library: CppLibrary) -> Callable[..., Any]:

@@ -20,10 +20,10 @@ _NAME = "stride_at_vec_range"
 
 
 @contextlib.contextmanager
-def quick_strides() -> Iterator[None]:
-    """While it is open, Inductor is told strides in this way. Others who compile at the same moment get the same
-    answers."""
-    codegen: Any = importlib.import_module("torch._inductor.codegen.cpp")
+def quick_strides(device: str) -> Iterator[None]:
+    """While it is open, Inductor is told strides in this way, where it writes C++ for a type of device. Others who
+    compile at the same moment get the same answers."""
+    codegen: Any = importlib.import_module("torch._inductor.codegen.cpp") if device == "cpu" else None
     original = getattr(codegen, _NAME, None)
     if original is None:
         yield
