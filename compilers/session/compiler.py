@@ -125,8 +125,8 @@ class Compiler:
 
     def goes_on(self, graph: SharedGraph, step: Step) -> bool:
         """Whether a step goes on uncompiled while a library is built beside: the one in which that began and the next,
-        in which other kinds are traced. The last step of a sampling waits, so that few steps are enough."""
-        return step.followed and step.number <= self._begun.get(graph, step.number) + 1
+        in which other kinds are traced."""
+        return step.goes_on and step.number <= self._begun.get(graph, step.number) + 1
 
     def is_begun(self, graph: SharedGraph, step: Step) -> bool:
         """Whether the first run of a graph comes soon, which is built beside."""

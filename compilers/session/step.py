@@ -19,7 +19,7 @@ class Step:
     compared with a compiled one. ``bypassing``: the rest of it runs uncompiled. ``dirty``: it compiled or compared
     something, so its time means nothing. ``running`` is the compiled block that runs, with its graph. ``again`` is a
     block that is compared once more in it, ``number`` counts the session's steps, ``size`` says what it is compared
-    for. ``followed``: it is not the last one of its sampling. ``ran_foreign``: code of other nodes ran in it, so it
+    for. ``goes_on``: it waits for no compiler that works beside. ``ran_foreign``: code of other nodes ran in it, so it
     cannot be run again as a whole.
     """
 
@@ -34,7 +34,7 @@ class Step:
     ran_foreign: bool = False
     again: Block | None = None
     number: int = 0
-    followed: bool = False
+    goes_on: bool = False
     size: tuple[str, int] = ("", 0)
     running: tuple[Block, SharedGraph] | None = None
 

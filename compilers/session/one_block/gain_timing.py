@@ -68,7 +68,7 @@ class GainTiming:
     def _is_told_by_another(self, step: Step) -> bool:
         """Whether another kind will soon tell what the class gains, once its library is built."""
         begun = self._runner.block.gain.begun
-        if begun is None or not step.followed:
+        if begun is None or not step.goes_on:
             return False
         return self._runner.is_timed() and self._compiler.is_begun(begun, step)
 
