@@ -145,10 +145,11 @@ class Bench:
 
 
 def first_step(seen: dict[str, Any]) -> float:
-    """Seconds from the start of the workflow to the end of the last model call that compiled anything, or of the first
-    call when none did. With it go the nodes' own work and the steps that a way takes uncompiled before it compiles."""
+    """Seconds from the start of the workflow to the end of the last model call that compiled anything or loaded what
+    was compiled, or of the first call when none did. With it go the nodes' own work and the steps that a way takes
+    uncompiled before it compiles."""
     calls = seen["calls"]
-    compiled = [index for index, call in enumerate(calls) if call["compile_seconds"]]
+    compiled = [index for index, call in enumerate(calls) if call["compile_seconds"] or call["libraries"]]
     last = compiled[-1] if compiled else 0
     return seen["seconds"] - sum(call["seconds"] for call in calls[last + 1 :])
 

@@ -7,6 +7,7 @@ import ctypes
 import gc
 import os
 import platform
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -31,12 +32,14 @@ def install_clock() -> None:
     apply_model = comfy.model_base.BaseModel.apply_model
 
     def timed(self, *args: Any, **kwargs: Any) -> Any:
-        before = compile_seconds()
+        before, loaded = compile_seconds(), libraries()
         synchronize()
         start = time.perf_counter()
         result = apply_model(self, *args, **kwargs)
         synchronize()
-        _calls.append({"seconds": time.perf_counter() - start, "compile_seconds": compile_seconds() - before})
+        seconds = time.perf_counter() - start
+        compiled = {"compile_seconds": compile_seconds() - before, "libraries": libraries() - loaded}
+        _calls.append({"seconds": seconds, **compiled})
         return result
 
     comfy.model_base.BaseModel.apply_model = timed
@@ -46,6 +49,11 @@ def synchronize() -> None:
     device = comfy.model_management.get_torch_device()
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def libraries() -> int:
+    """How many C++ libraries of Inductor's are loaded: one that was built beside comes later than its graph."""
+    return sum(name.endswith((".inductor_entry_cpp", ".kernel")) for name in sys.modules)
 
 
 def compile_seconds() -> float:

@@ -20,6 +20,10 @@ FUNCTIONS = {
         ("compilers.session.compiler", "Compiler", "batch_of"),
     ],
     "comparing": [("compilers.session.one_block.first_runs", "FirstRuns", "run")],
+    "waiting for C++": [
+        ("compilers.backends.inductor.beside", "CppLibrary", "result"),
+        ("compilers.session.compiler", "Compiler", "wait_for_libraries"),
+    ],
     "timing": [
         ("compilers.session.one_block.gain_timing", "GainTiming", "time"),
         ("compilers.session.one_block.gain_timing", "GainTiming", "cannot_gain"),

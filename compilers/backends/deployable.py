@@ -16,7 +16,7 @@ from torch import nn
 from ...checks.graph.breaks import recompile_reason
 from ...patching.private_tracing import PRIVATE_TRACING
 from ..blocks.batches import LARGEST, form_of
-from ..blocks.shared_graph import SharedGraph
+from ..blocks.shared_graph import SharedGraph, Unfinished
 from ..blocks.tensors import tensors_of
 from .dynamic_sizes import mark_sizes
 from .plain_layout import in_plain_layout, is_plain, lists_of, put_back
@@ -47,25 +47,34 @@ class CompiledModule(DeployableModule):
         mark_sizes(tensors, graph.batch.get(form_of(tensors)) if graph.batch else None)
         with PRIVATE_TRACING:
             lists = lists_of(given, inputs) if inputs is not given else []
-            result = graph.runner(self._torch_module, *inputs)
+            try:
+                result = graph.runner(self._torch_module, *inputs)
+            except Unfinished:
+                self._count(before, start, ran=False)
+                raise
         put_back(lists)
         for original, copy in copies:
             original.copy_(copy)
-        if graph.graphs != before:
-            seconds = time.perf_counter() - start
-            graph.seconds += seconds
-            if before:
-                graph.reasons.append(self._why_again())
-            self._compiled(seconds)
-            _end_tracing(graph)
+        if graph.graphs != before or graph.unkept:
+            self._count(before, start, ran=True)
         return result
+
+    def _count(self, before: int, start: float, ran: bool) -> None:
+        """Counts what was compiled in a call that began with so many graphs."""
+        graph: SharedGraph = self._graph
+        seconds = time.perf_counter() - start
+        graph.seconds += seconds
+        if before and graph.graphs != before:
+            graph.reasons.append(self._why_again())
+        self._compiled(seconds, ran)
+        _end_tracing(graph)
 
     def _why_again(self) -> str:
         """Why it was compiled once more, for people."""
         return _told(recompile_reason(self._graph.name))
 
-    def _compiled(self, seconds: float) -> None:
-        """What a backend does after the first run of what was compiled in so many seconds."""
+    def _compiled(self, seconds: float, ran: bool) -> None:
+        """What a backend does after compiling for so many seconds, and after the first run of what was compiled."""
 
 
 def entry_of(graph: SharedGraph) -> Callable:

@@ -7,7 +7,7 @@ import re
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ...checks.reaching.batches import Batched, Form
 from ...patching.user_code import Cancel
@@ -38,6 +38,25 @@ class Counts:
         return Counts(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
+class Unfinished(Exception):
+    """A graph was to run whose library is still being built, and nobody wants to wait for it now."""
+
+
+class Library(Protocol):
+    """Machine code that a compiler builds beside the thread that samples."""
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the compiler runs, or is about to."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether nobody would have to wait for it."""
+
+    def end(self) -> None:
+        """Ends the compiler. It begins anew when the library is needed."""
+
+
 @dataclass(eq=False)
 class SharedGraph:
     """What the blocks of one class, one set of weight shapes and one variant of options have in common.
@@ -49,7 +68,9 @@ class SharedGraph:
     torch knew of sizes while it traced them. ``device`` is the type that it is compiled for. ``batch`` tells which of a
     block's tensors carry the batch, by the form in which it is called, where the graph is to hold for every one;
     ``apart`` why it cannot, so that they are compiled apart. With ``emulates_casts`` a backend rounds to float16 or
-    bfloat16 wherever uncompiled code does. ``cancel`` ends compiling it.
+    bfloat16 wherever uncompiled code does. ``cancel`` ends compiling it. ``library`` is what
+    is still built for it: where ``waits`` is False, a backend may leave that to a process beside, and the graph raises
+    Unfinished until it has ended.
     """
 
     forward: Callable
@@ -70,10 +91,19 @@ class SharedGraph:
     emulates_casts: bool = False
     device: str = "cpu"
     cancel: Cancel = field(default_factory=Cancel)
+    waits: bool = True
+    library: Library | None = None
 
     def __post_init__(self) -> None:
         #: Name of the compiled function, unique in this process.
         self.name = f"onediff_{re.sub(r'[^0-9A-Za-z]+', '_', self.label)}_{next(_numbers)}"
+
+    def forget_compile(self) -> None:
+        """Takes back what was counted of a compile that came to nothing, but for its seconds."""
+        self.library = None
+        self.graphs -= 1
+        self.cache_misses -= 1
+        self.unkept = self.unkept[:-1]
 
     def counts(self) -> Counts:
         """What it has cost so far."""

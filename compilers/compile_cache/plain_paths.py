@@ -57,7 +57,7 @@ class PlainPaths:
     def in_commands(self) -> Iterator[None]:
         """Inductor's commands name links instead of folders of Python, torch and temporary files whose paths would be
         split."""
-        broken = [folder for folder in _folders_in_commands() if _BREAKS.search(folder)]
+        broken = _split_folders()
         if os.name != "posix" or not broken:
             yield
             return
@@ -77,6 +77,15 @@ class PlainPaths:
         if self._private is not None:
             self._private.delete()
         self._private, self._links = None, {}
+
+
+def folders_are_split() -> bool:
+    """Whether Inductor's commands hold only while `PlainPaths.in_commands` is open."""
+    return os.name == "posix" and bool(_split_folders())
+
+
+def _split_folders() -> list[str]:
+    return [folder for folder in _folders_in_commands() if _BREAKS.search(folder)]
 
 
 def _folders_in_commands() -> list[str]:

@@ -6,13 +6,15 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 from . import earlier
 from .folder import CacheUnusable, prepare, told
 from .keys import tool_key
+from .one_compile import Compile
 from .store import Deleted, Entry, NotOurs, Store, delete_all
 from .workspace import NoWorkspace, Workspace
 
@@ -38,25 +40,6 @@ class Place:
     among: Path | None = None
     refused: Path | None = None
     note: str | None = None
-
-
-@dataclass
-class Compile:
-    """One compile of a graph. ``found`` is what the store had; ``hit`` whether Inductor took it."""
-
-    key: str
-    generation: int
-    found: Entry | None = None
-    hit: bool = False
-    files: list[str] = field(default_factory=list)
-    before: dict[str, tuple[int, int]] = field(default_factory=dict)
-    workspace: Workspace | None = None
-    store: Store | None = None
-
-    @property
-    def saved_from(self) -> float | None:
-        """Seconds that the graph took when it was compiled first, None when it is compiled now."""
-        return self.found.seconds if self.hit and self.found is not None else None
 
 
 class WarmStart:
@@ -113,17 +96,24 @@ class WarmStart:
 
     @contextlib.contextmanager
     def _tool(self, what: str, workspace: Workspace, headers: bool = False) -> Iterator[None]:
-        """What Inductor builds for itself meanwhile comes from the store, and is kept there."""
+        """What Inductor builds for itself meanwhile comes from the store, and is kept there. Headers are large, and
+        needed late: they are read beside."""
         key, generation = tool_key(what), self.generation
         store = None if headers and workspace.snapshot(headers) else self._store()
-        found = self._read(store, key, workspace)
-        before = workspace.snapshot(headers)
-        yield
-        names = workspace.added(before, headers)
+        with ThreadPoolExecutor(1, "OneDiff reading") as beside:
+            reading = beside.submit(self._read, store, key, workspace)
+            if not headers:
+                reading.result()
+            before = {} if headers else workspace.snapshot()
+            with workspace.headers_after(reading.result):
+                yield
+        found = reading.result()
+        kept = found.files if found else {}
+        names = [name for name in workspace.added(before, headers) if not (headers and name in kept)]
         if store is None or not names or generation != self.generation:
             return
         try:
-            files = {**(found.files if found else {}), **workspace.read(names)}
+            files = {**kept, **workspace.read(names)}
             store.write(key, Entry(files, 0.0))
             if generation != self.generation:  # cleared meanwhile
                 store.drop(key)
@@ -141,8 +131,7 @@ class WarmStart:
             return
         try:
             with self._lock:
-                names = {*compile_.files, *workspace.added(compile_.before)}
-                files = workspace.read(sorted(names))
+                files = workspace.read(sorted({*compile_.files, *compile_.late(workspace)}))
                 if not files or (compile_.hit and compile_.found is None):  # compiled before in this process
                     return
                 if compile_.found is not None:

@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -44,6 +44,7 @@ class Workspace:
         self._private = PrivateFolder(self._plain.of(Path(tempfile.gettempdir())))
         self.folder = self._private.path
         self._precompile: Any = None
+        self._wait_for_headers: Callable[[], object] = lambda: None
 
     def delete(self) -> None:
         """What was loaded from it stays in memory, and where a system does not delete what is loaded, the file too."""
@@ -81,12 +82,25 @@ class Workspace:
         precompile: Any = getattr(codecache, "_precompile_header", None)
         if hasattr(precompile, "__wrapped__"):
             self._precompile = self._precompile or functools.cache(precompile.__wrapped__)
-            ours["_precompile_header"] = self._precompile
+            ours["_precompile_header"] = self._precompile_after_reading
         with contextlib.ExitStack() as stack:
             for name, value in ours.items():
                 if hasattr(codecache, name):
                     stack.enter_context(mock.patch.object(codecache, name, value))
             yield
+
+    def _precompile_after_reading(self, *args: Any, **kwargs: Any) -> Any:
+        self._wait_for_headers()
+        return self._precompile(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def headers_after(self, wait: Callable[[], object]) -> Iterator[None]:
+        """Meanwhile Inductor looks for headers once ``wait`` has returned: they may be on their way here."""
+        before, self._wait_for_headers = self._wait_for_headers, wait
+        try:
+            yield
+        finally:
+            self._wait_for_headers = before
 
     def put(self, files: dict[str, bytes]) -> None:
         """Adds files that are not there.
@@ -127,8 +141,10 @@ class Workspace:
         return found
 
     def added(self, before: dict[str, tuple[int, int]], headers: bool = False) -> list[str]:
-        """Files that are new or changed since a snapshot."""
-        return [name for name, facts in self.snapshot(headers).items() if before.get(name) != facts]
+        """Files that are new or changed since a snapshot. A library whose source was there before is none of them: it
+        is built beside for another graph."""
+        now = self.snapshot(headers)
+        return [name for name, facts in now.items() if before.get(name) != facts and source_of(name) not in before]
 
     @contextlib.contextmanager
     def whole_or_gone(self, before: dict[str, tuple[int, int]]) -> Iterator[None]:
@@ -149,6 +165,11 @@ class Workspace:
     def read(self, names: list[str]) -> dict[str, bytes]:
         """The contents of files."""
         return {name: (self.folder / name).read_bytes() for name in names}
+
+
+def source_of(name: str) -> str | None:
+    """The file that a C++ library is built from, None of other files."""
+    return f"{name[:-3]}.cpp" if name.endswith(".so") else None
 
 
 def _libraries() -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from ...measure.stopwatch import Stopwatch
 from ...measure.verdict import verdict
 from ...patching.calls import Inputs
 from ..blocks.parity import clone_inputs
+from ..blocks.shared_graph import SharedGraph
 
 #: Kinds of a class that are timed before its other kinds are compiled.
 KINDS_TIMED = 2
@@ -45,7 +46,7 @@ class ClassGain:
         kinds: number of its kinds; 0 if the class is not to be timed.
 
     ``reason`` says why its blocks run uncompiled; None while they are compiled. ``most_pairs`` of runs are timed, in
-    so many ``seconds``.
+    so many ``seconds``. ``begun`` is the graph of a kind that will tell of the others once it is built.
     """
 
     most_pairs, seconds = MOST_PAIRS, SECONDS
@@ -53,6 +54,7 @@ class ClassGain:
     def __init__(self, label: str = "", kinds: int = 0):
         self.reason: str | None = None
         self.label = label
+        self.begun: SharedGraph | None = None
         self._kinds = kinds
         self._times: dict[Hashable, Pair] = {}
 

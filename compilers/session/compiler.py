@@ -13,17 +13,18 @@ import torch
 from torch import nn
 
 from ...checks.reaching.batches import Batched, Form
-from ...patching.user_code import Attendance, Cancel
+from ...patching.user_code import PAUSE, Attendance, Cancel
 from ..backends.errors_in_words import in_words, is_out_of_memory
 from ..backends.protocol import Backend, Failure
 from ..blocks.batches import Batches
 from ..blocks.parity import Parity
-from ..blocks.shared_graph import GRAPHS, Counts, GraphCache, SharedGraph
+from ..blocks.shared_graph import GRAPHS, Counts, GraphCache, SharedGraph, Unfinished
 from ..choice.choose import choose_backend
 from ..choice.prove import PROOFS, Proofs
 from ..measuring.block import Block
 from ..measuring.cleared import CLEARED
 from .settings import COMPILE_SECONDS_VARIABLE, Settings
+from .step import Step
 
 
 class Compiler:
@@ -56,6 +57,7 @@ class Compiler:
         self._cancel = cancel or Cancel()
         self._cleared = CLEARED.marks.graphs
         self._since: float | None = None
+        self._begun: dict[SharedGraph, int] = {}  # graphs that are built beside, and the step in which that began
 
     def choose_backend(self) -> str:
         """Chooses the backend and returns why that one.
@@ -72,16 +74,21 @@ class Compiler:
         """Lets go of all graphs; the next ones are other ones."""
         self.baseline.clear()
         self.imprecise.clear()
+        self._begun.clear()
         self._cleared = CLEARED.marks.graphs
 
     def begin_sampling(self) -> None:
         self._since = None
         self.spent, self.waiting = 0.0, False
 
-    def end_sampling(self, graphs: Iterable[SharedGraph]) -> None:
+    def end_sampling(self, graphs: Iterable[SharedGraph], broke_off: bool = False) -> None:
         """The graphs of the model that was sampled outlive it until the next sampling ends, also when it was kept
-        uncompiled: it may be another checkpoint's turn."""
+        uncompiled: it may be another checkpoint's turn. What is built beside ends with a sampling that ``broke_off``:
+        it begins anew when it is needed."""
         self._graphs.used(graphs)
+        for library in [graph.library for graph in self._begun if broke_off]:
+            if library is not None and library.at_work:
+                library.end()
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -103,6 +110,37 @@ class Compiler:
             yield attendance
         finally:
             graph.cancel = self._cancel
+
+    @contextmanager
+    def beside(self, graph: SharedGraph, step: Step) -> Iterator[None]:
+        """For a block's first compiled run: what is built beside is not waited for where the step goes on."""
+        graph.waits = not self.goes_on(graph, step)
+        try:
+            yield
+        except Unfinished:
+            self._begun.setdefault(graph, step.number)
+            raise
+        finally:
+            graph.waits = True
+
+    def goes_on(self, graph: SharedGraph, step: Step) -> bool:
+        """Whether a step goes on uncompiled while a library is built beside: the one in which that began and the next,
+        in which other kinds are traced."""
+        return step.goes_on and step.number <= self._begun.get(graph, step.number) + 1
+
+    def is_begun(self, graph: SharedGraph, step: Step) -> bool:
+        """Whether the first run of a graph comes soon, which is built beside."""
+        return graph.library is not None and step.number <= self._begun.get(graph, -2) + 2
+
+    def wait_for_libraries(self) -> None:
+        """Returns when no compiler is at work beside, or raises what Cancel does: it would disturb what is timed."""
+        attendance = Attendance(self._cancel, math.inf)
+        for graph in self._begun:
+            while graph.library is not None and graph.library.at_work:
+                reason = attendance.due()
+                if reason is not None:
+                    raise reason
+                time.sleep(PAUSE)
 
     def postponed(self, graph: SharedGraph) -> str | None:
         """Why a graph is not compiled in this sampling, None when it may be, or is already."""

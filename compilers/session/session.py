@@ -55,7 +55,7 @@ class Session(Preparing, ModelWrapper):
             return result
         finally:
             during.now = False
-            self.compiler.end_sampling(self.memory.graphs)
+            self.compiler.end_sampling(self.memory.graphs, during.broke_off)
             if self.record["state"] != "failed":
                 self.publish()
             log.info("OneDiff Compile (node %s): %s", self.record["node"], self.record["summary"])
@@ -114,6 +114,7 @@ class Session(Preparing, ModelWrapper):
         compared = is_slow or self._compares_next
         step = self.step = Step(self.shape, variant, watching, compared, bypassing=compared)
         step.number, step.size = measuring.number, self._sizes.of(measuring.size, self.shape)
+        step.goes_on = self.settings.keep_faster and self.during.steps.more_follow
         if not (watching or compared) and measuring.settled:
             step.again = self._turns.next(self.called)
         self.during.tried = True

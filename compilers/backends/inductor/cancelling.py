@@ -39,8 +39,9 @@ def ending_processes(cancel: Cancel, folder: Path, end: Callable[[Path], None] |
             raise Cancelled(reason) from None
 
 
-def end_processes(folder: Path) -> None:
-    """Ends those of this process' children that compile C++ or name a file in ``folder``, and what these started."""
+def end_processes(path: Path, others: bool = True) -> None:
+    """Ends those of this process' children that name a file, or one in a folder, and what these started; with
+    ``others`` all that compile C++."""
     try:
         import psutil  # ComfyUI needs it
     except ImportError:
@@ -52,6 +53,6 @@ def end_processes(folder: Path) -> None:
         for process in psutil.Process().children():
             with contextlib.suppress(psutil.Error):
                 command = process.cmdline()
-                if compiler in command[:2] or any(str(folder) in word for word in command):
+                if (others and compiler in command[:2]) or any(str(path) in word for word in command):
                     for each in (*process.children(recursive=True), process):
                         each.terminate()

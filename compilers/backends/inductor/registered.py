@@ -19,11 +19,13 @@ from ....patching.user_code import Cancel
 from ...blocks.shared_graph import SharedGraph
 from ...compile_cache import WARM
 from ...compile_cache.keys import graph_key
-from ...compile_cache.warm import Compile
+from ...compile_cache.one_compile import Compile
 from ..deployable import CompiledModule, entry_of, sizes_in_tracing
 from ..errors_in_words import is_out_of_memory
+from .beside import NotBuilt, built_beside, once_built
 from .cancelling import ending_processes
 from .effort import ONE_FILE
+from .strides import quick_strides
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +33,32 @@ log = logging.getLogger(__name__)
 class InductorModule(CompiledModule):
     """A module compiled by Inductor, kept on disk for the next start."""
 
-    def _compiled(self, seconds: float) -> None:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().forward(*args, **kwargs)
+        except NotBuilt as error:
+            cause, graph = error.__cause__, self._graph
+            assert isinstance(cause, Exception)
+            if is_out_of_memory(cause) or not self._config.get(ONE_FILE):
+                raise cause from None
+            log.debug("not compiled in one file: %s", cause)
+        graph.forget_compile()
+        object.__setattr__(self, "_config", {**self._config, ONE_FILE: False})
+        graph.runner = _runner_of(graph, self._config)
+        return super().forward(*args, **kwargs)
+
+    def _compiled(self, seconds: float, ran: bool) -> None:
         graph: SharedGraph = self._graph
         compiles: list[Compile] = graph.unkept
+        for compiling in compiles:
+            compiling.seconds += seconds / len(compiles)
+        if not ran:
+            return
         graph.unkept = []
         for compiling in compiles:
-            share = seconds / len(compiles)
             if compiling.saved_from is not None:
-                graph.seconds_saved += max(0.0, compiling.saved_from - share)
-            WARM.keep(compiling, share)
+                graph.seconds_saved += max(0.0, compiling.saved_from - compiling.seconds)
+            WARM.keep(compiling, compiling.seconds)
 
 
 @cached
@@ -61,7 +80,8 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..
         hits, misses = counted()
         with WARM.compiling(graph_key("inductor", gm, example_inputs, config)) as compiling:
             assert compiling.workspace is not None
-            with ending_processes(graph.cancel, compiling.workspace.folder):
+            folder = compiling.workspace.folder
+            with ending_processes(graph.cancel, folder), built_beside(graph) as begun, quick_strides(graph.device):
                 compiled: Any = in_one_file_or_many(partial(compile_fx, gm, example_inputs), config, graph.cancel)
             compiling.hit = counted()[0] > hits and counted()[1] <= misses
         graph.graphs += 1
@@ -69,6 +89,9 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..
         graph.cache_misses += not compiling.hit
         graph.unkept.append(compiling)
         graph.sizes.append(sizes_in_tracing())
+        if begun:
+            graph.library, compiling.beside = begun[-1], True
+            return once_built(compiled, graph, begun[-1])
         return compiled if graph.device == "cpu" else first_in_private(compiled)
 
     return compile_graph
@@ -116,8 +139,14 @@ def compile_with_inductor(torch_module: nn.Module, *, options: dict[str, Any] | 
     """
     options = options or {}
     graph = options.get("graph") or SharedGraph(type(torch_module).forward, type(torch_module).__name__)
+    config = options.get("config") or {}
     if graph.runner is None:
-        backend = _counting_backend(graph, options.get("config") or {})
-        with PRIVATE_TRACING:
-            graph.runner = torch.compile(entry_of(graph), backend=backend, fullgraph=True)
-    return _module_class(type(torch_module))(torch_module, graph)
+        graph.runner = _runner_of(graph, config)
+    module = _module_class(type(torch_module))(torch_module, graph)
+    object.__setattr__(module, "_config", config)
+    return module
+
+
+def _runner_of(graph: SharedGraph, config: dict[str, Any]) -> Callable[..., Any]:
+    with PRIVATE_TRACING:
+        return torch.compile(entry_of(graph), backend=_counting_backend(graph, config), fullgraph=True)

@@ -13,7 +13,7 @@ from ....patching.user_errors import ordinary
 from ...backends.errors_in_words import is_out_of_memory
 from ...blocks.operators.block_call import BlockCall, OtherForm
 from ...blocks.parity import Parity, clone_inputs, compare, worst
-from ...blocks.shared_graph import SharedGraph
+from ...blocks.shared_graph import SharedGraph, Unfinished
 from ...blocks.tensors import overlapping, tensors_of
 from ..compiler import Compiler
 from ..step import Step
@@ -86,6 +86,8 @@ class FirstRuns:
             if not all(map(torch.equal, before, tensors_of(call.inputs))):
                 self._listener.gave_up(self._runner.block, WRITES_INTO_VIEWS)
                 return uncompiled
+        if graph.library is not None and not graph.library.ready and self._compiler.goes_on(graph, step):
+            return self._meanwhile(step, call)
         if not graph.graphs and self._timing.cannot_gain(step, call):
             return self._runner.run_left(call.original)
         if self._ran(key):
@@ -97,7 +99,10 @@ class FirstRuns:
         clones = self._clones(place, graph, call)
         if clones is None:
             return self._runner.run_uncompiled(call.original)
-        result, failure = self._try_compiled(key, graph, clones)
+        result, failure = self._try_compiled(step, key, graph, clones)
+        if isinstance(failure, Unfinished):
+            self._timing.begun(graph)
+            return self._meanwhile(step, call)
         if failure is not None:
             self._failed(place, graph, failure)
             return self._runner.run_uncompiled(call.original)
@@ -123,8 +128,8 @@ class FirstRuns:
             return uncompiled
         second = under.again()
         with second.running():
-            result, failure = self._try_compiled(key, graph, clones)
-        if isinstance(failure, OtherForm):
+            result, failure = self._try_compiled(step, key, graph, clones)
+        if isinstance(failure, OtherForm | Unfinished):
             return uncompiled  # compiled for what was learned just now, at its next call
         if failure is not None:
             self._failed(place, graph, failure)
@@ -166,6 +171,11 @@ class FirstRuns:
             self._listener.gave_up(block, parity.difference + since)
         return parity.passed
 
+    def _meanwhile(self, step: Step, call: Call) -> Any:
+        """Uncompiled, while a compiler is at work beside. The first compiled run comes later."""
+        step.dirty = True
+        return self._runner.run_uncompiled(call.original)
+
     def _ran(self, key: tuple) -> bool:
         """Whether this variant was compared in steps of any shape."""
         return any(known == key for known, _, _ in self._verified)
@@ -191,10 +201,11 @@ class FirstRuns:
             self._failed(place, graph, error)
             return None
 
-    def _try_compiled(self, key: tuple, graph: SharedGraph, inputs: Inputs) -> tuple[Any, Exception | None]:
+    def _try_compiled(self, step: Step, key: tuple, graph: SharedGraph, inputs: Inputs) -> tuple[Any, Exception | None]:
         """The result of a compiled run, or what it raised."""
+        compiler = self._compiler
         try:
-            with self._compiler.timed(), self._compiler.cancelled_meanwhile(graph) as attendance:
+            with compiler.timed(), compiler.beside(graph, step), compiler.cancelled_meanwhile(graph) as attendance:
                 return attendance.watched(lambda: self._runner.run_compiled(key, graph, inputs)), None
         except self._stops:
             raise

@@ -57,11 +57,25 @@ class GainTiming:
         self._runner, self._compiler, self._foreign = runner, compiler, foreign
 
     def waits(self, step: Step, graph: SharedGraph) -> bool:
-        """Whether the block is compiled in a later step, because a heavier kind comes first."""
+        """Whether the block is compiled in a later step, because another kind comes first."""
         block = self._runner.block
-        block.postponed = not graph.graphs and block.gain.waits(block.signature, step.number)
+        block.postponed = not graph.graphs and (
+            block.gain.waits(block.signature, step.number) or self._is_told_by_another(step)
+        )
         step.dirty |= block.postponed
         return block.postponed
+
+    def _is_told_by_another(self, step: Step) -> bool:
+        """Whether another kind will soon tell what the class gains, once its library is built."""
+        begun = self._runner.block.gain.begun
+        if begun is None or not step.goes_on:
+            return False
+        return self._runner.is_timed() and self._compiler.is_begun(begun, step)
+
+    def begun(self, graph: SharedGraph) -> None:
+        """The library of the block's graph is built beside."""
+        if self._runner.is_timed():
+            self._runner.block.gain.begun = graph
 
     def cannot_gain(self, step: Step, call: Call) -> bool:
         """Whether an uncompiled run shows, before anything is compiled, that the class would gain too little."""
@@ -87,6 +101,7 @@ class GainTiming:
         def uncompiled(own: Inputs) -> Any:
             return runner.run_left(own if under is None else self._foreign.with_options_of(under, own))
 
+        self._compiler.wait_for_libraries()
         until = (gain.most_pairs, gain.seconds, gain.tell)
         try:
             with self._compiler.timed():

@@ -1,0 +1,167 @@
+"""C++ of a graph that is compiled beside the thread that samples, which traces other graphs meanwhile.
+
+Only graphs that are one file are left so: Inductor waits for that file where it loads the graph, and nowhere before
+(torch 2.11, ``torch._inductor.codecache.CppWrapperCodeCache``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from ....patching.ending.stopping import OWN
+from ....patching.user_code import PAUSE
+from ...blocks.shared_graph import SharedGraph, Unfinished
+from ...compile_cache.plain_paths import folders_are_split
+from .cancelling import end_processes
+
+#: Compilers that run beside at a time.
+_SLOTS = threading.BoundedSemaphore(2)
+
+
+class NotBuilt(Exception):
+    """The compiler that ran beside failed: its cause says how."""
+
+
+class CppLibrary:
+    """One library, and the files that its compilers write. They begin at once, and anew where they were ended."""
+
+    def __init__(self, build: Callable[[], None], files: Sequence[Path]):
+        self.load: Callable[[], Any] = lambda: None  # once they have ended
+        self._build, self._files = build, files
+        self._begin()
+
+    def _begin(self) -> None:
+        self._ended = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"{OWN}C++", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with _SLOTS:
+            if self._ended:
+                return
+            try:
+                self._build()
+                self._ended = False
+            except BaseException as error:
+                self._error = error
+                self._ended |= getattr(error.__cause__, "returncode", 0) < 0  # by whom ever
+                for file in self._files:  # there may be half of it
+                    with contextlib.suppress(OSError):
+                        file.unlink()
+
+    @property
+    def at_work(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is there, or failed."""
+        return not (self.at_work or self._ended)
+
+    def end(self) -> None:
+        """Ends its compilers, or keeps them from beginning."""
+        self._ended = True
+        for file in self._files:
+            end_processes(file, others=False)
+
+    def result(self) -> None:
+        """Waits until it is there. Inductor calls it so.
+
+        Raises:
+            CppCompileError: when a compiler failed.
+        """
+        self._wait()
+        if self._ended:
+            self._begin()
+            self._wait()
+        if self._error is not None:
+            raise self._error
+
+    def _wait(self) -> None:
+        while self.at_work:
+            self._thread.join(PAUSE)  # no longer at a time: Cancel comes between two
+
+
+@contextlib.contextmanager
+def built_beside(graph: SharedGraph) -> Iterator[list[CppLibrary]]:
+    """While it is open, the library of a graph that nobody waits for is built beside. It is in the list then."""
+    begun: list[CppLibrary] = []
+    codecache: Any = importlib.import_module("torch._inductor.codecache")
+    cls = getattr(codecache, "CppWrapperCodeCache", None)
+    if graph.waits or not hasattr(cls, "load_pybinding_async") or folders_are_split():
+        yield begun
+        return
+    with mock.patch.object(cls, "load_pybinding", partial(_load, cls, begun)):
+        yield begun
+
+
+def _load(cls: Any, begun: list[CppLibrary], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+    """In place of Inductor's own, which waits: the function of a library that is loaded when it is called."""
+    known = set(cls.cache)
+
+    def submit(build: Any) -> Any:
+        files = _files_of(build)
+        if not files:
+            return _AtOnce()
+        begun.append(CppLibrary(build, files))
+        return begun[-1]
+
+    load = cls.load_pybinding_async(*args, submit_fn=submit, **kwargs)
+    if not begun:
+        return load()
+    names = set(cls.cache) - known
+
+    def loaded() -> Any:
+        try:
+            return load()
+        except Exception as error:
+            for name in names:  # Inductor would raise the same at every later try
+                cls.cache.pop(name, None)
+            raise NotBuilt from error
+
+    begun[-1].load = loaded
+    return lambda handles: load()(handles)
+
+
+class _AtOnce:
+    """In place of a library: Inductor, having asked for it, builds what is not there."""
+
+    def result(self) -> None:
+        return None
+
+
+def _files_of(build: Any) -> list[Path]:
+    """What Inductor's function for building a library writes; nothing where another version has it in another form."""
+    try:
+        return [Path(one.get_target_file_path()) for one in build.args[-1]]
+    except (AttributeError, IndexError, TypeError):
+        return []
+
+
+def once_built(compiled: Callable[..., Any], graph: SharedGraph, library: CppLibrary) -> Callable[..., Any]:
+    """A compiled graph that is loaded with its first run.
+
+    Raises (the graph that it returns):
+        Unfinished: while the library is being built, and ``graph.waits`` is False.
+        NotBuilt: when the compiler failed.
+    """
+    waiting: list[CppLibrary] = [library]
+
+    def run(*args: Any) -> Any:
+        if waiting:
+            if not (graph.waits or library.ready):
+                raise Unfinished
+            library.load()
+            waiting.clear()
+            graph.library = None
+        return compiled(*args)
+
+    return run

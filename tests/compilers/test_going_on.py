@@ -1,0 +1,179 @@
+"""A sampling goes on uncompiled while libraries are built beside, and other kinds of block are traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from onediff_pack.compilers import CLEARED
+from onediff_pack.compilers.blocks.shared_graph import SharedGraph, Unfinished
+from onediff_pack.compilers.session.one_block import gain_timing
+from sessions import FakeBackend, compiled_clone, known, using
+
+pytestmark = pytest.mark.usefixtures("host")
+
+DOUBLE, SINGLE = "DoubleStreamBlock", "SingleStreamBlock"
+RESIDUAL, TRANSFORMER = "ResBlock", "BasicTransformerBlock"
+
+
+class Library:
+    """One that is built until somebody waits for it, or the test has it ready. What is timed waits ``patience`` looks
+    for it."""
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.ended = 0
+        self.patience = 3
+
+    @property
+    def at_work(self) -> bool:
+        self.patience -= 1
+        return not self.ready and self.patience > 0
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+class BuildsBeside(FakeBackend):
+    """A stand-in for a compiler that works beside. ``said``: what became of each class of block, in the order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.libraries: list[Library] = []
+
+    def compile(self, block: torch.nn.Module, graph: SharedGraph, effort: str) -> Callable:
+        run, name = super().compile(block, graph, effort), type(block).__name__
+
+        def when_built(*args: Any, **kwargs: Any) -> Any:
+            if not graph.graphs:
+                graph.graphs, graph.library = 1, Library()
+                self.libraries.append(graph.library)
+                self.said.append(f"{name} begins")
+            if graph.library is not None:
+                if not (graph.waits or graph.library.ready):
+                    raise Unfinished
+                self.said.append(f"{name} {'is there' if graph.library.ready else 'waits'}")
+                graph.library = None
+            return run(*args, **kwargs)
+
+        return when_built
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[BuildsBeside]:
+    backend = BuildsBeside()
+
+    def pairs(compiled: Callable, _uncompiled: Callable, inputs: Any, *_more: Any) -> list[tuple[float, float]]:
+        compiled(inputs)
+        backend.said.append(f"{backend.ran[-1]} is timed")
+        return [(2.0, 1.0)] * 3
+
+    monkeypatch.setattr(gain_timing, "time_pairs", pairs)
+    monkeypatch.setattr(CLEARED, "marks", CLEARED.marks)
+    with using(known(backend)):
+        yield backend
+
+
+def sampled(
+    backend: BuildsBeside, patcher: Any, steps: int, before: Callable[[int], None] = lambda step: None, **settings: Any
+) -> tuple[list[torch.Tensor], Any]:
+    """A sampling as ComfyUI runs one: the result of each step, and the record."""
+    from models import step
+
+    clone, session, record = compiled_clone(patcher, **{"keep_faster": True, **settings})
+
+    def run(*_args: Any) -> list[torch.Tensor]:
+        results = []
+        for number in range(steps):
+            backend.said.append(f"step {number + 1}")
+            before(number + 1)
+            results.append(session.predicting(lambda: step(clone)))
+        return results
+
+    return session.sampling(run, None, None, None, torch.zeros(steps + 1)), record
+
+
+def test_other_kinds_are_traced_in_the_same_step_and_the_one_after_the_next_waits(backend):
+    import models
+    from models import step
+
+    patcher = models.flux_patcher()
+    results, record = sampled(backend, patcher, steps=6)
+    assert backend.said == [
+        *("step 1", "step 2", f"{DOUBLE} begins", f"{SINGLE} begins", "step 3", "step 4"),
+        *(f"{DOUBLE} waits", f"{SINGLE} waits", "step 5", "step 6"),
+    ]
+    for result in results:
+        torch.testing.assert_close(result, step(patcher))
+    assert (record["state"], record["compile"]["regions_compiled"]) == ("compiled", 5)
+
+
+def test_a_library_is_used_as_soon_as_it_is_there(backend):
+    import models
+
+    def before(step: int) -> None:
+        if step == 3:
+            backend.libraries[0].ready = True
+
+    sampled(backend, models.flux_patcher(), 6, before)
+    assert backend.said[4:] == [*("step 3", f"{DOUBLE} is there", "step 4", f"{SINGLE} waits", "step 5", "step 6")]
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_the_last_step_waits_so_that_few_steps_end_compiled(backend, steps):
+    import models
+
+    _, record = sampled(backend, models.flux_patcher(), steps)
+    assert [one for one in backend.said if "waits" in one] == [f"{DOUBLE} waits", f"{SINGLE} waits"]
+    assert (record["state"], record["compile"]["regions_compiled"]) == ("compiled", 5)
+
+
+def test_where_steps_are_not_timed_the_same_ones_run_compiled_each_time(backend):
+    """So that the picture is the same after a restart, when everything is there at once."""
+    import models
+
+    sampled(backend, models.flux_patcher(), 4, keep_faster=False)
+    begins = [f"{DOUBLE} begins", f"{DOUBLE} waits", f"{SINGLE} begins", f"{SINGLE} waits"]
+    assert backend.said == ["step 1", "step 2", *begins, "step 3", "step 4"]
+
+
+def test_of_a_class_that_is_still_to_be_timed_no_other_kind_is_begun(backend):
+    import models
+
+    _, record = sampled(backend, models.unet_patcher(), 9, plans=True)
+    started = {name: backend.said.index(f"{name} begins") for name in (RESIDUAL, TRANSFORMER)}
+    timed = {name: backend.said.index(f"{name} is timed") for name in (RESIDUAL, TRANSFORMER)}
+    for name in (RESIDUAL, TRANSFORMER):
+        assert backend.said[: timed[name]].count(f"{name} begins") == 1
+        assert backend.said.count(f"{name} is timed") == 1
+    assert max(started.values()) < min(timed.values()), "one is traced while the other is built"
+    assert record["compile"]["kinds_compiled"] == record["compile"]["kinds"] == 9
+
+
+class Interrupt(BaseException):
+    pass
+
+
+def test_what_is_built_beside_ends_with_a_cancelled_sampling_and_is_waited_for_in_the_next(backend):
+    import models
+    from models import step
+
+    def before(step: int) -> None:
+        if step == 3:
+            raise Interrupt
+
+    clone, session, record = compiled_clone(models.flux_patcher(), keep_faster=True)
+
+    def run(*_args: Any) -> None:
+        for number in range(6):
+            before(number + 1)
+            session.predicting(lambda: step(clone))
+
+    with pytest.raises(Interrupt):
+        session.sampling(run, None, None, None, torch.zeros(7))
+    assert [library.ended for library in backend.libraries] == [1, 1]
+    session.sampling(lambda: step(clone))
+    assert (record["state"], backend.compiled.count(DOUBLE), len(backend.libraries)) == ("compiled", 2, 2)
