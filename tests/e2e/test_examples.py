@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from examples import SDPA, example, run
 
-from scripts.server import Server
+from scripts.checkpoints import standin
+from scripts.environment import Environment
+from scripts.server import Server, link_file
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILE, PATCH, REPORT = "OneDiffCompile", "OneDiffPatchAttention", "OneDiffSpeedReport"
@@ -57,3 +59,14 @@ def test_the_speed_report_is_a_picture_of_three_ways(own: Server) -> None:
     result = run(own, example("report", own, steps=2, OneDiffPatchAttention=SDPA))
     assert (result.error, {picture.shape for picture in result.pictures}) == (None, {(675, 1200, 3)})
     assert result.records[REPORT]["speed"]["without_ms"] > 0
+
+
+@pytest.mark.long
+def test_the_example_for_sdxl_on_a_model_of_that_class(own: Server, environment: Environment) -> None:
+    name = "sdxl_narrow.safetensors"
+    link_file(standin(environment, "sdxl_narrow"), own.base / "models" / "checkpoints" / name)
+    result = run(own, example("sdxl", own, CheckpointLoaderSimple={"ckpt_name": name}))
+    assert (result.error, len(result.pictures)) == (None, 1)
+    assert len(result.records[PATCH]["patches"]["sites"]) > 0 or result.records[PATCH]["patches"]["auto"]
+    assert result.records[COMPILE]["state"] in ("compiled", "partial", "uncompiled")
+    assert result.records[COMPILE]["compile"]["regions"] > 50, "SDXL's depth"
