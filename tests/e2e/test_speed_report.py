@@ -67,7 +67,8 @@ def test_the_figures_are_those_of_three_ways(entry):
     assert ways[:6] == [(True, False), (False, False), (False, True)] * 2
     without, patched = figures["without"]["median_ms"], figures["uncompiled"]["median_ms"]
     assert figures["patch_speedup"] == pytest.approx(without / patched, rel=0.01)
-    kept = patched if figures["outcome"] == "slower" else figures["compiled"]["median_ms"]
+    unclear = figures["outcome"] == "slower" or figures["noisy"]
+    kept = patched if unclear else figures["compiled"]["median_ms"]
     assert figures["total_speedup"] == pytest.approx(without / kept, rel=0.01)
     for sampling in figures["samplings"]:
         assert len(sampling["steps_ms"]) == STEPS
