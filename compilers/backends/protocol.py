@@ -34,10 +34,11 @@ class Cancelled(BaseException):
 @dataclass(frozen=True)
 class Failure:
     """Why compiling a block, or running it compiled, failed: a sentence for a person and, when it was a graph break,
-    ``{"where": "file:line", "reason"}``."""
+    ``{"where": "file:line", "reason"}``. ``passing`` marks a reason that may be gone at the next sampling."""
 
     reason: str
     graph_break: dict[str, str] | None = None
+    passing: bool = False
 
 
 class Backend(Protocol):

@@ -24,6 +24,9 @@ _SEVERAL_GPUS = "ComfyUI runs this model on several GPUs, which this version doe
 _TOO_LARGE = "compiled code ran out of memory at this size."
 _NOT_COMPARED = "there was not enough memory to compare both ways."
 
+#: Samplings in which something may fail for a reason that passes, until that is taken for one that lasts.
+MOST_TRIES = 3
+
 #: A failure in words: ``Backend.explain``.
 Explain = Callable[[Exception], Failure]
 
@@ -39,6 +42,9 @@ class Failures:
         self.breaks: list[dict[str, str]] = []
         self.too_large: set[Hashable] = set()
         self.not_compared: set[Hashable] = set()
+        self._passing: set[SharedGraph] = set()  # failed for a reason that may be gone at the next sampling
+        self._dropped: list[Block] = []  # for such a reason
+        self._tries = 0
 
     def forget(self) -> None:
         """Gives everything a new chance."""
@@ -47,9 +53,23 @@ class Failures:
         self.breaks.clear()
         self.too_large.clear()
         self.not_compared.clear()
+        self._passing.clear()
+        self._dropped.clear()
+        self._tries = 0
 
     def begin_sampling(self) -> None:
-        """What another node did to the model before is not known of this sampling."""
+        """What another node did to the model before is not known of this sampling, and what failed for a reason that
+        may have passed is tried again."""
+        self._tries += bool(self._passing)
+        reasons = self._passing_reasons()
+        if self.given_up is not None and any(reason in self.given_up for reason in reasons):
+            self.given_up = None
+        for graph in self._passing:
+            self.graphs.pop(graph, None)
+        for block in self._dropped:
+            block.reason = None
+        self._passing.clear()
+        self._dropped.clear()
         if self.given_up in (_WHOLE_MODEL, _SEVERAL_GPUS):
             self.given_up = None
 
@@ -61,6 +81,8 @@ class Failures:
             return None
         failure = explain(error)
         self.graphs[graph] = failure.reason
+        if failure.passing and self._tries < MOST_TRIES:
+            self._passing.add(graph)
         if failure.graph_break is not None:
             self.breaks.append(failure.graph_break)
         return failure.reason
@@ -68,7 +90,12 @@ class Failures:
     def drop_block(self, block: Block, reason: str) -> None:
         """A block runs uncompiled from now on."""
         block.reason = reason
+        if reason in self._passing_reasons():
+            self._dropped.append(block)
         log.warning("OneDiff: %s runs uncompiled: %s", block.path, reason)
+
+    def _passing_reasons(self) -> set[str]:
+        return {self.graphs[graph] for graph in self._passing if graph in self.graphs}
 
     def concerning(self, shape: Hashable) -> str | None:
         """Why steps of this shape run uncompiled as a whole, None when they do not."""

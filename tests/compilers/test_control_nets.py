@@ -79,6 +79,14 @@ def test_strength_and_range_change_nothing_that_is_compiled(net, inductor):
     assert results[2][0] == {} and results[3][2] == {}, "outside of its range it gives nothing"
 
 
+def test_one_in_whose_range_no_step_lies_was_not_used(net):
+    kind, base, _, copied, _, record = net
+    controls.sampled(kind, base, [copied], percents=(0.98, 0.99), steps=2)
+    assert record.sampled_at == float("-inf"), "the prompt's end says that nothing called it"
+    controls.sampled(kind, base, [copied], steps=2)
+    assert record.sampled_at > 0
+
+
 @pytest.mark.parametrize("one_node", [True, False])
 def test_chains_of_several(one_node, net, inductor):
     """The same one twice, and one of another kind; each behind a node of its own, or all behind one."""

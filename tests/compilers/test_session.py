@@ -239,6 +239,43 @@ def test_a_block_that_cannot_be_compiled_runs_uncompiled(patcher, backend):
     assert record["compile"]["regions_compiled"] == 0
 
 
+@pytest.mark.parametrize("passing", [True, False])
+def test_what_failed_for_a_reason_that_passes_is_tried_again_at_the_next_sampling(patcher, backend, passing):
+    """A full disk, a compiler that was killed."""
+    from onediff_pack.compilers.backends.protocol import Failure
+
+    def fail(name, result):
+        raise OSError("no space left")
+
+    backend.change = fail
+    backend.explain = lambda error: Failure(f"OSError: {error}", passing=passing)
+    clone, session, record = compiled_clone(patcher)
+    sample(session, clone, steps=3)
+    assert record["summary"].startswith("uncompiled: ")
+    backend.change = lambda name, result: result
+    for _ in range(2):
+        sample(session, clone, steps=3)
+    assert (record["state"] == "compiled") is passing, record["summary"]
+
+
+def test_what_goes_on_failing_so_is_not_tried_for_ever(patcher, backend):
+    from onediff_pack.compilers.backends.protocol import Failure
+    from onediff_pack.compilers.session.failures import MOST_TRIES
+
+    def fail(name, result):
+        raise OSError("no space left")
+
+    backend.change = fail
+    backend.explain = lambda error: Failure(f"OSError: {error}", passing=True)
+    clone, session, _ = compiled_clone(patcher)
+    tries = []
+    for _ in range(MOST_TRIES + 3):
+        backend.ran.clear()
+        sample(session, clone, steps=3)
+        tries.append(len(backend.ran))
+    assert tries[0] > 0 and tries[-1] == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_block_of_few_bits_that_differs_is_compiled_once_more_with_casts_emulated(backend, monkeypatch, dtype):
     import models

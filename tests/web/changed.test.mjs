@@ -44,6 +44,22 @@ test("a change of a value marks the line of the node, and of those behind it, un
   assert.match(line(compile).text, /^compiled/);
 });
 
+test("a value that ComfyUI turns into the input's type is no change", () => {
+  const { store, compile, line } = page();
+  const settings = { keep_faster: true, steps: 4, blocks: "5", sites: "all" };
+  store.put({ ...states.compiled, node: "compile", settings });
+  const set = (values) =>
+    (compile.widgets = Object.entries({ ...settings, ...values }).map(([name, value]) => ({ name, value })));
+  for (const values of [{ keep_faster: 1 }, { keep_faster: "true" }, { steps: "4" }, { blocks: 5 }, { sites: null }]) {
+    set(values);
+    assert.match(line(compile).text, /^compiled/, JSON.stringify(values));
+  }
+  for (const values of [{ keep_faster: 0 }, { steps: 5 }, { blocks: "" }, { sites: "self" }]) {
+    set(values);
+    assert.match(line(compile).text, /^before your change/, JSON.stringify(values));
+  }
+});
+
 test("a run in progress, a linked input and a record of an earlier version are left alone", () => {
   const { store, patch, compile, line } = page();
   patch.widgets[0].value = "custom/mine";

@@ -22,6 +22,17 @@ function hasOthers(node, settings) {
   return Object.entries(settings).some(([name, value]) => {
     const isLinked = (node.inputs ?? []).some((input) => input.name === name && input.link != null);
     const widget = (node.widgets ?? []).find((one) => one.name === name);
-    return !isLinked && widget !== undefined && widget.value !== value;
+    return !isLinked && widget !== undefined && differs(widget.value, value);
   });
+}
+
+/**
+ * A file may hold a value of another type than the input's: ComfyUI turns it into that type before the node gets it.
+ * @param {unknown} now of the widget @param {unknown} given to the node
+ */
+function differs(now, given) {
+  if (now === null || now === undefined) return false;
+  if (typeof given === "boolean") return Boolean(now) !== given;
+  if (typeof given === "number") return Number(now) !== given;
+  return String(now) !== given;
 }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
+from dataclasses import replace
+
 import torch
 
 from ....checks.graph.breaks import causes, first_line
@@ -18,7 +22,17 @@ def explain(error: Exception) -> Failure:
         return in_words(error)
     no_room = next((str(cause) for cause in causes(error) if isinstance(cause, NoWorkspace)), None)
     tool = _missing_tool(error, gpu=torch.cuda.is_available()) or no_room
-    return Failure(tool) if tool else in_words(error)
+    failure = Failure(tool) if tool else in_words(error)
+    return replace(failure, passing=no_room is not None or any(map(_passes, causes(error))))
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether it may not happen again: a full disk, a compiler that was ended."""
+    return _was_ended(error) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+
+
+def _was_ended(error: BaseException) -> bool:
+    return isinstance(error, subprocess.CalledProcessError) and error.returncode < 0
 
 
 def _missing_tool(error: Exception, gpu: bool) -> str | None:
@@ -29,7 +43,22 @@ def _missing_tool(error: Exception, gpu: bool) -> str | None:
     if "InvalidCxxCompiler" in names:
         return no_compiler()
     if "CppCompileError" in names:
-        return f"the C++ compiler failed: {without_folders(first_line(causes(error)[-1]))}"
+        return f"the C++ compiler failed: {_compilers_words(error)}"
     if gpu and ("TritonMissing" in names or "No module named 'triton'" in text):
         return no_triton()
     return None
+
+
+def _compilers_words(error: Exception) -> str:
+    """What the compiler said first; where it was ended, by which signal."""
+    for cause in causes(error):
+        if isinstance(cause, subprocess.CalledProcessError) and _was_ended(cause):
+            return (
+                f"it was ended from outside (signal {-cause.returncode}), as happens where memory runs out. "
+                "Free some, and run again."
+            )
+    output = next(said(cause) for cause in causes(error) if type(cause).__name__ == "CppCompileError")
+    _, _, output = output.rpartition("Output:")
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    line = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")
+    return without_folders(line) if line else without_folders(first_line(causes(error)[-1]))

@@ -129,10 +129,10 @@ class BlockCall:
         played = self._next()
         if played is not None:
             self._compare(played, role, text, tensors)
-            if not _fits(played, form, tensors):
+            wanted = promised(form, tensors)
+            if not _fits(played, form, tensors, wanted):
                 raise OtherForm(role)
-            wanted = [strides for _, strides, _ in promised(form, tensors)]
-            return [_fresh(one, strides) for one, strides in zip(played.tensors, wanted, strict=True)]
+            return [_fresh(one, strides) for one, (_, strides, _) in zip(played.tensors, wanted, strict=True)]
         function = self.functions[role]
         is_known = WRITERS.writes(function)
         tensors = _without_twins(tensors)
@@ -142,9 +142,11 @@ class BlockCall:
         given = Given(role, text, structure, found, {}, [])
         self.given.append(given)  # before anything that there may be no memory for
         written = given.written = {} if is_known is False else _written(arguments, tensors)
-        WRITERS.note(function, bool(written))
+        if is_known is None or written:
+            WRITERS.note(function, bool(written))
         del result, arguments
-        fits = _fits(given, form, tensors)
+        wanted = promised(form, tensors)
+        fits = _fits(given, form, tensors, wanted)
         if not fits:
             sizes = tuple(tuple(one.shape) for one in tensors)
             self.learn(role, text, seen(sizes, put_together(structure, found)), function)
@@ -154,9 +156,8 @@ class BlockCall:
         if not fits or outside or (is_known is None and written):
             raise OtherForm(role)
         given.tensors = _clones(found)
-        wanted = [strides for _, strides, _ in promised(form, tensors)]
         del given
-        return _handed_over(found, wanted)
+        return _handed_over(found, [strides for _, strides, _ in wanted])
 
     def _compare(self, played: Given, role: str, text: str, tensors: list[torch.Tensor]) -> None:
         if (played.role, played.text) != (role, text):
@@ -249,11 +250,12 @@ def _equal(a: Any, b: Any) -> bool:
     return a is b or (not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor) and bool(a == b))
 
 
-def _fits(given: Given, form: str, tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether what was given has the form that was promised; how it lies in memory does not matter."""
+def _fits(given: Given, form: str, tensors: Sequence[torch.Tensor], wanted: Sequence[tuple]) -> bool:
+    """Whether what was given has the form that was promised; how it lies in memory does not matter. ``wanted``: sizes,
+    strides and dtype of each tensor."""
     return given.structure == parsed(form)[0] and all(
         list(one.shape) == sizes and one.dtype == dtype and one.device == tensors[0].device
-        for one, (sizes, _, dtype) in zip(given.tensors, promised(form, tensors), strict=True)
+        for one, (sizes, _, dtype) in zip(given.tensors, wanted, strict=True)
     )
 
 

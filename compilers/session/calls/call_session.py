@@ -68,6 +68,7 @@ class CallSession(Preparing):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.module: nn.Module | None = None  # the one in use
+        self._called = False  # in this use
         self._unreached: set[Hashable] = set()  # shapes of calls in which no block runs
         self._lists: WeakKeyDictionary[BlockRunner, Lists] = WeakKeyDictionary()
 
@@ -99,7 +100,7 @@ class CallSession(Preparing):
         """Begins a use of a module, which computes in a dtype."""
         self.during = Sampling(now=True, broke_off=True)
         self.measuring.begin_sampling()
-        self.step, self.replaced_by = Step(None, Variant()), None
+        self.step, self.replaced_by, self._called = Step(None, Variant()), None, False
         self.failures.begin_sampling()
         self.compiler.begin_sampling()
         self._begin(module, dtype)
@@ -109,7 +110,8 @@ class CallSession(Preparing):
         if not broke_off:
             self.measuring.end_sampling()
         self.during.now, self.during.broke_off = False, broke_off
-        self.record.sampled(self.host.sampler())
+        if self._called:
+            self.record.sampled(self.host.sampler())
         self.compiler.end_sampling(self.memory.graphs)
         if self.record["state"] != "failed":
             self.publish()
@@ -121,6 +123,7 @@ class CallSession(Preparing):
         Raises:
             ModelUnfit: when something cannot be compiled and the user asked to stop then.
         """
+        self._called = True
         shape, size = shape_of(name, inputs), size_of(inputs)
         self.measuring.begin_step(shape, size)
         if self.failures.concerning(shape) is not None or not self.blocks or shape in self._unreached:
