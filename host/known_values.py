@@ -42,9 +42,28 @@ class WrongInput(ValueError):
         self.finding = finding
 
 
+def plainly(value: Any) -> Any:
+    """A text or number without what another node's class makes of it; anything else as it is."""
+    kind = type(value)
+    if issubclass(kind, str):
+        return str.__str__(value)
+    if kind is not bool and issubclass(kind, int):
+        return int.__index__(value)
+    return float.__float__(value) if issubclass(kind, float) else value
+
+
+def has(value: Any, *names: str) -> bool:
+    """Whether an object has these attributes. One that raises when it is asked has them not, whatever it raises."""
+    try:
+        return all(hasattr(value, name) for name in names)
+    except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit):
+        return False
+
+
 def shown(value: Any) -> str:
     """A value as people are told, on one line and never long: ``'sdpa'``, ``{'a': 1}``, "a Tensor"."""
-    if isinstance(value, str | int | float | list | tuple | dict | None):
+    value = plainly(value)
+    if issubclass(type(value), (str, int, float, list, tuple, dict, type(None))):
         try:
             return cut(_SHORT.repr(value), 2 * MOST_SHOWN)
         except ValueError:  # a whole number with more digits than Python writes
@@ -54,31 +73,35 @@ def shown(value: Any) -> str:
 
 def known(node: str, name: str, value: Any, options: Sequence[str], findings: list[Finding]) -> str:
     """The value, or the first option and a finding when the value is not among the options."""
-    if isinstance(value, str) and str.__str__(value) in options:
-        return str.__str__(value)
+    value = plainly(value)
+    if type(value) is str and value in options:
+        return value
     findings.append(unknown_value(node, name, value, options, options[0]))
     return options[0]
 
 
 def name_given(node: str, name: str, value: Any, used: str, findings: list[Finding]) -> str:
     """The value where it can be the name of something, else ``used`` and a finding."""
-    if isinstance(value, str) and len(value) <= LONGEST_NAME:
-        return str.__str__(value)  # a class of text of another node's may do anything
+    value = plainly(value)
+    if type(value) is str and len(value) <= LONGEST_NAME:
+        return value
     findings.append(_no_use(node, name, value, used, "Choose one from the list."))
     return used
 
 
 def text_given(node: str, name: str, value: Any, used: str, findings: list[Finding]) -> str:
     """The value where it is a text, else ``used`` and a finding."""
-    if isinstance(value, str):
-        return str.__str__(value)
+    value = plainly(value)
+    if type(value) is str:
+        return value
     findings.append(_no_use(node, name, value, used, "Connect a text, or type one."))
     return used
 
 
 def switch_given(node: str, name: str, value: Any, used: bool, findings: list[Finding]) -> bool:
     """The value where it is true or false, or 1 or 0, else ``used`` and a finding."""
-    if isinstance(value, int) and value in (0, 1):
+    value = plainly(value)
+    if type(value) in (bool, int) and value in (0, 1):
         return bool(value)
     findings.append(_no_use(node, name, value, used, "Switch it on or off."))
     return used
@@ -90,8 +113,8 @@ def number_given(
     """The value where it is a number from ``least`` to ``most``; a finding, and ``used`` for what is no number, the
     nearer end for one that is beyond."""
     fix = f"Give it a number from {least:g} to {most:g}."
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or (isinstance(value, float) and math.isnan(value)):
+    value = plainly(value)
+    if type(value) not in (int, float) or (type(value) is float and math.isnan(value)):
         findings.append(_no_use(node, name, value, used, fix))
         return used
     if least <= value <= most:
@@ -107,7 +130,7 @@ def model_given(title: str, node: str, value: Any, record: Record) -> None:
     Raises:
         WrongInput: when it is not; the record says so too.
     """
-    if not (hasattr(value, "get_model_object") and hasattr(value, "clone")):
+    if not has(value, "get_model_object", "clone"):
         refuse(title, node, "model", value, "a MODEL", "Connect a node that loads one.", record)
 
 

@@ -187,7 +187,7 @@ def not_made(name: str, processor: Processor, error: BaseException, findings: li
 
 def prove_ahead(processor: Any, quality: Any, device: torch.device, dtype: torch.dtype) -> None:
     """Begins to prove what ``auto`` may take, in the background: a child process for each that is new."""
-    if processor == AUTO:
+    if type(processor) is str and processor == AUTO:
         names = to_prove(device, dtype, "fast" if quality == "fast" else "exact")
         KERNEL_PROOFS.prove_ahead(names, device)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from ...compilers import CallSession
 from ...memo import cached
+from ..known_values import has
 from .rebuilt import Rebuilt
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ _PLACES = ("control_model", "t2i_model")
 
 def is_control_net(value: Any) -> bool:
     """Whether this is one of ComfyUI's, or does as one."""
-    return all(hasattr(value, name) for name in ("get_control", "copy", "pre_run", "cleanup"))
+    return has(value, "get_control", "copy", "pre_run", "cleanup")
 
 
 def model_of(control: Any) -> nn.Module | None:

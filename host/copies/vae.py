@@ -8,6 +8,7 @@ from typing import Any
 
 from ...compilers import CallSession
 from ...memo import cached
+from ..known_values import has
 
 #: What others call of a VAE, and a VAE of its model.
 METHODS = ("decode", "encode", "decode_tiled", "encode_tiled")
@@ -15,7 +16,7 @@ METHODS = ("decode", "encode", "decode_tiled", "encode_tiled")
 
 def is_vae(value: Any) -> bool:
     """Whether this is ComfyUI's VAE, or does as one."""
-    return all(hasattr(value, name) for name in ("first_stage_model", "patcher", "decode", "encode"))
+    return has(value, "first_stage_model", "patcher", "decode", "encode")
 
 
 def with_session(vae: Any, session: CallSession) -> Any:

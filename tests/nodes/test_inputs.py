@@ -30,6 +30,22 @@ class ExitingText(Exits, str):
     pass
 
 
+class ExitingNumber(Exits, int):
+    __hash__ = None  # type: ignore[assignment]
+
+    def _exit(self, *_):
+        if self.armed:
+            raise SystemExit(2)
+        return True
+
+    __eq__ = __bool__ = __ge__ = __le__ = __lt__ = __gt__ = _exit  # type: ignore[assignment]
+
+
+class ExitingAttributes:
+    def __getattr__(self, name):
+        raise SystemExit(2)
+
+
 #: What JSON can hold, and what other nodes can give.
 ODD = {
     "a list": ["all"],
@@ -42,6 +58,7 @@ ODD = {
     "half a letter": "\ud800",
     "what exits when it is shown": [Exits(), {"a": Exits()}],
     "a text that exits when it is shown": ExitingText("no such"),
+    "a number that exits when it is compared": ExitingNumber(5),
     "a deep list": json.loads("[" * 500 + "]" * 500),
 }
 
@@ -279,3 +296,13 @@ def test_a_record_says_what_its_figures_were_made_with(patcher):
     assert record["settings"] == {
         **{"backend": "auto", "effort": "fast start", "if_unfit": "run uncompiled", "keep_faster": False}
     }
+
+
+def test_an_object_that_exits_when_it_is_asked_is_no_model_no_vae_and_no_control_net(patcher):
+    from onediff_pack.host.copies.control_net import is_control_net
+    from onediff_pack.host.copies.vae import is_vae
+    from onediff_pack.nodes.compile import OneDiffCompile
+
+    assert not is_vae(ExitingAttributes()) and not is_control_net(ExitingAttributes())
+    with pytest.raises(ValueError, match=r"\(node 7\): model is a ExitingAttributes, not a MODEL"):
+        execute(OneDiffCompile, **{**nodes()[OneDiffCompile], "model": ExitingAttributes()})
