@@ -5,17 +5,19 @@ On the server of old workflows nothing new is compiled; what is asked here is wh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from editor import load
+from editor import load, open_editor
+from examples import EXAMPLES, example_file
 from old_workflows import old_server
 
 from scripts.environment import Environment
 from scripts.prompt import load_workflow, to_prompt, with_values
-from scripts.server import Server, error_of
+from scripts.server import Server, error_of, serve
 
 FILES = sorted((Path(__file__).parents[1] / "workflows").glob("*.json"))
 
@@ -68,3 +70,38 @@ def test_it_opens_in_the_editor_and_is_sent_with_the_same_values(opened: Any, fi
     missing = "app.graph.nodes.filter(node => !LiteGraph.registered_node_types[node.type]).map(node => node.type)"
     assert opened.evaluate(missing) == []
     assert ours(opened.evaluate("async () => (await app.graphToPrompt()).output")) == SAVED
+
+
+@pytest.fixture(scope="module")
+def without_pack(environment: Environment, browser: Any) -> Iterator[Any]:
+    """The editor of a ComfyUI that does not have this pack."""
+    base = environment.cache / "e2e" / f"without-pack{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+    with serve(environment, base, pack=False) as server:
+        assert "OneDiffCompile" not in server.object_info()
+        page = open_editor(browser.new_page(viewport={"width": 1600, "height": 900}), server.url)
+        yield page
+        page.close()
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name in ("sd15", "control", "replaced")])
+def test_it_comes_back_from_a_comfyui_without_this_pack_as_it_was(without_pack: Any, opened: Any, name: str) -> None:
+    """Opened there, moved a little and saved again."""
+    workflow = load_workflow(example_file(name))
+    for node in workflow["nodes"]:
+        if node["type"] == "OneDiffCompile":
+            node["widgets_values"] = ["inductor", "attention", "max speed", "stop", False]
+            node["properties"]["onediff"] = {"summary": "compiled · 1.62×", "speed": {"speedup": 1.62}}
+    sent = "async () => (await app.graphToPrompt()).output"
+    load(opened, workflow)
+    before = opened.evaluate(sent)
+    load(without_pack, workflow)
+    saved = without_pack.evaluate("() => { app.graph.nodes[0].pos[0] += 10; return app.graph.serialize(); }")
+    kept = {node["id"]: node for node in saved["nodes"]}
+    for node in workflow["nodes"]:
+        if node["type"].startswith("OneDiff"):
+            assert kept[node["id"]]["widgets_values"] == node["widgets_values"]
+            assert kept[node["id"]]["properties"].get("onediff") == node["properties"].get("onediff")
+    load(opened, saved)
+    after = opened.evaluate(sent)
+    assert {key: node["inputs"] for key, node in after.items()} == {key: node["inputs"] for key, node in before.items()}
+    assert [node["class_type"] for node in after.values()] == [node["class_type"] for node in before.values()]
