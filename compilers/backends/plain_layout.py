@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ import torch
 from ..blocks.tensors import map_tensors
 
 
-def plain_strides(shape: Sequence[int]) -> tuple[int, ...]:
+@lru_cache(maxsize=4096)
+def plain_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides of a contiguous tensor: (2, 3, 4) has (12, 4, 1)."""
     strides, stride = [], 1
     for size in reversed(shape):

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+#: Types of values that hold no tensor, as most values beside tensors are.
+_WITHOUT = frozenset({bool, int, float, str, torch.dtype, torch.device})
+
 
 def tensors_of(inputs: Any) -> list[torch.Tensor]:
     """All tensors, in the order of the inputs. Written out, because it is asked before each compiled block: pytree
@@ -24,6 +27,8 @@ def tensors_of(inputs: Any) -> list[torch.Tensor]:
 def _collect(value: Any, found: list[torch.Tensor]) -> None:
     if isinstance(value, torch.Tensor):
         found.append(value)
+    elif value is None or type(value) in _WITHOUT:
+        return
     elif isinstance(value, tuple | list | deque):
         for item in value:
             _collect(item, found)

@@ -74,6 +74,7 @@ class BlockRunner:
         self._first_runs = FirstRuns(self, compiler, listener, self._foreign, self._stops)
         self._step: Step | None = None
         self._forward: Callable = block.module.forward
+        self._inside: tuple[Callable, ...] = ()
         self._position: int | None = None
         self._state = BlockState(block.module)
         self._weights = CastWeights(block.module)
@@ -97,6 +98,7 @@ class BlockRunner:
         block.calls = 0
         self._forward = block.module.forward
         self._position = self._foreign.position = options_position(type(block.module).forward)
+        self._inside = self._state.functions()
         block.functions = self._functions()
         self._as_operator = any(map(is_operator, block.functions))
         return block.functions
@@ -114,6 +116,7 @@ class BlockRunner:
         block.calls += 1
         if block.reason is not None or step.bypassing:
             return self.run_uncompiled(original)
+        self._inside = self._state.functions()
         options = options_of(original, self._position)
         step.ran_foreign = step.ran_foreign or (options is not None and carries_foreign(options))
         kind = self._kind()
@@ -167,7 +170,7 @@ class BlockRunner:
 
     def _functions(self) -> tuple:
         """What runs in this block now: its forward and those that were set on modules inside it."""
-        return (getattr(self._forward, "__func__", self._forward), *self._state.functions())
+        return (getattr(self._forward, "__func__", self._forward), *self._inside)
 
     def _watch(self, step: Step, options: dict[str, Any] | None, inputs: Inputs) -> Any:
         """Runs the block uncompiled and learns what its own code reads, and what foreign code in it gives. Where no
