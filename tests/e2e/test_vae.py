@@ -85,12 +85,13 @@ def test_a_control_net_acts_and_says_what_became_of_it(server: Server) -> None:
     assert not record["unused"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "part", "of"),
     [
         ("control", CONTROL_NET, "ControlNet"),
-        pytest.param("vae", "OneDiffCompileVAE", "AutoencoderKL", marks=pytest.mark.long),
-        pytest.param("replaced", "OneDiffCompileVAE", "AutoencoderKL", marks=pytest.mark.long),
+        ("vae", "OneDiffCompileVAE", "AutoencoderKL"),
+        ("replaced", "OneDiffCompileVAE", "AutoencoderKL"),
     ],
 )
 def test_the_examples_make_a_picture_and_both_nodes_say_what_they_did(
