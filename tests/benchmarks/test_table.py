@@ -83,14 +83,16 @@ def test_repeats_are_combined_to_medians_of_times_and_the_most_of_counts():
     assert (row["steps_ms"], row["repeats"], row["way"]) == ([3.0, 1.0, 2.0], 3, "a")
 
 
-def call(seconds, compiling=0.0):
-    return {"seconds": seconds, "compile_seconds": compiling}
+def call(seconds, compiling=0.0, libraries=0):
+    return {"seconds": seconds, "compile_seconds": compiling, "libraries": libraries}
 
 
 def test_the_first_step_ends_with_the_last_call_that_compiled():
     calls = [call(2.0), call(30.0, 28.0), call(2.0), call(2.0)]
     assert side_by_side.first_step({"seconds": 37.0, "calls": calls}) == 33.0
     assert side_by_side.first_step({"seconds": 5.0, "calls": [call(2.0), call(2.0)]}) == 3.0
+    built_beside = [call(10.0, 8.0), call(2.0), call(3.0, libraries=1), call(2.0)]
+    assert side_by_side.first_step({"seconds": 18.0, "calls": built_beside}) == 16.0, "loaded in a later step"
 
 
 @pytest.mark.parametrize("model", [*CPU, *CUDA], ids=lambda model: model.name)
