@@ -84,7 +84,10 @@ def note_left(reason: str) -> None:
 
 def left_at(sites: Iterable[nn.Module]) -> Counter[str]:
     """Such calls so far at the modules of some sites, by reason."""
-    return sum((_GIVEN_UP.left.get(site, Counter()) for site in sites), Counter())
+    found: Counter[str] = Counter()
+    for site in sites if _GIVEN_UP.left else ():
+        found.update(_GIVEN_UP.left.get(site))
+    return found
 
 
 def site_computing() -> nn.Module | None:
@@ -94,7 +97,7 @@ def site_computing() -> nn.Module | None:
 
 def given_up_at(sites: Iterable[nn.Module]) -> int:
     """Such calls so far at the modules of some sites: one processor may compute for several nodes."""
-    return sum(_GIVEN_UP.calls.get(site, 0) for site in sites)
+    return sum([_GIVEN_UP.calls.get(site, 0) for site in sites]) if _GIVEN_UP.calls else 0
 
 
 def computing(site: nn.Module, call: Callable[[], T]) -> T:

@@ -3,13 +3,13 @@ replaced attention later."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..memo import shared
+from ..memo import Same, shared
 from ..patching.calls import options_of, options_position, with_options
 from ..patching.foreign import OVERRIDE
 from .authored.instances import AsOperator, Computes, Seat, reader_of
@@ -176,6 +176,12 @@ def supersedes(site: nn.Module, forward: Callable | None, override: Callable) ->
 def keeps_state(forward: Callable) -> bool:
     """Whether a forward that was set on a module calls a processor that keeps something between calls."""
     return bool(getattr(getattr(forward, "__func__", forward), "keeps_state", False))
+
+
+def readers_of(functions: Iterable[Callable]) -> Iterable[Same]:
+    """The classes of processors that are handed ``transformer_options``, among those that these functions call."""
+    readers = (getattr(function, "__dict__", {}).get("reader") for function in functions)
+    return dict.fromkeys(Same(reader) for reader in readers if reader is not None)
 
 
 def is_operator(forward: Callable) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 
 import torch
 
@@ -16,19 +18,24 @@ MIN_TOKENS = 16
 #: The size that Inductor reckons with where a batch may be any.
 LIKELY_BATCH = 2
 
-#: Where torch notes on a tensor that a size of it is unknown to the compiler: torch._dynamo.decorators.mark_unbacked.
-_MARKS = ("_dynamo_unbacked_indices", "_dynamo_shape_ids", "_dynamo_hint_overrides", "_specialize_on")
+#: Where torch notes on a tensor which sizes may change, and which are unknown to the compiler:
+#: torch._dynamo.decorators.maybe_mark_dynamic and mark_unbacked.
+_MAY_CHANGE, _UNKNOWN = "_dynamo_weak_dynamic_indices", "_dynamo_unbacked_indices"
+_MARKS = (_UNKNOWN, "_dynamo_shape_ids", "_dynamo_hint_overrides", "_specialize_on")
+
+Shape = tuple[int, ...]
 
 
-def token_counts(tensors: Sequence[torch.Tensor]) -> set[int]:
+def token_counts(shapes: Sequence[Shape]) -> set[int]:
     """Lengths of the sequences among the inputs, and the length of all of them joined (Flux joins text and image).
     A grid of (batch, frames, height, width, channels) is a sequence too."""
-    lengths = [t.shape[1] for t in tensors if t.ndim == 3 and t.shape[1] >= MIN_TOKENS]
-    grids = [t.shape[1:4].numel() for t in tensors if t.ndim == 5]
+    lengths = [shape[1] for shape in shapes if len(shape) == 3 and shape[1] >= MIN_TOKENS]
+    grids = [math.prod(shape[1:4]) for shape in shapes if len(shape) == 5]
     return {*lengths, *grids, sum(lengths)} if lengths or grids else set()
 
 
-def dynamic_dimensions(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[int, int]]:
+@functools.lru_cache(maxsize=4096)
+def dynamic_dimensions(shapes: tuple[Shape, ...]) -> tuple[tuple[int, int], ...]:
     """Dimensions that follow the batch, the picture's size or the prompt's length: number of the tensor, dimension.
 
     The batch from 2 on (torch compiles size 1 apart). Tokens of (batch, tokens, channels), which some models give as
@@ -36,17 +43,19 @@ def dynamic_dimensions(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[int, i
     tokens such as (frames, height, width, batch, channels); in tables that go with tokens, such as rotary embeddings
     of (1, 1, tokens, dim, 2, 2), the dimension of that length.
     """
-    counts = token_counts(tensors)
-    for number, tensor in enumerate(tensors):
-        if tensor.ndim >= 2 and tensor.shape[0] > 1:
-            yield number, 0
-        if tensor.ndim == 3 and tensor.shape[1] > 1:
-            yield number, 1
-        elif tensor.ndim in (4, 5) and counts.isdisjoint(tensor.shape):
-            first = 1 if tensor.ndim == 5 else 2
-            yield from ((number, dim) for dim in range(first, tensor.ndim) if tensor.shape[dim] > 1)
-        elif tensor.ndim > 3:
-            yield from ((number, dim) for dim in range(1, tensor.ndim) if tensor.shape[dim] in counts)
+    counts = token_counts(shapes)
+    found: list[tuple[int, int]] = []
+    for number, shape in enumerate(shapes):
+        ndim = len(shape)
+        if ndim >= 2 and shape[0] > 1:
+            found.append((number, 0))
+        if ndim == 3 and shape[1] > 1:
+            found.append((number, 1))
+        elif ndim in (4, 5) and counts.isdisjoint(shape):
+            found.extend((number, dim) for dim in range(1 if ndim == 5 else 2, ndim) if shape[dim] > 1)
+        elif ndim > 3:
+            found.extend((number, dim) for dim in range(1, ndim) if shape[dim] in counts)
+    return tuple(found)
 
 
 @cached
@@ -66,12 +75,16 @@ def mark_sizes(tensors: Sequence[torch.Tensor], batch: Batched | None) -> None:
     """
     carries = [False] * len(tensors) if batch is None else batch
     for tensor, carries_batch in zip(tensors, carries, strict=True):
+        marks = tensor.__dict__
+        if carries_batch == (_UNKNOWN in marks):
+            continue
         if carries_batch:
-            tensor.__dict__.get("_dynamo_weak_dynamic_indices", set()).discard(0)
+            marks.get(_MAY_CHANGE, set()).discard(0)
             torch._dynamo.decorators.mark_unbacked(tensor, 0, hint_override=LIKELY_BATCH, shape_id="batch")
-        elif _MARKS[0] in tensor.__dict__:  # a block of another kind was called with it
+        else:  # a block of another kind was called with it
             for name in _MARKS:
-                tensor.__dict__.pop(name, None)
-    for number, dim in dynamic_dimensions(tensors):
-        if dim or not carries[number]:
-            torch._dynamo.maybe_mark_dynamic(tensors[number], dim)
+                marks.pop(name, None)
+    for number, dim in dynamic_dimensions(tuple([tensor.shape for tensor in tensors])):
+        tensor = tensors[number]
+        if (dim or not carries[number]) and dim not in tensor.__dict__.get(_MAY_CHANGE, ()):
+            torch._dynamo.maybe_mark_dynamic(tensor, dim)

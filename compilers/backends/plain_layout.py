@@ -22,9 +22,7 @@ def plain_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def is_plain(tensor: torch.Tensor) -> bool:
     """Whether a tensor is laid out as the one that a block is compiled with. Few dimensions may be in any layout."""
-    if tensor.ndim < 3:
-        return True
-    return tensor.is_contiguous() and (1 not in tensor.shape or tensor.stride() == plain_strides(tensor.shape))
+    return tensor.ndim < 3 or tensor.stride() == plain_strides(tensor.shape)
 
 
 def in_plain_layout(inputs: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:

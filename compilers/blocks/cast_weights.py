@@ -109,13 +109,14 @@ class _Layer:
     """One layer, and the parameters that were made of what it has in dynamic VRAM, which is no memory of this
     object's."""
 
-    __slots__ = ("_made", "casts", "module", "parameters", "state")
+    __slots__ = ("_made", "casts", "module", "of_class", "parameters", "state")
 
     def __init__(self, module: nn.Module):
         self.module: Any = module
         self.state = module.__dict__
         self.parameters = module._parameters
         self.casts = getattr(type(module), _FLAG)  # as ComfyUI made the class, whatever the layer's own flag says
+        self.of_class = tuple(getattr(type(module), name, ()) for name in (_FUNCTIONS, _BIAS_FUNCTIONS))
         self._made: dict[str, tuple[torch.Tensor, nn.Parameter]] = {}
 
     @property
@@ -124,7 +125,8 @@ class _Layer:
         return self.module.weight if weight is _missing else weight
 
     def is_patched(self) -> bool:
-        return bool(self.module.weight_function or self.module.bias_function)
+        weight, bias = self.of_class
+        return bool(self.state.get(_FUNCTIONS, weight) or self.state.get(_BIAS_FUNCTIONS, bias))
 
     def is_pending(self) -> bool:
         """Whether the layer casts, moves or patches its weights when it runs."""

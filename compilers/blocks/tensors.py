@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import combinations
 from typing import Any
 
@@ -13,31 +13,36 @@ import torch
 from torch.utils import _pytree as pytree
 
 #: Types of values that hold no tensor, as most values beside tensors are.
-_WITHOUT = frozenset({bool, int, float, str, torch.dtype, torch.device})
+_WITHOUT = frozenset({bool, int, float, str, type(None), torch.dtype, torch.device})
 
 
 def tensors_of(inputs: Any) -> list[torch.Tensor]:
     """All tensors, in the order of the inputs. Written out, because it is asked before each compiled block: pytree
     takes several times as long."""
     found: list[torch.Tensor] = []
-    _collect(inputs, found)
+    _collect((inputs,), found)
     return found
 
 
-def _collect(value: Any, found: list[torch.Tensor]) -> None:
-    if isinstance(value, torch.Tensor):
-        found.append(value)
-    elif value is None or type(value) in _WITHOUT:
-        return
-    elif isinstance(value, tuple | list | deque):
-        for item in value:
-            _collect(item, found)
-    elif isinstance(value, dict):
-        for item in value.values():
-            _collect(item, found)
-    elif _holds_fields(value):
-        for item in vars(value).values():
-            _collect(item, found)
+def _collect(values: Iterable[Any], found: list[torch.Tensor]) -> None:
+    for value in values:
+        kind = type(value)
+        if kind is torch.Tensor:
+            found.append(value)
+        elif kind in _WITHOUT:
+            continue
+        elif kind is tuple or kind is list:
+            _collect(value, found)
+        elif kind is dict:
+            _collect(value.values(), found)
+        elif isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, tuple | list | deque):
+            _collect(value, found)
+        elif isinstance(value, dict):
+            _collect(value.values(), found)
+        elif _holds_fields(value):
+            _collect(vars(value).values(), found)
 
 
 def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], inputs: Any) -> Any:

@@ -26,6 +26,10 @@ PATCHES = "patches"
 REPLACEMENTS = "patches_replace"
 
 
+#: Keys whose values are dealt with before a block runs, or say nothing.
+_RESOLVED = POSITION_KEYS | {PATCHES, REPLACEMENTS, OVERRIDE}
+
+
 class _CopiedKey(str):
     """A key handed out while the dict was iterated. Looking it up copies the dict and tells nothing of the block. The
     copy keeps it as its key, so a look-up there compares with it, and is noted."""
@@ -172,8 +176,8 @@ def plain(options: dict[str, Any], reads: Reads) -> dict[str, Any] | Unfit:
     if reads.written:
         return Unfit(f"it writes to transformer_options: {', '.join(sorted(map(str, reads.written)))}.")
     entering: dict[str, Any] = {}
-    for key in reads.keys - POSITION_KEYS - {PATCHES, REPLACEMENTS, OVERRIDE}:
-        if key not in options:
+    for key in reads.keys:
+        if key in _RESOLVED or key not in options:
             continue
         value = options[key]
         is_tensor = type(value) is torch.Tensor
@@ -187,6 +191,8 @@ def plain(options: dict[str, Any], reads: Reads) -> dict[str, Any] | Unfit:
 def in_key(entering: dict[str, Any]) -> tuple:
     """What enters, as a part of the key of the compiled variant: plain values themselves, and which are tensors. A
     graph is given those anew in each run."""
+    if not entering:
+        return ()
     values = {key: "a tensor" if isinstance(value, torch.Tensor) else value for key, value in entering.items()}
     return tuple(sorted((key, tuple(value) if type(value) is list else value) for key, value in values.items()))
 
@@ -210,8 +216,9 @@ def acting(options: dict[str, Any], reads: Reads) -> Unfit | None:
 
 def carries_foreign(options: dict[str, Any]) -> bool:
     """Whether another node put an override, a patch or a replacement anywhere in the model."""
-    lists = ((options.get(name) or {}).values() for name in (PATCHES, REPLACEMENTS))
-    return options.get(OVERRIDE) is not None or any(any(of_one) for of_one in lists)
+    if options.get(OVERRIDE) is not None:
+        return True
+    return any((options.get(PATCHES) or {}).values()) or any((options.get(REPLACEMENTS) or {}).values())
 
 
 def replacement(by_block: dict | None, options: dict[str, Any]) -> Any:

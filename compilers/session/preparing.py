@@ -163,7 +163,7 @@ class Preparing(Faults):
 
     def _found_slow(self) -> bool:
         if self.measuring.found_slow(gain_nothing(self.called) and not self.step.dirty):
-            self.publish()
+            self.publish(live=self.record["state"] == "uncompiled")  # found again where that was looked at
         return self.measuring.is_slow
 
     def compiling(self, block: Block) -> None:

@@ -11,6 +11,7 @@ from ...patching.explicit_forward import forwards_given
 from ...patching.foreign import foreign_patches
 from ...patching.forwards import swapped_forwards
 from ...patching.instead import StepCount, calls_expected
+from ...patching.private_tracing import PRIVATE_TRACING
 from ...patching.user_errors import ordinary
 from ...patching.wrappers import APPLY_MODEL, KEY, ModelCall, ModelWrapper
 from ...processors.attention_patch import AttentionPatch
@@ -123,7 +124,7 @@ class Session(Preparing, ModelWrapper):
         failure: Exception | None = None
         kept = [] if watching or compared else [held for patch in self.patches if (held := patch.instances.kept())]
         try:
-            with swapped_forwards([runner.bind(step) for runner in self._runners]):
+            with PRIVATE_TRACING, swapped_forwards([runner.bind(step) for runner in self._runners]):
                 result, milliseconds = measuring.time(call)
         except Exception as error:
             if step.running is None or isinstance(error, self.host.cancel.stops):

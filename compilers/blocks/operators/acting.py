@@ -33,6 +33,8 @@ class Acting:
             yield role, in_words(role), origin(function)
 
 
+NOTHING = Acting({})
+
 #: Roles of an attention override, with the words for them.
 _OVERRIDES = {"override": "attention override", HOSTS_ROLE: "ComfyUI's attention"}
 

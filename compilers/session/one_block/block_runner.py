@@ -17,11 +17,11 @@ from ....patching.user_errors import ordinary
 from ....processors.as_operator import at_places
 from ....processors.built_in.sdpa import SDPAProcessor
 from ....processors.called_sites import Noted, note_again, noting
-from ....processors.overriding import is_operator, kernel_override
+from ....processors.overriding import is_operator, kernel_override, readers_of
 from ...backends.protocol import Cancelled
 from ...blocks.cast_weights import CastWeights
 from ...blocks.hindrances import BlockState
-from ...blocks.operators.acting import Acting
+from ...blocks.operators.acting import NOTHING, Acting
 from ...blocks.operators.block_call import BlockCall, OtherForm
 from ...blocks.shared_graph import SharedGraph
 from ...blocks.transformer_options import Reads, Unfit, carries_foreign, plain
@@ -75,6 +75,7 @@ class BlockRunner:
         self._step: Step | None = None
         self._forward: Callable = block.module.forward
         self._inside: tuple[Callable, ...] = ()
+        self._kind_of: tuple[tuple, tuple[type | Same, ...]] = ((), (type(block.module),))
         self._position: int | None = None
         self._state = BlockState(block.module)
         self._weights = CastWeights(block.module)
@@ -98,7 +99,7 @@ class BlockRunner:
         block.calls = 0
         self._forward = block.module.forward
         self._position = self._foreign.position = options_position(type(block.module).forward)
-        self._inside = self._state.functions()
+        self._inside = self._state.look()
         block.functions = self._functions()
         self._as_operator = any(map(is_operator, block.functions))
         return block.functions
@@ -117,18 +118,19 @@ class BlockRunner:
         if block.reason is not None or step.bypassing:
             return self.run_uncompiled(original)
         self._inside = self._state.functions()
-        options = options_of(original, self._position)
-        step.ran_foreign = step.ran_foreign or (options is not None and carries_foreign(options))
-        kind = self._kind()
+        functions, options = self._functions(), options_of(original, self._position)
+        carries = options is not None and carries_foreign(options)
+        step.ran_foreign = step.ran_foreign or carries
+        kind = self._kind(functions)
         reads = self._memory.reads.get(kind)
         if options is not None and self._compiler.holds_operators:
             given = self._foreign.with_hosts(self._opaque_attention(), self._forward, options)
             if given is not options:
-                options, original = given, with_options(original, self._position, given)
+                options, original, carries = given, with_options(original, self._position, given), True
         if reads is None or step.watching:
-            return self._watch(step, options, original)
-        foreign: Acting | Unfit = Acting({})
-        if options is not None:
+            return self._watch(step, kind, options, original)
+        foreign: Acting | Unfit = NOTHING
+        if options is not None and carries:
             foreign = self._foreign.acting(self._forward, options, reads, self._compiler.holds_operators)
         entering = foreign if isinstance(foreign, Unfit) else plain(options or {}, reads)
         if isinstance(foreign, Unfit) or isinstance(entering, Unfit):
@@ -136,22 +138,22 @@ class BlockRunner:
         reason = self._hindrance()
         if reason is not None:
             return self._skip(reason, original)
-        if block.gain.reason is not None and block.functions == self._functions():
+        if block.gain.reason is not None and block.functions == functions:
             block.skipped, block.postponed = None, False
             return self.run_left(original)
         if options is None:
-            return self._run_variant(step, entering, Call(original, original, foreign, None))
+            return self._run_variant(step, functions, entering, Call(original, original, foreign, None))
         is_new = self._compiler.holds_operators and not self._memory.watched(kind, foreign.roles)
         if is_new or not self._foreign.seen(foreign):
-            return self._watch(step, options, original)
-        if self._takes_sdpa(options, reads):
+            return self._watch(step, kind, options, original)
+        if self._takes_sdpa(functions, options, reads):
             entering = {**entering, OVERRIDE: SDPA}
         inputs = self._foreign.standing_in(original, options, entering, foreign)
         under = self._foreign.begin(original, options, foreign) if foreign.functions else None
         step.ran_foreign = step.ran_foreign or under is not None
-        return self._run_variant(step, entering, Call(inputs, original, foreign, under))
+        return self._run_variant(step, functions, entering, Call(inputs, original, foreign, under))
 
-    def _takes_sdpa(self, options: dict[str, Any], reads: Reads) -> bool:
+    def _takes_sdpa(self, functions: tuple, options: dict[str, Any], reads: Reads) -> bool:
         """Whether this pack's ``sdpa`` computes attention in the graph, in the place of ComfyUI's function around the
         same one of PyTorch's: that compares the batch with a limit, so that no graph could hold every batch."""
         return (
@@ -159,25 +161,25 @@ class BlockRunner:
             and options.get(OVERRIDE) is None
             and self._computes_with_sdpa()
             and self._compiler.takes_any_batch
-            and self.block.is_own(self._functions())
+            and self.block.is_own(functions)
         )
 
-    def _kind(self) -> tuple[type | Same, ...]:
+    def _kind(self, functions: tuple) -> tuple[type | Same, ...]:
         """What decides what is read from ``transformer_options`` here: the block's class, and those of processors in
         it, or on it, that are handed them."""
-        readers = (getattr(function, "__dict__", {}).get("reader") for function in self._functions())
-        return (type(self.block.module), *dict.fromkeys(Same(reader) for reader in readers if reader is not None))
+        if functions != self._kind_of[0]:
+            self._kind_of = functions, (type(self.block.module), *readers_of(functions))
+        return self._kind_of[1]
 
     def _functions(self) -> tuple:
         """What runs in this block now: its forward and those that were set on modules inside it."""
         return (getattr(self._forward, "__func__", self._forward), *self._inside)
 
-    def _watch(self, step: Step, options: dict[str, Any] | None, inputs: Inputs) -> Any:
+    def _watch(self, step: Step, kind: tuple, options: dict[str, Any] | None, inputs: Inputs) -> Any:
         """Runs the block uncompiled and learns what its own code reads, and what foreign code in it gives. Where no
         graph can hold that, nothing is learned: it may read anything."""
-        kind = self._kind()
         if options is None:
-            foreign: Acting | Unfit = Acting({})
+            foreign: Acting | Unfit = NOTHING
             result, seen = self.run_uncompiled(inputs), Reads()
         else:
             can_hold, known = self._compiler.holds_operators, self._memory.reads.get(kind)
@@ -193,7 +195,7 @@ class BlockRunner:
 
     def _hindrance(self) -> str | None:
         """Why this run cannot be compiled, for what is on the block and on its weights now."""
-        reason = self._state.hindrance(self._forward)
+        reason = self._state.hindrance(self._forward, self._inside)
         self.block.casts_weights = self._weights.pending
         if reason is None and self.block.casts_weights:
             if self._resolve_weights is None:
@@ -220,13 +222,11 @@ class BlockRunner:
         self.block.skipped = str(reason)
         return self.run_uncompiled(inputs)
 
-    def _run_variant(self, step: Step, entering: dict[str, Any], call: Call) -> Any:
+    def _run_variant(self, step: Step, functions: tuple, entering: dict[str, Any], call: Call) -> Any:
         """Runs the block compiled for these options and for the processors that sit on it now."""
         dtype = self._weights.dtype(self._dtype) if self.block.casts_weights else None
         operators = self._foreign.operators(call.foreign)
-        key, graph = self._variants.find(
-            self._functions(), self._class_forwards, dtype, entering, operators, call.inputs
-        )
+        key, graph = self._variants.find(functions, self._class_forwards, dtype, entering, operators, call.inputs)
         if graph is None:
             return self._skip(f"it was compiled for {MAX_VARIANTS} combinations of settings already.", call.original)
         step.variant.graphs.add(graph)

@@ -160,6 +160,8 @@ class ForeignCode:
 
     def writers(self, found: Acting) -> Sequence[int]:
         """Foreign functions that write into what they are given: what a block does with one has to be compared."""
+        if not found.functions:
+            return ()
         numbers = (WRITERS.number(function) for function in found.functions.values())
         return tuple(number for number in numbers if number)
 
