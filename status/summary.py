@@ -91,6 +91,9 @@ _ADDS_NOTHING = {
 def stopped(record: dict[str, Any]) -> str | None:
     """How far compiling came when a sampling ended before it was done; None when it was, or nothing is left to do."""
     found = (record["compile"] or {}).get("stopped")
+    if found and found.get("beside") and record["state"] in ("idle", "partial", "measuring"):
+        line = "compiling in the background"
+        return line if record["state"] == "measuring" else f"{line} · used from the next run"
     if not found or record["state"] not in ("idle", "partial"):
         return None
     at = f"stopped at {found['done']}/{found['total']}" if found["total"] else "stopped"

@@ -22,7 +22,6 @@ FUNCTIONS = {
     "comparing": [("compilers.session.one_block.first_runs", "FirstRuns", "run")],
     "waiting for C++": [
         ("compilers.backends.inductor.beside", "CppLibrary", "result"),
-        ("compilers.session.compiler", "Compiler", "wait_for_libraries"),
     ],
     "timing": [
         ("compilers.session.one_block.gain_timing", "GainTiming", "time"),

@@ -56,6 +56,9 @@ class Library(Protocol):
     def end(self) -> None:
         """Ends the compiler. It begins anew when the library is needed."""
 
+    def go_on(self) -> None:
+        """Begins anew where it was ended."""
+
 
 @dataclass(eq=False)
 class SharedGraph:

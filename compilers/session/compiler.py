@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ...checks.reaching.batches import Batched, Form
-from ...patching.user_code import PAUSE, Attendance, Cancel
+from ...patching.user_code import Attendance, Cancel
 from ..backends.errors_in_words import in_words, is_out_of_memory
 from ..backends.protocol import Backend, Failure
 from ..blocks.batches import Batches
@@ -57,7 +57,7 @@ class Compiler:
         self._cancel = cancel or Cancel()
         self._cleared = CLEARED.marks.graphs
         self._since: float | None = None
-        self._begun: dict[SharedGraph, int] = {}  # graphs that are built beside, and the step in which that began
+        self._begun: set[SharedGraph] = set()  # graphs that are built beside
 
     def choose_backend(self) -> str:
         """Chooses the backend and returns why that one.
@@ -114,33 +114,27 @@ class Compiler:
     @contextmanager
     def beside(self, graph: SharedGraph, step: Step) -> Iterator[None]:
         """For a block's first compiled run: what is built beside is not waited for where the step goes on."""
-        graph.waits = not self.goes_on(graph, step)
+        graph.waits = not step.goes_on
         try:
             yield
         except Unfinished:
-            self._begun.setdefault(graph, step.number)
+            self._begun.add(graph)
             raise
         finally:
             graph.waits = True
 
-    def goes_on(self, graph: SharedGraph, step: Step) -> bool:
-        """Whether a step goes on uncompiled while a library is built beside: the one in which that began and the next,
-        in which other kinds are traced."""
-        return step.goes_on and step.number <= self._begun.get(graph, step.number) + 1
+    def is_built(self, graph: SharedGraph, step: Step) -> bool:
+        """Whether a graph's first run need not wait: its library is there, and none is built beside, which would
+        disturb what is timed. Where the step does not go on uncompiled, it waits inside that run."""
+        if graph.library is None or not step.goes_on:
+            return True
+        graph.library.go_on()
+        return graph.library.ready and not self.builds_beside
 
-    def is_begun(self, graph: SharedGraph, step: Step) -> bool:
-        """Whether the first run of a graph comes soon, which is built beside."""
-        return graph.library is not None and step.number <= self._begun.get(graph, -2) + 2
-
-    def wait_for_libraries(self) -> None:
-        """Returns when no compiler is at work beside, or raises what Cancel does: it would disturb what is timed."""
-        attendance = Attendance(self._cancel, math.inf)
-        for graph in self._begun:
-            while graph.library is not None and graph.library.at_work:
-                reason = attendance.due()
-                if reason is not None:
-                    raise reason
-                time.sleep(PAUSE)
+    @property
+    def builds_beside(self) -> bool:
+        """Whether a compiler is at work beside."""
+        return any(graph.library is not None and graph.library.at_work for graph in self._begun)
 
     def postponed(self, graph: SharedGraph) -> str | None:
         """Why a graph is not compiled in this sampling, None when it may be, or is already."""

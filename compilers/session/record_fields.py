@@ -76,18 +76,21 @@ def state_of(known: Known) -> str:
     return "compiled" if all(block.compiled for block in called) else "partial"
 
 
-def _stopped(known: Known) -> dict[str, int] | None:
-    """How far compiling came when it stopped before it was done, and goes on in the next sampling; else None."""
+def _stopped(known: Known) -> dict[str, Any] | None:
+    """How far compiling came when it stopped before it was done, and goes on in the next sampling; else None.
+    ``beside``: nobody stopped it, a compiler is at work while the picture is made uncompiled, and after it."""
     if known.sampling.in_none:
         return None
     called = [block for block in known.blocks if block.called]
     left = sum(block.pending for block in called)
+    beside = any(graph.library is not None for block in called for graph in block.graphs.values())
+    beside = beside and (known.sampling.now or not known.sampling.broke_off)
     began = any(block.parity is not None for block in known.blocks)
-    ends = known.compiler.waiting or (not known.sampling.now and (known.sampling.broke_off or began))
+    ends = known.compiler.waiting or beside or (not known.sampling.now and (known.sampling.broke_off or began))
     nothing_left = not left and known.was_checked
     if not ends or nothing_left or known.replaced_by is not None or known.uncompiled_because is not None:
         return None
-    return {"done": len(called) - left, "total": len(called)}
+    return {"done": len(called) - left, "total": len(called), "beside": beside}
 
 
 def session_fields(known: Known, backend: dict[str, Any] | None) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class Session(Preparing, ModelWrapper):
         compared = is_slow or self._compares_next
         step = self.step = Step(self.shape, variant, watching, compared, bypassing=compared)
         step.number, step.size = measuring.number, self._sizes.of(measuring.size, self.shape)
-        step.goes_on = self.settings.keep_faster and self.during.steps.more_follow
+        step.goes_on = self.settings.keep_faster
         if not (watching or compared) and measuring.settled:
             step.again = self._turns.next(self.called)
         self.during.tried = True

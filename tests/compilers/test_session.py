@@ -428,7 +428,7 @@ def test_after_its_seconds_compiling_goes_on_in_the_next_picture(patcher, backen
     torch.testing.assert_close(sample(session, clone, 6), plain)
     assert record["state"] == "partial"
     first = record["compile"]["regions_compiled"]
-    assert record["compile"]["stopped"] == {"done": first, "total": len(session.blocks)}
+    assert record["compile"]["stopped"] == {"done": first, "total": len(session.blocks), "beside": False}
     assert record["summary"] == f"stopped at {first}/{len(session.blocks)} · goes on in the next run"
     reasons = {region["reason"] for region in record["compile"]["regions_uncompiled"]}
     assert reasons == {"0 s of compiling is the limit for one picture: it is compiled in the next."}
@@ -723,7 +723,7 @@ def test_cancelled_while_compiling_says_how_far_it_came_and_goes_on(patcher, bac
         sample(session, clone, 3)
     total = len(session.blocks)
     assert record["state"] == "partial"
-    assert record["compile"]["stopped"] == {"done": 1, "total": total}
+    assert record["compile"]["stopped"] == {"done": 1, "total": total, "beside": False}
     assert (record["compile"]["regions_compiled"], record["compile"]["regions_uncompiled"]) == (1, [])
     assert record["summary"] == f"stopped at 1/{total} · goes on in the next run"
     interrupted.clear()
@@ -753,7 +753,7 @@ def test_cancelled_while_another_combination_compiles_is_not_called_compiled(bac
     with pytest.raises(Interrupt):
         sample(session, patched, 3)
     assert record["state"] == "partial"
-    assert record["compile"]["stopped"] == {"done": 1, "total": 5}
+    assert record["compile"]["stopped"] == {"done": 1, "total": 5, "beside": False}
     interrupted.clear()
     sample(session, patched, 3)
     assert record["state"] == "compiled"
@@ -773,7 +773,7 @@ def test_a_run_that_ends_otherwise_before_all_is_compiled_says_so_too(patcher, b
         sample(session, clone, 3)
     done = 0 if at == "measuring" else 1
     assert record["state"] == ("partial" if done else "idle")
-    assert record["compile"]["stopped"] == {"done": done, "total": len(session.blocks)}
+    assert record["compile"]["stopped"] == {"done": done, "total": len(session.blocks), "beside": False}
     assert record["summary"].startswith(f"stopped at {done}/")
 
 

@@ -30,7 +30,8 @@ class NotBuilt(Exception):
 
 
 class CppLibrary:
-    """One library, and the files that its compilers write. They begin at once, and anew where they were ended."""
+    """One library, and the files that its compilers write. They begin at once; once more where someone else ended
+    them, as the system does for want of memory."""
 
     def __init__(self, build: Callable[[], None], files: Sequence[Path]):
         self.load: Callable[[], Any] = lambda: None  # once they have ended
@@ -45,17 +46,25 @@ class CppLibrary:
 
     def _run(self) -> None:
         with _SLOTS:
-            if self._ended:
-                return
-            try:
-                self._build()
-                self._ended = False
-            except BaseException as error:
-                self._error = error
-                self._ended |= getattr(error.__cause__, "returncode", 0) < 0  # by whom ever
-                for file in self._files:  # there may be half of it
-                    with contextlib.suppress(OSError):
-                        file.unlink()
+            for _ in range(2):
+                if self._ended:
+                    return
+                self._error = self._built()
+                if self._error is None:
+                    self._ended = False
+                if getattr(getattr(self._error, "__cause__", None), "returncode", 0) >= 0:
+                    return
+
+    def _built(self) -> BaseException | None:
+        """Builds it, or says what was raised."""
+        try:
+            self._build()
+        except BaseException as error:
+            for file in self._files:  # there may be half of it
+                with contextlib.suppress(OSError):
+                    file.unlink()
+            return error
+        return None
 
     @property
     def at_work(self) -> bool:
@@ -72,6 +81,11 @@ class CppLibrary:
         for file in self._files:
             end_processes(file, others=False)
 
+    def go_on(self) -> None:
+        """Begins anew where it was ended."""
+        if self._ended and not self.at_work:
+            self._begin()
+
     def result(self) -> None:
         """Waits until it is there. Inductor calls it so.
 
@@ -79,9 +93,8 @@ class CppLibrary:
             CppCompileError: when a compiler failed.
         """
         self._wait()
-        if self._ended:
-            self._begin()
-            self._wait()
+        self.go_on()
+        self._wait()
         if self._error is not None:
             raise self._error
 

@@ -86,7 +86,7 @@ class FirstRuns:
             if not all(map(torch.equal, before, tensors_of(call.inputs))):
                 self._listener.gave_up(self._runner.block, WRITES_INTO_VIEWS)
                 return uncompiled
-        if graph.library is not None and not graph.library.ready and self._compiler.goes_on(graph, step):
+        if not self._compiler.is_built(graph, step):
             return self._meanwhile(step, call)
         if not graph.graphs and self._timing.cannot_gain(step, call):
             return self._runner.run_left(call.original)

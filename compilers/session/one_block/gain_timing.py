@@ -66,11 +66,9 @@ class GainTiming:
         return block.postponed
 
     def _is_told_by_another(self, step: Step) -> bool:
-        """Whether another kind will soon tell what the class gains, once its library is built."""
+        """Whether another kind will tell what the class gains, once its library is built."""
         begun = self._runner.block.gain.begun
-        if begun is None or not step.goes_on:
-            return False
-        return self._runner.is_timed() and self._compiler.is_begun(begun, step)
+        return begun is not None and begun.library is not None and step.goes_on and self._runner.is_timed()
 
     def begun(self, graph: SharedGraph) -> None:
         """The library of the block's graph is built beside."""
@@ -101,7 +99,6 @@ class GainTiming:
         def uncompiled(own: Inputs) -> Any:
             return runner.run_left(own if under is None else self._foreign.with_options_of(under, own))
 
-        self._compiler.wait_for_libraries()
         until = (gain.most_pairs, gain.seconds, gain.tell)
         try:
             with self._compiler.timed():
