@@ -19,8 +19,8 @@ class Step:
     compared with a compiled one. ``bypassing``: the rest of it runs uncompiled. ``dirty``: it compiled or compared
     something, so its time means nothing. ``running`` is the compiled block that runs, with its graph. ``again`` is a
     block that is compared once more in it, ``number`` counts the session's steps, ``size`` says what it is compared
-    for. ``goes_on``: it runs uncompiled what a compiler beside is not done with. ``ran_foreign``: code of other nodes ran in it, so it
-    cannot be run again as a whole.
+    for. ``goes_on``: it runs uncompiled what a compiler beside is not done with. ``ran_foreign``: code of other nodes
+    ran in it, so it cannot be run again as a whole.
     """
 
     shape: Hashable
