@@ -1,8 +1,8 @@
 """Where the seconds of a first picture go, in a new process with an empty compile cache, on the real ComfyUI.
 
 ``python3 benchmarks/first_picture.py [--only MODEL] [--turns 3] [--against FOLDER] [--cold]`` prints a table for each
-model: seconds to the end of the last step that compiled anything, by part, and processor time, which a busy machine
-changes less. All medians of the turns, each on a server of its own. ``--against`` is another version of this pack, by
+model: seconds of the whole picture; to the end of its last step that compiled anything or loaded what was compiled, by
+part; and processor time, which a busy machine changes less. All medians of the turns, each on a server of its own. ``--against`` is another version of this pack, by
 turns with this one. Inductor's fixed start-up and this pack's proof of it are over before; with ``--cold`` they are
 not. ``--host FOLDER`` uses this Python and that ComfyUI as they are, without network.
 """
@@ -47,7 +47,8 @@ def picture(environment: Environment, model: Model, way: str, pack: Path, cold: 
         server.get_json("/benchmark/watched", timeout=120)
         seen = bench.sample(way, usual(model), STEPS, 1, "first picture")
         say(f"  {seen['record']['summary']}")
-        return by_part(first_step(seen), seen["parts"]) | {"graphs": seen["graphs"]}
+        whole = {f"picture of {STEPS} steps": seen["seconds"]}
+        return whole | by_part(first_step(seen), seen["parts"]) | {"graphs": seen["graphs"]}
 
 
 def by_part(seconds: float, parts: Times) -> Times:

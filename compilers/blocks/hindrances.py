@@ -39,9 +39,11 @@ class BlockState:
         """Why the block must run uncompiled, None when nothing stands in the way. ``forward`` is its own of now,
         ``inside`` are the ``functions`` in it."""
         if any(self._hooks):
-            hooked = [name for name, one in (("", self._block), *self._inner) if _hooks_of(one)]
-            if hooked:
-                return "another node put a hook on it" + (f" at {hooked[0]}." if hooked[0] else ".")
+            if _is_hooked(self._block):
+                return "another node put a hook on it."
+            for name, module in self._inner:
+                if _is_hooked(module):
+                    return f"another node put a hook on it at {name}."
         if getattr(forward, "__self__", None) is not self._block:
             return "another node replaced its forward with something that is not a method of it."
         if keeps_state(forward):
@@ -59,5 +61,5 @@ class BlockState:
         return tuple(cls.forward for cls in self._classes)
 
 
-def _hooks_of(module: nn.Module) -> bool:
+def _is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)

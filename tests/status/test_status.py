@@ -15,6 +15,7 @@ from onediff_pack.status.record import FIELDS
 SAME = {"used": "inductor", "reason": "no clear gain."}
 AUTO = {"sites": [{"site": "a", "processor": "sdpa"}], "foreign": []}
 STOPPED = {"stopped": {"done": 7, "total": 38}}
+BESIDE = {"stopped": {"done": 7, "total": 38, "beside": True}}
 
 
 def test_a_record_keeps_its_fields_and_tells_pages():
@@ -181,6 +182,9 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
         ({"state": "idle", "backend": {"replaced_by": "14"}}, "left to the later node 14"),
         ({"state": "idle", "compile": {"regions": 1}}, "ready: 1 block to compile when sampling"),
         ({"state": "idle", "compile": {"stopped": {"done": 0, "total": 0}}}, "stopped · goes on in the next run"),
+        ({"state": "idle", "compile": BESIDE}, "compiling in the background · used from the next run"),
+        ({"state": "partial", "compile": BESIDE}, "compiling in the background · used from the next run"),
+        ({"state": "measuring", "compile": BESIDE}, "compiling in the background"),
         ({"state": "partial", "compile": STOPPED}, "stopped at 7/38 · goes on in the next run"),
         ({"state": "compiled", "compile": {**STOPPED, "regions_compiled": 38}}, "compiled · no backend · 38 blocks"),
         ({"state": "patched"}, "nothing patched"),

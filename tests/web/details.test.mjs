@@ -115,6 +115,8 @@ test("a run that stopped says how far it came, and an unused node who took its p
   assert.match(said, /The run ended when 1 of 17 blocks were ready\. The others are compiled in the next run\./);
   assert.doesNotMatch(said, /run compiled/);
   assert.match(details(states.stoppedEarly, english).join("\n"), /ended before anything was compiled/);
+  assert.match(details(states.inBackground, english).join("\n"), /compiler, which works in the background/);
+  assert.doesNotMatch(details(states.inBackground, english).join("\n"), /The run ended/);
   assert.equal(details(states.calledAround, english)[0], "“DeepCache” calls the blocks itself.");
   assert.match(details(states.calledAround, english)[1], /ComfyUI-deepcache\.DeepCache:DeepCache\.apply/);
   assert.doesNotMatch(details(states.calledAround, english).join("\n"), /blocks run compiled/);

@@ -285,6 +285,8 @@ test("a run that stopped, and a node without effect, read the same in the panel 
   const stopped = of(states.stoppedAt);
   assert.match(markdown(stopped, english), /^## OneDiff Compile: stopped at 1\/17 · goes on in the next run\n\n> Nothing to do/);
   assert.equal(fact(states.stoppedAt, "blocks", "Compiled"), "1 of 17");
+  const background = /: compiling in the background · used from the next run\n\n> Nothing to do: the compiler goes on/;
+  assert.match(markdown(of(states.inBackground), english), background);
   const around = markdown(of(states.calledAround), english);
   assert.match(around, /^## OneDiff Compile: no effect: “DeepCache” calls the blocks itself\n\n> “DeepCache” computes/);
   assert.match(markdown(of(states.patchOverridden), english), /\*\*Called at\*\*: 0 of 1/);

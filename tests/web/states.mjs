@@ -294,6 +294,13 @@ export const states = {
     compile: { ...blocks, regions: 17, regions_compiled: 1, regions_without_gain: 0, stopped: { done: 1, total: 17 } },
     speed: { eager_ms: 240, compiled_ms: null, steps_ms: [251.3], steps_kind: ["uncompiled"] },
   }),
+  inBackground: record({
+    state: "idle",
+    summary: "compiling in the background · used from the next run",
+    backend: inductor,
+    compile: { ...blocks, regions: 6, regions_compiled: 0, regions_without_gain: 0, stopped: { done: 0, total: 6, beside: true } },
+    speed: { eager_ms: 240, compiled_ms: null, steps_ms: [251.3], steps_kind: ["uncompiled"] },
+  }),
   stoppedEarly: record({
     state: "idle",
     summary: "stopped · goes on in the next run",

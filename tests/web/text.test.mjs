@@ -65,6 +65,7 @@ test("each state reads as a person would say it", () => {
     partial: "◐ partly compiled 36/38 · 1.40× · 171 ms a compiled step · inductor",
     byChoice: "▲ compiled 36/38 · 1.40× · 171 ms a compiled step · inductor",
     stoppedAt: "◐ stopped at 1/17 · goes on in the next run",
+    inBackground: "◐ compiling in the background · used from the next run",
     stoppedEarly: "◐ stopped · goes on in the next run",
     notUsed: "▽ not used: nothing sampled this model",
     patchNotUsed: "▽ not used: nothing sampled this model",

@@ -23,7 +23,8 @@ export function advice(record, words, bypassed = false) {
   const fixes = remedies(record);
   const because = unusedBecause(record);
   if (because) return [words(`unused.do_${because}`, { by: plain(record.unused?.by) }), ...fixes];
-  if (stoppedAt(record)) return [say("stopped"), ...fixes];
+  const stopped = stoppedAt(record);
+  if (stopped) return [say(stopped.beside ? "in_background" : "stopped"), ...fixes];
   if (record.not_finite) return [say("not_finite"), ...fixes];
   switch (record.state) {
     case "idle":

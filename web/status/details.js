@@ -150,7 +150,11 @@ function compiled(record, words, tell) {
   const { regions, regions_compiled: done, graphs, graph_breaks: breaks, recompiles, seconds, cache } = record.compile;
   const said = [];
   const stopped = stoppedAt(record);
-  if (stopped) said.push(tell(stopped.total > 0 ? "stopped_at" : "stopped_early", stopped));
+  if (stopped?.beside) said.push(tell("in_background"));
+  else if (stopped) {
+    const { done, total } = stopped;
+    said.push(tell(total > 0 ? "stopped_at" : "stopped_early", { done, total }));
+  }
   else if (count(regions) !== null && record.state !== "uncompiled")
     said.push(tell("regions", { done: count(done) ?? 0, total: count(regions) ?? 0 }));
   const uncalled = count(record.compile.regions_not_called);

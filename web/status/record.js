@@ -135,11 +135,12 @@ const IN_PART = new Set(["patched", "compiled", "partial"]);
 /**
  * How far compiling came when a run ended before it was done; null when nothing is left to do.
  * @param {StatusRecord} record
- * @returns {{done: number, total: number} | null} total 0: before the blocks were counted
+ * @returns {{done: number, total: number, beside: boolean} | null} total 0: before the blocks were counted; beside:
+ *   nobody stopped it, a compiler is at work in the background
  */
 export function stoppedAt({ state, compile }) {
-  const { done, total } = compile?.stopped ?? {};
-  return STOPPED.has(state) && isNumber(done) && isNumber(total) ? { done, total } : null;
+  const { done, total, beside } = compile?.stopped ?? {};
+  return STOPPED.has(state) && isNumber(done) && isNumber(total) ? { done, total, beside: beside === true } : null;
 }
 
 /**

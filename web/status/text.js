@@ -127,12 +127,13 @@ function outcome(record, words) {
 /** @param {StatusRecord} record @param {Words} words @param {number} age @returns {Draft} */
 function live(record, words, age) {
   const { done, total, path, seconds } = record.progress ?? {};
+  const isBeside = record.state === "measuring" && record.compile?.stopped?.beside === true;
   const of = isNumber(done) && isNumber(total) && total > 0 ? ` ${done}/${total}` : "";
   const time = isNumber(seconds) && seconds + age >= 1 ? elapsed(words, seconds + age) : "";
   return {
     symbol: "…",
     tone: "live",
-    parts: [words(`status.${record.state}`) + of, time, { text: plain(path), elastic: true }],
+    parts: [words(`status.${isBeside ? "in_background" : record.state}`) + of, time, { text: plain(path), elastic: true }],
   };
 }
 
@@ -164,7 +165,10 @@ function unused(record, words) {
 
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
 function stopped(record, words) {
-  const { done, total } = stoppedAt(record) ?? { done: 0, total: 0 };
+  const { done, total, beside } = stoppedAt(record) ?? { done: 0, total: 0, beside: false };
+  if (beside) {
+    return { symbol: "◐", tone: "plain", parts: [words("status.in_background"), words("status.from_next_run")] };
+  }
   const at = total > 0 ? words("status.stopped_at", { done, total }) : words("status.stopped_early");
   return { symbol: "◐", tone: "plain", parts: [at, words("status.goes_on")] };
 }
