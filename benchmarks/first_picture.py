@@ -2,9 +2,10 @@
 
 ``python3 benchmarks/first_picture.py [--only MODEL] [--turns 3] [--against FOLDER] [--cold]`` prints a table for each
 model: seconds of the whole picture; to the end of its last step that compiled anything or loaded what was compiled, by
-part; and processor time, which a busy machine changes less. All medians of the turns, each on a server of its own. ``--against`` is another version of this pack, by
-turns with this one. Inductor's fixed start-up and this pack's proof of it are over before; with ``--cold`` they are
-not. ``--host FOLDER`` uses this Python and that ComfyUI as they are, without network.
+part; and processor time, which a busy machine changes less. All medians of the turns, each on a server of its own.
+``--against`` is another version of this pack, by turns with this one. Inductor's fixed start-up and this pack's proof
+of it are over before; with ``--cold`` they are not. ``--host FOLDER`` uses this Python and that ComfyUI as they are,
+without network.
 """
 
 from __future__ import annotations

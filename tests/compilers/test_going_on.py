@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,21 +20,22 @@ RESIDUAL, TRANSFORMER = "ResBlock", "BasicTransformerBlock"
 
 
 class Library:
-    """One that is built until somebody waits for it, or the test has it ready. What is timed waits ``patience`` looks
-    for it."""
+    """One that is built until the test has it ready, or somebody waits for it."""
 
     def __init__(self) -> None:
         self.ready = False
         self.ended = 0
-        self.patience = 3
+        self.began = 1
 
     @property
     def at_work(self) -> bool:
-        self.patience -= 1
-        return not self.ready and self.patience > 0
+        return not self.ready and self.began > self.ended
 
     def end(self) -> None:
         self.ended += 1
+
+    def go_on(self) -> None:
+        self.began = self.ended + 1
 
 
 class BuildsBeside(FakeBackend):
@@ -81,11 +83,20 @@ def sampled(
     backend: BuildsBeside, patcher: Any, steps: int, before: Callable[[int], None] = lambda step: None, **settings: Any
 ) -> tuple[list[torch.Tensor], Any]:
     """A sampling as ComfyUI runs one: the result of each step, and the record."""
+    sample, record = sampling_on(backend, patcher, **settings)
+    return sample(steps, before), record
+
+
+def sampling_on(backend: BuildsBeside, patcher: Any, **settings: Any) -> tuple[Callable[..., list[torch.Tensor]], Any]:
+    """What samples so many steps, and the record of all such samplings."""
     from models import step
 
     clone, session, record = compiled_clone(patcher, **{"keep_faster": True, **settings})
 
-    def run(*_args: Any) -> list[torch.Tensor]:
+    def sample(steps: int, before: Callable[[int], None] = lambda step: None) -> list[torch.Tensor]:
+        return session.sampling(partial(run, steps, before), None, None, None, torch.zeros(steps + 1))
+
+    def run(steps: int, before: Callable[[int], None], *_args: Any) -> list[torch.Tensor]:
         results = []
         for number in range(steps):
             backend.said.append(f"step {number + 1}")
@@ -93,42 +104,51 @@ def sampled(
             results.append(session.predicting(lambda: step(clone)))
         return results
 
-    return session.sampling(run, None, None, None, torch.zeros(steps + 1)), record
+    return sample, record
 
 
-def test_other_kinds_are_traced_in_the_same_step_and_the_one_after_the_next_waits(backend):
+def test_other_kinds_are_traced_in_the_same_step_and_no_step_waits(backend):
     import models
     from models import step
 
     patcher = models.flux_patcher()
-    results, record = sampled(backend, patcher, steps=6)
-    assert backend.said == [
-        *("step 1", "step 2", f"{DOUBLE} begins", f"{SINGLE} begins", "step 3", "step 4"),
-        *(f"{DOUBLE} waits", f"{SINGLE} waits", "step 5", "step 6"),
-    ]
+    sample, record = sampling_on(backend, patcher)
+    results = sample(3)
+    assert backend.said == ["step 1", "step 2", f"{DOUBLE} begins", f"{SINGLE} begins", "step 3"]
+    assert (record["state"], record["compile"]["stopped"]) == ("idle", {"done": 0, "total": 5, "beside": True})
+    assert record["summary"] == "compiling in the background · used from the next run"
+    del backend.said[:]
+    for library in backend.libraries:
+        library.ready = True
+    results += sample(3)
+    assert backend.said[:3] == ["step 1", f"{DOUBLE} is there", f"{SINGLE} is there"]
     for result in results:
         torch.testing.assert_close(result, step(patcher))
     assert (record["state"], record["compile"]["regions_compiled"]) == ("compiled", 5)
+    assert record["compile"]["stopped"] is None
 
 
-def test_a_library_is_used_as_soon_as_it_is_there(backend):
+def test_while_it_goes_on_the_line_says_so(backend):
+    import models
+
+    lines = []
+    sample, record = sampling_on(backend, models.flux_patcher())
+    sample(5, lambda step: lines.append(record["summary"]))
+    assert lines[3:] == ["compiling in the background"] * 2
+
+
+def test_libraries_are_used_once_no_compiler_works_beside(backend):
+    """What is timed is timed undisturbed."""
     import models
 
     def before(step: int) -> None:
-        if step == 3:
-            backend.libraries[0].ready = True
+        for number in (0, 1):
+            if step == 4 + number:
+                backend.libraries[number].ready = True
 
     sampled(backend, models.flux_patcher(), 6, before)
-    assert backend.said[4:] == [*("step 3", f"{DOUBLE} is there", "step 4", f"{SINGLE} waits", "step 5", "step 6")]
-
-
-@pytest.mark.parametrize("steps", [2, 3])
-def test_the_last_step_waits_so_that_few_steps_end_compiled(backend, steps):
-    import models
-
-    _, record = sampled(backend, models.flux_patcher(), steps)
-    assert [one for one in backend.said if "waits" in one] == [f"{DOUBLE} waits", f"{SINGLE} waits"]
-    assert (record["state"], record["compile"]["regions_compiled"]) == ("compiled", 5)
+    after = ["step 3", "step 4", "step 5", f"{DOUBLE} is there", f"{SINGLE} is there", "step 6"]
+    assert backend.said[4:] == after
 
 
 def test_where_steps_are_not_timed_the_same_ones_run_compiled_each_time(backend):
@@ -143,7 +163,11 @@ def test_where_steps_are_not_timed_the_same_ones_run_compiled_each_time(backend)
 def test_of_a_class_that_is_still_to_be_timed_no_other_kind_is_begun(backend):
     import models
 
-    _, record = sampled(backend, models.unet_patcher(), 9, plans=True)
+    def before(step: int) -> None:
+        for library in backend.libraries if step % 2 else ():
+            library.ready = True
+
+    _, record = sampled(backend, models.unet_patcher(), 16, before, plans=True)
     started = {name: backend.said.index(f"{name} begins") for name in (RESIDUAL, TRANSFORMER)}
     timed = {name: backend.said.index(f"{name} is timed") for name in (RESIDUAL, TRANSFORMER)}
     for name in (RESIDUAL, TRANSFORMER):
@@ -157,7 +181,7 @@ class Interrupt(BaseException):
     pass
 
 
-def test_what_is_built_beside_ends_with_a_cancelled_sampling_and_is_waited_for_in_the_next(backend):
+def test_what_is_built_beside_ends_with_a_cancelled_sampling_and_begins_anew_in_the_next(backend):
     import models
     from models import step
 
@@ -175,5 +199,11 @@ def test_what_is_built_beside_ends_with_a_cancelled_sampling_and_is_waited_for_i
     with pytest.raises(Interrupt):
         session.sampling(run, None, None, None, torch.zeros(7))
     assert [library.ended for library in backend.libraries] == [1, 1]
+    assert record["compile"]["stopped"]["beside"] is False
+    session.sampling(lambda: step(clone))
+    assert [library.began for library in backend.libraries] == [2, 2]
+    assert record["compile"]["stopped"]["beside"] is True
+    for library in backend.libraries:
+        library.ready = True
     session.sampling(lambda: step(clone))
     assert (record["state"], backend.compiled.count(DOUBLE), len(backend.libraries)) == ("compiled", 2, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from examples import SDPA, example, run
@@ -26,8 +27,17 @@ def own(server: Server) -> Iterator[Server]:
     file.unlink()
 
 
+def compiled_in(server: Server, name: str, **changes: Any) -> Any:
+    """The run of an example in which nothing is compiled in the background any more."""
+    for seed in range(30):
+        result = run(server, example(name, server, KSampler={"seed": seed}, **changes))
+        if not (result.records[COMPILE]["compile"]["stopped"] or {}).get("beside"):
+            break
+    return result
+
+
 def test_a_processor_of_ones_own(own: Server) -> None:
-    result = run(own, example("own", own))
+    result = compiled_in(own, "own")
     assert (result.error, len(result.pictures)) == (None, 1)
     (patched, compiled) = (result.records[name] for name in (PATCH, COMPILE))
     assert {site["processor"] for site in patched["patches"]["sites"]} == {"custom/my_attention:MyAttention"}
@@ -49,7 +59,7 @@ def test_before_the_file_is_there_the_picture_is_made_and_what_is_missing_is_sai
 
 
 def test_compile_alone(own: Server) -> None:
-    result = run(own, example("alone", own))
+    result = compiled_in(own, "alone")
     assert (result.error, len(result.pictures)) == (None, 1)
     assert result.records[COMPILE]["state"] in ("compiled", "partial", "uncompiled")
     assert result.records[COMPILE]["compile"]["regions"] > 0
@@ -65,7 +75,7 @@ def test_the_speed_report_is_a_picture_of_three_ways(own: Server) -> None:
 def test_the_example_for_sdxl_on_a_model_of_that_class(own: Server, environment: Environment) -> None:
     name = "sdxl_narrow.safetensors"
     link_file(standin(environment, "sdxl_narrow"), own.base / "models" / "checkpoints" / name)
-    result = run(own, example("sdxl", own, CheckpointLoaderSimple={"ckpt_name": name}))
+    result = compiled_in(own, "sdxl", CheckpointLoaderSimple={"ckpt_name": name})
     assert (result.error, len(result.pictures)) == (None, 1)
     assert len(result.records[PATCH]["patches"]["sites"]) > 0 or result.records[PATCH]["patches"]["auto"]
     assert result.records[COMPILE]["state"] in ("compiled", "partial", "uncompiled")
