@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
@@ -176,6 +177,29 @@ def test_one_that_was_ended_before_its_turn_does_not_begin_until_it_is_needed() 
     assert (sorted(begun), third.ready) == ([1, 2], False)
     third.result()
     assert (sorted(begun), third.ready) == ([1, 2, 3], True)
+
+
+def killed() -> None:
+    raise RuntimeError from subprocess.CalledProcessError(-9, "g++")
+
+
+def test_one_that_someone_else_ended_begins_once_more_by_itself() -> None:
+    tries: list[Callable[[], None]] = [killed, lambda: None]
+    library = CppLibrary(lambda: tries.pop(0)(), [])
+    library.result()
+    assert (tries, library.ready) == ([], True)
+
+
+def test_one_that_is_ended_each_time_fails_and_begins_anew_when_its_library_is_needed() -> None:
+    tries: list[Callable[[], None]] = [killed, killed, lambda: None]
+    library = CppLibrary(lambda: tries.pop(0)(), [])
+    while library.at_work:
+        time.sleep(0.01)
+    assert library.ready, "nobody waits for it any more"
+    with pytest.raises(RuntimeError):
+        library.result()
+    library.result()
+    assert tries == []
 
 
 def test_what_fails_in_one_file_is_compiled_as_many(compiling: Compiling) -> None:

@@ -39,12 +39,14 @@ class Library:
 
 
 class BuildsBeside(FakeBackend):
-    """A stand-in for a compiler that works beside. ``said``: what became of each class of block, in the order."""
+    """A stand-in for a compiler that works beside. ``said``: what became of each class of block, in the order. The
+    first library of a class in ``broken`` cannot be loaded."""
 
     def __init__(self) -> None:
         super().__init__()
         self.said: list[str] = []
         self.libraries: list[Library] = []
+        self.broken: set[str] = set()
 
     def compile(self, block: torch.nn.Module, graph: SharedGraph, effort: str) -> Callable:
         run, name = super().compile(block, graph, effort), type(block).__name__
@@ -57,6 +59,9 @@ class BuildsBeside(FakeBackend):
             if graph.library is not None:
                 if not (graph.waits or graph.library.ready):
                     raise Unfinished
+                if name in self.broken:
+                    self.broken.remove(name)
+                    raise ValueError("the compiler failed")
                 self.said.append(f"{name} {'is there' if graph.library.ready else 'waits'}")
                 graph.library = None
             return run(*args, **kwargs)
@@ -175,6 +180,19 @@ def test_of_a_class_that_is_still_to_be_timed_no_other_kind_is_begun(backend):
         assert backend.said.count(f"{name} is timed") == 1
     assert max(started.values()) < min(timed.values()), "one is traced while the other is built"
     assert record["compile"]["kinds_compiled"] == record["compile"]["kinds"] == 9
+
+
+def test_a_kind_that_fails_does_not_hold_up_the_others_of_its_class(backend):
+    import models
+
+    def before(step: int) -> None:
+        for library in backend.libraries:
+            library.ready = True
+
+    backend.broken.add(TRANSFORMER)
+    _, record = sampled(backend, models.unet_patcher(), 14, before, plans=True)
+    assert backend.said.count(f"{TRANSFORMER} is timed") == 1, "another kind tells of the class"
+    assert record["compile"]["stopped"] is None
 
 
 class Interrupt(BaseException):

@@ -52,7 +52,7 @@ class CppLibrary:
                 self._error = self._built()
                 if self._error is None:
                     self._ended = False
-                if getattr(getattr(self._error, "__cause__", None), "returncode", 0) >= 0:
+                if not _was_killed(self._error):
                     return
 
     def _built(self) -> BaseException | None:
@@ -90,17 +90,23 @@ class CppLibrary:
         """Waits until it is there. Inductor calls it so.
 
         Raises:
-            CppCompileError: when a compiler failed.
+            CppCompileError: when a compiler failed. One that someone else ended begins anew after that.
         """
         self._wait()
         self.go_on()
         self._wait()
         if self._error is not None:
+            self._ended = _was_killed(self._error)
             raise self._error
 
     def _wait(self) -> None:
         while self.at_work:
             self._thread.join(PAUSE)  # no longer at a time: Cancel comes between two
+
+
+def _was_killed(error: BaseException | None) -> bool:
+    """Whether a signal ended the compiler."""
+    return getattr(getattr(error, "__cause__", None), "returncode", 0) < 0
 
 
 @contextlib.contextmanager

@@ -188,6 +188,7 @@ class FirstRuns:
     def _failed(self, place: Place, graph: SharedGraph, error: Exception) -> None:
         """A compiled run beside the uncompiled one raised, or comparing the two did. Where only the memory for both was
         missing, a variant that was right in other steps goes on."""
+        self._timing.failed(graph)
         if is_out_of_memory(error) and self._ran(place[0]):
             self._note(place, None)
         else:

@@ -75,6 +75,11 @@ class GainTiming:
         if self._runner.is_timed():
             self._runner.block.gain.begun = graph
 
+    def failed(self, graph: SharedGraph) -> None:
+        """The graph tells nothing of the class."""
+        if self._runner.block.gain.begun is graph:
+            self._runner.block.gain.begun = None
+
     def cannot_gain(self, step: Step, call: Call) -> bool:
         """Whether an uncompiled run shows, before anything is compiled, that the class would gain too little."""
         gain = self._runner.block.gain
