@@ -61,7 +61,7 @@ def drawing(report: SpeedReport, say: Say = ENGLISH) -> np.ndarray:
     figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100, facecolor=PAPER)
     canvas = FigureCanvasAgg(figure)
     _heading(figure, report, say)
-    _steps(figure.add_axes((0.07, 0.185, 0.405, 0.505)), report, say)
+    _steps(figure.add_axes((0.08, 0.185, 0.395, 0.505)), report, say)
     _pictures(figure.add_axes((0.645, 0.185, 0.315, 0.505)), report, say)
     for line, y in zip(footer(report, say), (0.058, 0.025), strict=True):
         _write(figure, 0.04, y, line, size=10, color=FAINT, **say.style)
@@ -104,6 +104,12 @@ def _bare(axes: Axes, say: Say, title: str, below: str) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
+
+
+def _name(axes: Axes, say: Say, across: str, up: str) -> None:
+    """What the axes count."""
+    axes.set_xlabel(across, size=10, color=FAINT, labelpad=6, **say.style)
+    axes.set_ylabel(up, size=10, color=FAINT, labelpad=4, **say.style)
 
 
 def _steps(axes: Axes, report: SpeedReport, say: Say) -> None:
@@ -150,6 +156,7 @@ def _steps(axes: Axes, report: SpeedReport, say: Say) -> None:
     axes.set_xlim(0, max(start, 1))
     axes.set_ylim(0, top)
     axes.set_xticks([])
+    _name(axes, say, say("in_order"), say(unit))
 
 
 def _scale(report: SpeedReport) -> tuple[float, str, float]:
@@ -209,8 +216,7 @@ def _pictures(axes: Axes, report: SpeedReport, say: Say) -> None:
         axes.plot(breakeven, meeting, "o", ms=9, mfc=PAPER, mec=INK, mew=1.8)
     axes.set_xlim(0, pictures)
     axes.set_ylim(0, highest * 1.05 or 1)
-    of = say("pictures_of", steps=say.counted(report.steps, "steps", "step"), unit=say(unit))
-    axes.set_xlabel(of, size=10, color=FAINT, labelpad=6, **say.style)
+    _name(axes, say, say("pictures_of", steps=say.counted(report.steps, "steps", "step")), say(unit))
 
 
 def _nice(value: float) -> float:

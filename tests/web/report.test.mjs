@@ -283,7 +283,7 @@ test("Chinese has words for every title, fact and advice", () => {
 
 test("a run that stopped, and a node without effect, read the same in the panel and in Markdown", () => {
   const stopped = of(states.stoppedAt);
-  assert.match(markdown(stopped, english), /^## OneDiff Compile: stopped at 1\/17 · goes on in the next run\n\n> Nothing to do/);
+  assert.match(markdown(stopped, english), /^## OneDiff Compile: stopped at 1\/17 · goes on with the next new picture\n\n> Nothing to do/);
   assert.equal(fact(states.stoppedAt, "blocks", "Compiled"), "1 of 17");
   const around = markdown(of(states.calledAround), english);
   assert.match(around, /^## OneDiff Compile: no effect: “DeepCache” calls the blocks itself\n\n> “DeepCache” computes/);

@@ -110,8 +110,8 @@ export const patchedSites = (record) => list(record.patches?.sites).filter((site
 export function rejectedProcessor(record) {
   const { rejected } = record.patches ?? {};
   if (!rejected || typeof rejected !== "object") return null;
-  const why = [plain(rejected.where), plain(rejected.what)].filter(Boolean).join(": ");
-  return { name: plain(rejected.class) || plain(rejected.processor), why };
+  const { where, what } = rejected;
+  return { name: plain(rejected.class) || plain(rejected.processor), where: plain(where), what: plain(what) };
 }
 
 /**

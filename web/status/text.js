@@ -191,8 +191,9 @@ function patched(record, words) {
   const processors = processorsOf(record);
   const rejected = rejectedProcessor(record);
   if (rejected) {
-    const said = words("status.rejected", { name: rejected.name, processor: processors.join(", ") });
-    return { symbol: "✗", tone: "bad", parts: [said, { text: rejected.why, elastic: true }] };
+    const instead = processors.length ? words("status.instead", { processor: processors.join(", ") }) : "";
+    const why = [rejected.what, instead, rejected.where].filter(Boolean).join(" · ");
+    return { symbol: "✗", tone: "bad", parts: [words("status.rejected", rejected), { text: why, elastic: true }] };
   }
   const trouble = troubles(record, words);
   if (trouble) return { ...trouble, parts: [trouble.parts[0], patch[1] ?? patch[0]] };
@@ -285,10 +286,24 @@ function uncompiled(record, words) {
   // Where it is not clear, the summary says that no gain was seen.
   const by = isSlower(record) && !isUnclear(record) ? slowerBy(eager, compiled, words) : "";
   const patch = together(record, words);
-  if (by) return { symbol: "▽", tone: "plain", parts: [words("status.slower", { by }), patch ?? step] };
-  const why = !isUnclear(record) && record.parity?.passed === false ? words("status.differs") : reason(record, words);
+  if (by) return { symbol: "▽", tone: "plain", parts: [patch, words("status.slower", { by }), patch ? null : step] };
+  const why = whyUncompiled(record, words);
   const tone = isUnclear(record) || gainsNowhere(record) ? "plain" : "warn";
-  return { symbol: "▽", tone, parts: [words("status.uncompiled"), patch, { text: why, elastic: true }] };
+  const said = patch && why ? words("status.uncompiled_because", { why }) : why;
+  return { symbol: "▽", tone, parts: [patch ?? words("status.uncompiled"), { text: said, elastic: true }] };
+}
+
+/**
+ * Why nothing runs compiled, in few words: a node has room for no more, and the report has all of them.
+ * @param {StatusRecord} record
+ * @param {Words} words
+ */
+function whyUncompiled(record, words) {
+  const { pairs } = record.speed ?? {};
+  if (gainsNowhere(record)) return words("status.gains_nothing");
+  if (isUnclear(record) && isNumber(pairs) && pairs > 1) return words("status.no_clear_gain", { count: pairs });
+  if (isUnclear(record)) return reason(record, words);
+  return record.parity?.passed === false ? words("status.differs") : reason(record, words);
 }
 
 /**
