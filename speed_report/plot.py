@@ -28,8 +28,8 @@ UNCOMPILED, COMPILED, WITHOUT = "#c2571a", "#0b6e99", "#7d6b9e"
 #: Why the picture holds text only.
 NO_MATPLOTLIB = "matplotlib is not installed, so this is text only. “pip install matplotlib” brings the plot."
 
-#: Letters of a title that the narrower plot has room for.
-TITLE = 38
+#: Letters of a title that the narrower plot has room for, and of the headline.
+TITLE, HEADLINE = 38, 41
 
 #: Steps higher than this many times the larger median are marked at the edge, so that one hiccup hides nothing.
 CLIP = 2.2
@@ -80,7 +80,9 @@ def _write(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
 def _heading(figure: Figure, report: SpeedReport, say: Say) -> None:
     outcome = report.outcome if report.total_speedup is None else verdict(report.total_speedup)
     good = INK if report.noisy else {"faster": COMPILED, "slower": UNCOMPILED}.get(str(outcome), INK)
-    _write(figure, 0.04, 0.905, headline(report, say), size=27, weight="bold", color=good, **say.style)
+    said = headline(report, say)
+    size = 27 * min(1.0, HEADLINE / len(said))
+    _write(figure, 0.04, 0.905, said, size=size, weight="bold", color=good, **say.style)
     _write(figure, 0.04, 0.856, place(report, say), size=11.5, weight="bold", **say.style)
     _write(figure, 0.04, 0.822, subject(report, say), size=11.5, **say.style)
     figure.text(0.96, 0.915, "OneDiff · Speed Report", size=11.5, ha="right", va="baseline", color=FAINT)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .prompts import NodeClass
+from .prompts import NodeClass, is_link
 
 #: What a name that a loader is given ends in.
 FILE = re.compile(r"[^\\/]+\.(safetensors|sft|gguf|ckpt|pth|pt|bin)$", re.IGNORECASE)
@@ -30,7 +30,7 @@ def model_file(prompt: Any, node: Any, class_of: Callable[[str], NodeClass]) -> 
 
 def _is_model(prompt: dict[str, Any], value: Any, class_of: Callable[[str], NodeClass]) -> bool:
     """Whether an input is a link to an output that hands a model on."""
-    if not isinstance(value, list) or [type(part) for part in value] != [str, int] or value[0] not in prompt:
+    if not is_link(value) or value[0] not in prompt:
         return False
     outputs = class_of(str(prompt[value[0]].get("class_type"))).outputs
     return value[1] < len(outputs) and outputs[value[1]] == "MODEL"

@@ -34,6 +34,7 @@ FIELDS = (
     "workflow",
     "node",
     "settings",
+    "sources",
     "state",
     "summary",
     "progress",

@@ -22,6 +22,7 @@ import { createReceiptExtension } from "./receipt/extension.js";
 import { settings } from "./settings.js";
 import { forwardToCanvas, openWith } from "./status/pointer.js";
 import { createBoard } from "./status/board.js";
+import { linkedValues } from "./status/changed.js";
 import { createLine } from "./status/line.js";
 import { createPoll } from "./status/poll.js";
 import { createStore } from "./status/store.js";
@@ -95,7 +96,7 @@ const poll = createPoll(() => {
     graph._version,
     app.canvas?.graph?.id,
     classic(),
-    board.nodes().map(({ id, mode, title, widgets }) => [id, mode, title, valuesOf(widgets)]),
+    board.nodes().map((node) => [node.id, node.mode, node.title, valuesOf(node.widgets), linkedValues(graph, node)]),
   ]);
 }, board.refresh);
 

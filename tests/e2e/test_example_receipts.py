@@ -18,7 +18,7 @@ from scripts.environment import Environment
 from scripts.server import Server, link_file
 
 RENEW = os.environ.get("ONEDIFF_EXAMPLE_RECEIPTS")
-STEPS, PICTURES = 8, 3
+STEPS, PICTURES = 8, 2
 
 #: Values of the files that ``example`` makes smaller: receipts are of what a person opens.
 SIZES = {

@@ -63,7 +63,14 @@ def test_every_kind_of_result_is_drawn(report, draw):
     assert (picture != picture[0, 0]).any(axis=-1).mean() > 0.005
 
 
-@pytest.mark.parametrize("report, units", [(FASTER, ["milliseconds", "minutes"]), (LONG, ["seconds", "hours"])])
+@pytest.mark.parametrize(
+    "report, units",
+    [
+        (FASTER, ["milliseconds", "minutes"]),
+        (LONG, ["seconds", "hours"]),
+        (NOISY, ["milliseconds", "seconds"]),
+    ],
+)
 def test_both_plots_say_what_their_axes_count_and_nothing_is_cut(report, units):
     pytest.importorskip("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -90,6 +97,8 @@ def test_both_plots_say_what_their_axes_count_and_nothing_is_cut(report, units):
             assert 0 < box.x0 < box.x1 < plot.WIDTH and 0 < box.y0 < box.y1 < plot.HEIGHT
             for tick in axes.get_yticklabels():
                 assert not tick.get_text() or not box.overlaps(tick.get_window_extent())
+    texts = {text.get_text(): text.get_window_extent() for text in drawn[0].texts}
+    assert not texts[plot_words.headline(report)].overlaps(texts["OneDiff · Speed Report"])
     values = left.get_window_extent().x1
     assert right.yaxis.label.get_window_extent().x0 > values + 60, "beside the medians' names"
 

@@ -6,6 +6,8 @@ export const WORKFLOW = "6a1bd4a9-4f6a-4a0e-9d65-0d63a2f4f2b1";
 export const record = (fields) => ({
   workflow: WORKFLOW,
   node: "12",
+  settings: null,
+  sources: null,
   state: "idle",
   summary: null,
   progress: null,

@@ -82,7 +82,7 @@ export function createBoard({ store, words, root, past = () => null, entered = (
     const bypassed = SWITCHED_OFF.has(node.mode ?? 0);
     const way = wayOf(root(), node);
     const stopped = stoppedBy(way, (other) => newest(other), entry);
-    const changed = changedSince(way, (other) => (other === node ? entry : newest(other)));
+    const changed = changedSince(root(), way, (other) => (other === node ? entry : newest(other)));
     const known = { entry, past: past(node), bypassed, age, stopped, changed };
     const elsewhere = stopped?.node ?? rejecting(way, (other) => newest(other), entry?.record ?? null);
     return { record: entry?.record ?? null, bypassed, elsewhere, ...shown(known, words()) };
