@@ -25,14 +25,14 @@ from editor import (
     use_renderer,
 )
 
-BY_PATCH = r"(\d+\.\d+× from patched attention · )?"
+BY_PATCH = r"(about \d+\.\d+× from attention · )?"
 
 #: Any way in which a compile node can end that says how fast it is.
 MEASURED = re.compile(
-    r"^([▲◐] (compiled|partly compiled \d+/\d+)|▼ compiled, but slower|. compiled, no gain) · \d+\.\d+× "
-    r"(together \([^)]*\) |from patched attention )?· "
+    r"^([▲◐] (compiled|partly compiled \d+/\d+)|▼ compiled, but slower|. compiled, no gain) · (about )?\d+\.\d+× "
+    r"(together |from attention )?· "
     rf"|^[✓◐] (compiled|partly compiled \d+/\d+) · {BY_PATCH}not clear yet \(\d+ comparison"
-    rf"|^▽ (off: compiled is |uncompiled · {BY_PATCH}(no clear gain|compiled, it took longer))"
+    rf"|^▽ {BY_PATCH}(off: compiled is |(uncompiled( · |: ))?(no clear gain|compiling gains nothing|compiled, it took longer))"
 )
 
 # Notes every change of a node's line with its time.

@@ -46,10 +46,10 @@ test("what all nodes gained is said, as computed where it is, and what was not c
   assert.deepEqual(readReceipt(JSON.parse(JSON.stringify(both))), both);
   assert.equal(
     describeReceipt(both, english, false).text,
-    "author: about 2.84× together (attention 1.75×, compiled 1.62×) · AMD EPYC · 148 ms a compiled step",
+    "author: about 2.84× together · AMD EPYC · attention 1.75×, compiled 1.62× · 148 ms a compiled step",
   );
   const alone = shapeReceipt(states.patchAlone, "on");
-  assert.match(describeReceipt(alone, english, false).text, /^author: about 1\.63× from patched attention · 150 ms an unc/);
+  assert.match(describeReceipt(alone, english, false).text, /^author: about 1\.63× from attention · 150 ms an unc/);
   assert.match(describeReceipt(alone, chinese, true).text, /^此前：替换注意力约 1\.63× · /);
   assert.equal(readReceipt({ speed: { total_speedup: 2, computed: "yes" } }).speed.computed, undefined);
   assert.equal(shapeReceipt(states.noisy, "on").speed.speedup, undefined);

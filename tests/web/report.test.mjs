@@ -225,7 +225,7 @@ test("a node without a record says what else is known of it", () => {
 
 test("Markdown has the same as the panel, and nothing of a model becomes markup or a mention", () => {
   const text = markdown(of(states.findings), english);
-  assert.match(text, /^## OneDiff Compile: 2 errors, 1 warning · /);
+  assert.match(text, /^## OneDiff Compile: AttnProcessor: has no forward · 2 errors, 1 warning/);
   assert.match(text, /\n### Check\n\n- \*\*Modules\*\*: 686\n/);
   assert.match(text, /`input_blocks.1.1.attn2.processor · AttnProcessor · models\/custom.py:12`: has no forward\. /);
   assert.match(text, /→ rename \\_\\_call\\_\\_ to forward/);

@@ -86,7 +86,7 @@ export function describeReceipt(receipt, words, mine) {
   const unit = speed?.unit === "run" ? "run" : "step";
   const stepOf = `status.${isCompiled ? "a_compiled" : "an_uncompiled"}_${unit}`;
   const by = isSlower(receipt) ? slowerBy(speed?.eager_ms, speed?.compiled_ms, words) : "";
-  const all = together(receipt, words);
+  const [all, parts] = together(receipt, words);
   const gain = all
     ? words(`receipt.${who}_together`, { what: all })
     : speed?.kept === "uncompiled"
@@ -101,12 +101,13 @@ export function describeReceipt(receipt, words, mine) {
     ? [
         { text: gain },
         { text: machine?.device ?? "", elastic: true },
+        { text: parts ?? "" },
         { text: isNumber(step) ? words(stepOf, { time: duration(words, step) }) : "" },
         { text: day(at) },
       ]
     : [{ text: words(`receipt.${who}`) }, { text: summary ?? "", elastic: true }];
-  const parts = said.filter((part) => part.text !== "");
-  return { symbol: mine ? "◷" : "✎", tone: "past", parts, short: 2, text: parts.map((part) => part.text).join(" · ") };
+  const shown = said.filter((part) => part.text !== "");
+  return { symbol: mine ? "◷" : "✎", tone: "past", parts: shown, short: 2, text: shown.map((part) => part.text).join(" · ") };
 }
 
 /**

@@ -81,19 +81,19 @@ function offBy(record, words) {
 const percent = (share) => (share * 100).toPrecision(2);
 
 /**
- * "about 2.84× together (attention 1.75×, compiled 1.62×)": what patch and compiling gain, shown before its parts; null
+ * "about 2.84× together" and "attention 1.75×, compiled 1.62×": what patch and compiling gain, before its parts; none
  * where nothing is patched, or that gains nothing. "about": computed from times of attention, not measured.
  * @param {{speed?: Record<string, any> | null}} record or receipt
  * @param {Words} words
+ * @returns {string[]}
  */
 export function together({ speed }, words) {
   const { total_speedup: total, patch_speedup: patch, speedup } = speed ?? {};
-  if (!isNumber(total) || !isNumber(patch) || patch < NOISE) return null;
+  if (!isNumber(total) || !isNumber(patch) || patch < NOISE) return [];
   const of = { total: factor(words, total), patch: factor(words, patch) };
   const how = speed?.computed ? "_computed" : "";
-  return isNumber(speedup) && speed?.verdict && total !== patch
-    ? words(`status.together${how}`, { ...of, compiled: factor(words, speedup) })
-    : words(`status.together_patch${how}`, of);
+  if (!isNumber(speedup) || !speed?.verdict || total === patch) return [words(`status.together_patch${how}`, of)];
+  return [words(`status.together${how}`, of), words("status.together_parts", { ...of, compiled: factor(words, speedup) })];
 }
 
 /**

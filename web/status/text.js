@@ -166,7 +166,7 @@ function unused(record, words) {
 function stopped(record, words) {
   const { done, total } = stoppedAt(record) ?? { done: 0, total: 0 };
   const at = total > 0 ? words("status.stopped_at", { done, total }) : words("status.stopped_early");
-  return { symbol: "◐", tone: "plain", parts: [at, words("status.goes_on")] };
+  return { symbol: "◐", tone: "plain", parts: [at, { text: words("status.goes_on"), elastic: true }] };
 }
 
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
@@ -196,7 +196,7 @@ function patched(record, words) {
     return { symbol: "✗", tone: "bad", parts: [words("status.rejected", rejected), { text: why, elastic: true }] };
   }
   const trouble = troubles(record, words);
-  if (trouble) return { ...trouble, parts: [trouble.parts[0], patch[1] ?? patch[0]] };
+  if (trouble) return { ...trouble, parts: [troubleCounts(record, words), patch[1] ?? patch[0]] };
   if (isUndecided(record)) return { symbol: "○", tone: "plain", parts: patch };
   if (leftAsItWas(record)) return { symbol: "=", tone: "plain", parts: patch };
   if (takenByOthers(record)) return { symbol: "◐", tone: "warn", parts: patch, short: 2 };
@@ -236,7 +236,7 @@ function troubles(record, words) {
   return {
     symbol: errors ? "✗" : "!",
     tone: errors ? "bad" : "warn",
-    parts: [counts, { text: worstFinding(record), elastic: true }],
+    parts: [{ text: [worstFinding(record), counts].filter(Boolean).join(" · "), elastic: true }],
   };
 }
 
@@ -259,8 +259,9 @@ function speed(record, words) {
     : isNotClearYet(record)
       ? words("status.not_clear_yet", { count: pairs })
       : null;
+  const all = together(record, words);
   return [
-    together(record, words) ?? (unclear ? null : ratio),
+    ...(all.length ? all : [unclear ? null : ratio]),
     unclear,
     isNumber(step) ? words(`status.a_compiled_${unitOf(record)}`, { time: duration(words, step) }) : null,
   ];
@@ -285,11 +286,11 @@ function uncompiled(record, words) {
   const step = isNumber(eager) ? words(`status.an_uncompiled_${unitOf(record)}`, { time: duration(words, eager) }) : null;
   // Where it is not clear, the summary says that no gain was seen.
   const by = isSlower(record) && !isUnclear(record) ? slowerBy(eager, compiled, words) : "";
-  const patch = together(record, words);
+  const [patch = null] = together(record, words);
   if (by) return { symbol: "▽", tone: "plain", parts: [patch, words("status.slower", { by }), patch ? null : step] };
   const why = whyUncompiled(record, words);
   const tone = isUnclear(record) || gainsNowhere(record) ? "plain" : "warn";
-  const said = patch && why ? words("status.uncompiled_because", { why }) : why;
+  const said = patch && why && !gainsNowhere(record) ? words("status.uncompiled_because", { why }) : why;
   return { symbol: "▽", tone, parts: [patch ?? words("status.uncompiled"), { text: said, elastic: true }] };
 }
 
