@@ -22,6 +22,7 @@ from ..processors.kernels.proofs import KERNEL_PROOFS
 from ..status import HUB, Record
 from ..status.hub import Run
 from ..status.machine import machine
+from ..status.model_file import model_nodes
 from ..status.plain import is_comparable, plain, short_id
 from ..status.prompts import is_link
 from ..status.routes import add_routes
@@ -199,15 +200,16 @@ def new_record(hidden: Any, **settings: Any) -> Record:
     HUB.watch()
     record = HUB.record(_workflow_id(hidden.extra_pnginfo), short_id(str(hidden.unique_id)))
     record.data["settings"] = {name: value for name, value in settings.items() if is_comparable(value)}
-    record.data["sources"] = _sources(record.data["settings"])
+    prompt, context = _running_prompt(), get_executing_context()
+    if prompt is not None and context is not None:
+        record.data["sources"] = _sources(prompt[2], context.node_id, record.data["settings"])
+        record.data["upstream"] = model_nodes(prompt[2], context.node_id, class_of)
     return record
 
 
-def _sources(names: Iterable[str]) -> dict[str, list[Any]]:
-    """Which inputs of the node that is executing came through a link, from which node's output: ``{"cfg": ["7", 0]}``."""
-    prompt, context = _running_prompt(), get_executing_context()
-    node = None if prompt is None or context is None else prompt[2].get(context.node_id)
-    inputs = (node or {}).get("inputs") or {}
+def _sources(graph: dict[str, Any], node: str, names: Iterable[str]) -> dict[str, list[Any]]:
+    """Which inputs of a node came through a link, from which node's output: ``{"cfg": ["7", 0]}``."""
+    inputs = (graph.get(node) or {}).get("inputs") or {}
     return {name: [short_id(inputs[name][0]), inputs[name][1]] for name in names if is_link(inputs.get(name))}
 
 

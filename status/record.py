@@ -35,6 +35,7 @@ FIELDS = (
     "node",
     "settings",
     "sources",
+    "upstream",
     "state",
     "summary",
     "progress",

@@ -163,3 +163,37 @@ test("links that go round in a circle end", () => {
   ran({});
   assert.match(text(), /^compiled/);
 });
+
+test("another checkpoint, or another strength of a LoRA, marks the lines behind it", () => {
+  const store = createStore(() => 0);
+  const root = graphOf(
+    {
+      load: { type: "CheckpointLoaderSimple", out: ["MODEL"], file: "sd15.safetensors" },
+      lora: { type: "LoraLoaderModelOnly", in: { MODEL: ["load", "MODEL"] }, out: ["MODEL"] },
+      compile: { type: "OneDiffCompile", in: { MODEL: ["lora", "MODEL"] } },
+    },
+    WORKFLOW,
+  );
+  const board = createBoard({ store, words: () => english, root: () => root });
+  const [load, lora, compile] = ["load", "lora", "compile"].map((id) => node(root, id));
+  load.widgets = [{ name: "ckpt_name", value: "sd15.safetensors" }];
+  lora.widgets = [{ name: "strength_model", value: 1 }];
+  const upstream = { load: { ckpt_name: "sd15.safetensors" }, lora: { strength_model: 1 }, gone: { x: 1 } };
+  const put = (fields) => store.put({ ...states.compiled, node: "compile", settings: {}, ...fields });
+  const text = () => board.look(compile).line.text;
+  put({ upstream });
+  assert.match(text(), /^compiled/);
+  load.widgets[0].value = "sdxl.safetensors";
+  assert.match(text(), /^before your change · compiled/);
+  assert.match(board.look(compile).details[0], /^“CheckpointLoaderSimple” has other settings/);
+  load.widgets[0].value = "sd15.safetensors";
+  lora.widgets[0].value = 0.5;
+  assert.match(text(), /^before your change/);
+  lora.mode = 4;
+  assert.match(text(), /^compiled/, "one that is switched off says nothing");
+  lora.mode = 0;
+  for (const odd of [null, undefined, 7, "x", { lora: null }, { lora: 3 }]) {
+    put({ upstream: odd });
+    assert.match(text(), /^compiled/, JSON.stringify(odd));
+  }
+});

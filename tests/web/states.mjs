@@ -8,6 +8,7 @@ export const record = (fields) => ({
   node: "12",
   settings: null,
   sources: null,
+  upstream: null,
   state: "idle",
   summary: null,
   progress: null,

@@ -17,23 +17,39 @@ import { SWITCHED_OFF } from "./stopped.js";
  * @returns {string | null} title of the node that was changed, of the first such; null when there is none
  */
 export function changedSince(root, way, find) {
+  const upstream = find(way[0])?.record.upstream;
   for (const node of way) {
-    const record = SWITCHED_OFF.has(node.mode ?? 0) ? null : find(node)?.record;
-    const changed = record ? changedNode(root, node, record) : null;
+    if (SWITCHED_OFF.has(node.mode ?? 0)) continue;
+    const record = find(node)?.record;
+    const changed = record ? changedNode(root, node, record) : otherNode(root, node, upstream);
     if (changed) return String(changed.title || changed.type);
   }
   return null;
 }
 
 /**
- * What the inputs of a node are given now, for a look whether anything has changed.
+ * A node without a record, as a loader or a LoRA, whose values are others.
+ * @param {WalkGraph} root
+ * @param {WalkNode} node
+ * @param {StatusRecord["upstream"]} upstream null: of a server that does not tell
+ */
+function otherNode(root, node, upstream) {
+  if (typeof upstream !== "object" || upstream === null) return null;
+  const id = executionIds(root, node).find((one) => Object.hasOwn(upstream, one));
+  return id === undefined ? null : changedNode(root, node, { settings: upstream[id], sources: null });
+}
+
+/**
+ * What a node's widgets say, and what holds the values of its linked inputs, for a look whether anything has changed.
  * @param {WalkGraph} root
  * @param {WalkNode} node
  */
-export const linkedValues = (root, node) =>
-  (node.inputs ?? [])
+export const valuesNow = (root, node) => [
+  ...(node.widgets ?? []).map(({ value }) => plainValue(value)),
+  ...(node.inputs ?? [])
     .filter(({ link, widget }) => link != null && widget)
-    .map(({ name }) => plainValue(givenTo(root, node, String(name))?.value));
+    .map(({ name }) => plainValue(givenTo(root, node, String(name))?.value)),
+];
 
 /** Other nodes' objects may run their code when they are shown. @param {unknown} value */
 const plainValue = (value) => (["string", "number", "boolean"].includes(typeof value) ? value : null);
@@ -41,7 +57,7 @@ const plainValue = (value) => (["string", "number", "boolean"].includes(typeof v
 /**
  * @param {WalkGraph} root
  * @param {WalkNode} node
- * @param {StatusRecord} record of its last run: what it was given, and which inputs came from which node
+ * @param {Pick<StatusRecord, "settings" | "sources">} record of its last run: what it was given, and from which node
  * @returns {WalkNode | null} the node itself, or the one that holds the value of an input
  */
 function changedNode(root, node, { settings, sources }) {

@@ -27,6 +27,7 @@
  * @property {string} node execution id: "12", in a subgraph "3:12"
  * @property {Record<string, unknown> | null} [settings] what the node was given, by input
  * @property {Record<string, [string, number]> | null} [sources] which of these came through a link, from which node's output
+ * @property {Record<string, Record<string, unknown>> | null} [upstream] what the nodes before were given, by execution id
  * @property {string} state
  * @property {string | null} [summary]
  * @property {Record<string, any> | null} [model]
