@@ -22,7 +22,10 @@ STEPS, PICTURES = 8, 2
 
 #: Values of the files that ``example`` makes smaller: receipts are of what a person opens.
 SIZES = {
-    "sdxl": {"CheckpointLoaderSimple": {"ckpt_name": "sdxl_narrow.safetensors"}},
+    "sdxl": {
+        "CheckpointLoaderSimple": {"ckpt_name": "sdxl_narrow.safetensors"},
+        "EmptyLatentImage": {"width": 512, "height": 512},
+    },
     "flux": {"EmptySD3LatentImage": {"width": 1024, "height": 1024}},
 }
 SD15 = {"EmptyLatentImage": {"width": 512, "height": 512}}

@@ -57,6 +57,15 @@ test("what all nodes gained is said, as computed where it is, and what was not c
   assert.equal(shapeReceipt(unclear, "on").speed.speedup, undefined);
 });
 
+test("it says on which size that was, whatever else a file holds there", () => {
+  const sized = shapeReceipt({ ...states.compiled, speed: { ...states.compiled.speed, steps_size: ["1×4×8×8", "2×4×64×64"] } }, "on");
+  assert.equal(sized.speed.size, "2×4×64×64");
+  assert.deepEqual(readReceipt(JSON.parse(JSON.stringify(sized))), sized);
+  assert.match(receiptDetails(sized, english, false, details).join("\n"), /Steps on latents of 2×4×64×64\./);
+  assert.ok(readReceipt({ speed: { speedup: 2, size: "x".repeat(1e6) } }).speed.size.length <= 60);
+  assert.equal(readReceipt({ speed: { speedup: 2, size: {} } }).speed.size, undefined);
+});
+
 test("the model is named by class and size, whatever else a file holds there", () => {
   assert.deepEqual(receipt.model, { class: "UNetModel", dtype: "float16", parameters: 859_520_964 });
   assert.match(receiptDetails(receipt, english, false, details).join("\n"), /Model: UNetModel, 860 M parameters, float16\./);

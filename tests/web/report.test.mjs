@@ -178,6 +178,14 @@ test("what was tried and refused is not among what was not tried, and says what 
   assert.equal(missing, "未安装软件包 sageattn3：请从 b 构建 a。");
 });
 
+test("why a processor of one's own has no gain is said, and what would show it", () => {
+  const own = { ...states.patched, patches: { sites: [{ site: "a", processor: "custom/mine:Mine" }], foreign: [], untimed: true } };
+  assert.match(fact(own, "patches", "A model call"), /^gain not timed: .* Speed Report measures this one too\.$/);
+  assert.equal(fact(states.patched, "patches", "A model call"), undefined);
+  const rejected = { ...states.rejected, patches: { ...states.rejected.patches, untimed: true } };
+  assert.equal(fact(rejected, "patches", "A model call"), undefined, "what took its place is timed");
+});
+
 test("where nothing is gained it says calmly what would gain", () => {
   assert.match(advice(states.autoSame, english)[0], /^Nothing to do: ComfyUI's own attention is the fastest here\. A larger/);
   assert.deepEqual(advice(states.autoChosen, english), ["Nothing to do."]);

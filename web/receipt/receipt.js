@@ -4,7 +4,7 @@
 
 import { together } from "../status/attention.js";
 import { duration, factor } from "../status/format.js";
-import { isNumber, isOutcome, plain } from "../status/record.js";
+import { isNumber, isOutcome, list, plain } from "../status/record.js";
 import { slowerBy } from "../status/text.js";
 import { isNoisy, isNotClearYet, isSlower } from "../status/verdict.js";
 
@@ -26,6 +26,7 @@ import { isNoisy, isNotClearYet, isSlower } from "../status/verdict.js";
 
 const MOST_TEXT = 200;
 const MOST_STEPS = 40;
+const MOST_SIZE = 60;
 const LARGEST = 1e9; // of milliseconds, ratios and pictures alike; beyond it somebody made it up
 const EARLIEST = Date.UTC(2024, 0, 1);
 const LATEST = Date.UTC(2200, 0, 1);
@@ -48,6 +49,8 @@ export function shapeReceipt(record, setting) {
   if (setting === "off" || !isOutcome(record)) return null;
   const receipt = readReceipt(record);
   if (receipt?.machine && setting === "no device") delete receipt.machine.device;
+  const size = text(list(record.speed?.steps_size).at(-1)).slice(0, MOST_SIZE);
+  if (receipt?.speed && size) receipt.speed.size = size;
   // What is not clear here is no figure for others.
   if (receipt?.speed && (isNotClearYet(record) || isNoisy(record))) delete receipt.speed.speedup;
   return receipt;
@@ -63,7 +66,7 @@ export function readReceipt(value) {
   const model = readModel(pick(fields.model, [...MODEL, "parameters"]));
   const receipt = {
     summary: text(fields.summary) || null,
-    speed: readSpeed(pick(fields.speed, [...TIMES, "steps_ms", "kept", "verdict", "unit", "computed"])),
+    speed: readSpeed(pick(fields.speed, [...TIMES, "steps_ms", "kept", "verdict", "unit", "computed", "size"])),
     parity: readParity(pick(fields.parity, [...ERRORS, "passed"])),
     machine: readTexts(pick(fields.machine, MACHINE), MACHINE),
     ...(model && { model }),
@@ -126,6 +129,7 @@ export function receiptDetails(receipt, words, mine, rest) {
     words(when ? `${key}_on` : key, { when }),
     summary ? words("receipt.summary", { summary }) : "",
     ...rest(record, words),
+    receipt.speed?.size ? words("receipt.size", { size: receipt.speed.size }) : "",
     machine?.device ? words("details.machine", { device: machine.device }) : "",
     words(mine ? "receipt.mine_remedy" : "receipt.author_remedy"),
   ].filter(Boolean);
@@ -158,6 +162,8 @@ function readSpeed(speed) {
   if (KEPT.has(speed.kept)) read.kept = speed.kept;
   if (speed.unit === "run") read.unit = speed.unit;
   if (speed.computed === true) read.computed = true;
+  const size = text(speed.size).slice(0, MOST_SIZE);
+  if (size) read.size = size;
   if (VERDICTS.has(speed.verdict)) read.verdict = speed.verdict;
   return TIMES.some((name) => name in read) ? read : null;
 }
