@@ -168,8 +168,8 @@ def gain_nothing(blocks: Sequence[Block]) -> bool:
 
 
 def _no_gain(blocks: Sequence[Block]) -> str:
-    """Why nothing is compiled: what is known of the heaviest block, and how much compiling that saved. What was found in
-    an earlier run of the process holds: then no kind is compiled at all."""
+    """Why nothing is compiled: what is known of the heaviest block, and how much compiling that saved. What an earlier
+    run found holds: then no kind is compiled at all."""
     heaviest = max(blocks, key=lambda block: block.weight)
     kinds, compiled = kinds_of(blocks)
     if compiled:

@@ -92,7 +92,9 @@ def test_what_gave_way_goes_back_unless_it_was_moved(page: Any) -> None:
     page.evaluate(f"{TRACKER}.undo()")
     page.wait_for_timeout(1500)
     assert page.evaluate(WAY)[-3:] == PAIR[1:]
-    page.evaluate("() => { const n = app.graph.nodes.find(n => n.type === 'SaveImage'); n.pos = [n.pos[0], n.pos[1] + 90]; }")
+    page.evaluate(
+        "() => { const n = app.graph.nodes.find(n => n.type === 'SaveImage'); n.pos = [n.pos[0], n.pos[1] + 90]; }"
+    )
     moved = page.evaluate(PLACE, "SaveImage")
     run(page, "OneDiff.Remove")
     assert page.evaluate(PLACE, "SaveImage") == moved

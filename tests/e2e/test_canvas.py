@@ -33,7 +33,8 @@ MEASURED = re.compile(
     r"^([▲◐] (compiled|partly compiled \d+/\d+)|▼ compiled, but slower|. compiled, no gain) · (about )?\d+\.\d+× "
     r"(together |from attention )?· "
     rf"|^[✓◐] (compiled|partly compiled \d+/\d+) · {BY_PATCH}not clear yet \(\d+ comparison"
-    rf"|^▽ {BY_PATCH}(off: compiled is |(uncompiled( · |: ))?(no clear gain|compiling gains nothing|compiled, it took longer))"
+    rf"|^▽ {BY_PATCH}(off: compiled is |compiling gains nothing"
+    r"|uncompiled( · |: )(no clear gain|compiling gains nothing|compiled, it took longer))"
 )
 
 # Notes every change of a node's line with its time.

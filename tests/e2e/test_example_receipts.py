@@ -1,5 +1,8 @@
-"""The author's receipt in each example workflow. ``ONEDIFF_EXAMPLE_RECEIPTS=1`` makes them anew: each example runs on the
-real ComfyUI, in its own size, with a stand-in of random weights for its model, which the receipt names by its class."""
+"""The author's receipt in each example workflow. ``ONEDIFF_EXAMPLE_RECEIPTS=1`` makes them anew, minutes for each.
+
+Each example runs on the real ComfyUI with a stand-in of random weights for its model; the receipt names its class and
+parameters, and the size of the latents.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from scripts.server import Server, link_file
 RENEW = os.environ.get("ONEDIFF_EXAMPLE_RECEIPTS")
 STEPS, PICTURES = 8, 2
 
-#: Values of the files that ``example`` makes smaller: receipts are of what a person opens.
+#: Values of the files that ``example`` makes smaller: receipts are of what a person opens. SDXL's 1024² takes too long.
 SIZES = {
     "sdxl": {
         "CheckpointLoaderSimple": {"ckpt_name": "sdxl_narrow.safetensors"},
@@ -66,11 +69,8 @@ def test_its_receipts_are_made_anew(server: Server, name: str) -> None:
         records |= result.records
         if name == "report" or all((one["speed"] or {}).get("kept", True) for one in records.values()):
             break
-    made = subprocess.run(
-        ["node", "--input-type=module", "--eval", SHAPE],
-        **{"cwd": ROOT, "input": json.dumps(records), "capture_output": True, "text": True, "check": True},
-    )
-    receipts = json.loads(made.stdout)
+    command = ["node", "--input-type=module", "--eval", SHAPE]
+    receipts = json.loads(subprocess.check_output(command, cwd=ROOT, input=json.dumps(records), text=True))
     file = example_file(name)
     workflow = json.loads(file.read_text(encoding="utf-8"))
     for node in workflow["nodes"]:

@@ -211,7 +211,8 @@ def test_a_change_behind_a_link_marks_the_line_too(page: Any) -> None:
     said = page.evaluate(text, number)
     assert said.startswith("◷ before your change · compiled · 1.62×") and "“Steps” has other settings" in said
     page.evaluate(
-        "id => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [100, -750]; app.canvas.setDirty(true, true); }", number
+        "id => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [100, -750]; app.canvas.setDirty(true, true); }",
+        number,
     )
     page.wait_for_timeout(800)
     page.screenshot(path=SCREENS / f"changed-behind-a-link-{name(page)}.png")

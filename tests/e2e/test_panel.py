@@ -176,7 +176,9 @@ def test_a_check_leads_to_the_node_that_did_not_take_its_processor(page: Any) ->
     tell(page, {**known["checked"], "check": check}, CHECK)
     line(page, CHECK).click()
     assert "Join the heads." in (panel(page) or "")
-    assert page.locator("dialog.onediff-panel .onediff-panel-advice button").count() == 0, "nothing is known of that node"
+    assert page.locator("dialog.onediff-panel .onediff-panel-advice button").count() == 0, (
+        "nothing is known of that node"
+    )
     page.keyboard.press("Escape")
     tell(page, known["rejected"], PATCH)
     line(page, CHECK).click()

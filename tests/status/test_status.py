@@ -180,7 +180,10 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
         ),
         ({"state": "idle", "backend": {"replaced_by": "14"}}, "left to the later node 14"),
         ({"state": "idle", "compile": {"regions": 1}}, "ready: 1 block to compile when sampling"),
-        ({"state": "idle", "compile": {"stopped": {"done": 0, "total": 0}}}, "stopped · goes on with the next new picture"),
+        (
+            {"state": "idle", "compile": {"stopped": {"done": 0, "total": 0}}},
+            "stopped · goes on with the next new picture",
+        ),
         ({"state": "partial", "compile": STOPPED}, "stopped at 7/38 · goes on with the next new picture"),
         ({"state": "compiled", "compile": {**STOPPED, "regions_compiled": 38}}, "compiled · no backend · 38 blocks"),
         ({"state": "patched"}, "nothing patched"),

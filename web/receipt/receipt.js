@@ -5,7 +5,7 @@
 import { together } from "../status/attention.js";
 import { duration, factor } from "../status/format.js";
 import { isNumber, isOutcome, list, plain } from "../status/record.js";
-import { slowerBy } from "../status/text.js";
+import { slowerBy } from "../status/uncompiled.js";
 import { isNoisy, isNotClearYet, isSlower } from "../status/verdict.js";
 
 /** @typedef {import("../words.js").Words} Words */
