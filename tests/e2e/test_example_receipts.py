@@ -24,7 +24,7 @@ RENEW = os.environ.get("ONEDIFF_EXAMPLE_RECEIPTS")
 STEPS, PICTURES = 8, 2
 
 #: Values of the files that ``example`` makes smaller: receipts are of what a person opens. SDXL's 1024² takes too long.
-SIZES = {
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "sdxl": {
         "CheckpointLoaderSimple": {"ckpt_name": "sdxl_narrow.safetensors"},
         "EmptyLatentImage": {"width": 512, "height": 512},
@@ -62,7 +62,7 @@ def server(environment: Environment) -> Iterator[Server]:
 def test_its_receipts_are_made_anew(server: Server, name: str) -> None:
     records: dict[str, Any] = {}
     for seed in range(PICTURES):
-        seeds = {} if name == "report" else {"KSampler": {"seed": seed, "steps": STEPS}}
+        seeds: dict[str, dict[str, Any]] = {} if name == "report" else {"KSampler": {"seed": seed, "steps": STEPS}}
         result = run(server, example(name, server, STEPS, **(SIZES.get(name, SD15) | seeds)))
         assert result.error is None
         # What came from ComfyUI's cache sends nothing, and keeps what it learned meanwhile in the server's records.
