@@ -136,17 +136,19 @@ def choose(
             return Chosen(name, cast(Processor, module))
     except CannotLoad as error:
         findings.append(_finding(error))
-        return _instead_of(name, error.what, error.where)
+        return _instead_of(name, error.what, error.where, error.fix)
     except (CANCEL.error, Overdue, Unusable):
         raise
     except BaseException as error:  # a person's code ends neither the prompt nor the thread that runs it
         words = error_words(error)
         fix = "Remove from its file what raises when the class is inspected."
         findings.append(_finding(CannotLoad(name, "input", "cannot be inspected", f"It raises {words}.", fix)))
-        return _instead_of(name, "cannot be inspected", "")
+        return _instead_of(name, "cannot be inspected", "", fix)
     findings.append(_not_used(name, reason))
-    what, where = (reason.what, reason.where) if reason else ("cannot be called as a processor", "")
-    return _instead_of(name, what, where)
+    what, where, fix = (
+        (reason.what, reason.where, reason.fix) if reason else ("cannot be called as a processor", "", "")
+    )
+    return _instead_of(name, what, where, fix)
 
 
 def _built_in(name: str, model: Any, findings: list[Finding]) -> Chosen:
@@ -173,7 +175,7 @@ def _built_in(name: str, model: Any, findings: list[Finding]) -> Chosen:
             rule="processor-not-used",
         )
     )
-    return _instead_of(name, what, "")
+    return _instead_of(name, what, "", f"{fix[:1].upper()}{fix[1:]}.")
 
 
 def not_made(name: str, processor: Processor, error: BaseException, findings: list[Finding]) -> Chosen:
@@ -182,7 +184,7 @@ def not_made(name: str, processor: Processor, error: BaseException, findings: li
     where = f"{short_path(lines[-1][0])}:{lines[-1][1]}" if lines else "input"
     fix = "Correct what __init__ does with the values of a place."
     findings.append(_finding(CannotLoad(name, where, "cannot be made", f"It raises {error_words(error)}.", fix)))
-    return _instead_of(name, "cannot be made", where)
+    return _instead_of(name, "cannot be made", where, fix)
 
 
 def prove_ahead(processor: Any, quality: Any, device: torch.device, dtype: torch.dtype) -> None:
@@ -192,10 +194,10 @@ def prove_ahead(processor: Any, quality: Any, device: torch.device, dtype: torch
         KERNEL_PROOFS.prove_ahead(names, device)
 
 
-def _instead_of(name: str, what: str, where: str) -> Chosen:
+def _instead_of(name: str, what: str, where: str, fix: str = "") -> Chosen:
     """The default processor."""
     file = where.rpartition("/")[2] if ":" in where else ""
-    rejected = {"processor": name, "class": class_of(name), "what": what, "where": file}
+    rejected = {"processor": name, "class": class_of(name), "what": what, "where": file, "fix": fix}
     return Chosen(DEFAULT_PROCESSOR, get_processor(DEFAULT_PROCESSOR), rejected)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from ..processors.kernels.proofs import KERNEL_PROOFS
 from ..status import HUB, Record
 from ..status.hub import Run
 from ..status.machine import machine
+from ..status.model_file import model_nodes
 from ..status.plain import is_comparable, plain, short_id
+from ..status.prompts import is_link
 from ..status.routes import add_routes
 from .compile_cache_folder import cache_place, cache_size, own_folder, remember_folder
 from .loading.files import register_ip_folder
@@ -198,7 +200,17 @@ def new_record(hidden: Any, **settings: Any) -> Record:
     HUB.watch()
     record = HUB.record(_workflow_id(hidden.extra_pnginfo), short_id(str(hidden.unique_id)))
     record.data["settings"] = {name: value for name, value in settings.items() if is_comparable(value)}
+    prompt, context = _running_prompt(), get_executing_context()
+    if prompt is not None and context is not None:
+        record.data["sources"] = _sources(prompt[2], context.node_id, record.data["settings"])
+        record.data["upstream"] = model_nodes(prompt[2], context.node_id, class_of)
     return record
+
+
+def _sources(graph: dict[str, Any], node: str, names: Iterable[str]) -> dict[str, list[Any]]:
+    """Which inputs of a node came through a link, from which node's output: ``{"cfg": ["7", 0]}``."""
+    inputs = (graph.get(node) or {}).get("inputs") or {}
+    return {name: [short_id(inputs[name][0]), inputs[name][1]] for name in names if is_link(inputs.get(name))}
 
 
 def seen_now(record: Record, model: Any) -> dict[str, Any]:

@@ -101,6 +101,6 @@ def _rejected(rejected: dict[str, str]) -> Finding:
         where=where,
         what=f"{rejected['processor']} is not in this model; {DEFAULT_PROCESSOR} is",
         why=f"{rejected['by']} did not take it: {what}{f' ({where})' if where else ''}.",
-        fix="The report of that node says what to do.",
+        fix=rejected["fix"] or "The report of that node says what to do.",
         rule="processor-not-used",
     )

@@ -216,6 +216,7 @@ class OneDiffPatchAttention(io.ComfyNode):
                 "foreign": [],
                 "rejected": rejected,
                 "auto": patch.said if isinstance(patch, AutoPatch) else None,
+                "untimed": None if not places or (isinstance(patch, MeasuredPatch) and patch.is_timed) else True,
             },
             check=Report(0, len(all_sites), tuple(findings)).as_dict(),
             **seen_now(record, patched),

@@ -28,8 +28,8 @@ UNCOMPILED, COMPILED, WITHOUT = "#c2571a", "#0b6e99", "#7d6b9e"
 #: Why the picture holds text only.
 NO_MATPLOTLIB = "matplotlib is not installed, so this is text only. “pip install matplotlib” brings the plot."
 
-#: Letters of a title that the narrower plot has room for.
-TITLE = 38
+#: Letters of a title that the narrower plot has room for, and of the headline.
+TITLE, HEADLINE = 38, 41
 
 #: Steps higher than this many times the larger median are marked at the edge, so that one hiccup hides nothing.
 CLIP = 2.2
@@ -61,7 +61,7 @@ def drawing(report: SpeedReport, say: Say = ENGLISH) -> np.ndarray:
     figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100, facecolor=PAPER)
     canvas = FigureCanvasAgg(figure)
     _heading(figure, report, say)
-    _steps(figure.add_axes((0.07, 0.185, 0.405, 0.505)), report, say)
+    _steps(figure.add_axes((0.08, 0.185, 0.395, 0.505)), report, say)
     _pictures(figure.add_axes((0.645, 0.185, 0.315, 0.505)), report, say)
     for line, y in zip(footer(report, say), (0.058, 0.025), strict=True):
         _write(figure, 0.04, y, line, size=10, color=FAINT, **say.style)
@@ -80,7 +80,9 @@ def _write(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
 def _heading(figure: Figure, report: SpeedReport, say: Say) -> None:
     outcome = report.outcome if report.total_speedup is None else verdict(report.total_speedup)
     good = INK if report.noisy else {"faster": COMPILED, "slower": UNCOMPILED}.get(str(outcome), INK)
-    _write(figure, 0.04, 0.905, headline(report, say), size=27, weight="bold", color=good, **say.style)
+    said = headline(report, say)
+    size = 27 * min(1.0, HEADLINE / len(said))
+    _write(figure, 0.04, 0.905, said, size=size, weight="bold", color=good, **say.style)
     _write(figure, 0.04, 0.856, place(report, say), size=11.5, weight="bold", **say.style)
     _write(figure, 0.04, 0.822, subject(report, say), size=11.5, **say.style)
     figure.text(0.96, 0.915, "OneDiff · Speed Report", size=11.5, ha="right", va="baseline", color=FAINT)
@@ -104,6 +106,12 @@ def _bare(axes: Axes, say: Say, title: str, below: str) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
+
+
+def _name(axes: Axes, say: Say, across: str, up: str) -> None:
+    """What the axes count."""
+    axes.set_xlabel(across, size=10, color=FAINT, labelpad=6, **say.style)
+    axes.set_ylabel(up, size=10, color=FAINT, labelpad=4, **say.style)
 
 
 def _steps(axes: Axes, report: SpeedReport, say: Say) -> None:
@@ -150,6 +158,7 @@ def _steps(axes: Axes, report: SpeedReport, say: Say) -> None:
     axes.set_xlim(0, max(start, 1))
     axes.set_ylim(0, top)
     axes.set_xticks([])
+    _name(axes, say, say("in_order"), say(unit))
 
 
 def _scale(report: SpeedReport) -> tuple[float, str, float]:
@@ -209,8 +218,7 @@ def _pictures(axes: Axes, report: SpeedReport, say: Say) -> None:
         axes.plot(breakeven, meeting, "o", ms=9, mfc=PAPER, mec=INK, mew=1.8)
     axes.set_xlim(0, pictures)
     axes.set_ylim(0, highest * 1.05 or 1)
-    of = say("pictures_of", steps=say.counted(report.steps, "steps", "step"), unit=say(unit))
-    axes.set_xlabel(of, size=10, color=FAINT, labelpad=6, **say.style)
+    _name(axes, say, say("pictures_of", steps=say.counted(report.steps, "steps", "step")), say(unit))
 
 
 def _nice(value: float) -> float:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from .record import Record
 
@@ -46,6 +46,11 @@ class NodeClass(NamedTuple):
         return CARRIED_BY.get(self.outputs[0], frozenset()) if self.outputs else frozenset()
 
 
+def is_link(value: Any) -> TypeGuard[tuple[str, int]]:
+    """Whether an input of a prompt is another node's output: ``["3", 0]``."""
+    return isinstance(value, list) and [type(part) for part in value] == [str, int]
+
+
 @dataclass(frozen=True)
 class EndedPrompt:
     """One prompt that ran to its end.
@@ -70,7 +75,7 @@ class EndedPrompt:
         """Nodes that a node gets its inputs from, and the number of the output."""
         inputs = self.graph[node].get("inputs")
         for value in inputs.values() if isinstance(inputs, dict) else ():
-            if isinstance(value, list) and [type(part) for part in value] == [str, int] and value[0] in self.graph:
+            if is_link(value) and value[0] in self.graph:
                 yield value[0], value[1]
 
     @cached_property

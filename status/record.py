@@ -34,6 +34,8 @@ FIELDS = (
     "workflow",
     "node",
     "settings",
+    "sources",
+    "upstream",
     "state",
     "summary",
     "progress",

@@ -93,11 +93,11 @@ def stopped(record: dict[str, Any]) -> str | None:
     found = (record["compile"] or {}).get("stopped")
     if found and found.get("beside") and record["state"] in ("idle", "partial", "measuring"):
         line = "compiling in the background"
-        return line if record["state"] == "measuring" else f"{line} · used from the next run"
+        return line if record["state"] == "measuring" else f"{line} · used from the next picture"
     if not found or record["state"] not in ("idle", "partial"):
         return None
     at = f"stopped at {found['done']}/{found['total']}" if found["total"] else "stopped"
-    return f"{at} · goes on in the next run"
+    return f"{at} · goes on with the next new picture"
 
 
 def _plain(record: dict[str, Any]) -> str:
@@ -189,13 +189,14 @@ def _compiled(record: dict[str, Any]) -> str:
 
 
 def _from_patch(speed: dict[str, Any]) -> list[str]:
-    """What patched attention gains, with what compiling adds to it."""
+    """What patched attention gains, with what compiling adds to it; "about": computed from times of attention."""
     patch, total = speed.get("patch_speedup"), speed.get("total_speedup")
     if not patch or not total or patch < NOISE:
         return []
+    about = "about " if speed.get("computed") else ""
     if speed.get("verdict") and total != patch:
-        return [f"{total:.2f}× together (attention {patch:.2f}×)"]
-    return [f"{patch:.2f}× from patched attention"]
+        return [f"{about}{total:.2f}× together (attention {patch:.2f}×)"]
+    return [f"{about}{patch:.2f}× from patched attention"]
 
 
 def packs_inside(compile_: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import { createMenus } from "./accelerate/menus.js";
 import { createCommands } from "./commands.js";
 import { createOldNodes, isOld } from "./migration/extension.js";
 import { COMPILING, OLD } from "./migration/table.js";
+import { wayOf } from "./graph/walk.js";
 import { createMarks, samplersToMark } from "./marks.js";
 import { COMPILE, NODES } from "./node_ids.js";
 import { createBackends } from "./panel/backends.js";
@@ -22,6 +23,7 @@ import { createReceiptExtension } from "./receipt/extension.js";
 import { settings } from "./settings.js";
 import { forwardToCanvas, openWith } from "./status/pointer.js";
 import { createBoard } from "./status/board.js";
+import { valuesNow } from "./status/changed.js";
 import { createLine } from "./status/line.js";
 import { createPoll } from "./status/poll.js";
 import { createStore } from "./status/store.js";
@@ -84,9 +86,6 @@ let shown = "full";
 let marking = true;
 /** @type {WeakMap<any, (display: import("./status/line.js").Display) => void>} */
 const displays = new WeakMap();
-const PLAIN = new Set(["string", "number", "boolean"]);
-const valuesOf = (/** @type {any[] | undefined} */ widgets) =>
-  (widgets ?? []).map(({ value }) => (PLAIN.has(typeof value) ? value : null));
 /** What changes on the canvas without an event in both renderers: bypassing, renaming, moving a link, other values. */
 const poll = createPoll(() => {
   const graph = root();
@@ -95,7 +94,7 @@ const poll = createPoll(() => {
     graph._version,
     app.canvas?.graph?.id,
     classic(),
-    board.nodes().map(({ id, mode, title, widgets }) => [id, mode, title, valuesOf(widgets)]),
+    board.nodes().map((node) => wayOf(graph, node).map((one) => [one.id, one.mode, one.title, valuesNow(graph, one)])),
   ]);
 }, board.refresh);
 

@@ -46,7 +46,8 @@ class ClassGain:
         kinds: number of its kinds; 0 if the class is not to be timed.
 
     ``reason`` says why its blocks run uncompiled; None while they are compiled. ``most_pairs`` of runs are timed, in
-    so many ``seconds``. ``begun`` is the graph of a kind that will tell of the others once it is built.
+    so many ``seconds``. ``begun`` is the graph of a kind that will tell of the others once it is built. ``timed``:
+    whether a compiled block of it was timed, in this run or an earlier one.
     """
 
     most_pairs, seconds = MOST_PAIRS, SECONDS
@@ -55,6 +56,7 @@ class ClassGain:
         self.reason: str | None = None
         self.label = label
         self.begun: SharedGraph | None = None
+        self.timed = False
         self._kinds = kinds
         self._times: dict[Hashable, Pair] = {}
 
@@ -76,7 +78,7 @@ class ClassGain:
     def note(self, kind: Hashable, pairs: Sequence[Pair]) -> None:
         """Notes the times of a block. The last kind that is asked for decides: what its runs take counts, so that a
         large block counts for more than a small one."""
-        self._times[kind] = typical(pairs)
+        self._times[kind], self.timed = typical(pairs), True
         if len(self._times) < KINDS_TIMED:
             return
         uncompiled, compiled = (sum(way) for way in zip(*self._times.values(), strict=True))

@@ -23,10 +23,11 @@ WORTH = 1 - 1 / NOISE
 
 @dataclass(frozen=True)
 class Found:
-    """The part of its time that compiling saves a class; and why it is left, if it is."""
+    """The part of its time that compiling saves a class; and why it is left, if it is; whether a block was timed."""
 
     saves: float
     reason: str | None = None
+    timed: bool = False
 
 
 class FirstKind(ClassGain):
@@ -48,7 +49,7 @@ class FirstKind(ClassGain):
         super().__init__(blocks[0].kind, len({block.signature for block in blocks}))
         found = known.get(size) or next((found for found in known.values() if found.reason is None), None)
         self.open = found is None
-        self.saves, self.reason = (found.saves, found.reason) if found else (1.0, None)
+        self.saves, self.reason, self.timed = (found.saves, found.reason, found.timed) if found else (1.0, None, False)
         self.blocks = blocks
         self._plan, self._known, self._size = plan, known, size
         plan.classes.append(self)
@@ -75,8 +76,8 @@ class FirstKind(ClassGain):
     def note(self, kind: Hashable, pairs: Sequence[Pair]) -> None:
         uncompiled, compiled = typical(pairs)
         gain = uncompiled / compiled
-        self.open, self.saves = False, max(0.0, 1 - 1 / gain)
-        self._known[self._size] = Found(self.saves)
+        self.open, self.saves, self.timed = False, max(0.0, 1 - 1 / gain), True
+        self._known[self._size] = Found(self.saves, timed=True)
         if verdict(gain) != "faster":
             self._leave(f"gains too little at this size: a compiled block ran {gain:.2f}× as fast as uncompiled.")
         self._plan.leave_what_does_not_pay()
@@ -104,7 +105,7 @@ class FirstKind(ClassGain):
 
     def _leave(self, because: str) -> None:
         self.open, self.saves, self.reason = False, 0.0, f"{self.label} {because}"
-        self._known[self._size] = Found(self.saves, self.reason)
+        self._known[self._size] = Found(self.saves, self.reason, self.timed)
 
 
 class Plan:

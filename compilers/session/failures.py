@@ -168,11 +168,16 @@ def gain_nothing(blocks: Sequence[Block]) -> bool:
 
 
 def _no_gain(blocks: Sequence[Block]) -> str:
-    """Why nothing is compiled: what is known of the heaviest block, and how much compiling that saved."""
+    """Why nothing is compiled: what is known of the heaviest block, and how much compiling that saved. What an earlier
+    run found holds: then no kind is compiled at all."""
     heaviest = max(blocks, key=lambda block: block.weight)
     kinds, compiled = kinds_of(blocks)
-    left = f"{kinds - compiled} of {kinds} kinds of block were not compiled. " if compiled < kinds else ""
-    return f"no gain: {left}{heaviest.gain.reason}"
+    if compiled:
+        left = f"{kinds - compiled} of {kinds} kinds of block were not compiled. " if compiled < kinds else ""
+        return f"no gain: {left}{heaviest.gain.reason}"
+    if any(block.gain.timed for block in blocks):
+        return f"no gain: nothing more was compiled, as an earlier run timed it. {heaviest.gain.reason}"
+    return f"no gain: nothing was compiled. {heaviest.gain.reason}"
 
 
 def kinds_of(blocks: Sequence[Block]) -> tuple[int, int]:

@@ -152,6 +152,11 @@ class AutoPatch(MeasuredPatch):
                 stack.enter_context(kernel.while_sampling(device))
         return cast("AbstractContextManager[None]", stack)
 
+    @property
+    def is_timed(self) -> bool:
+        """What it tries it has timed."""
+        return True
+
     def _new_trial(self, call: ModelCall) -> Trial:
         usable = {one.name: one.kernel for one in self.candidates() if one.reason is None}
         kept: dict[Shape, Choice] = {}

@@ -135,12 +135,16 @@ class MeasuredPatch(AttentionPatch):
         """What the first model call, in which attention was looked at, would take with the patch."""
         return ms
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether it is run beside what was there: see above."""
+        return isinstance(self.processor, Kernel) and not self.processor.approximate
+
     def _new_trial(self, call: ModelCall) -> Trial | None:
-        processor = self.processor
-        if not isinstance(processor, Kernel) or processor.approximate:
+        if not self.is_timed:
             self._tries = False
             return None
-        return self._trial(call, [(self.described[0]["processor"], processor)] if self.described else [])
+        return self._trial(call, [(self.described[0]["processor"], self.processor)] if self.described else [])
 
     def _trial(self, call: ModelCall, candidates: list[tuple[str, Any]], **more: Any) -> Trial:
         own = {module: path for path, module in self.calls.own(call.options).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -67,3 +68,32 @@ def test_architecture_names_every_room_and_no_file_that_is_gone():
 def test_the_page_on_the_record_describes_every_field_and_state():
     text = (ROOT / "docs" / "record.md").read_text(encoding="utf-8")
     assert [name for name in (*FIELDS, *STATES) if f"`{name}`" not in text] == []
+
+
+def test_the_readme_opens_with_who_gains_how_much_on_which_machine_and_who_gains_nothing():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 120
+    opening = "\n".join(lines[:40])
+    rows = re.findall(r"^\| (CPU|NVIDIA)[^|]*\|[^|]*\|([^|]*)\|", opening, re.MULTILINE)
+    gains = [float(gain) for _, said in rows for gain in re.findall(r"\((\d\.\d\d)×\)", said)]
+    assert len(rows) > 2 and min(gains) > 1.03, "each row names its machine, and something is gained there"
+    assert "You gain nothing" in opening
+
+
+#: The editor's own, as ComfyUI 0.30.0 names them.
+EDITORS = {"Templates", "Extensions", "Edit → Refresh Node Definitions"}
+
+
+def test_menus_are_named_as_the_editor_has_them():
+    words = json.loads((ROOT / "locales" / "en" / "main.json").read_text(encoding="utf-8"))
+    known = {*words["menuLabels"], *words["onediff"]["accelerate"].values(), *words["onediff"]["old"].values()}
+    known |= {f"Settings › {name}" for name in words["settingsCategories"]} | EDITORS
+    pages = [ROOT / "README.md", *(ROOT / "web" / "docs").glob("*.md")]
+    named = {
+        name
+        for page in pages
+        for name in re.findall(
+            r"(?<!\*)\*([A-Z][^*\n]*)\*(?!\*)", without_code(page.read_text(encoding="utf-8")).replace("\n", " ")
+        )
+    }
+    assert "Accelerate with OneDiff" in named and named <= known, named - known

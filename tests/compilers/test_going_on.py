@@ -121,7 +121,7 @@ def test_other_kinds_are_traced_in_the_same_step_and_no_step_waits(backend):
     results = sample(3)
     assert backend.said == ["step 1", "step 2", f"{DOUBLE} begins", f"{SINGLE} begins", "step 3"]
     assert (record["state"], record["compile"]["stopped"]) == ("idle", {"done": 0, "total": 5, "beside": True})
-    assert record["summary"] == "compiling in the background · used from the next run"
+    assert record["summary"] == "compiling in the background · used from the next picture"
     del backend.said[:]
     for library in backend.libraries:
         library.ready = True

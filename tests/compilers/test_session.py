@@ -429,7 +429,7 @@ def test_after_its_seconds_compiling_goes_on_in_the_next_picture(patcher, backen
     assert record["state"] == "partial"
     first = record["compile"]["regions_compiled"]
     assert record["compile"]["stopped"] == {"done": first, "total": len(session.blocks), "beside": False}
-    assert record["summary"] == f"stopped at {first}/{len(session.blocks)} · goes on in the next run"
+    assert record["summary"] == f"stopped at {first}/{len(session.blocks)} · goes on with the next new picture"
     reasons = {region["reason"] for region in record["compile"]["regions_uncompiled"]}
     assert reasons == {"0 s of compiling is the limit for one picture: it is compiled in the next."}
     assert record["speed"]["pairs"] == 0, "a model that is half compiled is not judged"
@@ -725,7 +725,7 @@ def test_cancelled_while_compiling_says_how_far_it_came_and_goes_on(patcher, bac
     assert record["state"] == "partial"
     assert record["compile"]["stopped"] == {"done": 1, "total": total, "beside": False}
     assert (record["compile"]["regions_compiled"], record["compile"]["regions_uncompiled"]) == (1, [])
-    assert record["summary"] == f"stopped at 1/{total} · goes on in the next run"
+    assert record["summary"] == f"stopped at 1/{total} · goes on with the next new picture"
     interrupted.clear()
     backend.change = lambda name, result: result
     sample(session, clone, 3)
@@ -791,10 +791,10 @@ def test_cancelled_before_a_step_says_so_and_the_next_run_checks_again(patcher, 
         patch.setattr(preparing if at == "check_model" else compiling, at, cancelled)
         with pytest.raises(Interrupt):
             session.prepare(clone.get_model_object("diffusion_model"))
-        assert (record["state"], record["summary"]) == ("idle", "stopped · goes on in the next run")
+        assert (record["state"], record["summary"]) == ("idle", "stopped · goes on with the next new picture")
         with pytest.raises(Interrupt):
             sample(session, clone)
-        assert (record["state"], record["summary"]) == ("idle", "stopped · goes on in the next run")
+        assert (record["state"], record["summary"]) == ("idle", "stopped · goes on with the next new picture")
     sample(session, clone, 3)
     assert record["state"] == "compiled"
 

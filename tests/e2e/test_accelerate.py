@@ -21,6 +21,7 @@ WAY = """() => {
 STATE = """() => JSON.stringify(app.rootGraph.serialize().nodes
     .map(node => [node.id, node.type, node.pos.map(Math.round), node.inputs?.map(input => input.link != null)])
     .sort((a, b) => a[0] - b[0]))"""
+PLACE = "type => app.graph.nodes.find(node => node.type === type).pos.map(Math.round)"
 RUN = "id => app.extensionManager.command.execute(id)"
 TRACKER = "app.extensionManager.workflow.activeWorkflow.changeTracker"
 PLAIN = ["CheckpointLoaderSimple", "KSampler"]
@@ -72,6 +73,32 @@ def test_one_command_puts_the_pair_in_and_one_undo_takes_it_out(page: Any) -> No
     page.evaluate(f"{TRACKER}.redo()")
     page.wait_for_timeout(1500)
     assert page.evaluate(WAY) == PAIR
+
+
+def test_what_gave_way_goes_back_unless_it_was_moved(page: Any) -> None:
+    page.evaluate("app.loadGraphData()")  # ComfyUI's own, in which there is no room
+    page.wait_for_timeout(1500)
+    before, stood = page.evaluate(STATE), page.evaluate(PLACE, "KSampler")
+    run(page, "OneDiff.Accelerate")
+    assert page.evaluate(PLACE, "KSampler")[0] > stood[0] + 100
+    page.evaluate("() => app.loadGraphData(app.graph.serialize(), true, true, 'canvas test')")  # as a file keeps it
+    page.wait_for_timeout(1500)
+    fit(page, f"room-made-{renderer(page)}")
+    undone = page.evaluate(f"{TRACKER}.undoQueue.length")
+    run(page, "OneDiff.Remove")
+    fit(page, f"room-given-back-{renderer(page)}")
+    assert page.evaluate(STATE) == before
+    assert page.evaluate(f"{TRACKER}.undoQueue.length") == undone + 1
+    page.evaluate(f"{TRACKER}.undo()")
+    page.wait_for_timeout(1500)
+    assert page.evaluate(WAY)[-3:] == PAIR[1:]
+    page.evaluate(
+        "() => { const n = app.graph.nodes.find(n => n.type === 'SaveImage'); n.pos = [n.pos[0], n.pos[1] + 90]; }"
+    )
+    moved = page.evaluate(PLACE, "SaveImage")
+    run(page, "OneDiff.Remove")
+    assert page.evaluate(PLACE, "SaveImage") == moved
+    assert page.evaluate(PLACE, "KSampler") == stood
 
 
 def test_twice_adds_nothing_and_a_bypassed_node_is_switched_on(page: Any) -> None:

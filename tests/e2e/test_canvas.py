@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,14 +26,15 @@ from editor import (
     use_renderer,
 )
 
-BY_PATCH = r"(\d+\.\d+× from patched attention · )?"
+BY_PATCH = r"(about \d+\.\d+× from attention · )?"
 
 #: Any way in which a compile node can end that says how fast it is.
 MEASURED = re.compile(
-    r"^([▲◐] (compiled|partly compiled \d+/\d+)|▼ compiled, but slower|. compiled, no gain) · \d+\.\d+× "
-    r"(together \([^)]*\) |from patched attention )?· "
+    r"^([▲◐] (compiled|partly compiled \d+/\d+)|▼ compiled, but slower|. compiled, no gain) · (about )?\d+\.\d+× "
+    r"(together |from attention )?· "
     rf"|^[✓◐] (compiled|partly compiled \d+/\d+) · {BY_PATCH}not clear yet \(\d+ comparison"
-    rf"|^▽ (off: compiled is |uncompiled · {BY_PATCH}(no clear gain|compiled, it took longer))"
+    rf"|^▽ {BY_PATCH}(off: compiled is |compiling gains nothing"
+    r"|uncompiled( · |: )(no clear gain|compiling gains nothing|compiled, it took longer))"
 )
 
 # Notes every change of a node's line with its time.
@@ -138,6 +140,33 @@ def test_the_line_is_no_part_of_the_workflow_or_of_the_prompt(editor: Seen) -> N
             assert by_type[node["type"]]["widgets_values"] == node["widgets_values"]
     prompt = editor.page.evaluate("app.graphToPrompt().then(({ output }) => JSON.stringify(output))")
     assert "onediff_status" not in prompt
+
+
+def test_another_checkpoint_marks_the_lines_until_it_is_taken_back(editor: Seen) -> None:
+    before = editor.read()["text"]
+    put = "name => { app.graph.nodes.find(n => n.type === 'CheckpointLoaderSimple').widgets[0].value = name; }"
+    editor.page.evaluate(put, "another.safetensors")
+    editor.page.wait_for_timeout(1200)
+    for node in (PATCH, CHECK, COMPILE):
+        line = editor.read(node)
+        assert line["text"].startswith("◷ before your change · "), node
+        assert "“Load Checkpoint” has other settings now" in line["title"]
+    checkpoint = next(node for node in editor.workflow["nodes"] if node["type"] == "CheckpointLoaderSimple")
+    editor.page.evaluate(put, checkpoint["widgets_values"][0])
+    editor.page.wait_for_timeout(1200)
+    assert editor.read()["text"] == before
+
+
+def test_a_second_tab_with_another_checkpoint_does_not_show_it_as_its_own(
+    editor: Seen, browser: Any, server: Any
+) -> None:
+    """A copy of the workflow has the same id; the server knows one record of both."""
+    copy = json.loads(json.dumps(editor.workflow))
+    next(n for n in copy["nodes"] if n["type"] == "CheckpointLoaderSimple")["widgets_values"] = ["another.safetensors"]
+    page = open_editor(browser.new_page(), server.url)
+    load(page, copy)
+    assert page.evaluate(READ, COMPILE)["text"].startswith("◷ before your change · ")
+    page.close()
 
 
 def test_a_second_tab_shows_the_same(editor: Seen, browser: Any, server: Any) -> None:

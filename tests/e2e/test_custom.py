@@ -142,6 +142,8 @@ def test_without_a_usable_forward_it_is_said_and_the_picture_is_finished(own_ser
     assert [(f["severity"], f["rule"]) for f in findings][:1] == [("error", "no-forward")]
     assert findings[0]["where"] == f"models/attention_processors/mine.py:{line_of(CALLED + PLAIN + BARE, 'class Bare')}"
     assert "sdpa is, so that the picture is finished" in findings[-1]["what"]
+    said = [f["fix"] for f in compiled.records["OneDiffForwardCheck"]["check"]["findings"]]
+    assert said == [findings[0]["fix"]], "the check says what to do, not where that is said"
     (sdpa,) = run(own_server, bypass(with_processor(own_server, "sdpa"), "OneDiffCompile")).pictures
     assert abs(compiled.pictures[0] - sdpa).max() <= 1
 

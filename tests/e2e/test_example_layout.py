@@ -35,6 +35,11 @@ LOOK = """() => {
 }"""
 
 
+# What OneDiff's nodes say.
+LINES = """() => app.graph.nodes
+    .filter(({ type }) => type.startsWith("OneDiff"))
+    .map(node => node.widgets.at(-1).element.title.split("\\n")[0])"""
+
 #: Takes the pictures of the templates anew.
 PICTURES = os.environ.get("ONEDIFF_EXAMPLE_PICTURES")
 
@@ -95,6 +100,8 @@ def test_it_reads_from_left_to_right_on_a_small_screen(page: Any, name: str, ren
         take_picture(page, example_file(name).with_suffix(".jpg"))
     assert page.evaluate(LOOK) == []
     assert page.evaluate(FAULTS, False) == []
+    lines = page.evaluate(LINES)
+    assert lines and all(line.startswith("✎ author") for line in lines), "what its author's run gained"
 
 
 def take_picture(page: Any, file: Path) -> None:

@@ -184,6 +184,61 @@ def test_a_change_of_a_setting_marks_the_line_until_it_is_taken_back(page: Any) 
     assert page.evaluate(title, COMPILE).startswith("▲ compiled · 1.62×")
 
 
+def test_a_change_behind_a_link_marks_the_line_too(page: Any) -> None:
+    """A number that ComfyUI's own Int node gives, directly and into a subgraph by its widget; and a moved link."""
+    made = page.evaluate(
+        """() => {
+        const report = LiteGraph.createNode("OneDiffSpeedReport");
+        const [holds, other] = ["Steps", "Other"].map((title, index) => {
+            const node = LiteGraph.createNode("PrimitiveInt");
+            node.pos = [0, 900 + 200 * index];
+            node.title = title;
+            node.widgets[0].value = 8;
+            return app.graph.add(node);
+        });
+        report.pos = [400, 900];
+        app.graph.add(report);
+        holds.connect(0, report, report.inputs.findIndex(({ name }) => name === "steps"));
+        return [report, holds, other].map(({ id }) => String(id));
+    }"""
+    )
+    number, holds, other = made
+    tell(page, {**states(page)["compiled"], "settings": {"steps": 8}, "sources": {"steps": [holds, 0]}}, number)
+    text = "id => app.graph.getNodeById(Number(id)).widgets.at(-1).element.title"
+    assert page.evaluate(text, number).startswith("▲ compiled · 1.62×")
+    page.evaluate("id => { app.graph.getNodeById(Number(id)).widgets[0].value = 20; }", holds)
+    page.wait_for_timeout(1500)
+    said = page.evaluate(text, number)
+    assert said.startswith("◷ before your change · compiled · 1.62×") and "“Steps” has other settings" in said
+    page.evaluate(
+        "id => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [100, -750]; app.canvas.setDirty(true, true); }",
+        number,
+    )
+    page.wait_for_timeout(800)
+    page.screenshot(path=SCREENS / f"changed-behind-a-link-{name(page)}.png")
+    page.evaluate(
+        """([to, from]) => {
+        const report = app.graph.getNodeById(Number(to));
+        const slot = report.inputs.findIndex(({ name }) => name === "steps");
+        app.graph.getNodeById(Number(from)).connect(0, report, slot);
+    }""",
+        [number, other],
+    )
+    page.wait_for_timeout(1500)
+    assert page.evaluate(text, number).startswith("▲ compiled"), "the other one gives what was given"
+    page.evaluate(CONVERT, ["OneDiffSpeedReport"])
+    page.wait_for_timeout(1500)
+    inside = "id => window.inside.getNodeById(Number(id)).widgets.at(-1).element.title"
+    page.evaluate("app.canvas.setGraph(window.inside)")
+    page.wait_for_timeout(1500)
+    assert page.evaluate(inside, number).startswith("▲ compiled")
+    page.evaluate("id => { app.rootGraph.getNodeById(Number(id)).widgets[0].value = 9; }", other)
+    page.wait_for_timeout(1500)
+    assert page.evaluate(inside, number).startswith("◷ before your change")
+    page.evaluate("app.canvas.setGraph(app.rootGraph)")
+    page.wait_for_timeout(500)
+
+
 def test_bars_go_when_the_node_is_switched_off(page: Any) -> None:
     tell(page, states(page)["compiled"])
     bars = "type => app.graph.nodes.find(n => n.type === type).widgets.at(-1).element.querySelectorAll('rect').length"

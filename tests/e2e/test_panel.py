@@ -11,6 +11,7 @@ from editor import (
     CHECK,
     COMPILE,
     PATCH,
+    SCREENS,
     example_workflow,
     line,
     load,
@@ -161,3 +162,37 @@ def test_the_sidebar_lists_the_models_and_opens_their_reports(page: Any) -> None
     page.locator(".onediff-tab-button").click()
     page.wait_for_timeout(300)
     assert page.locator(".onediff-sidebar").count() == 0
+
+
+def test_a_check_leads_to_the_node_that_did_not_take_its_processor(page: Any) -> None:
+    known = states(page)
+    found = {
+        **{"severity": "warning", "path": "processor", "class": "SoftCap", "where": "softcap.py:16"},
+        **{"what": "custom/softcap:SoftCap is not in this model; sdpa is", "why": "It returns another shape."},
+        **{"fix": "Join the heads.", "rule": "processor-not-used"},
+    }
+    check = {"modules": 348, "sites": 14, "errors": 0, "warnings": 1, "findings": [found]}
+    tell(page, known["patched"], PATCH)
+    tell(page, {**known["checked"], "check": check}, CHECK)
+    line(page, CHECK).click()
+    assert "Join the heads." in (panel(page) or "")
+    assert page.locator("dialog.onediff-panel .onediff-panel-advice button").count() == 0, (
+        "nothing is known of that node"
+    )
+    page.keyboard.press("Escape")
+    tell(page, known["rejected"], PATCH)
+    line(page, CHECK).click()
+    page.screenshot(path=SCREENS / f"panel-leads-on-{page.evaluate('LiteGraph.vueNodesMode === true')}.png")
+    press(page, "Open the report of “Patch Attention Processors”")
+    text = panel(page) or ""
+    assert text.startswith("Patch Attention Processors") and "out.transpose(1, 2)" in text
+    assert page.locator("dialog.onediff-panel").count() == 1
+    page.keyboard.press("Escape")
+
+
+def test_a_node_that_did_not_run_leads_to_the_check_that_stopped_it(page: Any) -> None:
+    tell(page, states(page)["failed"], CHECK)
+    line(page).click()
+    press(page, "Open the report of “Forward Check”")
+    assert (panel(page) or "").startswith("Forward Check")
+    page.keyboard.press("Escape")

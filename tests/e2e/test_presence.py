@@ -12,6 +12,7 @@ from examples import start
 from quick import quick_workflow
 
 from scripts.environment import Environment
+from scripts.prompt import to_prompt
 
 CHECKED = "✓ no problems · 348 modules"
 PATCHED = "✓ 14 sites patched · sdpa"
@@ -266,3 +267,15 @@ def test_after_a_restart_of_the_server(editors: Any, environment: Environment) -
         assert text(stranger).startswith("✎ author · checked 348 modules, no problems")
         run(page)
         assert text(page) == CHECKED
+
+
+def test_a_record_tells_what_a_linked_input_was_given_and_by_which_node(server: Any) -> None:
+    workflow = quick_workflow("linked")
+    prompt = to_prompt(workflow, server.object_info())
+    prompt["20"] = {"class_type": "PrimitiveString", "inputs": {"value": "middle_block*"}}
+    prompt["10"]["inputs"]["blocks"] = ["20", 0]
+    server.run(prompt, workflow)
+    record = server.status()[f"{workflow['id']}:10"]
+    assert record["settings"] == {"processor": "sdpa", "sites": "all", "blocks": "middle_block*", "quality": "exact"}
+    assert record["sources"] == {"blocks": ["20", 0]}
+    assert record["upstream"] == {"11": {"ckpt_name": "sd15_small.safetensors"}}

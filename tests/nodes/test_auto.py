@@ -58,6 +58,14 @@ def test_it_says_what_it_waits_for_and_then_what_it_chose(sub_quadratic: None) -
     assert len(json.dumps(patches)) < 20_000
 
 
+@pytest.mark.parametrize("processor, untimed", [("auto", None), ("sdpa", None), ("reference", True)])
+def test_a_processor_that_nothing_times_beside_comfyuis_says_so(processor: str, untimed: bool | None) -> None:
+    model, record = patched(models.unet_patcher(), processor=processor)
+    models.step(model)
+    assert record["patches"]["untimed"] is untimed
+    assert untimed is None or record["patches"].get("gain") is None
+
+
 @pytest.mark.parametrize("processor", ["auto", "sdpa"])
 def test_the_model_goes_when_nobody_holds_it(processor: str) -> None:
     """Its weights take the place that the next checkpoint needs; Python's collector comes later."""

@@ -46,6 +46,8 @@ def choose(tmp_path, monkeypatch):
         if used == "sdpa":
             assert type(processor).__name__ == "SDPAProcessor"
         assert rejected is None if used == name else rejected["processor"] == name
+        if rejected and findings[0].severity == "error":
+            assert rejected["fix"] == findings[0].fix != "", "what to do is told to the check, too"
         return used, [(finding.severity, finding.rule) for finding in findings], findings, processor, sites[0]
 
     return choose

@@ -63,6 +63,46 @@ def test_every_kind_of_result_is_drawn(report, draw):
     assert (picture != picture[0, 0]).any(axis=-1).mean() > 0.005
 
 
+@pytest.mark.parametrize(
+    "report, units",
+    [
+        (FASTER, ["milliseconds", "minutes"]),
+        (LONG, ["seconds", "hours"]),
+        (NOISY, ["milliseconds", "seconds"]),
+    ],
+)
+def test_both_plots_say_what_their_axes_count_and_nothing_is_cut(report, units):
+    pytest.importorskip("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    drawn = []
+
+    class Canvas(FigureCanvasAgg):
+        def draw(self):
+            super().draw()
+            drawn.append(self.figure)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg", Canvas)
+        plot.drawing(report)
+    left, right = drawn[0].axes
+    assert [axes.get_ylabel() for axes in (left, right)] == units
+    assert [axes.get_xlabel() for axes in (left, right)] == [
+        "steps, in the order in which they ran",
+        "pictures of 20 steps",
+    ]
+    for axes in (left, right):
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            box = label.get_window_extent()
+            assert 0 < box.x0 < box.x1 < plot.WIDTH and 0 < box.y0 < box.y1 < plot.HEIGHT
+            for tick in axes.get_yticklabels():
+                assert not tick.get_text() or not box.overlaps(tick.get_window_extent())
+    texts = {text.get_text(): text.get_window_extent() for text in drawn[0].texts}
+    assert not texts[plot_words.headline(report)].overlaps(texts["OneDiff · Speed Report"])
+    values = left.get_window_extent().x1
+    assert right.yaxis.label.get_window_extent().x0 > values + 60, "beside the medians' names"
+
+
 def test_three_ways_have_a_headline_of_all_nodes_and_its_parts_below():
     assert plot_words.headline(PATCHED) == "3.30× as fast with all nodes"
     for without, said in (

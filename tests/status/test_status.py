@@ -181,11 +181,14 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
         ),
         ({"state": "idle", "backend": {"replaced_by": "14"}}, "left to the later node 14"),
         ({"state": "idle", "compile": {"regions": 1}}, "ready: 1 block to compile when sampling"),
-        ({"state": "idle", "compile": {"stopped": {"done": 0, "total": 0}}}, "stopped · goes on in the next run"),
-        ({"state": "idle", "compile": BESIDE}, "compiling in the background · used from the next run"),
-        ({"state": "partial", "compile": BESIDE}, "compiling in the background · used from the next run"),
+        (
+            {"state": "idle", "compile": {"stopped": {"done": 0, "total": 0}}},
+            "stopped · goes on with the next new picture",
+        ),
+        ({"state": "partial", "compile": STOPPED}, "stopped at 7/38 · goes on with the next new picture"),
+        ({"state": "idle", "compile": BESIDE}, "compiling in the background · used from the next picture"),
+        ({"state": "partial", "compile": BESIDE}, "compiling in the background · used from the next picture"),
         ({"state": "measuring", "compile": BESIDE}, "compiling in the background"),
-        ({"state": "partial", "compile": STOPPED}, "stopped at 7/38 · goes on in the next run"),
         ({"state": "compiled", "compile": {**STOPPED, "regions_compiled": 38}}, "compiled · no backend · 38 blocks"),
         ({"state": "patched"}, "nothing patched"),
         (
@@ -286,6 +289,14 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
                 },
             },
             "1.63× from patched attention · uncompiled: compiled steps took 25 % longer",
+        ),
+        (
+            {
+                "state": "uncompiled",
+                "backend": {"reason": "no gain."},
+                "speed": {"kept": "uncompiled", "patch_speedup": 1.63, "total_speedup": 1.63, "computed": True},
+            },
+            "about 1.63× from patched attention · uncompiled: no gain.",
         ),
         (
             {"state": "patched", "unused": {"why": "adds nothing", "because": "mask", "by": None}},

@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { cross, offset, place, runsUnder } from "../../web/accelerate/layout.js";
 import { acceleratedText, createMenus } from "../../web/accelerate/menus.js";
 import { loads, plan } from "../../web/accelerate/plan.js";
+import { giveBack, makeRoom } from "../../web/accelerate/room.js";
 import { graphOf, node } from "./graph.mjs";
 import { english } from "./records.mjs";
 
@@ -193,4 +194,50 @@ test("where there is room, nothing is moved", () => {
   const far = DEFAULT.boxes.map((box) => (box.x >= 860 ? { ...box, x: box.x + 600 } : box));
   const takers = [{ id: "sampler", at: [1460, 194] }];
   assert.deepEqual(place({ ...DEFAULT, boxes: far, wires: [], takers, row: ROW }).moves, []);
+});
+
+/** Nodes at these places, 100 wide, and a group around the sampler and what follows. */
+function placed() {
+  const nodes = Object.entries({ load: 0, sampler: 200, decode: 400 }).map(([id, x]) => ({ id, pos: [x, 0], size: [100, 50] }));
+  const group = { id: 1, pos: [190, -40], size: [320, 100] };
+  return { nodes, groups: [group], reroutes: new Map([[7, { id: 7, pos: [350, 10] }]]), group };
+}
+const boxOf = ({ id, pos, size }) => ({ id, x: pos[0], y: pos[1] - 30, width: size[0], height: size[1] + 30 });
+const xs = (graph) => [...graph.nodes, ...graph.reroutes.values(), ...graph.groups].map(({ pos }) => pos[0]);
+const MOVES = [{ from: 150, by: 500 }];
+
+test("what gave way goes back, as a file would hold it", () => {
+  const graph = placed();
+  const before = xs(graph);
+  const noted = JSON.parse(JSON.stringify(makeRoom(graph, MOVES)));
+  assert.deepEqual(xs(graph), [0, 700, 900, 850, 690]);
+  giveBack(graph, noted, boxOf);
+  assert.deepEqual(xs(graph), before);
+  const around = { ...placed(), groups: [{ id: 2, pos: [-10, -40], size: [520, 100] }] };
+  const grown = makeRoom(around, MOVES);
+  assert.deepEqual([around.groups[0].pos[0], around.groups[0].size[0]], [-10, 1020]);
+  giveBack(around, grown, boxOf);
+  assert.deepEqual([around.groups[0].pos[0], around.groups[0].size[0]], [-10, 520]);
+});
+
+test("what was moved since stays, and so does all where another node stands in the way", () => {
+  const graph = placed();
+  const noted = makeRoom(graph, MOVES);
+  graph.nodes[2].pos = [900, 300];
+  giveBack(graph, noted, boxOf);
+  assert.deepEqual(xs(graph), [0, 200, 900, 350, 190]);
+  const full = placed();
+  const again = makeRoom(full, MOVES);
+  full.nodes.push({ id: "new", pos: [250, 0], size: [100, 50] });
+  giveBack(full, again, boxOf);
+  assert.deepEqual(xs(full), [0, 700, 900, 250, 850, 690]);
+});
+
+test("whatever a file holds in its place moves nothing and breaks nothing", () => {
+  const odd = [null, 7, "x", {}, [[]], [["node", "sampler"]], [["node", "sampler", "200", 0, 1]], [["node", "sampler", 200, 0, NaN]]];
+  for (const noted of [...odd, [["node", "none", 200, 0, 50]], Array(1e5).fill(["group", 9, 0, 0, 1])]) {
+    const graph = placed();
+    giveBack(graph, noted, boxOf);
+    assert.deepEqual(xs(graph), xs(placed()), JSON.stringify(noted)?.slice(0, 60));
+  }
 });

@@ -60,7 +60,7 @@ test("a value that ComfyUI turns into the input's type is no change", () => {
   }
 });
 
-test("a run in progress, a linked input and a record of an earlier version are left alone", () => {
+test("a run in progress, a link that leads nowhere and a record of an earlier version are left alone", () => {
   const { store, patch, compile, line } = page();
   patch.widgets[0].value = "custom/mine";
   store.put({ ...states.compiling, node: "compile", settings: { keep_faster: true } });
@@ -72,4 +72,128 @@ test("a run in progress, a linked input and a record of an earlier version are l
   store.put(earlier);
   assert.match(line(patch).text, /^10 sites/);
   assert.equal(settings, null);
+});
+
+/** A Speed Report whose "steps" comes from another node of this type, in the same graph. */
+function linked(type, widgets = []) {
+  const store = createStore(() => 0);
+  const root = graphOf(
+    {
+      holds: { type, out: ["INT"] },
+      other: { type: "MathExpression", out: ["INT", "INT"] },
+      report: { type: "OneDiffSpeedReport", in: { INT: ["holds", "INT"] } },
+    },
+    WORKFLOW,
+  );
+  const [holds, report] = [node(root, "holds"), node(root, "report")];
+  Object.assign(holds, { title: "My steps", widgets });
+  Object.assign(report, { widgets: [{ name: "steps", value: 99 }] });
+  Object.assign(report.inputs[0], { name: "steps", widget: { name: "steps" } });
+  const board = createBoard({ store, words: () => english, root: () => root });
+  const ran = (fields) => store.put({ ...states.compiled, node: "report", settings: { steps: 8 }, sources: {}, ...fields });
+  const look = () => board.look(report);
+  return { root, holds, report, ran, text: () => look().line.text, told: () => look().details[0] };
+}
+
+test("another value in a node that an input is linked to marks the line, and that node is named", () => {
+  const widgets = [{ name: "value", value: 8 }, { name: "control_after_generate", value: "fixed" }];
+  const { holds, report, ran, text, told } = linked("PrimitiveInt", widgets);
+  ran({ sources: { steps: ["holds", 0] } });
+  assert.match(text(), /^compiled/, "the widget behind the link counts for nothing");
+  holds.widgets[0].value = 12;
+  assert.match(text(), /^before your change · compiled/);
+  assert.match(told(), /^“My steps” has other settings now/);
+  holds.mode = 4;
+  assert.match(text(), /^compiled/, "what comes instead of a node that is switched off is not known");
+  holds.mode = 0;
+  report.inputs[0].link = null;
+  assert.match(text(), /^before your change/, "its own widget says 99");
+});
+
+test("through a reroute, and into a subgraph by its widget", () => {
+  const { root, holds, report, ran, text } = linked("Reroute");
+  const inner = graphOf({ report: { type: "OneDiffSpeedReport", in: { INT: ["-10", "0"] } } }, "inner");
+  const far = linked("PrimitiveFloat", [{ name: "value", value: 8 }]);
+  holds.inputs = [{ link: 1 }];
+  root.getLink = (id) => (id === 1 ? { origin_id: "far", origin_slot: 0 } : { origin_id: "holds", origin_slot: 0 });
+  root.nodes.push({ ...far.holds, id: "far", graph: root, title: "Far" });
+  report.inputs[0].link = 2;
+  ran({});
+  assert.match(text(), /^compiled/);
+  root.nodes.at(-1).widgets = [{ name: "value", value: 9 }];
+  assert.match(text(), /^before your change/);
+
+  const use = { id: "use", type: "Sub", title: "Sub", graph: root, subgraph: inner, outputs: [], widgets: [{ name: "steps", value: 8 }] };
+  Object.assign(use, { inputs: [{ name: "steps", link: null, widget: { name: "steps" } }] });
+  root.nodes.push(use);
+  const inside = node(inner, "report");
+  Object.assign(inside.inputs[0], { name: "steps" });
+  const store = createStore(() => 0);
+  const board = createBoard({ store, words: () => english, root: () => root });
+  store.put({ ...states.compiled, node: "use:report", settings: { steps: 8 }, sources: {} });
+  assert.match(board.look(inside).line.text, /^compiled/);
+  use.widgets[0].value = 20;
+  assert.match(board.look(inside).line.text, /^before your change/);
+  root.nodes.push({ ...use, id: "again" });
+  assert.match(board.look(inside).line.text, /^compiled/, "used twice, it is given two things");
+});
+
+test("of a node that computes the value only another link is a change", () => {
+  const { root, report, ran, text, told } = linked("MathExpression", [{ name: "expression", value: "4 * 2" }]);
+  ran({ sources: { steps: ["holds", 0] } });
+  assert.match(text(), /^compiled/);
+  root.getLink = () => ({ origin_id: "other", origin_slot: 0 });
+  assert.match(text(), /^before your change/);
+  assert.match(told(), /^“MathExpression” has other settings/);
+  ran({ sources: { steps: ["other", 0] } });
+  assert.match(text(), /^compiled/);
+  root.getLink = () => ({ origin_id: "other", origin_slot: 1 });
+  assert.match(text(), /^before your change/, "another output of it");
+  ran({ sources: {} });
+  assert.match(text(), /^before your change/, "it was the widget's");
+  ran({ sources: null });
+  assert.match(text(), /^compiled/, "a server that does not tell");
+  assert.equal(report.inputs.length, 1);
+});
+
+test("links that go round in a circle end", () => {
+  const { root, holds, ran, text } = linked("Reroute");
+  holds.inputs = [{ link: 1 }];
+  root.getLink = () => ({ origin_id: "holds", origin_slot: 0 });
+  ran({});
+  assert.match(text(), /^compiled/);
+});
+
+test("another checkpoint, or another strength of a LoRA, marks the lines behind it", () => {
+  const store = createStore(() => 0);
+  const root = graphOf(
+    {
+      load: { type: "CheckpointLoaderSimple", out: ["MODEL"], file: "sd15.safetensors" },
+      lora: { type: "LoraLoaderModelOnly", in: { MODEL: ["load", "MODEL"] }, out: ["MODEL"] },
+      compile: { type: "OneDiffCompile", in: { MODEL: ["lora", "MODEL"] } },
+    },
+    WORKFLOW,
+  );
+  const board = createBoard({ store, words: () => english, root: () => root });
+  const [load, lora, compile] = ["load", "lora", "compile"].map((id) => node(root, id));
+  load.widgets = [{ name: "ckpt_name", value: "sd15.safetensors" }];
+  lora.widgets = [{ name: "strength_model", value: 1 }];
+  const upstream = { load: { ckpt_name: "sd15.safetensors" }, lora: { strength_model: 1 }, gone: { x: 1 } };
+  const put = (fields) => store.put({ ...states.compiled, node: "compile", settings: {}, ...fields });
+  const text = () => board.look(compile).line.text;
+  put({ upstream });
+  assert.match(text(), /^compiled/);
+  load.widgets[0].value = "sdxl.safetensors";
+  assert.match(text(), /^before your change · compiled/);
+  assert.match(board.look(compile).details[0], /^“CheckpointLoaderSimple” has other settings/);
+  load.widgets[0].value = "sd15.safetensors";
+  lora.widgets[0].value = 0.5;
+  assert.match(text(), /^before your change/);
+  lora.mode = 4;
+  assert.match(text(), /^compiled/, "one that is switched off says nothing");
+  lora.mode = 0;
+  for (const odd of [null, undefined, 7, "x", { lora: null }, { lora: 3 }]) {
+    put({ upstream: odd });
+    assert.match(text(), /^compiled/, JSON.stringify(odd));
+  }
 });

@@ -112,7 +112,7 @@ test("nothing known, and odd values, still read as sentences", () => {
 
 test("a run that stopped says how far it came, and an unused node who took its place and where that is from", () => {
   const said = details(states.stoppedAt, english).join("\n");
-  assert.match(said, /The run ended when 1 of 17 blocks were ready\. The others are compiled in the next run\./);
+  assert.match(said, /The run ended when 1 of 17 blocks were ready\. The others are compiled with the next new picture\./);
   assert.doesNotMatch(said, /run compiled/);
   assert.match(details(states.stoppedEarly, english).join("\n"), /ended before anything was compiled/);
   assert.match(details(states.inBackground, english).join("\n"), /compiler, which works in the background/);

@@ -84,6 +84,8 @@ test("that nothing gains, and why, is said in Chinese in one sentence", () => {
   const said = reasonIn(`no gain: 7 of 9 kinds of block were not compiled. ${why}`, chinese);
   assert.equal(said, "没有收益：9 种模块块中有 7 种未编译。ResBlock 在此尺寸下收益太小：编译后的一个模块块速度为未编译的 0.99×。");
   assert.match(reasonIn(`no gain: ${why}`, chinese), /^没有收益：ResBlock/);
+  const before = `no gain: nothing more was compiled, as an earlier run timed it. ${why}`;
+  assert.match(reasonIn(before, chinese), /^没有收益：之前的运行已经测过，因此没有再编译。ResBlock/);
 });
 
 test("English says what the server says, and the server still says it", () => {

@@ -13,7 +13,7 @@ const receipt = shapeReceipt(states.compiled, "on");
 const entry = (record, stale = false) => ({ record, stale, order: 1, at: 0, outcome: record });
 
 test("a receipt has the fields that the interface names, and no more", () => {
-  assert.deepEqual(Object.keys(receipt), ["summary", "speed", "parity", "machine", "measured_at"]);
+  assert.deepEqual(Object.keys(receipt), ["summary", "speed", "parity", "machine", "model", "measured_at"]);
   assert.equal(receipt.speed.speedup, 1.62);
   assert.equal(receipt.machine.device, "NVIDIA H100");
   assert.deepEqual(readReceipt(JSON.parse(JSON.stringify(receipt))), receipt);
@@ -31,7 +31,7 @@ test("without the device's name nothing names it", () => {
 });
 
 test("the author's line and the own earlier one tell themselves apart from what this machine measured", () => {
-  assert.match(describeReceipt(receipt, english, false).text, /^author measured 1\.62× · 148 ms a compiled step · NVIDIA H100 · /);
+  assert.match(describeReceipt(receipt, english, false).text, /^author measured 1\.62× · NVIDIA H100 · 148 ms a compiled step · /);
   assert.match(describeReceipt(receipt, english, true).text, /^measured earlier: 1\.62× · /);
   assert.match(describeReceipt(receipt, chinese, false).text, /^作者测得 1\.62× · /);
   assert.equal(describeReceipt(receipt, english, false).tone, "past");
@@ -39,6 +39,42 @@ test("the author's line and the own earlier one tell themselves apart from what 
   assert.match(said, /^Measured by the author of this workflow on /);
   assert.match(said, /A step takes 148 ms compiled/);
   assert.match(said, /queue the workflow/);
+});
+
+test("what all nodes gained is said, as computed where it is, and what was not clear is no figure for others", () => {
+  const both = shapeReceipt({ ...states.bothGain, machine: { device: "AMD EPYC" } }, "on");
+  assert.deepEqual(readReceipt(JSON.parse(JSON.stringify(both))), both);
+  assert.equal(
+    describeReceipt(both, english, false).text,
+    "author: about 2.84× together · AMD EPYC · attention 1.75×, compiled 1.62× · 148 ms a compiled step",
+  );
+  const alone = shapeReceipt(states.patchAlone, "on");
+  assert.match(describeReceipt(alone, english, false).text, /^author: about 1\.63× from attention · 150 ms an unc/);
+  assert.match(describeReceipt(alone, chinese, true).text, /^此前：替换注意力约 1\.63× · /);
+  assert.equal(readReceipt({ speed: { total_speedup: 2, computed: "yes" } }).speed.computed, undefined);
+  assert.equal(shapeReceipt(states.noisy, "on").speed.speedup, undefined);
+  const unclear = { ...states.compiled, speed: { ...states.compiled.speed, verdict: null, pairs: 3 } };
+  assert.equal(shapeReceipt(unclear, "on").speed.speedup, undefined);
+});
+
+test("it says on which size that was, whatever else a file holds there", () => {
+  const sized = shapeReceipt({ ...states.compiled, speed: { ...states.compiled.speed, steps_size: ["1×4×8×8", "2×4×64×64"] } }, "on");
+  assert.equal(sized.speed.size, "2×4×64×64");
+  assert.deepEqual(readReceipt(JSON.parse(JSON.stringify(sized))), sized);
+  assert.match(receiptDetails(sized, english, false, details).join("\n"), /Steps on latents of 2×4×64×64\./);
+  assert.ok(readReceipt({ speed: { speedup: 2, size: "x".repeat(1e6) } }).speed.size.length <= 60);
+  assert.equal(readReceipt({ speed: { speedup: 2, size: {} } }).speed.size, undefined);
+});
+
+test("the model is named by class and size, whatever else a file holds there", () => {
+  assert.deepEqual(receipt.model, { class: "UNetModel", dtype: "float16", parameters: 859_520_964 });
+  assert.match(receiptDetails(receipt, english, false, details).join("\n"), /Model: UNetModel, 860 M parameters, float16\./);
+  const model = { class: "<b>x</b>".repeat(1000), parameters: 1e99, file: "/home/me/secret.safetensors", dtype: 4 };
+  const read = readReceipt({ summary: "x", model }).model;
+  assert.deepEqual(Object.keys(read), ["class"]);
+  assert.ok(read.class.length <= 200);
+  for (const odd of [7, "x", [], null, { parameters: 5 }, { class: {} }])
+    assert.equal(readReceipt({ summary: "x", model: odd }).model, undefined, JSON.stringify(odd));
 });
 
 test("a receipt of a step that is faster uncompiled, and one without figures", () => {
@@ -207,7 +243,7 @@ test("states of another workflow and odd states are left alone; nodes of subgrap
 
 test("the file says that a run stopped, or that a node had no effect, and boasts of nothing", () => {
   const say = (record) => describeReceipt(shapeReceipt(record, "on"), english, false).text;
-  assert.equal(say(states.stoppedAt), "author · stopped at 1/17 · goes on in the next run");
+  assert.equal(say(states.stoppedAt), "author · stopped at 1/17 · goes on with the next new picture");
   assert.equal(say(states.calledAround), "author · no effect: “DeepCache” calls the blocks itself");
   assert.equal(shapeReceipt(states.stoppedEarly, "on"), null);
 });

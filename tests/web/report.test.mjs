@@ -178,6 +178,14 @@ test("what was tried and refused is not among what was not tried, and says what 
   assert.equal(missing, "未安装软件包 sageattn3：请从 b 构建 a。");
 });
 
+test("why a processor of one's own has no gain is said, and what would show it", () => {
+  const own = { ...states.patched, patches: { sites: [{ site: "a", processor: "custom/mine:Mine" }], foreign: [], untimed: true } };
+  assert.match(fact(own, "patches", "A model call"), /^gain not timed: .* Speed Report measures this one too\.$/);
+  assert.equal(fact(states.patched, "patches", "A model call"), undefined);
+  const rejected = { ...states.rejected, patches: { ...states.rejected.patches, untimed: true } };
+  assert.equal(fact(rejected, "patches", "A model call"), undefined, "what took its place is timed");
+});
+
 test("where nothing is gained it says calmly what would gain", () => {
   assert.match(advice(states.autoSame, english)[0], /^Nothing to do: ComfyUI's own attention is the fastest here\. A larger/);
   assert.deepEqual(advice(states.autoChosen, english), ["Nothing to do."]);
@@ -225,7 +233,7 @@ test("a node without a record says what else is known of it", () => {
 
 test("Markdown has the same as the panel, and nothing of a model becomes markup or a mention", () => {
   const text = markdown(of(states.findings), english);
-  assert.match(text, /^## OneDiff Compile: 2 errors, 1 warning · /);
+  assert.match(text, /^## OneDiff Compile: AttnProcessor: has no forward · 2 errors, 1 warning/);
   assert.match(text, /\n### Check\n\n- \*\*Modules\*\*: 686\n/);
   assert.match(text, /`input_blocks.1.1.attn2.processor · AttnProcessor · models\/custom.py:12`: has no forward\. /);
   assert.match(text, /→ rename \\_\\_call\\_\\_ to forward/);
@@ -283,9 +291,9 @@ test("Chinese has words for every title, fact and advice", () => {
 
 test("a run that stopped, and a node without effect, read the same in the panel and in Markdown", () => {
   const stopped = of(states.stoppedAt);
-  assert.match(markdown(stopped, english), /^## OneDiff Compile: stopped at 1\/17 · goes on in the next run\n\n> Nothing to do/);
+  assert.match(markdown(stopped, english), /^## OneDiff Compile: stopped at 1\/17 · goes on with the next new picture\n\n> Nothing to do/);
   assert.equal(fact(states.stoppedAt, "blocks", "Compiled"), "1 of 17");
-  const background = /: compiling in the background · used from the next run\n\n> Nothing to do: the compiler goes on/;
+  const background = /: compiling in the background · used from the next picture\n\n> Nothing to do: the compiler goes on/;
   assert.match(markdown(of(states.inBackground), english), background);
   const around = markdown(of(states.calledAround), english);
   assert.match(around, /^## OneDiff Compile: no effect: “DeepCache” calls the blocks itself\n\n> “DeepCache” computes/);

@@ -6,6 +6,9 @@ export const WORKFLOW = "6a1bd4a9-4f6a-4a0e-9d65-0d63a2f4f2b1";
 export const record = (fields) => ({
   workflow: WORKFLOW,
   node: "12",
+  settings: null,
+  sources: null,
+  upstream: null,
   state: "idle",
   summary: null,
   progress: null,
@@ -289,21 +292,21 @@ export const states = {
   }),
   stoppedAt: record({
     state: "partial",
-    summary: "stopped at 1/17 · goes on in the next run",
+    summary: "stopped at 1/17 · goes on with the next new picture",
     backend: inductor,
     compile: { ...blocks, regions: 17, regions_compiled: 1, regions_without_gain: 0, stopped: { done: 1, total: 17 } },
     speed: { eager_ms: 240, compiled_ms: null, steps_ms: [251.3], steps_kind: ["uncompiled"] },
   }),
   inBackground: record({
     state: "idle",
-    summary: "compiling in the background · used from the next run",
+    summary: "compiling in the background · used from the next picture",
     backend: inductor,
     compile: { ...blocks, regions: 6, regions_compiled: 0, regions_without_gain: 0, stopped: { done: 0, total: 6, beside: true } },
     speed: { eager_ms: 240, compiled_ms: null, steps_ms: [251.3], steps_kind: ["uncompiled"] },
   }),
   stoppedEarly: record({
     state: "idle",
-    summary: "stopped · goes on in the next run",
+    summary: "stopped · goes on with the next new picture",
     compile: { ...blocks, regions: 0, regions_compiled: 0, stopped: { done: 0, total: 0 } },
   }),
   notUsed: record({
@@ -380,7 +383,24 @@ export const states = {
       reason: "no clear gain: compiled, it ran 0.93× to 1.06× as fast (the middle half of 16 comparisons).",
     },
     compile: blocks,
-    speed: { eager_ms: 150, compiled_ms: 149, verdict: "same", kept: "uncompiled", clear: false },
+    speed: { eager_ms: 150, compiled_ms: 149, verdict: "same", kept: "uncompiled", clear: false, pairs: 16 },
+  }),
+  patchAlone: record({
+    state: "uncompiled",
+    summary:
+      "about 1.63× from patched attention · uncompiled: no gain: nothing more was compiled, as an earlier run timed it. ResBlock gains too little at this size: a compiled block ran 0.99× as fast as uncompiled.",
+    backend: inductor,
+    compile: { ...blocks, regions_compiled: 0, regions_without_gain: 38 },
+    speed: { eager_ms: 150, verdict: "same", kept: "uncompiled", patch_speedup: 1.63, total_speedup: 1.63, computed: true },
+  }),
+  bothGain: record({
+    state: "compiled",
+    backend: inductor,
+    compile: blocks,
+    speed: {
+      ...{ eager_ms: 240, compiled_ms: 148, speedup: 1.62, verdict: "faster", kept: "compiled" },
+      ...{ without_ms: 420, patch_speedup: 1.75, total_speedup: 2.84, computed: true },
+    },
   }),
   differs: record({
     state: "uncompiled",

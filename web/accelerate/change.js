@@ -3,8 +3,9 @@
 
 import { allNodes } from "../graph/walk.js";
 import { COMPILE, COMPILE_CONTROL_NET, COMPILE_VAE, FORWARD_CHECK, PATCH_ATTENTION } from "../node_ids.js";
-import { offset, place } from "./layout.js";
+import { place } from "./layout.js";
 import { plan } from "./plan.js";
+import { giveBack, makeRoom, ROOM } from "./room.js";
 
 const TITLE = 30;
 /** Nodes 2.0 draws nodes higher than they are made: the pack's name stands below. */
@@ -36,7 +37,14 @@ export function createChanges({ root, canvas, create }) {
     /** @returns {any[]} the nodes that were taken out */
     remove() {
       const ours = allNodes(root()).filter((node) => PASSING.has(String(node.type)) && !isRead(node));
-      return step(() => ours.map(takeOut));
+      return step(() => {
+        const rooms = ours.map(({ id, graph, properties }) => ({ id, graph, noted: properties?.[ROOM] }));
+        const out = ours.map(takeOut);
+        // What gave way several times goes back the other way round.
+        const last = rooms.filter(({ noted }, index) => noted && !out[index].graph).sort((a, b) => Number(b.id) - Number(a.id));
+        for (const { graph, noted } of last) giveBack(graph, noted, boxOf);
+        return out;
+      });
     },
   };
 
@@ -79,7 +87,8 @@ function insert({ graph: given, origin, slot, types, targets }, create) {
       output: [node.size[0], TITLE + 14],
     })),
   });
-  moveRight(graph, places.moves);
+  const moved = makeRoom(graph, places.moves);
+  if (moved.length) made[0].properties = { ...made[0].properties, [ROOM]: moved };
   made.forEach((node, index) => {
     node.pos = [places.at[index][0], places.at[index][1] + TITLE];
     graph.add(node);
@@ -111,18 +120,6 @@ function takeOut(node) {
   }
   graph.remove(node);
   return node;
-}
-
-/** @param {any} graph @param {import("./layout.js").Move[]} moves */
-function moveRight(graph, moves) {
-  const things = [...graph.nodes, graph.outputNode, ...(graph.reroutes?.values() ?? [])].filter(Boolean);
-  for (const thing of things) thing.pos = [thing.pos[0] + offset(moves, thing.pos[0]), thing.pos[1]];
-  for (const group of graph.groups ?? []) {
-    const [left, right] = [group.pos[0], group.pos[0] + group.size[0]];
-    const by = offset(moves, left);
-    group.pos = [left + by, group.pos[1]];
-    group.size = [group.size[0] + offset(moves, right) - by, group.size[1]];
-  }
 }
 
 /** @param {any} node @returns {import("./layout.js").Box} */

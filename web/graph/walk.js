@@ -4,7 +4,7 @@
 /**
  * What is used of the host's graphs, nodes and links.
  * @typedef {{origin_id: unknown, origin_slot: number, target_id: unknown, target_slot: number}} Link
- * @typedef {{type?: unknown, link?: any, links?: any[] | null, name?: string}} Slot
+ * @typedef {{type?: unknown, link?: any, links?: any[] | null, name?: string, widget?: {name?: string}}} Slot
  * @typedef {Object} WalkGraph
  * @property {unknown} [id]
  * @property {WalkNode[]} nodes
@@ -19,6 +19,7 @@
  * @property {Slot[]} [inputs]
  * @property {Slot[]} [outputs]
  * @property {any[]} [widgets]
+ * @property {Record<string, any>} [properties]
  * @property {WalkGraph} [subgraph] of a node that is one
  * @property {WalkGraph | null} [graph] that it is in
  */

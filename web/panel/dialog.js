@@ -2,6 +2,7 @@
 // The panel: a modal dialog over the canvas. The browser keeps the focus inside, closes it with Escape and hands the
 // focus back.
 
+import { plain } from "../status/record.js";
 import { make, makeButton } from "./make.js";
 import { report } from "./report.js";
 import { json, markdown } from "./text.js";
@@ -19,7 +20,7 @@ export function createPanel({ board, words }) {
   /** @type {AbortController | null} */
   let opened = null;
 
-  return {
+  const panel = {
     /**
      * Shows the report of a node until the person closes it or the node is removed.
      * @param {BoardNode} node
@@ -28,9 +29,10 @@ export function createPanel({ board, words }) {
       opened?.abort();
       const closing = new AbortController();
       opened = closing;
-      show(node, board, words, closing);
+      show(node, board, words, closing, (other) => panel.open(other));
     },
   };
+  return panel;
 }
 
 /**
@@ -38,8 +40,9 @@ export function createPanel({ board, words }) {
  * @param {ReturnType<typeof import("../status/board.js").createBoard>} board
  * @param {() => Words} words
  * @param {AbortController} closing
+ * @param {(node: BoardNode) => void} open shows the report of another node instead
  */
-function show(node, board, words, closing) {
+function show(node, board, words, closing, open) {
   const say = words();
   const dialog = /** @type {HTMLDialogElement} */ (make("dialog", "onediff-panel"));
   const heading = make("h2");
@@ -71,12 +74,15 @@ function show(node, board, words, closing) {
     if (!board.nodes().includes(node)) return dialog.close();
     const looked = board.look(node);
     const fresh = current();
-    const key = JSON.stringify([fresh, looked.record?.speed?.steps_ms]);
+    const { elsewhere } = looked;
+    const title = elsewhere && plain(elsewhere.title || elsewhere.type);
+    const key = JSON.stringify([fresh, looked.record?.speed?.steps_ms, title]);
     if (key === written) return;
     written = key;
     heading.textContent = fresh.title;
     const restore = keepFolds(body);
-    body.replaceChildren(...view(fresh, looked.record, words()));
+    const link = elsewhere && { title: String(title), open: () => open(elsewhere) };
+    body.replaceChildren(...view(fresh, looked.record, words(), link));
     restore(body);
   };
 

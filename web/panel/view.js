@@ -3,7 +3,7 @@
 
 import { isNumber } from "../status/record.js";
 import { steps } from "../status/steps.js";
-import { make } from "./make.js";
+import { make, makeButton } from "./make.js";
 import { plot } from "./plot.js";
 
 /** @typedef {import("../words.js").Words} Words */
@@ -16,9 +16,10 @@ const OPEN = 6;
  * @param {import("./report.js").Report} report
  * @param {import("../status/record.js").StatusRecord | null} record whose steps are plotted
  * @param {Words} words
+ * @param {{title: string, open: () => void} | null} [elsewhere] the node whose report says what to do
  * @returns {HTMLElement[]}
  */
-export function view(report, record, words) {
+export function view(report, record, words, elsewhere = null) {
   const state = make("p", "onediff-panel-state");
   state.dataset.tone = report.line.tone;
   const symbol = make("span", "onediff-panel-symbol", report.line.symbol);
@@ -26,6 +27,7 @@ export function view(report, record, words) {
   state.append(symbol, make("span", "", report.line.text));
   const advice = make("div", "onediff-panel-advice");
   advice.append(...report.advice.map((text) => make("p", "", text)));
+  if (elsewhere) advice.append(makeButton(words("panel.report_of", { title: elsewhere.title }), elsewhere.open));
   return [state, advice, ...report.sections.map((section) => sectionView(section, record, words))];
 }
 

@@ -1,6 +1,7 @@
 // @ts-check
 // Keeps receipts in the properties of the nodes on the canvas, and reads those that a file brought.
 
+import { ROOM } from "../accelerate/room.js";
 import { pace } from "../status/pace.js";
 import { createOwn } from "./own.js";
 import { readReceipt, shapeReceipt } from "./receipt.js";
@@ -65,9 +66,11 @@ export function createReceipts({ known, root, tracker, setting, storage }) {
     /** @param {boolean} yes whether a workflow is being loaded: only then do nodes bring their receipts along */
     load: (yes) => (loading = yes),
 
-    /** A copied node was not measured. @param {FileNode} node that was just filled */
+    /** A copied node was not measured, and nothing gave way for it. @param {FileNode} node that was just filled */
     configured(node) {
-      if (!loading && node.properties) delete node.properties[PROPERTY];
+      if (loading || !node.properties) return;
+      delete node.properties[PROPERTY];
+      delete node.properties[ROOM];
     },
   };
 }

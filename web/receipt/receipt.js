@@ -2,10 +2,11 @@
 // The receipt: what a node's properties in a workflow file say of its last measurement. A file may hold anything, so
 // whatever is read from one is picked field by field, bounded, and only ever shown as text.
 
+import { together } from "../status/attention.js";
 import { duration, factor } from "../status/format.js";
-import { isNumber, isOutcome, plain } from "../status/record.js";
-import { slowerBy } from "../status/text.js";
-import { isSlower } from "../status/verdict.js";
+import { isNumber, isOutcome, list, plain } from "../status/record.js";
+import { slowerBy } from "../status/uncompiled.js";
+import { isNoisy, isNotClearYet, isSlower } from "../status/verdict.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("../status/record.js").StatusRecord} StatusRecord */
@@ -17,6 +18,7 @@ import { isSlower } from "../status/verdict.js";
  * @property {Record<string, any> | null} speed
  * @property {Record<string, any> | null} parity
  * @property {Record<string, string> | null} machine
+ * @property {Record<string, any>} [model] that was sampled; left out where that is not known
  * @property {string | null} measured_at ISO 8601
  */
 
@@ -24,14 +26,16 @@ import { isSlower } from "../status/verdict.js";
 
 const MOST_TEXT = 200;
 const MOST_STEPS = 40;
+const MOST_SIZE = 60;
 const LARGEST = 1e9; // of milliseconds, ratios and pictures alike; beyond it somebody made it up
 const EARLIEST = Date.UTC(2024, 0, 1);
 const LATEST = Date.UTC(2200, 0, 1);
 
-const FIELDS = ["summary", "speed", "parity", "machine", "measured_at"];
-const TIMES = ["eager_ms", "compiled_ms", "speedup", "per_second", "breakeven_images"];
+const FIELDS = ["summary", "speed", "parity", "machine", "model", "measured_at"];
+const TIMES = ["eager_ms", "compiled_ms", "speedup", "patch_speedup", "total_speedup", "per_second", "breakeven_images"];
 const ERRORS = ["max_abs", "relative", "cosine", "tolerance"];
 const MACHINE = ["comfyui", "torch", "onediff", "python", "system", "device"];
+const MODEL = ["class", "dtype"];
 const KEPT = new Set(["compiled", "uncompiled"]);
 const VERDICTS = new Set(["faster", "slower", "same"]);
 
@@ -45,6 +49,10 @@ export function shapeReceipt(record, setting) {
   if (setting === "off" || !isOutcome(record)) return null;
   const receipt = readReceipt(record);
   if (receipt?.machine && setting === "no device") delete receipt.machine.device;
+  const size = text(list(record.speed?.steps_size).at(-1)).slice(0, MOST_SIZE);
+  if (receipt?.speed && size) receipt.speed.size = size;
+  // What is not clear here is no figure for others.
+  if (receipt?.speed && (isNotClearYet(record) || isNoisy(record))) delete receipt.speed.speedup;
   return receipt;
 }
 
@@ -55,11 +63,13 @@ export function shapeReceipt(record, setting) {
 export function readReceipt(value) {
   const fields = pick(value, FIELDS);
   if (fields === null) return null;
+  const model = readModel(pick(fields.model, [...MODEL, "parameters"]));
   const receipt = {
     summary: text(fields.summary) || null,
-    speed: readSpeed(pick(fields.speed, [...TIMES, "steps_ms", "kept", "verdict", "unit"])),
+    speed: readSpeed(pick(fields.speed, [...TIMES, "steps_ms", "kept", "verdict", "unit", "computed", "size"])),
     parity: readParity(pick(fields.parity, [...ERRORS, "passed"])),
-    machine: readMachine(pick(fields.machine, MACHINE)),
+    machine: readTexts(pick(fields.machine, MACHINE), MACHINE),
+    ...(model && { model }),
     measured_at: readTime(fields.measured_at),
   };
   return receipt.summary || receipt.speed ? receipt : null;
@@ -79,24 +89,28 @@ export function describeReceipt(receipt, words, mine) {
   const unit = speed?.unit === "run" ? "run" : "step";
   const stepOf = `status.${isCompiled ? "a_compiled" : "an_uncompiled"}_${unit}`;
   const by = isSlower(receipt) ? slowerBy(speed?.eager_ms, speed?.compiled_ms, words) : "";
-  const gain =
-    speed?.kept === "uncompiled"
+  const [all, parts] = together(receipt, words);
+  const gain = all
+    ? words(`receipt.${who}_together`, { what: all })
+    : speed?.kept === "uncompiled"
       ? by
         ? words(`receipt.${who}_slower`, { by })
         : words(`receipt.${who}_uncompiled`)
       : isNumber(speed?.speedup)
         ? words(`receipt.${who}_measured`, { what: factor(words, speed.speedup) })
         : "";
-  const figures = gain
+  // Without figures the machine means little; the tooltip has it.
+  const said = gain
     ? [
         { text: gain },
+        { text: machine?.device ?? "", elastic: true },
+        { text: parts ?? "" },
         { text: isNumber(step) ? words(stepOf, { time: duration(words, step) }) : "" },
+        { text: day(at) },
       ]
     : [{ text: words(`receipt.${who}`) }, { text: summary ?? "", elastic: true }];
-  // Without figures the machine means little; the tooltip has it.
-  const where = gain ? [{ text: machine?.device ?? "", elastic: true }, { text: day(at) }] : [];
-  const parts = [...figures, ...where].filter((part) => part.text !== "");
-  return { symbol: mine ? "◷" : "✎", tone: "past", parts, short: 2, text: parts.map((part) => part.text).join(" · ") };
+  const shown = said.filter((part) => part.text !== "");
+  return { symbol: mine ? "◷" : "✎", tone: "past", parts: shown, short: 2, text: shown.map((part) => part.text).join(" · ") };
 }
 
 /**
@@ -115,6 +129,7 @@ export function receiptDetails(receipt, words, mine, rest) {
     words(when ? `${key}_on` : key, { when }),
     summary ? words("receipt.summary", { summary }) : "",
     ...rest(record, words),
+    receipt.speed?.size ? words("receipt.size", { size: receipt.speed.size }) : "",
     machine?.device ? words("details.machine", { device: machine.device }) : "",
     words(mine ? "receipt.mine_remedy" : "receipt.author_remedy"),
   ].filter(Boolean);
@@ -146,6 +161,9 @@ function readSpeed(speed) {
   if (Array.isArray(speed.steps_ms)) read.steps_ms = speed.steps_ms.slice(-MOST_STEPS).filter(isQuantity);
   if (KEPT.has(speed.kept)) read.kept = speed.kept;
   if (speed.unit === "run") read.unit = speed.unit;
+  if (speed.computed === true) read.computed = true;
+  const size = text(speed.size).slice(0, MOST_SIZE);
+  if (size) read.size = size;
   if (VERDICTS.has(speed.verdict)) read.verdict = speed.verdict;
   return TIMES.some((name) => name in read) ? read : null;
 }
@@ -159,11 +177,20 @@ function readParity(parity) {
   return read;
 }
 
-/** @param {Record<string, any> | null} machine */
-function readMachine(machine) {
-  if (machine === null) return null;
-  const said = MACHINE.map((name) => [name, text(machine[name])]).filter(([, value]) => value);
+/** @param {Record<string, any> | null} fields @param {string[]} names @returns {Record<string, any> | null} */
+function readTexts(fields, names) {
+  if (fields === null) return null;
+  const said = names.map((name) => [name, text(fields[name])]).filter(([, value]) => value);
   return said.length ? Object.fromEntries(said) : null;
+}
+
+/** @param {Record<string, any> | null} model */
+function readModel(model) {
+  const read = readTexts(model, MODEL);
+  const parameters = model?.parameters;
+  // More than any time: a model has billions.
+  if (read && isNumber(parameters) && parameters > 0 && parameters <= 1e15) read.parameters = parameters;
+  return read;
 }
 
 /** @param {unknown} value */

@@ -3,7 +3,7 @@
 
 import { duration, factor, tiny } from "./format.js";
 import { reasonIn } from "./reasons.js";
-import { count, isNumber, list, patchedSites, plain, takenByOthers, takenSites } from "./record.js";
+import { count, isNumber, list, patchedSites, plain, rejectedProcessor, takenByOthers, takenSites } from "./record.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("./record.js").StatusRecord} StatusRecord */
@@ -81,18 +81,19 @@ function offBy(record, words) {
 const percent = (share) => (share * 100).toPrecision(2);
 
 /**
- * "2.84× together (attention 1.75×, compiled 1.62×)": what patch and compiling gain, shown before its parts; null where
- * nothing is patched, or that gains nothing.
- * @param {StatusRecord} record
+ * "about 2.84× together" and "attention 1.75×, compiled 1.62×": what patch and compiling gain, before its parts; none
+ * where nothing is patched, or that gains nothing. "about": computed from times of attention, not measured.
+ * @param {{speed?: Record<string, any> | null}} record or receipt
  * @param {Words} words
+ * @returns {string[]}
  */
-export function together(record, words) {
-  const { total_speedup: total, patch_speedup: patch, speedup } = record.speed ?? {};
-  if (!isNumber(total) || !isNumber(patch) || patch < NOISE) return null;
+export function together({ speed }, words) {
+  const { total_speedup: total, patch_speedup: patch, speedup } = speed ?? {};
+  if (!isNumber(total) || !isNumber(patch) || patch < NOISE) return [];
   const of = { total: factor(words, total), patch: factor(words, patch) };
-  return isNumber(speedup) && record.speed?.verdict && total !== patch
-    ? words("status.together", { ...of, compiled: factor(words, speedup) })
-    : words("status.together_patch", of);
+  const how = speed?.computed ? "_computed" : "";
+  if (!isNumber(speedup) || !speed?.verdict || total === patch) return [words(`status.together_patch${how}`, of)];
+  return [words(`status.together${how}`, of), words("status.together_parts", { ...of, compiled: factor(words, speedup) })];
 }
 
 /**
@@ -106,16 +107,18 @@ export function attentionFacts(record, words, say) {
   const { before_ms: before, after_ms: after, speedup, attention_speedup: ratio } = record.patches?.gain ?? {};
   const { state, quality, source, seconds } = record.patches?.auto ?? {};
   const isKnown = isNumber(before) && isNumber(after) && isNumber(speedup);
+  const isUntimed = record.patches?.untimed === true && !rejectedProcessor(record);
   return [
     ["attention", isNumber(ratio) && say("attention_value", { factor: factor(words, ratio) })],
     [
       "patch_gain",
-      isKnown &&
-        say("patch_gain_value", {
-          factor: factor(words, speedup),
-          before: duration(words, before),
-          after: duration(words, after),
-        }),
+      isKnown
+        ? say("patch_gain_value", {
+            factor: factor(words, speedup),
+            before: duration(words, before),
+            after: duration(words, after),
+          })
+        : isUntimed && say("patch_gain_untimed"),
     ],
     [
       "chosen",

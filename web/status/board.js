@@ -8,7 +8,7 @@ import { pace } from "./pace.js";
 import { changedSince } from "./changed.js";
 import { isLive, isNumber } from "./record.js";
 import { steps } from "./steps.js";
-import { stoppedBy, SWITCHED_OFF } from "./stopped.js";
+import { rejecting, stoppedBy, SWITCHED_OFF } from "./stopped.js";
 
 /** @typedef {import("../graph/walk.js").WalkGraph} Graph */
 /** @typedef {import("../graph/walk.js").WalkNode} BoardNode */
@@ -22,6 +22,7 @@ import { stoppedBy, SWITCHED_OFF } from "./stopped.js";
  * @property {import("./text.js").Line} line
  * @property {string[]} details sentences, one a line
  * @property {string[]} [stopped] why it did not run in the last run, and what to do; left out when it did
+ * @property {BoardNode | null} elsewhere the node in front whose report says what to do
  */
 
 const PAUSE = 500;
@@ -81,9 +82,10 @@ export function createBoard({ store, words, root, past = () => null, entered = (
     const bypassed = SWITCHED_OFF.has(node.mode ?? 0);
     const way = wayOf(root(), node);
     const stopped = stoppedBy(way, (other) => newest(other), entry);
-    const changed = changedSince(way, (other) => (other === node ? entry : newest(other)));
+    const changed = changedSince(root(), way, (other) => (other === node ? entry : newest(other)));
     const known = { entry, past: past(node), bypassed, age, stopped, changed };
-    return { record: entry?.record ?? null, bypassed, ...shown(known, words()) };
+    const elsewhere = stopped?.node ?? rejecting(way, (other) => newest(other), entry?.record ?? null);
+    return { record: entry?.record ?? null, bypassed, elsewhere, ...shown(known, words()) };
   }
 
   /**

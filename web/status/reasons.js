@@ -32,6 +32,8 @@ export const REASONS = [
     "no clear gain: compiled, it ran {low}× to {high}× as fast (the middle half of {pairs} comparisons).",
   ],
   ["no_gain", "no gain: {left} of {kinds} kinds of block were not compiled. {why}"],
+  ["no_gain_before", "no gain: nothing more was compiled, as an earlier run timed it. {why}"],
+  ["no_gain_nothing", "no gain: nothing was compiled. {why}"],
   ["no_gain_at_all", "no gain: {why}"],
   [
     "type_gains_little",

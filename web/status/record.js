@@ -26,6 +26,8 @@
  * @property {string} workflow
  * @property {string} node execution id: "12", in a subgraph "3:12"
  * @property {Record<string, unknown> | null} [settings] what the node was given, by input
+ * @property {Record<string, [string, number]> | null} [sources] which of these came through a link, from which node's output
+ * @property {Record<string, Record<string, unknown>> | null} [upstream] what the nodes before were given, by execution id
  * @property {string} state
  * @property {string | null} [summary]
  * @property {Record<string, any> | null} [model]
@@ -110,8 +112,8 @@ export const patchedSites = (record) => list(record.patches?.sites).filter((site
 export function rejectedProcessor(record) {
   const { rejected } = record.patches ?? {};
   if (!rejected || typeof rejected !== "object") return null;
-  const why = [plain(rejected.where), plain(rejected.what)].filter(Boolean).join(": ");
-  return { name: plain(rejected.class) || plain(rejected.processor), why };
+  const { where, what } = rejected;
+  return { name: plain(rejected.class) || plain(rejected.processor), where: plain(where), what: plain(what) };
 }
 
 /**

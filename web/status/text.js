@@ -3,7 +3,7 @@
 
 import { withApproximate } from "./approximate.js";
 import { isUndecided, leftAsItWas, patchParts, processorsOf, together } from "./attention.js";
-import { duration, elapsed, factor, percentFaster } from "./format.js";
+import { duration, elapsed, factor } from "./format.js";
 import {
   count,
   findings,
@@ -19,8 +19,8 @@ import {
   unitOf,
   unusedBecause,
 } from "./record.js";
-import { reasonIn } from "./reasons.js";
-import { gainsNowhere, isByChoice, isNoisy, isNotClearYet, isSlower, isUnclear, markOfCompiled } from "./verdict.js";
+import { reason, uncompiled } from "./uncompiled.js";
+import { isByChoice, isNoisy, isNotClearYet, markOfCompiled } from "./verdict.js";
 
 /** @typedef {import("../words.js").Words} Words */
 /** @typedef {import("./record.js").StatusRecord} StatusRecord */
@@ -170,7 +170,7 @@ function stopped(record, words) {
     return { symbol: "◐", tone: "plain", parts: [words("status.in_background"), words("status.from_next_run")] };
   }
   const at = total > 0 ? words("status.stopped_at", { done, total }) : words("status.stopped_early");
-  return { symbol: "◐", tone: "plain", parts: [at, words("status.goes_on")] };
+  return { symbol: "◐", tone: "plain", parts: [at, { text: words("status.goes_on"), elastic: true }] };
 }
 
 /** @param {StatusRecord} record @param {Words} words @returns {Draft} */
@@ -195,11 +195,12 @@ function patched(record, words) {
   const processors = processorsOf(record);
   const rejected = rejectedProcessor(record);
   if (rejected) {
-    const said = words("status.rejected", { name: rejected.name, processor: processors.join(", ") });
-    return { symbol: "✗", tone: "bad", parts: [said, { text: rejected.why, elastic: true }] };
+    const instead = processors.length ? words("status.instead", { processor: processors.join(", ") }) : "";
+    const why = [rejected.what, instead, rejected.where].filter(Boolean).join(" · ");
+    return { symbol: "✗", tone: "bad", parts: [words("status.rejected", rejected), { text: why, elastic: true }] };
   }
   const trouble = troubles(record, words);
-  if (trouble) return { ...trouble, parts: [trouble.parts[0], patch[1] ?? patch[0]] };
+  if (trouble) return { ...trouble, parts: [troubleCounts(record, words), patch[1] ?? patch[0]] };
   if (isUndecided(record)) return { symbol: "○", tone: "plain", parts: patch };
   if (leftAsItWas(record)) return { symbol: "=", tone: "plain", parts: patch };
   if (takenByOthers(record)) return { symbol: "◐", tone: "warn", parts: patch, short: 2 };
@@ -239,7 +240,7 @@ function troubles(record, words) {
   return {
     symbol: errors ? "✗" : "!",
     tone: errors ? "bad" : "warn",
-    parts: [counts, { text: worstFinding(record), elastic: true }],
+    parts: [{ text: [worstFinding(record), counts].filter(Boolean).join(" · "), elastic: true }],
   };
 }
 
@@ -262,8 +263,9 @@ function speed(record, words) {
     : isNotClearYet(record)
       ? words("status.not_clear_yet", { count: pairs })
       : null;
+  const all = together(record, words);
   return [
-    together(record, words) ?? (unclear ? null : ratio),
+    ...(all.length ? all : [unclear ? null : ratio]),
     unclear,
     isNumber(step) ? words(`status.a_compiled_${unitOf(record)}`, { time: duration(words, step) }) : null,
   ];
@@ -280,49 +282,4 @@ function ofAll(record) {
   const total = count(record.compile?.regions);
   const done = count(record.compile?.regions_compiled);
   return total !== null && done !== null ? ` ${done}/${total}` : "";
-}
-
-/** @param {StatusRecord} record @param {Words} words @returns {Draft} */
-function uncompiled(record, words) {
-  const { eager_ms: eager, compiled_ms: compiled } = record.speed ?? {};
-  const step = isNumber(eager) ? words(`status.an_uncompiled_${unitOf(record)}`, { time: duration(words, eager) }) : null;
-  // Where it is not clear, the summary says that no gain was seen.
-  const by = isSlower(record) && !isUnclear(record) ? slowerBy(eager, compiled, words) : "";
-  const patch = together(record, words);
-  if (by) return { symbol: "▽", tone: "plain", parts: [words("status.slower", { by }), patch ?? step] };
-  const why = !isUnclear(record) && record.parity?.passed === false ? words("status.differs") : reason(record, words);
-  const tone = isUnclear(record) || gainsNowhere(record) ? "plain" : "warn";
-  return { symbol: "▽", tone, parts: [words("status.uncompiled"), patch, { text: why, elastic: true }] };
-}
-
-/**
- * "9 % slower", from 2 times on "2.40× slower"; empty where these figures are missing, or say the opposite.
- * @param {unknown} eager milliseconds of an uncompiled step
- * @param {unknown} compiled milliseconds of a compiled step
- * @param {Words} words
- */
-export function slowerBy(eager, compiled, words) {
-  if (!isNumber(eager) || !isNumber(compiled) || eager <= 0 || compiled <= eager) return "";
-  return compiled < 2 * eager
-    ? words("number.by_percent", { value: percentFaster(eager, compiled) })
-    : words("number.by_factor", { factor: factor(words, compiled / eager) });
-}
-
-/**
- * Why something did not happen: the summary says it behind its colon.
- * @param {StatusRecord} record
- * @param {Words} words
- */
-export function reason(record, words) {
-  const summary = plain(record.summary);
-  const colon = summary.indexOf(": ");
-  if (colon >= 0) return reasonIn(summary.slice(colon + 2), words);
-  const error = findings(record).find((found) => found.severity === "error");
-  const region = Array.isArray(record.compile?.regions_uncompiled) ? record.compile.regions_uncompiled[0] : null;
-  return (
-    plain(error?.what) ||
-    reasonIn(region?.reason, words) ||
-    reasonIn(record.backend?.reason, words) ||
-    (summary === record.state ? "" : summary)
-  );
 }
