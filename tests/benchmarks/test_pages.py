@@ -87,7 +87,7 @@ EDITORS = {"Templates", "Extensions", "Edit → Refresh Node Definitions"}
 def test_menus_are_named_as_the_editor_has_them():
     words = json.loads((ROOT / "locales" / "en" / "main.json").read_text(encoding="utf-8"))
     known = {*words["menuLabels"], *words["onediff"]["accelerate"].values(), *words["onediff"]["old"].values()}
-    known |= {f"Settings › {name}" for name in words["settingsCategories"]} | EDITORS
+    known |= {f"Settings › {name}" for name in words["settingsCategories"]} | EDITORS  # noqa: RUF001
     pages = [ROOT / "README.md", *(ROOT / "web" / "docs").glob("*.md")]
     named = {
         name

@@ -86,7 +86,7 @@ def test_each_of_its_nodes_has_a_small_one_that_names_a_machine_and_no_path(name
     assert ours
     for node in ours:
         receipt = node["properties"]["onediff"]
-        text = json.dumps(receipt)
+        text = json.dumps(receipt, ensure_ascii=False)
         assert receipt["machine"]["device"] and receipt["measured_at"], node["type"]
         assert len(text) < 1500, node["type"]
         assert "\\" not in text and "/" not in text.replace("custom/my_attention", ""), node["type"]

@@ -112,7 +112,7 @@ def test_a_saved_workflow_holds_it_and_shows_it_elsewhere_as_its_authors(page: A
     other = open_editor(context.new_page(), server.url)
     load(other, saved)
     line = other.evaluate(READ, COMPILE)
-    assert re.match(r"^✎ author measured 1\.62× · 148 ms a compiled step · NVIDIA H100 · ", line["text"])
+    assert re.match(r"^✎ author measured 1\.62× · NVIDIA H100 · 148 ms a compiled step · ", line["text"])
     assert "Measured by the author of this workflow on" in line["title"]
     assert other.evaluate(STATE) == {"undo": 0, "modified": False}
     context.close()

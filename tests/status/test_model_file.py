@@ -55,7 +55,9 @@ def test_what_the_nodes_before_were_given_is_told_without_links_and_what_cannot_
 
 
 def test_it_is_never_long():
-    chain: dict[str, Any] = {str(n): {"class_type": "LoraLoader", "inputs": {"model": [str(n - 1), 0]}} for n in range(1, 100)}
+    chain: dict[str, Any] = {
+        str(n): {"class_type": "LoraLoader", "inputs": {"model": [str(n - 1), 0]}} for n in range(1, 100)
+    }
     chain["50"]["inputs"] |= {str(n): "x" * 500 for n in range(1000)}
     told = model_nodes(chain, "51", class_of)
     assert (len(told), len(told["50"])) == (16, 16)
