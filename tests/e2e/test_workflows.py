@@ -127,7 +127,7 @@ def resident_mb(server: Server) -> float:
 
 @pytest.mark.parametrize("model", list(EXPECTED))
 def test_bypassed_nodes_leave_the_hosts_own_picture(server, model):
-    workflow = example(model, server, OneDiffCompile=KEEP, OneDiffPatchAttention=SDPA)
+    workflow = example(model, server)
     (before,) = run(server, workflow, stock=True).pictures
     assert run(server, workflow).error is None
     (after,) = run(server, bypass(workflow, *OURS)).pictures
@@ -236,8 +236,9 @@ def test_model_speedup_compiles(sdpa_server: Server):
     }
     steps = {"sampler": node("KSampler", **{**plain()["sampler"]["inputs"], "steps": 5})}
     compiled = node("KSampler", **{**steps["sampler"]["inputs"], "model": ["old", 0]})
-    pixels, records = picture(sdpa_server, {**plain(), **old, "sampler": compiled})
-    expected, _ = picture(sdpa_server, {**plain(), **steps})
+    large = {**plain(), "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1)}
+    pixels, records = picture(sdpa_server, {**large, **old, "sampler": compiled})
+    expected, _ = picture(sdpa_server, {**large, **steps})
     record = records["old"]
     assert record["backend"]["used"] == "inductor"
     gains_nothing = record["summary"].startswith("uncompiled: no gain")
