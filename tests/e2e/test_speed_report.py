@@ -179,9 +179,10 @@ def test_after_clearing_measurements_the_report_is_made_anew(server, entry):
 
 
 def test_after_clearing_the_compile_cache_the_next_sampling_compiles_anew(environment: Environment):
-    """On a server with a cache of its own: the others use theirs together, and would compile all anew."""
+    """On a server with a cache of its own: the others use theirs together, and would compile all anew. One kind of
+    block is enough here."""
     changes: dict[str, Any] = {"OneDiffCompile": {"keep_faster": False}, "OneDiffPatchAttention": SDPA}
-    with start(environment, "cleared", cold=True) as server:
+    with start(environment, "cleared", cold=True, variables={"ONEDIFF_COMPILE_SECONDS": "1"}) as server:
         first = run(server, example("flux", server, steps=3, **changes))
         before = first.records["OneDiffCompile"]["compile"]
         answer = server.post_json("/onediff/clear", {"what": "compile cache"})["cleared"]
@@ -190,7 +191,7 @@ def test_after_clearing_the_compile_cache_the_next_sampling_compiles_anew(enviro
         second = run(server, again).records["OneDiffCompile"]
     assert second["compile"]["cache"] == "cold"
     assert second["compile"]["seconds"] > 0
-    assert second["compile"]["graphs"] == before["graphs"]
+    assert second["compile"]["graphs"] == before["graphs"] > 0
 
 
 @pytest.mark.parametrize("body", [{"what": "everything"}, {}, ["measurements"], {"what": ["measurements"]}])
