@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from .console import CannotContinue, say
-from .environment import ROOT, Environment
+from .environment import ROOT, Environment, one_at_a_time
 
 # Part of the file names: raise it when scripts/standins.py writes other weights.
 RECIPE = 1
@@ -28,6 +28,13 @@ def standin(environment: Environment, name: str) -> Path:
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(path.with_suffix(".lock"), path.name):
+        if not path.is_file():
+            _write_standin(environment, name, path)
+    return path
+
+
+def _write_standin(environment: Environment, name: str, path: Path) -> None:
     free = shutil.disk_usage(path.parent).free / 1e9
     if free < SIZES[name] + 0.5:
         raise CannotContinue(
@@ -47,7 +54,6 @@ def standin(environment: Environment, name: str) -> Path:
             f"the checkpoint {path.name} could not be written; check the room on the disk of {path.parent}.",
             result.stderr.strip().splitlines()[-6:],
         )
-    return path
 
 
 def check_checkpoint(path: Path) -> Path:

@@ -171,13 +171,13 @@ def _install(cache: Path, python: Path, folder: Path, log: Path) -> None:
 
 
 @contextlib.contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Two commands started together must not build the same folder; the lock ends with its process, even killed."""
+def one_at_a_time(path: Path, what: str = "the environment") -> Iterator[None]:
+    """Two commands started together must not build the same; the lock ends with its process, even killed."""
     with path.open("a+b") as file:
         said = False
         while not try_lock(file.fileno()):
             if not said:
-                say("Another run is preparing the environment; waiting for it …")
+                say(f"Another run is preparing {what}; waiting for it …")
                 said = True
             time.sleep(0.5)
         yield

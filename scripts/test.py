@@ -5,13 +5,17 @@
 pytest, after the environment is made.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # The repository, instead of its scripts folder.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -69,19 +73,51 @@ def main() -> int:
     return 1 if failed else 0
 
 
+@dataclass(frozen=True)
+class Check:
+    """What looks at the code: a command, and its variables if not this process's."""
+
+    what: str
+    command: list[str]
+    variables: dict[str, str] | None = None
+
+
 def style(environment: Environment, variables: dict[str, str]) -> dict[str, int]:
-    """What reads the code and runs none of it, and the tests of the canvas extension."""
+    """What reads the code, and the tests of the canvas extension: two at a time, the longest first."""
     python, under_its_name = str(environment.python), imports_seen(environment, variables)
     mypy_of_tests = [python, "-m", "mypy", "--config-file", "tests/mypy.ini"]
-    return {
-        "ruff": step("Style (ruff)", [python, "-m", "ruff", "check", "."]),
-        "format": step("Format (ruff)", [python, "-m", "ruff", "format", "--check", "."]),
-        "mypy": step("Types (mypy)", [python, "-m", "mypy"]),
-        "mypy of tests": step("Types of tests (mypy)", mypy_of_tests, under_its_name),
-        "imports": step("Imports (import-linter)", lint_imports(environment), under_its_name),
+    checks = {
+        "mypy of tests": Check("Types of tests (mypy)", mypy_of_tests, under_its_name),
+        "mypy": Check("Types (mypy)", [python, "-m", "mypy"], variables),
+        "imports": Check("Imports (import-linter)", lint_imports(environment), under_its_name),
         "tsc": web_types(environment),
         "web": web_tests(),
+        "ruff": Check("Style (ruff)", [python, "-m", "ruff", "check", "."]),
+        "format": Check("Format (ruff)", [python, "-m", "ruff", "format", "--check", "."]),
     }
+    return side_by_side({name: check for name, check in checks.items() if check is not None})
+
+
+def side_by_side(checks: dict[str, Check]) -> dict[str, int]:
+    """Their exit codes, by name. What each prints is shown when it has ended."""
+    waiting, at_work, codes = list(checks.items()), [], {}
+    with contextlib.ExitStack() as stack:
+        while waiting or at_work:
+            while waiting and len(at_work) < 2:
+                name, check = waiting.pop(0)
+                printed = stack.enter_context(tempfile.TemporaryFile())
+                output: dict[str, Any] = {"stdout": printed, "stderr": subprocess.STDOUT}
+                process = console.running(check.command, cwd=ROOT, env=check.variables, **output)
+                at_work.append((name, check, stack.enter_context(process), printed, time.monotonic()))
+            time.sleep(0.02)
+            for one in [one for one in at_work if one[2].poll() is not None]:
+                at_work.remove(one)
+                name, check, ended, printed, started = one
+                codes[name] = ended.returncode
+                printed.seek(0)
+                say(f"== {check.what}\n{printed.read().decode(errors='replace').rstrip()}")
+                said_of(check.what, ended.returncode, started)
+    return codes
 
 
 def lint_imports(environment: Environment) -> list[str]:
@@ -98,9 +134,12 @@ def imports_seen(environment: Environment, variables: dict[str, str]) -> dict[st
 
 
 def variables_for(environment: Environment, browser_wanted: bool) -> dict[str, str]:
-    """What the tests are told: where things are, and which browser to use."""
+    """What the tests are told: where things are, and which browser to use. Python keeps what it reads of sources, also
+    where the machine tells it not to: each of some hundred processes would take 10 s to read torch and ComfyUI anew."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **kept,
+        "PYTHONPYCACHEPREFIX": str(environment.cache / "bytecode"),
         "ONEDIFF_CACHE": str(environment.cache),
         "ONEDIFF_HOST": str(environment.host),
         **(browser.variables(environment) if browser_wanted else {}),
@@ -112,8 +151,12 @@ def step(what: str, command: list[str], env: dict[str, str] | None = None) -> in
     started = time.monotonic()
     with console.running(command, cwd=ROOT, env=env) as process:
         code = process.wait()
-    say(f"== {what}: {'failed' if code else 'passed'} after {duration(time.monotonic() - started)}")
+    said_of(what, code, started)
     return code
+
+
+def said_of(what: str, code: int, started: float) -> None:
+    say(f"== {what}: {'failed' if code else 'passed'} after {duration(time.monotonic() - started)}")
 
 
 def twice(what: str, command: list[str], variables: dict[str, str], again: list[str], alone: dict[str, str]) -> int:
@@ -145,22 +188,22 @@ def oneflow_tests(environment: Environment, variables: dict[str, str], arguments
     return step("Tests of OneFlow (pytest, Python 3.10)", command, {**variables, "OMP_NUM_THREADS": "1"})
 
 
-def web_types(environment: Environment) -> int:
+def web_types(environment: Environment) -> Check | None:
     tsc = why_no_node() or prepare_tsc(environment)
     if isinstance(tsc, str):
         say(f"Types of the canvas extension (tsc) skipped: {tsc}")
-        return 0
-    return step("Types of the canvas extension (tsc)", ["node", str(tsc), "--project", str(ROOT)])
+        return None
+    return Check("Types of the canvas extension (tsc)", ["node", str(tsc), "--project", str(ROOT)])
 
 
-def web_tests() -> int:
+def web_tests() -> Check | None:
     folder = ROOT / "tests" / "web"
     files = sorted(str(file.relative_to(ROOT)) for file in folder.rglob("*.test.*js"))
     reason = "there are none in tests/web" if not files else why_no_node()
     if reason:
         say(f"Tests of the canvas extension (node) skipped: {reason}")
-        return 0
-    return step("Tests of the canvas extension (node)", ["node", "--test", "--test-reporter=spec", *files])
+        return None
+    return Check("Tests of the canvas extension (node)", ["node", "--test", "--test-reporter=spec", *files])
 
 
 def why_no_node() -> str | None:

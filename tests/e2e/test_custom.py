@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy
 import pytest
-from examples import ROOT, bypass, example, run, start
+from examples import ROOT, bypass, example, node_classes, run, start
 from PIL import Image
 
 from scripts.environment import Environment
@@ -24,7 +24,8 @@ from scripts.server import Server, error_of
 HELP = (ROOT / "web" / "docs" / "OneDiffLoadProcessor.md").read_text(encoding="utf-8")
 TEMPERATURE = "custom/temperature:Temperature"
 
-KEEP = {"keep_faster": False}
+#: What these files change is compiled, and nothing around it.
+KEEP = {"keep_faster": False, "scope": "attention"}
 
 ATTENTION = """
     def {method}(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
@@ -206,9 +207,9 @@ def typed(language: str) -> list[str]:
 
 def loaded(server: Server, file: str, strength: float = 1.0, *, compile: bool = True) -> Any:
     """The example with a loaded file at `custom`, queued."""
-    workflow = example("sd15", server, steps=2, OneDiffCompile={"keep_faster": False, "scope": "attention"})
+    workflow = example("sd15", server, steps=2, OneDiffCompile=KEEP)
     workflow = bypass(workflow, "OneDiffForwardCheck", *([] if compile else ["OneDiffCompile"]))
-    prompt = to_prompt(workflow, server.object_info())
+    prompt = to_prompt(workflow, node_classes(server))
     patch = next(key for key, node in prompt.items() if node["class_type"] == "OneDiffPatchAttention")
     prompt["load"] = {"class_type": "OneDiffLoadProcessor", "inputs": {"file": file, "strength": strength}}
     prompt[patch]["inputs"]["custom"] = ["load", 0]

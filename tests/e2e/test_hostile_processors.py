@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import bypass, example, run, start
+from examples import bypass, example, node_classes, run, start
 
 from scripts.environment import Environment
 from scripts.prompt import to_prompt
@@ -141,7 +141,7 @@ def test_a_del_in_a_reference_cycle_that_never_returns_ends_by_itself(own_server
 @pytest.mark.long  # and in a process of its own: tests/nodes/test_prompt_ends.py
 def test_the_node_says_which_line_waits_where_cancel_does_not_come(own_server):
     workflow = workflow_with(own_server, "waits")
-    prompt_id = own_server.queue(to_prompt(workflow, own_server.object_info()), workflow)
+    prompt_id = own_server.queue(to_prompt(workflow, node_classes(own_server)), workflow)
     wait_for(own_server, "it waits")
     own_server.post_json("/interrupt", {})
     line = 1 + [WAITS in line for line in FILES["waits"].splitlines()].index(True)
@@ -164,7 +164,7 @@ def wait_for(own_server: Server, words: str, already: int = 0) -> None:
 
 def cancel(own_server: Server, workflow: dict[str, Any], waits_for: str, within: float = 2.5) -> None:
     already = own_server.log.read_text(errors="replace").count(waits_for)
-    prompt_id = own_server.queue(to_prompt(workflow, own_server.object_info()), workflow)
+    prompt_id = own_server.queue(to_prompt(workflow, node_classes(own_server)), workflow)
     wait_for(own_server, waits_for, already)
     pressed = time.monotonic()
     own_server.post_json("/interrupt", {})

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from examples import SDPA, example, start, without_ours
+from examples import SDPA, example, node_classes, start, without_ours
 from onediff_pack.node_ids import COMPILE, PATCH_ATTENTION
 from safetensors.torch import load_file, save_file
 
@@ -74,7 +74,7 @@ def _without_a_vae(server: Server) -> dict[str, Any]:
     small = load_file(server.base / "models" / "checkpoints" / "sd15_small.safetensors")
     kept = {name: tensor for name, tensor in small.items() if not name.startswith("first_stage_model.")}
     save_file(kept, server.base / "models" / "checkpoints" / NO_VAE)
-    prompt = to_prompt(example("flux", server, steps=3, **COMPILED), server.object_info())
+    prompt = to_prompt(example("flux", server, steps=3, **COMPILED), node_classes(server))
     prompt = swap(prompt, "DualCLIPLoader", "CheckpointLoaderSimple", {"ckpt_name": NO_VAE}, {0: 1})
     (sampler,) = (key for key, node in prompt.items() if node["class_type"] == "KSampler")
     gone = ("VAEDecode", "VAELoader", "SaveImage", "PreviewImage")

@@ -62,7 +62,7 @@ def test_it_loads_under_a_path_as_name_quickly_and_imports_no_compiler(host, tmp
             text=True,
             timeout=180,
             check=True,
-            env={**kept, "PYTHONPYCACHEPREFIX": str(tmp_path)},
+            env={"PYTHONPYCACHEPREFIX": str(tmp_path), **kept},
         )
     seconds, nodes, heavy, exports = run.stdout.splitlines()
     assert nodes.split()[:4] == ["OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile", "OneDiffSpeedReport"]
