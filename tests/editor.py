@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -203,11 +204,13 @@ def show(page: Any, name: str | None = None, first: str = PATCH) -> None:
 
 def example_workflow(page: Any) -> dict[str, Any]:
     """The example, with a small checkpoint of this server, a small picture, and a processor that has nothing to
-    choose: what is told of it is the same each time. Without its author's receipts, as a workflow of one's own."""
+    choose: what is told of it is the same each time. Without its author's receipts, and with an id of its own for each
+    file of tests: on a server that they share, none sees what the runs of another one left."""
     checkpoints = page.evaluate("fetch('/api/models/checkpoints').then(answer => answer.json())")
     small = next((name for name in checkpoints if "sd15_small" in name), None)
     assert small, f"the server has no small SD 1.5 checkpoint, only {checkpoints}"
     workflow = json.loads(example_file("sd15").read_text(encoding="utf-8"))
+    workflow["id"] = str(uuid.uuid5(uuid.UUID(workflow["id"]), os.environ["PYTEST_CURRENT_TEST"].partition("::")[0]))
     for node in workflow["nodes"]:
         values = node.get("widgets_values")
         node["properties"].pop("onediff", None)
