@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..patching.calls import accepts_options
-from ..patching.forwards import swapped_attributes, swapped_forwards
+from ..patching.forwards import Later, swapped_attributes, swapped_forwards
 from ..patching.instead import TookPart
 from ..patching.user_code import Attendance
 from ..patching.wrappers import KEY, ModelCall, ModelWrapper
@@ -114,6 +114,7 @@ class AttentionPatch(ModelWrapper):
         self.superseded = superseded
         self.calls = SiteCalls(self, KEY)
         self.within, self.sigmas = False, None
+        self._later = Later()
         #: What the node was asked for and did not take, and ``by`` which node; for checks of the model behind it.
         self.rejected: dict[str, str] | None = None
         self._set_forwards()
@@ -191,7 +192,7 @@ class AttentionPatch(ModelWrapper):
         self._bring_instances(sampling)
         with (
             self.calls.counted(call.executor, call.options),
-            swapped_forwards(self.forwards),
+            swapped_forwards(self._later.without(self.forwards)),
             swapped_attributes(AT_SITE, self.instances.attributes()),
             defaults_kept(),
             self.while_sampling(call.x.device if isinstance(call.x, torch.Tensor) else torch.device("cpu")),

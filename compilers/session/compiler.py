@@ -18,7 +18,7 @@ from ..backends.errors_in_words import in_words, is_out_of_memory
 from ..backends.protocol import Backend, Failure
 from ..blocks.batches import Batches
 from ..blocks.parity import Parity
-from ..blocks.shared_graph import GRAPHS, Counts, GraphCache, SharedGraph, Unfinished
+from ..blocks.shared_graph import GRAPHS, Counts, GraphCache, SharedGraph
 from ..choice.choose import choose_backend
 from ..choice.prove import PROOFS, Proofs
 from ..measuring.block import Block
@@ -117,11 +117,10 @@ class Compiler:
         graph.waits = not step.goes_on
         try:
             yield
-        except Unfinished:
-            self._begun.add(graph)
-            raise
         finally:
             graph.waits = True
+            if graph.library is not None:
+                self._begun.add(graph)
 
     def is_built(self, graph: SharedGraph, step: Step) -> bool:
         """Whether a graph's first run need not wait: its library is there, and none is built beside, which would

@@ -131,6 +131,9 @@ class Session(Preparing, ModelWrapper):
                 raise
             # The traceback would keep the failed step's memory.
             failure = ordinary(BaseException.with_traceback(error, None))
+        finally:
+            for runner in self._runners:
+                runner.unbind()
         if failure is not None:
             for held in kept:  # what ran is called again
                 held.put_back()

@@ -6,9 +6,11 @@ Only graphs that are one file are left so: Inductor waits for that file where it
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,17 @@ from .cancelling import end_processes
 _SLOTS = threading.BoundedSemaphore(2)
 
 
+#: Those that there are: their compilers end with this process.
+_LIBRARIES: weakref.WeakSet[CppLibrary] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    for library in list(_LIBRARIES):
+        if library.at_work:
+            library.end()
+
+
 class NotBuilt(Exception):
     """The compiler that ran beside failed: its cause says how."""
 
@@ -36,6 +49,7 @@ class CppLibrary:
     def __init__(self, build: Callable[[], None], files: Sequence[Path]):
         self.load: Callable[[], Any] = lambda: None  # once they have ended
         self._build, self._files = build, files
+        _LIBRARIES.add(self)
         self._begin()
 
     def _begin(self) -> None:
@@ -118,8 +132,13 @@ def built_beside(graph: SharedGraph) -> Iterator[list[CppLibrary]]:
     if graph.waits or not hasattr(cls, "load_pybinding_async") or folders_are_split():
         yield begun
         return
-    with mock.patch.object(cls, "load_pybinding", partial(_load, cls, begun)):
-        yield begun
+    try:
+        with mock.patch.object(cls, "load_pybinding", partial(_load, cls, begun)):
+            yield begun
+    except BaseException:  # Cancel among others: nobody will ask for it
+        for library in begun:
+            library.end()
+        raise
 
 
 def _load(cls: Any, begun: list[CppLibrary], *args: Any, **kwargs: Any) -> Callable[..., Any]:

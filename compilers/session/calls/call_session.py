@@ -230,6 +230,9 @@ class CallSession(Preparing):
                 raise
             # The traceback would keep the failed call's memory, which what runs next may need.
             failure = ordinary(BaseException.with_traceback(error, None))
+        finally:
+            for runner in self._runners:
+                runner.unbind()
         if failure is not None:
             assert step.running is not None
             self.failed(step.running[0], step.running[1], failure)

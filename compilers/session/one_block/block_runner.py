@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
 
 from ....memo import Same
 from ....patching.calls import Inputs, options_of, options_position, with_options
@@ -35,6 +34,7 @@ from .call import Call
 from .first_runs import FirstRuns
 from .foreign_code import ForeignCode
 from .gain_timing import weighed
+from .in_place import InPlace
 from .listener import Listener
 from .variants import MAX_VARIANTS, Variants
 
@@ -44,8 +44,8 @@ log = logging.getLogger(__name__)
 SDPA = kernel_override(SDPAProcessor().eval())
 
 
-class BlockRunner:
-    """Stands in for a block's ``forward`` while a session samples.
+class BlockRunner(InPlace):
+    """Runs a block while a session samples.
 
     Args:
         compiler, failures, memory: what the block is compiled with, what failed, what its model reads.
@@ -64,7 +64,7 @@ class BlockRunner:
         device: torch.device,
         dtype: torch.dtype,
     ):
-        self.block = block
+        super().__init__(block)
         self._compiler, self._failures, self._memory = compiler, failures, memory
         self._resolve_weights, self._stops = host.resolve_weights, host.cancel.stops
         self._computes_with_sdpa, self._opaque_attention = host.computes_with_sdpa, host.opaque_attention
@@ -72,14 +72,11 @@ class BlockRunner:
         self._variants = Variants(block, compiler)
         self._foreign = ForeignCode(block, device)
         self._first_runs = FirstRuns(self, compiler, listener, self._foreign, self._stops)
-        self._step: Step | None = None
-        self._forward: Callable = block.module.forward
         self._inside: tuple[Callable, ...] = ()
         self._kind_of: tuple[tuple, tuple[type | Same, ...]] = ((), (type(block.module),))
         self._position: int | None = None
         self._state = BlockState(block.module)
         self._weights = CastWeights(block.module)
-        self._class_forwards: tuple[Callable, ...] = ()
         self._as_operator = False
         self._noted: Noted = {}
         self._noted_under: dict[tuple, Noted] = {}
@@ -91,33 +88,27 @@ class BlockRunner:
     def begin_sampling(self) -> None:
         self.block.begin_sampling()
         self.block.in_dynamic_vram = self._weights.in_dynamic_vram
-        self._class_forwards = self._state.class_forwards()
 
     def look(self) -> tuple:
         """Notes the block's current ``forward``, which a patch may have set. Returns what runs in the block now."""
         block = self.block
         block.calls = 0
-        self._forward = block.module.forward
+        self.find()
         self._position = self._foreign.position = options_position(type(block.module).forward)
         self._inside = self._state.look()
         block.functions = self._functions()
         self._as_operator = any(map(is_operator, block.functions))
         return block.functions
 
-    def bind(self, step: Step) -> tuple[nn.Module, Callable]:
-        """The block's module, and what takes the place of its forward in this step."""
-        self._step = step
-        return self.block.module, self.run
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        """The block's forward."""
-        block, step, original = self.block, self._step, (args, kwargs)
-        assert step is not None
+    def run_in(self, step: Step, original: Inputs) -> Any:
+        block = self.block
         step.ran_block = block.ran = block.called = True
         block.calls += 1
         if block.reason is not None or step.bypassing:
             return self.run_uncompiled(original)
-        self._inside = self._state.functions()
+        if self._state.is_other:
+            self._state, self._weights = BlockState(block.module), CastWeights(block.module)
+        self._inside = self._state.look()
         functions, options = self._functions(), options_of(original, self._position)
         carries = options is not None and carries_foreign(options)
         step.ran_foreign = step.ran_foreign or carries
@@ -195,7 +186,7 @@ class BlockRunner:
 
     def _hindrance(self) -> str | None:
         """Why this run cannot be compiled, for what is on the block and on its weights now."""
-        reason = self._state.hindrance(self._forward, self._inside)
+        reason = self._state.hindrance(self._forward)
         self.block.casts_weights = self._weights.pending
         if reason is None and self.block.casts_weights:
             if self._resolve_weights is None:
@@ -226,7 +217,8 @@ class BlockRunner:
         """Runs the block compiled for these options and for the processors that sit on it now."""
         dtype = self._weights.dtype(self._dtype) if self.block.casts_weights else None
         operators = self._foreign.operators(call.foreign)
-        key, graph = self._variants.find(functions, self._class_forwards, dtype, entering, operators, call.inputs)
+        classes = self._state.class_forwards()
+        key, graph = self._variants.find(functions, classes, dtype, entering, operators, call.inputs)
         if graph is None:
             return self._skip(f"it was compiled for {MAX_VARIANTS} combinations of settings already.", call.original)
         step.variant.graphs.add(graph)
@@ -249,7 +241,9 @@ class BlockRunner:
             step.running = (self.block, graph)  # still set when the call raises
             result = self.run_compiled(key, graph, call.inputs)
             step.running = None
-        step.dirty |= graph.graphs != before
+        if graph.graphs != before:  # what is new is not compared yet
+            step.dirty = True
+            self._first_runs.forget()
         step.ran_compiled = True
         note_again(self._noted_under.get(key, self._noted))
         return result

@@ -1,0 +1,197 @@
+"""What another node sets on a model in the middle of a sampling takes effect as without this pack: at that step, while
+it is there, and no longer. Dynamo captures blocks here; nothing else compiles them."""
+
+from __future__ import annotations
+
+import collections
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+import torch
+from onediff_pack.compilers.blocks.shared_graph import SharedGraph
+from onediff_pack.patching.wrappers import attach
+from onediff_pack.processors import find_sites, get_processor
+from onediff_pack.processors.attention_patch import AttentionPatch
+from sessions import FakeBackend, compiled_clone, known, using
+from torch import nn
+from torch.utils import _pytree as pytree
+
+pytestmark = pytest.mark.usefixtures("host")
+
+#: Steps of a sampling, and those in which the change comes and goes, inside the model call.
+STEPS, COMES, GOES = 9, 4, 7
+
+
+class Captures(FakeBackend):
+    def compile(self, block: nn.Module, graph: SharedGraph, effort: str) -> Callable:
+        if graph.runner is None:
+            graph.runner = torch.compile(graph.forward, backend="eager", fullgraph=True)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            assert graph.runner is not None
+            result = graph.runner(block, *args, **kwargs)
+            graph.graphs = graph.graphs or 1
+            return result
+
+        return run
+
+
+@pytest.fixture
+def captured() -> Iterator[None]:
+    with using(known(Captures())):
+        yield
+
+
+def scaled(result: Any) -> Any:
+    return pytree.tree_map(lambda one: one * 1.5 if isinstance(one, torch.Tensor) else one, result)
+
+
+def on_result(module: nn.Module, args: Any, result: Any) -> Any:
+    return scaled(result)
+
+
+def _around(found: Callable) -> Callable:
+    return lambda *args, **kwargs: scaled(found(*args, **kwargs))
+
+
+@contextmanager
+def forward_of_block(model: nn.Module) -> Iterator[None]:
+    """Goes on to what it found, and puts that back."""
+    block = model.double_blocks[1]
+    found = block.forward
+    block.forward = _around(found)
+    yield
+    block.forward = found
+
+
+@contextmanager
+def forward_inside(model: nn.Module) -> Iterator[None]:
+    inner = model.double_blocks[1].img_attn.proj
+    found = inner.forward
+    inner.forward = _around(found)
+    yield
+    inner.forward = found
+
+
+@contextmanager
+def forward_of_class(model: nn.Module) -> Iterator[None]:
+    cls = type(model.double_blocks[1].img_attn.norm)
+    found = cls.forward
+    cls.forward = _around(found)
+    yield
+    cls.forward = found
+
+
+def hook(model: nn.Module) -> AbstractContextManager[Any]:
+    return model.double_blocks[1].img_attn.proj.register_forward_hook(on_result)
+
+
+def hook_on_all(model: nn.Module) -> AbstractContextManager[Any]:
+    linear = model.double_blocks[1].img_attn.proj
+
+    def on_one(module: nn.Module, args: Any, result: Any) -> Any:
+        return scaled(result) if module is linear else result
+
+    return nn.modules.module.register_module_forward_hook(on_one)
+
+
+@contextmanager
+def hooks_in_a_new_dict(model: nn.Module) -> Iterator[None]:
+    inner = model.double_blocks[1].img_attn.proj
+    found = inner._forward_hooks
+    inner._forward_hooks = collections.OrderedDict()
+    with inner.register_forward_hook(on_result):
+        yield
+    inner._forward_hooks = found
+
+
+@contextmanager
+def another_module(model: nn.Module) -> Iterator[None]:
+    attention = model.double_blocks[1].img_attn
+    found = attention.proj
+    attention.proj = copy.deepcopy(found)
+    attention.proj.register_forward_hook(on_result)
+    yield
+    attention.proj = found
+
+
+CHANGES = [
+    *(forward_of_block, forward_inside, forward_of_class),
+    *(hook, hook_on_all, hooks_in_a_new_dict, another_module),
+]
+
+
+def results(
+    patcher: Any, change: Callable, sample: Callable[[Callable], Any] = lambda run: run()
+) -> list[torch.Tensor]:
+    """Those of each step, with a node that changes the model inside its calls."""
+    import models
+
+    model, count, during = patcher.model.diffusion_model, iter(range(STEPS)), []
+
+    def inside(executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        number = next(count)
+        if number == COMES:
+            during.append(change(model))
+            during[-1].__enter__()
+        if number == GOES:
+            during[-1].__exit__(None, None, None)
+        return executor(*args, **kwargs)
+
+    clone = patcher.clone()
+    clone.add_wrapper_with_key("diffusion_model", "another node", inside)
+    return sample(lambda: [models.step(clone) for _ in range(STEPS)])
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_compiled_as_uncompiled(captured: None, change: Callable) -> None:
+    import models
+
+    patcher = models.flux_patcher()
+    expected = results(patcher, change)
+    clone, session, record = compiled_clone(patcher)
+    found = results(clone, change, session.sampling)
+    for number, (ours, stock) in enumerate(zip(found, expected, strict=True)):
+        torch.testing.assert_close(ours, stock, msg=lambda text, number=number: f"step {number + 1}: {text}")
+    assert not torch.allclose(expected[COMES], expected[GOES]), "it shows"
+    session.sampling(lambda: [models.step(clone) for _ in range(3)])
+    assert record["compile"]["regions_compiled"] == len(session.blocks), "all is as it was"
+    assert not [name for name, module in patcher.model.named_modules() if "forward" in vars(module)]
+
+
+@pytest.mark.parametrize("change", [forward_of_block, forward_inside], ids=lambda change: change.__name__)
+def test_patched_as_unpatched(change: Callable) -> None:
+    import models
+
+    patcher = models.flux_patcher()
+    expected = results(patcher, change)
+    clone = patcher.clone()
+    patch = AttentionPatch(find_sites(patcher.model.diffusion_model), get_processor("sdpa"), lambda options: None)
+    attach(clone, patch)
+    for ours, stock in zip(results(clone, change), expected, strict=True):
+        torch.testing.assert_close(ours, stock)
+
+
+def test_a_forward_that_stays_goes_on_to_what_it_found_also_without_this_pack(captured: None) -> None:
+    import models
+
+    patcher = models.flux_patcher()
+    stays = forward_of_block(patcher.model.diffusion_model)
+    clone, session, _record = compiled_clone(patcher)
+    count = iter(range(100))
+
+    def inside(executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        if next(count) == COMES:
+            stays.__enter__()
+        return executor(*args, **kwargs)
+
+    clone.add_wrapper_with_key("diffusion_model", "another node", inside)
+    found = session.sampling(lambda: [models.step(clone) for _ in range(STEPS)])
+    bypassed = models.step(patcher)
+    torch.testing.assert_close(found[-1], bypassed)
+    other = models.flux_patcher()
+    with forward_of_block(other.model.diffusion_model):
+        torch.testing.assert_close(bypassed, models.step(other))
