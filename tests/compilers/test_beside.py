@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -177,6 +178,13 @@ def test_one_that_was_ended_before_its_turn_does_not_begin_until_it_is_needed() 
     assert (sorted(begun), third.ready) == ([1, 2], False)
     third.result()
     assert (sorted(begun), third.ready) == ([1, 2, 3], True)
+
+
+def test_compilers_beside_give_way_to_the_picture() -> None:
+    before, asked = os.nice(0), [sys.executable, "-c", "import os; print(os.nice(0))"]
+    found: list[int] = []
+    CppLibrary(lambda: found.append(int(subprocess.check_output(asked))), []).result()
+    assert (found, os.nice(0)) == ([max(10, before)], before)
 
 
 def killed() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib
+import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +27,9 @@ from .cancelling import end_processes
 
 #: Compilers that run beside at a time.
 _SLOTS = threading.BoundedSemaphore(2)
+
+#: How far they give way to the picture that is made meanwhile: as ``nice`` has it.
+GIVES_WAY = 10
 
 
 #: Those that there are: their compilers end with this process.
@@ -59,6 +64,7 @@ class CppLibrary:
         self._thread.start()
 
     def _run(self) -> None:
+        _give_way()
         with _SLOTS:
             for _ in range(2):
                 if self._ended:
@@ -116,6 +122,15 @@ class CppLibrary:
     def _wait(self) -> None:
         while self.at_work:
             self._thread.join(PAUSE)  # no longer at a time: Cancel comes between two
+
+
+def _give_way() -> None:
+    """Lowers the priority of this thread and of processes that it starts: on Linux a thread has its own."""
+    if sys.platform != "linux":
+        return
+    thread = threading.get_native_id()
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, thread, max(GIVES_WAY, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def _was_killed(error: BaseException | None) -> bool:
