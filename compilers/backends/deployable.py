@@ -7,6 +7,7 @@ import time
 import types
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ...patching.private_tracing import PRIVATE_TRACING
 from ..blocks.batches import LARGEST, form_of
 from ..blocks.shared_graph import SharedGraph, Unfinished
 from ..blocks.tensors import tensors_of
+from .collector import young_objects_alone
 from .dynamic_sizes import mark_sizes
 from .plain_layout import in_plain_layout, is_plain, lists_of, put_back
 
@@ -45,7 +47,7 @@ class CompiledModule(DeployableModule):
             inputs, copies = in_plain_layout(inputs)
             tensors = tensors_of(inputs)
         mark_sizes(tensors, graph.batch.get(form_of(tensors)) if graph.batch else None)
-        with PRIVATE_TRACING:
+        with PRIVATE_TRACING, nullcontext() if before else young_objects_alone():
             lists = lists_of(given, inputs) if inputs is not given else []
             try:
                 result = graph.runner(self._torch_module, *inputs)

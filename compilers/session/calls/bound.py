@@ -17,7 +17,7 @@ from .lists import Lists, dictionaries_in, lists_in
 def bound(runner: BlockRunner, step: Step, lists: Lists) -> tuple[nn.Module, Callable]:
     """A block's module, and what takes the place of its forward in this step. ``lists`` is what is known of those that
     it is handed."""
-    module, run = runner.bind(step)
+    _, run = runner.bind(step)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         inputs = (args, kwargs)
@@ -33,7 +33,7 @@ def bound(runner: BlockRunner, step: Step, lists: Lists) -> tuple[nn.Module, Cal
             return run(*args, **kwargs)
         return lists.alone(run, inputs)
 
-    return module, forward
+    return runner.is_inside(forward)
 
 
 def _uncompiled(runner: BlockRunner, step: Step, *args: Any, **kwargs: Any) -> Any:

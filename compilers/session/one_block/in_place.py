@@ -21,6 +21,7 @@ class InPlace:
         self._step: Step | None = None
         self._forward: Callable = block.module.forward
         self._taken: Callable | None = None  # what stood here when another one was set in a step
+        self._placed: Callable | None = None
         self._runs = False
 
     def find(self) -> None:
@@ -33,8 +34,13 @@ class InPlace:
 
     def bind(self, step: Step) -> tuple[nn.Module, Callable]:
         """The block's module, and what takes the place of its forward in this step."""
-        self._step = step
-        return self.block.module, self.run
+        self._step, self._placed = step, self.run
+        return self.block.module, self._placed
+
+    def is_inside(self, forward: Callable) -> tuple[nn.Module, Callable]:
+        """The same, where something around `run` takes the place."""
+        self._placed = forward
+        return self.block.module, forward
 
     def unbind(self) -> None:
         """The step is over."""
@@ -44,11 +50,14 @@ class InPlace:
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The block's forward; for a node that has set another one, what that had found."""
-        if self._runs or self._step is None:
+        step, block = self._step, self.block
+        if step is None or self._runs or block.module.__dict__.get("forward") is not self._placed:
+            if step is not None:
+                step.ran_block = block.ran = block.called = True
             return (self._taken or self._forward)(*args, **kwargs)
         self._runs = True
         try:
-            return self.run_in(self._step, (args, kwargs))
+            return self.run_in(step, (args, kwargs))
         finally:
             self._runs = False
 
