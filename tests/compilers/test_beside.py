@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
-from onediff_pack.compilers.backends.inductor import effort
+from onediff_pack.compilers.backends.inductor import beside, effort
 from onediff_pack.compilers.backends.inductor.backend import InductorBackend
-from onediff_pack.compilers.backends.inductor.beside import CppLibrary
+from onediff_pack.compilers.backends.inductor.beside import CppLibrary, built_beside
 from onediff_pack.compilers.blocks.shared_graph import SharedGraph, Unfinished
 from onediff_pack.compilers.compile_cache import WARM, Place
 from onediff_pack.compilers.compile_cache.store import Store
@@ -185,6 +186,45 @@ def test_compilers_beside_give_way_to_the_picture() -> None:
     found: list[int] = []
     CppLibrary(lambda: found.append(int(subprocess.check_output(asked))), []).result()
     assert (found, os.nice(0)) == ([max(10, before)], before)
+
+
+@pytest.fixture
+def at_work(tmp_path: Path) -> CppLibrary:
+    """A library whose compiler runs for a minute."""
+    file = tmp_path / "library.so"
+    ends = [sys.executable, "-c", "import time; time.sleep(60)", str(file)]
+    library = CppLibrary(lambda: _fails_if_killed(ends), [file])
+    while not any(str(file) in " ".join(child.cmdline()) for child in psutil.Process().children()):
+        time.sleep(0.01)
+    return library
+
+
+def _fails_if_killed(command: list[str]) -> None:
+    try:
+        subprocess.run(command, check=True)
+    except subprocess.CalledProcessError as error:
+        raise RuntimeError from error
+
+
+def soon_ended(library: CppLibrary) -> bool:
+    end = time.monotonic() + 5
+    while library.at_work and time.monotonic() < end:
+        time.sleep(0.01)
+    return not library.at_work
+
+
+def test_cancel_while_the_rest_of_a_graph_is_compiled_ends_the_compiler(at_work: CppLibrary) -> None:
+    graph = SharedGraph(Doubles.forward, "Doubles cancelled")
+    graph.waits = False
+    with pytest.raises(KeyboardInterrupt), built_beside(graph) as begun:
+        begun.append(at_work)
+        raise KeyboardInterrupt
+    assert soon_ended(at_work)
+
+
+def test_compilers_end_with_this_process(at_work: CppLibrary) -> None:
+    beside._end_all()
+    assert soon_ended(at_work)
 
 
 def killed() -> None:
