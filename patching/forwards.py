@@ -9,6 +9,10 @@ from typing import Any
 from torch import nn
 
 
+#: What names of this pack's modules begin with.
+_PACK = __name__.removesuffix("patching.forwards")
+
+
 def swapped_forwards(forwards: Sequence[tuple[nn.Module, Callable]]) -> AbstractContextManager[None]:
     """Gives modules an instance ``forward`` for a while. What was there before comes back, also after an error; one
     that another node set meanwhile stays."""
@@ -49,6 +53,8 @@ class Later:
             if module.__dict__.get("forward") is forward:
                 del module.__dict__["forward"]
             present = module.__dict__.get("forward")
+            if str(getattr(present, "__module__", "")).startswith(_PACK):
+                present = None  # another patch's, around this one
             if present is self._before.setdefault(id(module), present):
                 found.append((module, forward))
         return found
