@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-
 #: What names of this pack's modules begin with.
 _PACK = __name__.removesuffix("patching.forwards")
 
