@@ -59,7 +59,7 @@ def _around(found: Callable) -> Callable:
 
 
 @contextmanager
-def forward_of_block(model: nn.Module) -> Iterator[None]:
+def forward_of_block(model: Any) -> Iterator[None]:
     """Goes on to what it found, and puts that back."""
     block = model.double_blocks[1]
     found = block.forward
@@ -69,7 +69,7 @@ def forward_of_block(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def forward_inside(model: nn.Module) -> Iterator[None]:
+def forward_inside(model: Any) -> Iterator[None]:
     inner = model.double_blocks[1].img_attn.proj
     found = inner.forward
     inner.forward = _around(found)
@@ -78,7 +78,7 @@ def forward_inside(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def forward_of_class(model: nn.Module) -> Iterator[None]:
+def forward_of_class(model: Any) -> Iterator[None]:
     cls = type(model.double_blocks[1].img_attn.norm)
     found = cls.forward
     cls.forward = _around(found)
@@ -86,11 +86,11 @@ def forward_of_class(model: nn.Module) -> Iterator[None]:
     cls.forward = found
 
 
-def hook(model: nn.Module) -> AbstractContextManager[Any]:
+def hook(model: Any) -> AbstractContextManager[Any]:
     return model.double_blocks[1].img_attn.proj.register_forward_hook(on_result)
 
 
-def hook_on_all(model: nn.Module) -> AbstractContextManager[Any]:
+def hook_on_all(model: Any) -> AbstractContextManager[Any]:
     linear = model.double_blocks[1].img_attn.proj
 
     def on_one(module: nn.Module, args: Any, result: Any) -> Any:
@@ -100,7 +100,7 @@ def hook_on_all(model: nn.Module) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def hooks_in_a_new_dict(model: nn.Module) -> Iterator[None]:
+def hooks_in_a_new_dict(model: Any) -> Iterator[None]:
     inner = model.double_blocks[1].img_attn.proj
     found = inner._forward_hooks
     inner._forward_hooks = collections.OrderedDict()
@@ -110,7 +110,7 @@ def hooks_in_a_new_dict(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def another_module(model: nn.Module) -> Iterator[None]:
+def another_module(model: Any) -> Iterator[None]:
     attention = model.double_blocks[1].img_attn
     found = attention.proj
     attention.proj = copy.deepcopy(found)
@@ -156,7 +156,7 @@ def test_compiled_as_uncompiled(captured: None, change: Callable) -> None:
     clone, session, record = compiled_clone(patcher)
     found = results(clone, change, session.sampling)
     for number, (ours, stock) in enumerate(zip(found, expected, strict=True)):
-        torch.testing.assert_close(ours, stock, msg=lambda text, number=number: f"step {number + 1}: {text}")
+        torch.testing.assert_close(ours, stock, msg=f"step {number + 1}")
     assert not torch.allclose(expected[COMES], expected[GOES]), "it shows"
     session.sampling(lambda: [models.step(clone) for _ in range(3)])
     assert record["compile"]["regions_compiled"] == len(session.blocks), "all is as it was"
