@@ -42,12 +42,6 @@ class StepCount:
         self._asked += 1
         self._was_called = self._was_answered = False
 
-    @property
-    def more_follow(self) -> bool:
-        """Whether the step that was asked for last is not the last one, as far as is known: some samplers ask more than
-        once in each."""
-        return 0 < self._asked < self.steps
-
     def called(self, ran_blocks: bool = True) -> None:
         """The model was called, and its blocks were, or something inside the model went without them."""
         self.calls += 1

@@ -21,7 +21,7 @@ class BlockState:
     def __init__(self, block: nn.Module):
         self._inner = [(name, module) for name, module in block.named_modules() if name]
         self._states = [module.__dict__ for _, module in self._inner]
-        self._block, self._own = block, block.__dict__
+        self._block = block
         self._classes = tuple(dict.fromkeys(type(module) for module in block.modules()))
         self._children = [(one._modules, [*one._modules.values()]) for one in block.modules() if one._modules]
         self._odd: list[dict[str, Any]] = []

@@ -59,22 +59,20 @@ def _around(found: Callable) -> Callable:
 
 
 @contextmanager
-def forward_of_block(model: Any) -> Iterator[None]:
+def _forward_of(module: nn.Module) -> Iterator[None]:
     """Goes on to what it found, and puts that back."""
-    block = model.double_blocks[1]
-    found = block.forward
-    block.forward = _around(found)
+    found = module.forward
+    module.forward = _around(found)  # type: ignore[method-assign]
     yield
-    block.forward = found
+    module.forward = found  # type: ignore[method-assign]
 
 
-@contextmanager
-def forward_inside(model: Any) -> Iterator[None]:
-    inner = model.double_blocks[1].img_attn.proj
-    found = inner.forward
-    inner.forward = _around(found)
-    yield
-    inner.forward = found
+def forward_of_block(model: Any) -> AbstractContextManager[None]:
+    return _forward_of(model.double_blocks[1])
+
+
+def forward_inside(model: Any) -> AbstractContextManager[None]:
+    return _forward_of(model.double_blocks[1].img_attn.proj)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def bound(runner: BlockRunner, step: Step, lists: Lists) -> tuple[nn.Module, Cal
             return run(*args, **kwargs)
         return lists.alone(run, inputs)
 
-    return runner.is_inside(forward)
+    return runner.bind_around(forward)
 
 
 def _uncompiled(runner: BlockRunner, step: Step, *args: Any, **kwargs: Any) -> Any:

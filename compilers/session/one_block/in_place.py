@@ -37,7 +37,7 @@ class InPlace:
         self._step, self._placed = step, self.run
         return self.block.module, self._placed
 
-    def is_inside(self, forward: Callable) -> tuple[nn.Module, Callable]:
+    def bind_around(self, forward: Callable) -> tuple[nn.Module, Callable]:
         """The same, where something around `run` takes the place."""
         self._placed = forward
         return self.block.module, forward
