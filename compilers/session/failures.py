@@ -156,10 +156,22 @@ def why_uncompiled(failures: Failures, measuring: Measuring, blocks: Sequence[Bl
         return _no_gain(blocks)
     if measuring.is_slow:
         return measuring.why_uncompiled
-    reasons = [block.uncompiled_because for block in blocks]
-    if not reasons or not all(reasons):
+    if not blocks or not all(block.uncompiled_because for block in blocks):
         return None
-    return next(block.uncompiled_because for block in blocks if not block.left_for_no_gain)
+    return _reason_of_most(blocks)
+
+
+def _reason_of_most(blocks: Sequence[Block]) -> str | None:
+    """Why blocks that all run uncompiled do so: what another node put on them, which can be taken away; else what keeps
+    back those that take most of a step. Each one's own reason is listed."""
+    without_gain = [block for block in blocks if block.left_for_no_gain]
+    others = [block for block in blocks if not block.left_for_no_gain]
+    for block in others:
+        if block.skipped and not block.reason:
+            return block.skipped
+    if sum(block.weight for block in without_gain) > sum(block.weight for block in others):
+        return _no_gain(without_gain)
+    return others[0].reason
 
 
 def gain_nothing(blocks: Sequence[Block]) -> bool:

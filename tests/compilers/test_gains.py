@@ -13,6 +13,8 @@ from onediff_pack.compilers.measuring import class_gain as gains
 from onediff_pack.compilers.measuring.block import Block
 from onediff_pack.compilers.measuring.class_gain import KINDS_TIMED
 from onediff_pack.compilers.measuring.gains import MIN_KINDS_SAVED, Gains
+from onediff_pack.compilers.measuring.step_measuring import Measuring
+from onediff_pack.compilers.session.failures import Failures, why_uncompiled
 from onediff_pack.compilers.session.one_block import gain_timing
 from onediff_pack.proving.proof import Proof
 from onediff_pack.status import record as status_record
@@ -169,6 +171,17 @@ def test_what_another_node_put_on_the_other_blocks_is_named_first(inductor, gain
     assert record["state"] == "uncompiled"
     assert "another node put" in record["summary"]
     assert record["compile"]["regions_without_gain"] == 22
+
+
+@pytest.mark.parametrize(("weight", "said"), [(1.0, "no gain: nothing was compiled. Linear"), (9.0, "it does not fit")])
+def test_what_no_graph_can_hold_is_the_reason_only_where_it_is_most_of_a_step(weight, said):
+    """In a VAE under ComfyUI's split attention it is one block of fifteen."""
+    blocks = blocks_of(3)
+    for block in blocks:
+        block.weight, block.gain.reason = 2.0, "Linear gains too little."
+    blocks[1].weight, blocks[1].reason = weight, "it does not fit into one graph."
+    found = why_uncompiled(Failures(), Measuring(torch.device("cpu"), True), blocks)
+    assert found is not None and found.startswith(said)
 
 
 def test_the_progress_counts_blocks_that_are_left(inductor, gain_of, monkeypatch):
