@@ -19,9 +19,9 @@ from ...patching.private_tracing import PRIVATE_TRACING
 from ..blocks.batches import LARGEST, form_of
 from ..blocks.shared_graph import SharedGraph, Unfinished
 from ..blocks.tensors import tensors_of
-from .collector import young_objects_alone
 from .dynamic_sizes import mark_sizes
 from .plain_layout import in_plain_layout, is_plain, lists_of, put_back
+from .quick_tracing import quick_tracing
 
 
 class CompiledModule(DeployableModule):
@@ -47,7 +47,7 @@ class CompiledModule(DeployableModule):
             inputs, copies = in_plain_layout(inputs)
             tensors = tensors_of(inputs)
         mark_sizes(tensors, graph.batch.get(form_of(tensors)) if graph.batch else None)
-        with PRIVATE_TRACING, nullcontext() if before else young_objects_alone():
+        with PRIVATE_TRACING, nullcontext() if before else quick_tracing():
             lists = lists_of(given, inputs) if inputs is not given else []
             try:
                 result = graph.runner(self._torch_module, *inputs)
