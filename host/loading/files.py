@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import comfy.model_management
@@ -12,17 +13,18 @@ import folder_paths
 
 from ...processors.loaded.file import LoadedFile, load
 from ...processors.loaded.unusable import Unusable
-from ...processors.sources.listing import is_one_line
+from ...processors.sources.safetensors_files import ENDING, Folder, SafetensorsFile, SafetensorsFiles
 from ...processors.sources.user_files import USER_FOLDER
 from ..prompt_ends import CANCEL
 
 #: Another folder of ComfyUI's models, where people keep IP-Adapter's files; its name stands before theirs.
 IP_FOLDER = "ipadapter"
 
-EXTENSION = ".safetensors"
-
 #: What the list says where there are none.
-NONE = f"no {EXTENSION} file in models/{USER_FOLDER} or models/{IP_FOLDER}"
+NONE = f"no {ENDING} file in models/{USER_FOLDER} or models/{IP_FOLDER}"
+
+#: Seconds that a run waits for the list of files, which it needs to find its own.
+FINDING_PATIENCE = 20.0
 
 
 def register_ip_folder() -> None:
@@ -30,18 +32,28 @@ def register_ip_folder() -> None:
     folder_paths.add_model_folder_path(IP_FOLDER, os.path.join(folder_paths.models_dir, IP_FOLDER))
 
 
+def _folders() -> list[Folder]:
+    names = ((USER_FOLDER, ""), (IP_FOLDER, f"{IP_FOLDER}/"))
+    known = folder_paths.folder_names_and_paths
+    return [Folder(name, before, tuple(map(Path, known[name][0]))) for name, before in names if name in known]
+
+
+FILES = SafetensorsFiles(_folders)
+
+
 def listed() -> list[str]:
     """The files of both folders."""
-    return [*_in(USER_FOLDER), *(f"{IP_FOLDER}/{name}" for name in _in(IP_FOLDER))] or [NONE]
+    return FILES.names() or [NONE]
 
 
 def fingerprint(name: object) -> str:
     """Changes when a listed file does."""
     try:
-        state = os.stat(_path(name)[0])
-    except (Unusable, OSError):
+        found = FILES.find(name)
+        state = os.stat(found.path) if found else None
+    except OSError:
         return ""
-    return f"{state.st_mtime_ns} {state.st_size}"
+    return f"{state.st_mtime_ns} {state.st_size}" if state else ""
 
 
 def load_file(name: object) -> LoadedFile:
@@ -50,8 +62,8 @@ def load_file(name: object) -> LoadedFile:
     Raises:
         Unusable: for a name that is not listed, and for a file that cannot be used.
     """
-    path, shown = _path(name)
-    file = load(path, shown, comfy.ops.manual_cast, CANCEL.check)
+    found = _find(name)
+    file = load(found.path, found.shown, comfy.ops.manual_cast, CANCEL.check)
     if file.weights is None:
         return file
     return file.managed(patcher_of(file.weights))
@@ -66,29 +78,24 @@ def patcher_of(module: object) -> comfy.model_patcher.ModelPatcher:
     )
 
 
-def _in(folder: str) -> list[str]:
-    try:
-        names = folder_paths.get_filename_list(folder)
-    except (KeyError, OSError):  # it is not there
-        return []
-    return sorted(name.replace(os.sep, "/") for name in names if name.lower().endswith(EXTENSION) and is_one_line(name))
-
-
-def _path(name: object) -> tuple[Path, str]:
-    """Where a listed file is, and how people are told: no path is made from a name that is not listed."""
-    files = [one for one in listed() if one != NONE]
-    if not isinstance(name, str) or name not in files:
+def _find(name: object) -> SafetensorsFile:
+    found = FILES.find(name, FINDING_PATIENCE, CANCEL.check)
+    if found is None:
+        files = FILES.names()
         fix = f"choose one of {', '.join(files[:5])}" if files else f"put it into models/{USER_FOLDER} and press R"
-        raise Unusable(_shown(name), f"is not among the files of models/{USER_FOLDER} and models/{IP_FOLDER}", fix)
-    folder, file = USER_FOLDER, name
-    if name not in _in(USER_FOLDER):
-        folder, file = IP_FOLDER, name.removeprefix(f"{IP_FOLDER}/")
-    path = folder_paths.get_full_path(folder, file)
-    if path is None:
-        raise Unusable(
-            f"models/{folder}/{file}", "is no file that can be opened", "press R in the editor and choose another"
-        )
-    return Path(path), f"models/{folder}/{file}"
+        why = f" ({FILES.unlisted[0].rstrip('.')})" if FILES.unlisted else ""
+        raise Unusable(_shown(name), f"is not among the files of models/{USER_FOLDER} and models/{IP_FOLDER}{why}", fix)
+    if not _can_be_opened(found.path):
+        raise Unusable(found.shown, "is no file that can be opened", "press R in the editor and choose another")
+    return found
+
+
+def _can_be_opened(path: Path) -> bool:
+    """A pipe would wait for its writer, a device may act."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _shown(name: object) -> str:

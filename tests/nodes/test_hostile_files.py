@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import loaded
 import pytest
 import torch
+from rights import folder_for_all, refused
 from safetensors.torch import save
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
@@ -263,6 +265,40 @@ def test_a_link_to_nowhere_and_one_to_itself_are_said(folder):
         (folder / f"{name}.safetensors").symlink_to(folder / target)
         expected = f"models/attention_processors/{name}.safetensors is no file that can be opened; "
         assert expected in said(f"{name}.safetensors")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="making links needs a right there")
+def test_links_that_lead_back_hold_up_nobody(folder):
+    """Two of them are ways without number: ComfyUI's own list never ends there, and with it the start of the server."""
+    from onediff_pack.host.loading.files import listed
+
+    (folder / "good.safetensors").write_bytes(save(adapter()))
+    (folder / "sub").mkdir()
+    (folder / "sub" / "other.safetensors").write_bytes(b"")
+    for link in (folder / "one", folder / "two", folder / "sub" / "up", folder.parent / "ipadapter" / "back"):
+        link.symlink_to(folder)
+    (folder / "elsewhere").symlink_to(folder.parent.parent)
+    start = time.monotonic()
+    assert {"good.safetensors", "sub/other.safetensors"} <= set(listed())
+    assert time.monotonic() - start < 5
+    assert "is empty" in said("sub/other.safetensors")
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="Windows has other rights")
+def test_a_folder_that_may_not_be_read_keeps_no_other_file_out(folder, monkeypatch):
+    import folder_paths
+    from onediff_pack.host.loading.files import USER_FOLDER, listed
+
+    with folder_for_all() as parent:
+        place = parent / USER_FOLDER
+        modes = {place / "closed": 0o000, place / "names only": 0o444}
+        for name in modes:
+            (name / "sub").mkdir(parents=True)
+        (place / "good.safetensors").write_bytes(save(adapter()))
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, USER_FOLDER, ([str(place)], set()))
+        with refused(modes):
+            assert listed() == ["good.safetensors"]
+            assert "ComfyUI may not read it" in said("closed/a.safetensors")
 
 
 def test_an_empty_folder_says_where_files_go(folder):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from onediff_pack.proving.proof import Proof
+from rights import folder_for_all, refused
 
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
 models, vaes, controls = (importlib.import_module(name) for name in ("models", "vaes", "controls"))
@@ -413,6 +416,29 @@ def test_a_style_comes_from_the_users_own_file_and_without_one_the_prompts_are_p
         ["a cat", "blur"],
         "the prompts as they are: there is no style 'Watercolor' here",
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_files_that_cannot_be_read_keep_no_style_out(monkeypatch):
+    import folder_paths
+    from onediff_pack.host.migration.prompt_styles import fingerprint, style_names
+
+    def write(folder: Path, name: str) -> None:
+        (folder / "mine.json").write_text(json.dumps([{"name": name, "prompt": "{prompt}"}]))
+
+    with folder_for_all() as parent:
+        folders = [parent / name for name in ("names only", "closed", "open")]
+        monkeypatch.setattr(folder_paths, "get_folder_paths", lambda name: [str(folder) for folder in folders])
+        for folder in folders:
+            folder.mkdir()
+            write(folder, "Ink")
+        os.mkfifo(folders[2] / "pipe.json")
+        (folders[2] / "itself.json").symlink_to("itself.json")
+        with refused({folders[0]: 0o444, folders[1]: 0o000}):
+            assert style_names() == ["(No style)", "Ink"]
+            before = fingerprint()
+        write(folders[2], "Chalk")
+        assert fingerprint() != before
 
 
 def test_only_styles_of_the_same_name_are_numbered(tmp_path, monkeypatch):
