@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from itertools import islice
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from torch import nn
 from ...patching.ending.stopping import Overdue
 from ...patching.user_code import Attendance
 from ...patching.user_errors import cause_in_words, class_name, error_words, said, told, traceback_of
-from ..contract import Limits
+from ..contract import Limits, MaskKind
 from ..sites.find import Site
 from .recipe import ChangesSite, Recipe
 from .site_values import KNOWN
@@ -152,12 +154,16 @@ def _line_of(cls: type) -> int:
 
 
 def _limits(name: str, where: str, module: nn.Module) -> Limits | None:
-    """The ``limits`` that a class declares, as a dict: ``{"devices": {"cuda"}, "max_head_dim": 128}``."""
+    """The ``limits`` that a class declares, as a dict: ``{"devices": {"cuda"}, "max_head_dim": 128}``, or as Limits.
+    They are looked at later where nobody watches over the class's code, so nothing of it is left in them."""
     declared: Any = getattr(module, "limits", None)
-    if declared is None or type(declared) is Limits:
-        return declared
+    if declared is None:
+        return None
     try:
-        return Limits(**{key: _limit(key, value) for key, value in dict(_mapping(declared)).items()})
+        if hasattr(type(inspect.getattr_static(type(module), "limits", None)), "__set__"):
+            raise TypeError("limits is a property, which may say something else each time")
+        given = vars(declared) if type(declared) is Limits else _entries(declared)
+        return Limits(**{key: _limit(key, value) for key, value in given.items()})
     except (TypeError, ValueError) as error:
         raise CannotLoad(
             name,
@@ -168,30 +174,59 @@ def _limits(name: str, where: str, module: nn.Module) -> Limits | None:
         ) from error
 
 
-def _mapping(declared: Any) -> Mapping[str, Any]:
+def _entries(declared: Any) -> dict[str, Any]:
     if not issubclass(type(declared), Mapping):
         raise TypeError(f"limits have to be a dict (they are of type {class_name(type(declared))})")
-    return declared
+    return {key: declared[key] for key in islice(iter(declared), MANY)}
 
 
-def _limit(name: str, value: Any) -> Any:
+#: Of those limits that are sets, of what type their entries are, which of that type they may be, and both in words.
+_SETS: dict[str, tuple[type, Callable[[Any], bool], str]] = {
+    "devices": (str, str.isidentifier, 'names such as "cuda"'),
+    "dtypes": (torch.dtype, lambda dtype: True, "of type dtype"),
+    "head_dims": (int, lambda size: size > 0, "whole numbers from 1"),
+    "masks": (str, lambda kind: kind in get_args(MaskKind), 'of "bool" and "additive"'),
+}
+
+#: Those that have to be said.
+_NEVER_NONE = ("masks", "gqa")
+
+
+def _limit(name: Any, value: Any) -> Any:
     """One of the limits, as Limits has it.
 
     Raises:
         TypeError, ValueError: for what cannot be compared with a model later.
     """
-    if value is None or name not in ("devices", "dtypes", "max_head_dim"):  # another name is Limits' to refuse
-        return value
+    if type(name) is not str or name not in (known := [field.name for field in fields(Limits)]):
+        raise TypeError(f"limits may have {', '.join(known)}")
     kind = class_name(type(value))
-    if name == "max_head_dim":
-        if type(value) is not int or not 0 < value < 1 << 31:
-            raise TypeError(f"max_head_dim has to be a whole number from 1 to {(1 << 31) - 1} (it is of type {kind})")
+    if value is None and name not in _NEVER_NONE:
+        return None
+    if name in _SETS:
+        return _set(name, value)
+    if name == "capability":
+        if type(value) is not tuple or [type(part) for part in value] != [int, int]:
+            raise TypeError(f"capability has to be two whole numbers, such as (8, 0) (it is of type {kind})")
         return value
+    if name == "gqa":
+        if type(value) is not bool:
+            raise TypeError(f"gqa has to be True or False (it is of type {kind})")
+        return value
+    if type(value) is not int or not 0 < value < 1 << 31:
+        raise TypeError(f"max_head_dim has to be a whole number from 1 to {(1 << 31) - 1} (it is of type {kind})")
+    return value
+
+
+def _set(name: str, value: Any) -> frozenset[Any]:
+    kind = class_name(type(value))
     if type(value) not in (set, frozenset, list, tuple) or len(value) > MANY:
         raise TypeError(f"{name} has to be a set of at most {MANY} (it is of type {kind})")
-    wanted = str if name == "devices" else torch.dtype
-    other = next((entry for entry in value if type(entry) is not wanted), None)
-    if other is not None:
-        kind = class_name(type(other))
-        raise TypeError(f"the entries of {name} have to be of type {class_name(wanted)} (one is of type {kind})")
+    wanted, fits, words = _SETS[name]
+    for entry in list(value):
+        if type(entry) is not wanted:
+            raise TypeError(f"the entries of {name} have to be {words} (one is of type {class_name(type(entry))})")
+    for entry in list(value):
+        if not fits(entry):
+            raise ValueError(f"the entries of {name} have to be {words} (one is {repr(entry)[:40]})")
     return frozenset(value)

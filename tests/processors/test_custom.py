@@ -217,6 +217,27 @@ BROKEN = {
     ),
     "huge limits": (MODULE + "    limits = {'max_head_dim': -10**5000}\n", 6, "a whole number from 1 to 2147483647"),
     "limits of words": (MODULE + "    limits = {'dtypes': {'float16'}}\n", 6, "have to be of type dtype"),
+    "limits that no set holds": (
+        MODULE + "    limits = {'head_dims': 5}\n", 6, "head_dims has to be a set of at most 64 (it is of type int)",
+    ),
+    "limits that exit when they are asked": (
+        MODULE + "    limits = {'head_dims': type('B', (), {'__contains__': lambda s, x: exit(3)})()}\n", 6,
+        "head_dims has to be a set of at most 64 (it is of type B)",
+    ),
+    "limits of letters": (MODULE + "    limits = {'head_dims': {'40'}}\n", 6, "have to be whole numbers from 1 (one"),
+    "a capability in words": (MODULE + "    limits = {'capability': '8.0'}\n", 6, "two whole numbers, such as (8, 0)"),
+    "masks of another kind": (MODULE + "    limits = {'masks': {'causal'}}\n", 6, "(one is 'causal')"),
+    "no masks": (MODULE + "    limits = {'masks': None}\n", 6, "masks has to be a set of at most 64"),
+    "gqa in words": (MODULE + "    limits = {'gqa': 'no'}\n", 6, "gqa has to be True or False"),
+    "a device in two lines": (MODULE + "    limits = {'devices': {'\\n<b>'}}\n", 6, "one is '\\n<b>'"),
+    "limits that change": (
+        "import sys\nclass Gain(sys.modules['onediff_pack.processors'].ModuleProcessor):\n    level = 'module'\n"
+        "    limits = property(lambda self: {'devices': {'cpu'}})\n", 2, "limits is a property, which may say",
+    ),
+    "the pack's own limits, of another kind": (
+        MODULE + "    import sys\n    limits = sys.modules['onediff_pack.processors'].Limits(head_dims=5)\n", 6,
+        "head_dims has to be a set",
+    ),
     "limits that raise": (
         MODULE + "    @property\n    def limits(self):\n        raise SystemExit('gone')\n", 13, "SystemExit: gone",
     ),
