@@ -4,6 +4,7 @@ prompts run."""
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import logging
 import time
@@ -12,11 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.model_management
+from comfy_api.latest import io
 
 from ..node_ids import is_ours
 from ..patching.ending.lingering import Calls, Finalizers, Held
 from ..patching.ending.stopping import Unanswered
 from ..patching.user_code import Cancel
+from ..patching.user_errors import ordinary
 from ..processors.called_sites import running
 from ..status.prompts import EndedPrompt, NodeClass
 
@@ -34,6 +37,24 @@ PAUSE, SOON, GRACE = 0.25, 0.05, 60.0
 
 #: Prompts that are remembered as seen.
 MOST = 200
+
+
+def ends_no_queue(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
+    """The node, with an ``execute`` that raises only what ComfyUI shows as an error, or takes for Cancel. All else,
+    as SystemExit in a person's code, ends the thread that runs prompts, and with it every later one."""
+    execute = node.execute.__func__  # type: ignore[attr-defined]
+
+    @functools.wraps(execute)
+    def guarded(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return execute(cls, *args, **kwargs)
+        except (Exception, CANCEL.error):
+            raise
+        except BaseException as error:
+            raise ordinary(error) from None
+
+    node.execute = classmethod(guarded)  # type: ignore[method-assign, assignment]
+    return node
 
 
 class PromptEnds:

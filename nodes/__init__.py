@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from ..host.pack_folder import warn_of_name
+from ..host.prompt_ends import ends_no_queue
 from ..host.server import start
 from .compile import OneDiffCompile
 from .compile_control_net import OneDiffCompileControlNet
@@ -30,7 +31,7 @@ class OneDiffExtension(ComfyExtension):
             *(OneDiffLoadProcessor, OneDiffIPAdapter),
             *(OneDiffCompileVAE, OneDiffCompileControlNet),
         ]
-        return [*new, *old_nodes()]
+        return [ends_no_queue(node) for node in (*new, *old_nodes())]
 
 
 async def comfy_entrypoint() -> OneDiffExtension:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -71,6 +72,43 @@ def test_an_ended_prompt_is_noticed_soon_and_once():
     server.prompt_queue.delete_history_item("ours")
     assert list(ends.new()) == []
     server.loop.call_soon_threadsafe(server.loop.stop)
+
+
+@pytest.mark.parametrize(
+    "raised", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=lambda e: type(e).__name__
+)
+def test_what_would_end_the_thread_of_the_queue_is_an_error_of_the_node(monkeypatch, raised):
+    """Here a model raises it, of another pack's class."""
+    import comfy.model_patcher
+    from onediff_pack import nodes
+
+    class Theirs(comfy.model_patcher.ModelPatcher):
+        def clone(self, *args, **kwargs):
+            raise raised
+
+        get_model_object = clone
+
+    monkeypatch.setattr(nodes, "old_nodes", list)  # they need a server
+    offered = {node.GET_SCHEMA().node_id: node for node in asyncio.run(nodes.OneDiffExtension().get_node_list())}
+    for name in ("OneDiffPatchAttention", "OneDiffForwardCheck", "OneDiffCompile"):
+        inputs = {one.id: getattr(one, "default", None) for one in offered[name].GET_SCHEMA().inputs}
+        model = Theirs(nn.Linear(1, 1), torch.device("cpu"), torch.device("cpu"))
+        with pytest.raises(Exception, match=type(raised).__name__):
+            offered[name].PREPARE_CLASS_CLONE({"hidden_inputs": {}}).execute(**{**inputs, "model": model})
+
+
+def test_cancel_passes_a_node_as_cancel():
+    import comfy.model_management
+    from onediff_pack.host.prompt_ends import ends_no_queue
+    from onediff_pack.nodes.load_processor import OneDiffLoadProcessor
+
+    class Cancelled(OneDiffLoadProcessor):
+        @classmethod
+        def execute(cls, file: Any, strength: Any = 1.0) -> Any:
+            raise comfy.model_management.InterruptProcessingException
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        ends_no_queue(Cancelled).execute(file="")
 
 
 def test_what_is_known_of_the_hosts_classes():
