@@ -14,8 +14,9 @@ from ..protocol import Cancelled
 
 
 @contextlib.contextmanager
-def ending_processes(cancel: Cancel, folder: Path, end: Callable[[Path], None] | None = None) -> Iterator[None]:
+def ending_processes(cancel: Cancel, folder: Path, end: Callable[[Path], None] | None = None) -> Iterator[Cancel]:
     """While it is open, Cancel ends the compilers that this process has started; ``folder`` is where their files are.
+    Gives the Cancel for the work inside: ComfyUI tells of it once, and the one who asked here may have heard it.
 
     Raises:
         Cancelled: after Cancel, whatever became of the work inside.
@@ -30,7 +31,7 @@ def ending_processes(cancel: Cancel, folder: Path, end: Callable[[Path], None] |
     watch = threading.Thread(target=look, name=f"{OWN}cancelling", daemon=True)
     watch.start()
     try:
-        yield
+        yield attendance.inside()
     finally:
         over.set()
         watch.join()

@@ -81,8 +81,12 @@ def _counting_backend(graph: SharedGraph, config: dict[str, Any]) -> Callable[..
         with WARM.compiling(graph_key("inductor", gm, example_inputs, config)) as compiling:
             assert compiling.workspace is not None
             folder = compiling.workspace.folder
-            with ending_processes(graph.cancel, folder), built_beside(graph) as begun, quick_strides(graph.device):
-                compiled: Any = in_one_file_or_many(partial(compile_fx, gm, example_inputs), config, graph.cancel)
+            with (
+                ending_processes(graph.cancel, folder) as cancel,
+                built_beside(graph) as begun,
+                quick_strides(graph.device),
+            ):
+                compiled: Any = in_one_file_or_many(partial(compile_fx, gm, example_inputs), config, cancel)
             compiling.hit = counted()[0] > hits and counted()[1] <= misses
         graph.graphs += 1
         graph.cache_hits += compiling.hit
