@@ -59,6 +59,9 @@ def prepare(folder: Path) -> Path:
                 f"{_ANOTHER}.",
                 named,
             )
+        refused = _others_above(named if named.is_dir() else named.parent) if POSIX else None
+        if refused is not None:  # nothing is made there first
+            raise refused
         named.mkdir(mode=0o755, exist_ok=True)
         _make(folder)
         refused = untrusted(folder)
@@ -91,10 +94,9 @@ def untrusted(folder: Path) -> CacheUnusable | None:
     Raises:
         OSError: when it cannot be asked.
     """
-    if any(_is_others_link(path) for path in ((folder, *folder.parents) if POSIX else (folder,))):
-        return CacheUnusable(
-            f"a link of another user leads to the compile cache folder: delete it, {_ANOTHER}.", folder
-        )
+    linked = _others_link(folder)
+    if linked is not None:
+        return linked
     folder = folder.resolve(strict=True)
     if not POSIX:
         if windows.is_own(folder):
@@ -109,7 +111,28 @@ def untrusted(folder: Path) -> CacheUnusable | None:
         )
     if own.st_mode & 0o077:
         return CacheUnusable("the compile cache folder is open to other users: run “chmod 700” on it.", folder)
-    for parent in folder.parents:
+    return _others_above(folder.parent)
+
+
+def _others_link(folder: Path) -> CacheUnusable | None:
+    if any(_is_others_link(path) for path in ((folder, *folder.parents) if POSIX else (folder,))):
+        return CacheUnusable(
+            f"a link of another user leads to the compile cache folder: delete it, {_ANOTHER}.", folder
+        )
+    return None
+
+
+def _others_above(folder: Path) -> CacheUnusable | None:
+    """Why others could replace what is made in a folder, None where they cannot.
+
+    Raises:
+        OSError: when it cannot be asked.
+    """
+    linked = _others_link(folder)
+    if linked is not None:
+        return linked
+    folder = folder.resolve(strict=True)
+    for parent in (folder, *folder.parents):
         found, holds = parent.stat(), "a folder that holds the compile cache"
         if found.st_uid not in trusted_owners():
             reason = f"{holds} belongs to another user: name another with ONEDIFF_COMPILE_CACHE."

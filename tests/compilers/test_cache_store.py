@@ -189,6 +189,7 @@ def test_a_folder_that_anybody_could_exchange_is_refused(tmp_path):
     tmp_path.chmod(0o777)
     with pytest.raises(CacheUnusable, match="can be written by everybody"):
         prepare(tmp_path / "cache")
+    assert list(tmp_path.iterdir()) == [], "nothing is made where others could exchange it"
     tmp_path.chmod(0o1777)  # as /tmp is: others cannot replace what is there
     prepare(tmp_path / "cache")
     tmp_path.chmod(0o700)

@@ -98,7 +98,7 @@ def test_a_wrapper_that_calls_the_blocks_itself_is_named_on_both_nodes(patcher):
     assert (unused["why"], unused["by"], reached) == ("not called", "DeepCache", None)
     assert unused["where"].endswith(":DeepCache.apply.<locals>.apply_model")
     assert record["state"] == "uncompiled"
-    assert record["summary"] == "no effect: “DeepCache” calls the blocks itself"
+    assert record["summary"] == "no effect: “DeepCache” runs in the model's place"
     assert record["unused"] == unused
     sample(clone)
     assert said[-1] == (None, len(sites), 0)
@@ -175,7 +175,7 @@ def test_a_later_sampling_of_the_same_prompt_does_not_make_up_for_an_earlier_one
     clone.get_wrappers("apply_model", "onediff")[0].prompt = lambda: prompt[0]
     clone, _, record = compiled_clone(clone, prompt=lambda: prompt[0])
     sample(DeepCache().apply(clone), SIGMAS)
-    assert record["summary"] == "no effect: “DeepCache” calls the blocks itself"
+    assert record["summary"] == "no effect: “DeepCache” runs in the model's place"
     sample(clone, second)
     steps = len(second) - 1
     unused = record["unused"]

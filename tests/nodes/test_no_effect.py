@@ -208,7 +208,7 @@ def test_what_each_prompt_says(server):
         "deep": {"class_type": "DeepCache", "inputs": {"model": ["patch", 0]}},
         "sample": sampling("deep"),
     }
-    assert server.run(around)["patch"] == "no effect: “DeepCache” calls the blocks itself"
+    assert server.run(around)["patch"] == "no effect: “DeepCache” runs in the model's place"
     assert server.run({**plain, "sample": sampling("patch", seed=2)})["patch"] == good
     assert server.run({**plain, "sample": sampling("patch", seed=2), "show": renamed["show"]})["patch"] == good
 

@@ -249,7 +249,7 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
             "failed: it differs.",
         ),
         ({"state": "patched", "unused": {"why": "not sampled", "by": None}}, "not used: nothing sampled this model"),
-        ({"state": "patched", "unused": {"why": "not called", "by": "A"}}, "no effect: “A” calls the blocks itself"),
+        ({"state": "patched", "unused": {"why": "not called", "by": "A"}}, "no effect: “A” runs in the model's place"),
         (
             {"state": "uncompiled", "unused": {"why": "not called", "by": None}},
             "no effect: the sampler did not call this model",

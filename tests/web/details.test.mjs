@@ -117,7 +117,7 @@ test("a run that stopped says how far it came, and an unused node who took its p
   assert.match(details(states.stoppedEarly, english).join("\n"), /ended before anything was compiled/);
   assert.match(details(states.inBackground, english).join("\n"), /compiler, which works in the background/);
   assert.doesNotMatch(details(states.inBackground, english).join("\n"), /The run ended/);
-  assert.equal(details(states.calledAround, english)[0], "“DeepCache” calls the blocks itself.");
+  assert.equal(details(states.calledAround, english)[0], "“DeepCache” runs in the model's place.");
   assert.match(details(states.calledAround, english)[1], /ComfyUI-deepcache\.DeepCache:DeepCache\.apply/);
   assert.doesNotMatch(details(states.calledAround, english).join("\n"), /blocks run compiled/);
 });

@@ -244,6 +244,6 @@ test("states of another workflow and odd states are left alone; nodes of subgrap
 test("the file says that a run stopped, or that a node had no effect, and boasts of nothing", () => {
   const say = (record) => describeReceipt(shapeReceipt(record, "on"), english, false).text;
   assert.equal(say(states.stoppedAt), "author · stopped at 1/17 · goes on with the next new picture");
-  assert.equal(say(states.calledAround), "author · no effect: “DeepCache” calls the blocks itself");
+  assert.equal(say(states.calledAround), "author · no effect: “DeepCache” runs in the model's place");
   assert.equal(shapeReceipt(states.stoppedEarly, "on"), null);
 });

@@ -296,7 +296,7 @@ test("a run that stopped, and a node without effect, read the same in the panel 
   const background = /: compiling in the background · used from the next picture\n\n> Nothing to do: the compiler goes on/;
   assert.match(markdown(of(states.inBackground), english), background);
   const around = markdown(of(states.calledAround), english);
-  assert.match(around, /^## OneDiff Compile: no effect: “DeepCache” calls the blocks itself\n\n> “DeepCache” computes/);
+  assert.match(around, /^## OneDiff Compile: no effect: “DeepCache” runs in the model's place\n\n> “DeepCache” computes/);
   assert.match(markdown(of(states.patchOverridden), english), /\*\*Called at\*\*: 0 of 1/);
   assert.match(markdown(of(states.notUsed, chinese), chinese), /未被使用/);
 });

@@ -323,7 +323,7 @@ export const states = {
   }),
   calledAround: record({
     state: "uncompiled",
-    summary: "no effect: “DeepCache” calls the blocks itself",
+    summary: "no effect: “DeepCache” runs in the model's place",
     backend: inductor,
     compile: blocks,
     unused: { why: "not called", by: "DeepCache", where: "ComfyUI-deepcache.DeepCache:DeepCache.apply" },

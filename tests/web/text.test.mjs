@@ -70,7 +70,7 @@ test("each state reads as a person would say it", () => {
     inBackground: "◐ compiling in the background · used from the next picture",
     notUsed: "▽ not used: nothing sampled this model",
     patchNotUsed: "▽ not used: nothing sampled this model",
-    calledAround: "▽ no effect: “DeepCache” calls the blocks itself",
+    calledAround: "▽ no effect: “DeepCache” runs in the model's place",
     patchCalledAround: "▽ no effect: the sampler did not call this model",
     patchOverridden: "▽ no effect: “SageAttention” computes attention instead",
     patchInPart: "◐ 1 of 4 sites patched · the others: “AttentionCouple”",
