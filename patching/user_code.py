@@ -196,7 +196,7 @@ class _Watch:
     def __init__(self, attendance: Attendance, base: FrameType):
         self._attendance = attendance
         self._ident = threading.get_ident()
-        self._base = base
+        self._base: FrameType | None = base
         self._ended = _thread.allocate_lock()
         self._ended.acquire()
         self._raised = False
@@ -219,6 +219,7 @@ class _Watch:
                 break
             except Stopped:
                 continue
+        self._base = None  # it holds this
         if self._raised:
             _settle()
             raise self._attendance.due() or Stopped()

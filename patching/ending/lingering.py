@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from .stacks import stack_of, threads
 from .stopping import CALLERS, Stopped, raise_in, set_raised
 
 log = logging.getLogger(__name__)
@@ -57,22 +56,21 @@ class Calls:
         now, before, self._since = time.monotonic(), self._since, {}
         held = []
         for ident, calls in self._running().items():
-            # Not kept in a variable: this frame is among them, and would hold all of theirs, with their tensors.
-            at = self._line(sys._current_frames().get(ident))
+            at = self._line(ident)
             if at is not None:
                 since = self._since[ident, calls] = before.get((ident, calls), now)
                 held.append(Held(*at, now - since, cancelled))
         return next((one for one in held if cancelled or one.seconds > LONG), None)
 
-    def _line(self, frame: FrameType | None) -> tuple[str, int] | None:
+    def _line(self, ident: int) -> tuple[str, int] | None:
         """The innermost line of theirs, else the one that this pack has called."""
         inner = None
-        for one in _frames(frame):
-            if self._is_theirs(one.f_code.co_filename):
-                return one.f_code.co_filename, one.f_lineno
-            if one.f_code in CALLERS and inner is not None:
-                return inner.f_code.co_filename, inner.f_lineno
-            inner = one
+        for code, line in stack_of(ident):
+            if self._is_theirs(code.co_filename):
+                return code.co_filename, line
+            if code in CALLERS and inner is not None:
+                return inner
+            inner = code.co_filename, line
         return None
 
 
@@ -100,7 +98,7 @@ class Finalizers:
     def look(self) -> None:
         """To be called now and then."""
         now, before, self._since = time.monotonic(), self._since, {}
-        for ident in list(sys._current_frames()):
+        for ident in threads():
             if ident == threading.get_ident() or self._finalizing(ident) is None:
                 continue
             since = self._since[ident] = before.get(ident, now)
@@ -121,14 +119,7 @@ class Finalizers:
 
     def _finalizing(self, ident: int) -> str | None:
         """Where a thread runs a ``__del__`` of theirs."""
-        for frame in _frames(sys._current_frames().get(ident)):
-            if frame.f_code.co_name == "__del__" and self._is_theirs(frame.f_code.co_filename):
-                return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+        for code, line in stack_of(ident):
+            if code.co_name == "__del__" and self._is_theirs(code.co_filename):
+                return f"{os.path.basename(code.co_filename)}:{line}"
         return None
-
-
-def _frames(frame: FrameType | None) -> Iterator[FrameType]:
-    """A frame and those that it was called from."""
-    while frame is not None:
-        yield frame
-        frame = frame.f_back

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from types import CodeType, FrameType
 
+from .stacks import stack_of, threads
+
 log = logging.getLogger(__name__)
 
 #: Seconds for which a person's code may go on after Cancel.
@@ -68,7 +70,7 @@ class Unanswered:
         if time.monotonic() < self._since + NOTICE:
             return
         ours = {thread.ident for thread in threading.enumerate() if thread.name.startswith(OWN)}
-        for ident in [ident for ident in sys._current_frames() if ident not in ours]:
+        for ident in [ident for ident in threads() if ident not in ours]:
             if self._runs_theirs(ident):
                 self._raised += 1
                 if self._raised == FEW * 5:
@@ -94,23 +96,15 @@ class Unanswered:
             sys.setswitchinterval(before)
 
     def _runs_theirs(self, ident: int) -> bool:
-        frame = sys._current_frames().get(ident)
-        while frame is not None:
-            if frame.f_code in CALLERS or self._is_theirs(frame.f_code.co_filename):
-                return True
-            frame = frame.f_back
-        return False
+        return any(code in CALLERS or self._is_theirs(code.co_filename) for code, _ in stack_of(ident))
 
 
 def raise_in(ident: int | None, base: FrameType | None = None, error: type[BaseException] = Stopped) -> None:
     """Raises an exception in a thread. Not while it imports a package: that would be left half made for everybody.
     Above a ``base`` also not while it sets something for a time or puts it back."""
-    frame = sys._current_frames().get(ident or 0)
-    while frame is not None and frame is not base:
-        name = frame.f_code.co_name
-        if frame.f_code.co_filename.startswith("<frozen importlib") or (base and name in ("__enter__", "__exit__")):
+    for code, _ in stack_of(ident or 0, base):
+        if code.co_filename.startswith("<frozen importlib") or (base and code.co_name in ("__enter__", "__exit__")):
             return
-        frame = frame.f_back
     set_raised(ident or 0, error)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import sys
 import textwrap
 import threading
 import time
@@ -215,6 +216,64 @@ def test_a_del_that_does_not_return_is_ended_wherever_python_collects(monkeypatc
         assert ended.wait(5)
     finally:
         server.loop.call_soon_threadsafe(server.loop.stop)
+
+
+LOOKS: dict[str, Callable[[Any], Callable[[int], Any]]] = {
+    "for a __del__": lambda ending: lambda ident: ending.lingering.Finalizers(lambda file: False).look(),
+    "for a long call": lambda ending: (
+        lambda ident: ending.lingering.Calls(lambda file: False, lambda: {ident: 1}).look(False)
+    ),
+    "at Cancel": lambda ending: (
+        lambda ident: ending.stopping.Unanswered(ValueError, lambda file: False)._runs_theirs(ident)
+    ),
+    "at what it imports": lambda ending: lambda ident: ending.stopping.raise_in(ident, error=None),
+}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_what_a_thread_holds_ends_in_that_thread_whoever_looks_at_it(name):
+    """PyTorch's guards set back the state of the thread that they end in. In another one they left Dynamo with modes
+    that it did not set, and now and then crashed the server."""
+    from onediff_pack.patching import ending
+    from onediff_pack.patching.ending import lingering, stopping
+
+    assert lingering and stopping
+    elsewhere, rounds, end = [], 0, threading.Event()
+
+    class Guard:
+        def __init__(self) -> None:
+            self.thread = threading.get_ident()
+
+        def __del__(self) -> None:
+            if threading.get_ident() != self.thread:
+                elsewhere.append(self.thread)
+
+    def guarded(depth: int) -> None:
+        guard = Guard()
+        assert guard
+        if depth:
+            guarded(depth - 1)
+
+    look, before, ident = LOOKS[name](ending), sys.getswitchinterval(), threading.get_ident()
+
+    def look_on() -> None:
+        while not end.is_set():
+            look(ident)
+
+    looking = threading.Thread(target=look_on, daemon=True)
+    sys.setswitchinterval(1e-6)
+    try:
+        looking.start()
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until and not elsewhere:
+            guarded(5)
+            rounds += 1
+    finally:
+        end.set()
+        sys.setswitchinterval(before)
+        looking.join(5)
+    assert rounds
+    assert elsewhere == []
 
 
 def test_short_ones_one_after_the_other_are_left_alone(monkeypatch):
