@@ -29,9 +29,9 @@ from scripts.typescript import prepare_tsc
 
 OLDEST_NODE = 20
 QUICK, COVERAGE, ALL, ONEFLOW = "--quick", "--coverage", "--all", "--oneflow"
-#: The tests of a file build on each other. A third one beside two, on two cores: servers and pages are waited for.
+#: The tests of a file build on each other. Four files at a time on two cores: many wait, see tests/turns.py.
 BY_FILE = ("--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial")
-SIDE_BY_SIDE = ("-n", "3", *BY_FILE)
+SIDE_BY_SIDE = ("-n", "4", *BY_FILE)
 QUICK_ONES = ("-q", "-n", "2", *BY_FILE, "tests/checks", "tests/benchmarks", "tests/processors", "tests/status")
 #: Where pytest notes them, its exit code when there are some, and how many files of them are run again.
 LAST_FAILED, TESTS_FAILED, FEW_FILES = ROOT / ".cache" / "pytest" / "v" / "cache" / "lastfailed", 1, 8

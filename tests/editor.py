@@ -219,7 +219,7 @@ def example_workflow(page: Any) -> dict[str, Any]:
         elif node["type"] == PATCH:
             values[0] = "sdpa"
         elif node["type"] == "EmptyLatentImage":
-            values[:2] = [128, 128]
+            values[:2] = [64, 64]
         elif node["type"] == "KSampler":
             values[:3] = [7, "fixed", 8]
     return workflow

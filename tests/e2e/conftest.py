@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,30 @@ def server(environment: Environment) -> Iterator[Server]:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # the editor keeps its settings in the server's folder
     with start(environment, f"default{worker}") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def kept_server() -> Iterator[Callable[[str, Callable[[], Any]], Server]]:
+    """One server of another kind, by its name, beside the default one: files of tests that follow each other share it
+    (``TOGETHER`` in tests/turns.py), and it ends when another kind is asked for."""
+    with ExitStack() as stack:
+        at_work: dict[str, Server] = {}
+
+        def ask(kind: str, make: Callable[[], Any]) -> Server:
+            if kind not in at_work:
+                stack.close()
+                at_work.clear()
+                at_work[kind] = stack.enter_context(make())
+            return at_work[kind]
+
+        yield ask
+
+
+@pytest.fixture(scope="module")
+def sdpa_server(environment: Environment, kept_server: Callable[..., Server]) -> Server:
+    """ComfyUI with PyTorch's attention, the default on GPUs."""
+    name = f"sdpa{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+    return kept_server("sdpa", lambda: start(environment, name, flags=["--use-pytorch-cross-attention"]))
 
 
 @pytest.fixture(scope="session")

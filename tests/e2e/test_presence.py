@@ -42,21 +42,30 @@ def say(page: Any, workflow: str, node: str, state: str = "checked", modules: in
     page.wait_for_timeout(1200)
 
 
-@pytest.fixture
-def editors(browser: Any, server: Any) -> Iterator[Any]:
-    """Opens editors, each in a browser profile of its own."""
-    contexts = []
+@pytest.fixture(scope="module")
+def profiles(browser: Any) -> Iterator[list[Any]]:
+    """Browser profiles, made as tests ask for them. What a page keeps is kept by server: another one is a stranger."""
+    made: list[Any] = []
+    yield made
+    for context in made:
+        context.close()
 
-    def open_one(url: str = server.url) -> Any:
-        contexts.append(browser.new_context(viewport=VIEW))
-        page = open_editor(contexts[-1].new_page(), url)
-        page.set_default_timeout(3 * MINUTES)
+
+@pytest.fixture
+def editors(browser: Any, server: Any, profiles: list[Any]) -> Any:
+    """Opens editors, by the number of a browser profile; one that is open already is handed out again."""
+
+    def open_one(profile: int = 0, url: str = server.url) -> Any:
+        while len(profiles) <= profile:
+            profiles.append(browser.new_context(viewport=VIEW))
+        page = next((page for page in profiles[profile].pages if page.url.startswith(f"{url}/")), None)
+        if page is None:
+            page = open_editor(profiles[profile].new_page(), url)
+            page.set_default_timeout(3 * MINUTES)
         use_renderer(page, "classic")
         return page
 
-    yield open_one
-    for context in contexts:
-        context.close()
+    return open_one
 
 
 def test_after_a_reload_and_in_a_second_browser(editors: Any) -> None:
@@ -73,7 +82,7 @@ def test_after_a_reload_and_in_a_second_browser(editors: Any) -> None:
     page.wait_for_timeout(2500)
     assert (text(page), text(page, PATCH)) == (CHECKED, PATCHED)
 
-    second = editors()
+    second = editors(1)
     load(second, workflow)
     assert (text(second), text(second, PATCH)) == (CHECKED, PATCHED)
     for renderer in RENDERERS:
@@ -213,16 +222,16 @@ def test_when_comfyui_takes_the_nodes_from_its_cache(editors: Any) -> None:
 
 def test_two_browsers_whose_workflows_both_have_a_node_12(editors: Any, server: Any) -> None:
     """The second runs what ComfyUI cached for the first: equal nodes with equal ids, and no node executes."""
-    first, second = editors(), editors()
+    first, second = editors(), editors(1)
     load(first, quick_workflow("one"))
     load(second, quick_workflow("two"))
     run(first)
     assert (text(first), text(second)) == (CHECKED, NOT_RUN)
     run(second)
     assert (text(first), text(second)) == (CHECKED, CHECKED)
-    third = editors()
+    third = editors(2)
     load(third, quick_workflow("two"))
-    assert text(third) == CHECKED, "and after a reload"
+    assert text(third) == CHECKED, "and in a browser that has not seen it run"
 
     # Now with another setting, so that both have records of their own.
     for page, sites in ((second, "self"), (first, "cross")):
@@ -238,7 +247,7 @@ def test_two_browsers_whose_workflows_both_have_a_node_12(editors: Any, server: 
 def test_after_a_restart_of_the_server(editors: Any, environment: Environment) -> None:
     """What was measured before stays in the page and says so; a file saved then is known as this browser's own."""
     with start(environment, "restart") as server:
-        page = editors(server.url)
+        page = editors(url=server.url)
         load(page, quick_workflow("stop"))
         run(page)
         assert text(page) == CHECKED
@@ -262,7 +271,7 @@ def test_after_a_restart_of_the_server(editors: Any, environment: Environment) -
         page.wait_for_timeout(2500)
         load(page, saved)
         assert text(page).startswith("◷ earlier · checked 348 modules, no problems")
-        stranger = editors(server.url)
+        stranger = editors(1, server.url)
         load(stranger, saved)
         assert text(stranger).startswith("✎ author · checked 348 modules, no problems")
         run(page)

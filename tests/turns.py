@@ -1,0 +1,49 @@
+"""Which of pytest-xdist's workers takes which file next.
+
+Files of ``e2e`` wait for servers and pages most of the time, and each of their workers holds a server and a browser;
+the others compute. So that two cores are neither idle nor short of memory, some workers take the files that wait, one
+those that compute, and each goes on with the other kind when there is none of its own left.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xdist.scheduler import LoadFileScheduling
+
+#: One worker in so many computes.
+COMPUTING = 4
+
+#: The files that take longest, seconds of a quiet machine: they come first, so that no worker is left alone with one.
+SECONDS = {
+    "e2e/test_workflows.py": 200,
+}
+
+#: Files of ``e2e`` that use the same server, other than the default one, one after the other in one worker.
+TOGETHER = {"test_vae.py": "test_workflows.py", "test_old_nodes.py": "test_old_workflows.py"}
+
+
+def waits(file: str) -> bool:
+    return "/e2e/" in file
+
+
+def longest_first(files: list[str]) -> list[str]:
+    """Those that are not listed as they come, after those that are."""
+    listed = {file: next((SECONDS[end] for end in SECONDS if file.endswith(f"/{end}")), 0) for file in files}
+    return sorted(files, key=lambda file: -listed[file])
+
+
+class Turns(LoadFileScheduling):
+    """pytest-xdist's own for whole files, with another choice of the next one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder, _, name = super()._split_scope(nodeid).rpartition("/")
+        return f"{folder}/{TOGETHER.get(name, name)}"
+
+    def _assign_work_unit(self, node: Any) -> None:
+        number = int(node.gateway.id.removeprefix("gw"))
+        computes = number % COMPUTING == COMPUTING - 1
+        files = longest_first(list(self.workqueue))
+        chosen = next((file for file in files if waits(file) != computes), files[0])
+        self.workqueue.move_to_end(chosen, last=False)
+        super()._assign_work_unit(node)
