@@ -88,8 +88,8 @@ class Run:
 
 
 def example(model: str, server: Server, steps: int = 6, **changes: dict[str, Any]) -> dict[str, Any]:
-    """An example workflow in editor format, small, with widget values changed by node class. Each site has more than one
-    token (SD 1.5's 64 and 16, Flux's 64), and a step is over in a moment."""
+    """An example workflow in editor format, with widget values changed by node class, and small: a step is over in a
+    moment, at 64 and 16 tokens of SD 1.5 and 64 of Flux."""
     small: dict[str, dict[str, Any]] = {
         "CheckpointLoaderSimple": {"ckpt_name": "sd15_small.safetensors"},
         "EmptyLatentImage": {"width": 64, "height": 64},
