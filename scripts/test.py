@@ -65,7 +65,8 @@ def main() -> int:
         chosen = ("-m", "not serial")
         results["pytest"] = twice("Tests (pytest)", [*pytest, *SIDE_BY_SIDE], beside, [*pytest, *chosen], variables)
         alone = [*pytest, "-m", "serial"]
-        results["serial"] = twice("Tests that measure (pytest)", alone, variables, alone, variables)
+        measure = [*alone, *files_that_measure()]
+        results["serial"] = twice("Tests that measure (pytest)", measure, variables, alone, variables)
     if kind == ALL:
         results["OneFlow"] = oneflow_tests(environment, variables, [])
     failed = [name for name, code in results.items() if code]
@@ -144,6 +145,12 @@ def variables_for(environment: Environment, browser_wanted: bool) -> dict[str, s
         "ONEDIFF_HOST": str(environment.host),
         **(browser.variables(environment) if browser_wanted else {}),
     }
+
+
+def files_that_measure() -> list[str]:
+    """Those with tests that are marked `serial`: to find these, pytest would import all."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(file.relative_to(ROOT)) for file in files if "pytest.mark.serial" in file.read_text(encoding="utf-8")]
 
 
 def step(what: str, command: list[str], env: dict[str, str] | None = None) -> int:
