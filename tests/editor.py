@@ -142,7 +142,10 @@ def ready(page: Any) -> None:
 
 
 def use_renderer(page: Any, name: str) -> None:
-    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", RENDERERS[name])
+    setting = "Comfy.VueNodes.Enabled"
+    if page.evaluate("id => app.extensionManager.setting.get(id)", setting) is RENDERERS[name]:
+        return
+    page.evaluate("([id, on]) => app.extensionManager.setting.set(id, on)", [setting, RENDERERS[name]])
     page.wait_for_timeout(1500)
 
 
