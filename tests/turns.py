@@ -14,10 +14,12 @@ from xdist.scheduler import LoadFileScheduling
 #: One worker in so many computes.
 COMPUTING = 4
 
-#: The files that take longest, seconds of a quiet machine: they come first, so that no worker is left alone with one.
-SECONDS = {
-    "e2e/test_workflows.py": 200,
-}
+#: Files that take longest come first, so that no worker is left alone with one of them at the end.
+LONGEST = (
+    *("workflows", "old_workflows", "presence", "custom", "canvas", "display", "speed_report", "hostile_processors"),
+    *("accelerate", "examples", "beside_others", "broken_backends", "hosts", "example_layout", "receipt", "missing"),
+    *("corpus", "gallery", "session", "control_nets", "vaes", "families", "auto_compiled", "memory", "loaded"),
+)
 
 #: Files of ``e2e`` that use the same server, other than the default one, one after the other in one worker.
 TOGETHER = {"test_vae.py": "test_workflows.py", "test_old_nodes.py": "test_old_workflows.py"}
@@ -28,9 +30,9 @@ def waits(file: str) -> bool:
 
 
 def longest_first(files: list[str]) -> list[str]:
-    """Those that are not listed as they come, after those that are."""
-    listed = {file: next((SECONDS[end] for end in SECONDS if file.endswith(f"/{end}")), 0) for file in files}
-    return sorted(files, key=lambda file: -listed[file])
+    """Those in no list as they come, after those that are in it."""
+    place = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
+    return sorted(files, key=lambda file: place.get(file.rpartition("/")[2], len(place)))
 
 
 class Turns(LoadFileScheduling):
@@ -41,8 +43,7 @@ class Turns(LoadFileScheduling):
         return f"{folder}/{TOGETHER.get(name, name)}"
 
     def _assign_work_unit(self, node: Any) -> None:
-        number = int(node.gateway.id.removeprefix("gw"))
-        computes = number % COMPUTING == COMPUTING - 1
+        computes = int(node.gateway.id.removeprefix("gw")) % COMPUTING == COMPUTING - 1
         files = longest_first(list(self.workqueue))
         chosen = next((file for file in files if waits(file) != computes), files[0])
         self.workqueue.move_to_end(chosen, last=False)
