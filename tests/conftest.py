@@ -106,6 +106,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Iterator[None]:
+    """With the end of its log where a server stopped by itself."""
+    outcome: Any = yield
+    details = getattr(call.excinfo.value, "details", None) if call.excinfo else None
+    if details:
+        outcome.get_result().sections.append(("details", "\n".join(details)))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):
         from examples import compiled_in_this_run

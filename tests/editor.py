@@ -131,7 +131,7 @@ def open_editor(page: Any, url: str) -> Any:
         for (const [name, value] of Object.entries(settings)) await app.extensionManager.setting.set(name, value);
     }"""
     )
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(2500)  # until what it asks of the server after that it is ready has come too
     page.keyboard.press("Escape")
     return page
 

@@ -56,9 +56,11 @@ def start(
         shutil.rmtree(base / "user" / "__onediff" / "onediff_compile_cache", ignore_errors=True)
     else:
         _know_proofs(base)
-    variables = {"ONEDIFF_COMPILE_CACHE": "" if cold else str(compiled_in_this_run(environment.cache))} | (
-        variables or {}
-    )
+    variables = {
+        "ONEDIFF_COMPILE_CACHE": "" if cold else str(compiled_in_this_run(environment.cache)),
+        "PYTHONFAULTHANDLER": "1",  # where it was, should it crash
+        **(variables or {}),
+    }
     for model, folder in (("sd15_small", "checkpoints"), ("flux_small", "diffusion_models"), ("flux_vae", "vae")):
         file = standin(environment, model)
         (base / "models" / folder).mkdir(parents=True, exist_ok=True)
