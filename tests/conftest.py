@@ -99,6 +99,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from order import side_by_side
+
+    items.sort(key=lambda item: side_by_side(item.path))
     if "ONEDIFF_TEST_ALL" not in os.environ:
         skip = pytest.mark.skip(reason="one of many alike that take minutes: scripts/test.py --all runs it")
         for item in items:

@@ -44,17 +44,23 @@ def compiled_in_this_run(cache: Path) -> Path:
 
 
 def start(
-    environment: Environment, name: str, *, cold: bool = False, variables: dict[str, str] | None = None, **options: Any
+    environment: Environment,
+    name: str,
+    *,
+    cold: bool = False,
+    proven: bool = False,
+    variables: dict[str, str] | None = None,
+    **options: Any,
 ) -> Any:
     """A server with the small stand-ins, in a folder of its own.
 
     It loads what other servers of this run have compiled, and knows what they found to work; one that is `cold` starts
-    with nothing compiled and keeps it to itself.
+    with nothing compiled and keeps it to itself, and does not know what works, unless it is `proven`.
     """
     base = environment.cache / "e2e" / name
     if cold:
         shutil.rmtree(base / "user" / "__onediff" / "onediff_compile_cache", ignore_errors=True)
-    else:
+    if proven or not cold:
         _know_proofs(base)
     variables = {
         "ONEDIFF_COMPILE_CACHE": "" if cold else str(compiled_in_this_run(environment.cache)),

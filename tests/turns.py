@@ -9,46 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from order import TOGETHER, longest_first
 from xdist.scheduler import LoadFileScheduling
 
 #: One worker in so many computes.
 COMPUTING = 4
 
-#: Files that take longest, by folder, come first, so that no worker is left alone with one of them at the end.
-LONGEST = {
-    "e2e": (
-        *(
-            "workflows",
-            "old_workflows",
-            "presence",
-            "custom",
-            "canvas",
-            "speed_report",
-            "hostile_processors",
-            "display",
-        ),
-        *("examples", "accelerate", "beside_others", "hosts", "broken_backends", "example_layout", "custom_canvas"),
-    ),
-    "checks": ("corpus", "gallery"),
-    "compilers": ("control_nets", "families", "session", "vaes", "gains", "memory"),
-}
-
-#: Files of ``e2e`` that use the same server, other than the default one, one after the other in one worker.
-TOGETHER = {"test_vae.py": "test_workflows.py", "test_old_nodes.py": "test_old_workflows.py"}
-
 
 def waits(file: str) -> bool:
     return "/e2e/" in file
-
-
-def longest_first(files: list[str]) -> list[str]:
-    """Those in no list as they come, after those that are in one."""
-    place = {
-        f"tests/{folder}/test_{name}.py": number
-        for folder, names in LONGEST.items()
-        for number, name in enumerate(names)
-    }
-    return sorted(files, key=lambda file: place.get(file, len(place)))
 
 
 class Turns(LoadFileScheduling):

@@ -35,7 +35,7 @@ def server(environment: Environment) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def kept_server() -> Iterator[Callable[[str, Callable[[], Any]], Server]]:
     """One server of another kind, by its name, beside the default one: files of tests that follow each other share it
-    (``TOGETHER`` in tests/turns.py), and it ends when another kind is asked for."""
+    (``TOGETHER`` in tests/order.py), and it ends when another kind is asked for."""
     with ExitStack() as stack:
         at_work: dict[str, Server] = {}
 

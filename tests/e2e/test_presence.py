@@ -43,55 +43,46 @@ def say(page: Any, workflow: str, node: str, state: str = "checked", modules: in
 
 
 @pytest.fixture(scope="module")
-def profiles(browser: Any) -> Iterator[list[Any]]:
-    """Browser profiles, made as tests ask for them. What a page keeps is kept by server: another one is a stranger."""
-    made: list[Any] = []
-    yield made
-    for context in made:
-        context.close()
+def shared(browser: Any) -> Iterator[list[Any]]:
+    """The editor that tests share which need no more than one."""
+    pages: list[Any] = []
+    yield pages
+    for page in pages:
+        page.close()
 
 
 @pytest.fixture
-def editors(browser: Any, server: Any, profiles: list[Any]) -> Any:
-    """Opens editors, by the number of a browser profile; one that is open already is handed out again."""
+def page(browser: Any, server: Any, shared: list[Any]) -> Any:
+    if not shared:
+        shared.append(opened_at(browser.new_page(viewport=VIEW), server.url))
+    use_renderer(shared[0], "classic")
+    return shared[0]
 
-    def open_one(profile: int = 0, url: str = server.url) -> Any:
-        while len(profiles) <= profile:
-            profiles.append(browser.new_context(viewport=VIEW))
-        page = next((page for page in profiles[profile].pages if page.url.startswith(f"{url}/")), None)
-        if page is None:
-            page = open_editor(profiles[profile].new_page(), url)
-            page.set_default_timeout(3 * MINUTES)
+
+@pytest.fixture
+def editors(browser: Any, server: Any, shared: list[Any]) -> Iterator[Any]:
+    """Opens editors, each in a browser profile of its own, when the shared one is closed."""
+    while shared:
+        shared.pop().close()
+    contexts = []
+
+    def open_one(url: str = server.url) -> Any:
+        contexts.append(browser.new_context(viewport=VIEW))
+        page = opened_at(contexts[-1].new_page(), url)
         use_renderer(page, "classic")
         return page
 
-    return open_one
+    yield open_one
+    for context in contexts:
+        context.close()
 
 
-def test_after_a_reload_and_in_a_second_browser(editors: Any) -> None:
-    page = editors()
-    workflow = quick_workflow("load")
-    load(page, workflow)
-    assert text(page) == NOT_RUN
-    run(page)
-    assert (text(page), text(page, PATCH)) == (CHECKED, PATCHED)
-    # The editor keeps its open workflow a moment after the last change.
-    page.wait_for_timeout(2000)
-    page.reload()
-    ready(page)
-    page.wait_for_timeout(2500)
-    assert (text(page), text(page, PATCH)) == (CHECKED, PATCHED)
-
-    second = editors(1)
-    load(second, workflow)
-    assert (text(second), text(second, PATCH)) == (CHECKED, PATCHED)
-    for renderer in RENDERERS:
-        use_renderer(second, renderer)
-        assert text(second) == CHECKED, renderer
+def opened_at(page: Any, url: str) -> Any:
+    open_editor(page, url).set_default_timeout(3 * MINUTES)
+    return page
 
 
-def test_after_switching_to_another_tab_and_back(editors: Any) -> None:
-    page = editors()
+def test_after_switching_to_another_tab_and_back(page: Any) -> None:
     workflow = quick_workflow("tabs")
     load(page, workflow)
     say(page, workflow["id"], "12", modules=7)
@@ -109,8 +100,7 @@ def test_after_switching_to_another_tab_and_back(editors: Any) -> None:
     assert page.evaluate("app.graph.nodes.find(node => node.id == 12).properties.onediff.summary") == "checked 8"
 
 
-def test_after_undo_and_redo(editors: Any) -> None:
-    page = editors()
+def test_after_undo_and_redo(page: Any) -> None:
     load(page, quick_workflow("undo"))
     run(page)
     page.evaluate("app.graph.remove(app.graph.nodes.find(node => node.id == 12))")
@@ -122,8 +112,7 @@ def test_after_undo_and_redo(editors: Any) -> None:
     assert text(page) == CHECKED
 
 
-def test_a_copied_node_starts_afresh_also_in_another_workflow(editors: Any) -> None:
-    page = editors()
+def test_a_copied_node_starts_afresh_also_in_another_workflow(page: Any) -> None:
     workflow = quick_workflow("copy")
     load(page, workflow)
     say(page, workflow["id"], "12")
@@ -188,8 +177,7 @@ OPEN = """id => {
 
 
 @pytest.mark.parametrize("renderer", mostly("classic"))
-def test_in_a_subgraph_and_in_each_of_two_uses_of_it(editors: Any, renderer: str) -> None:
-    page = editors()
+def test_in_a_subgraph_and_in_each_of_two_uses_of_it(page: Any, renderer: str) -> None:
     use_renderer(page, renderer)
     made = two_uses_of_a_subgraph(page, f"sub{'cn'[renderer == 'nodes2']}")
     run(page)
@@ -212,24 +200,45 @@ def test_in_a_subgraph_and_in_each_of_two_uses_of_it(editors: Any, renderer: str
     assert page.evaluate(steps) == before
 
 
-def test_when_comfyui_takes_the_nodes_from_its_cache(editors: Any) -> None:
-    page = editors()
+def test_when_comfyui_takes_the_nodes_from_its_cache(page: Any) -> None:
     load(page, quick_workflow("cach"))
     run(page)
     run(page)
     assert (text(page), text(page, PATCH)) == (CHECKED, PATCHED)
 
 
+def test_after_a_reload_and_in_a_second_browser(editors: Any) -> None:
+    page = editors()
+    workflow = quick_workflow("load")
+    load(page, workflow)
+    assert text(page) == NOT_RUN
+    run(page)
+    assert (text(page), text(page, PATCH)) == (CHECKED, PATCHED)
+    # The editor keeps its open workflow a moment after the last change.
+    page.wait_for_timeout(2000)
+    page.reload()
+    ready(page)
+    page.wait_for_timeout(2500)
+    assert (text(page), text(page, PATCH)) == (CHECKED, PATCHED)
+
+    second = editors()
+    load(second, workflow)
+    assert (text(second), text(second, PATCH)) == (CHECKED, PATCHED)
+    for renderer in RENDERERS:
+        use_renderer(second, renderer)
+        assert text(second) == CHECKED, renderer
+
+
 def test_two_browsers_whose_workflows_both_have_a_node_12(editors: Any, server: Any) -> None:
     """The second runs what ComfyUI cached for the first: equal nodes with equal ids, and no node executes."""
-    first, second = editors(), editors(1)
+    first, second = editors(), editors()
     load(first, quick_workflow("one"))
     load(second, quick_workflow("two"))
     run(first)
     assert (text(first), text(second)) == (CHECKED, NOT_RUN)
     run(second)
     assert (text(first), text(second)) == (CHECKED, CHECKED)
-    third = editors(2)
+    third = editors()
     load(third, quick_workflow("two"))
     assert text(third) == CHECKED, "and in a browser that has not seen it run"
 
@@ -247,7 +256,7 @@ def test_two_browsers_whose_workflows_both_have_a_node_12(editors: Any, server: 
 def test_after_a_restart_of_the_server(editors: Any, environment: Environment) -> None:
     """What was measured before stays in the page and says so; a file saved then is known as this browser's own."""
     with start(environment, "restart") as server:
-        page = editors(url=server.url)
+        page = editors(server.url)
         load(page, quick_workflow("stop"))
         run(page)
         assert text(page) == CHECKED
@@ -271,7 +280,7 @@ def test_after_a_restart_of_the_server(editors: Any, environment: Environment) -
         page.wait_for_timeout(2500)
         load(page, saved)
         assert text(page).startswith("◷ earlier · checked 348 modules, no problems")
-        stranger = editors(1, server.url)
+        stranger = editors(server.url)
         load(stranger, saved)
         assert text(stranger).startswith("✎ author · checked 348 modules, no problems")
         run(page)
