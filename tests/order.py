@@ -28,6 +28,11 @@ def longest_first(files: list[str]) -> list[str]:
     return sorted(files, key=lambda file: place.get(file, len(place)))
 
 
+def shared_by(name: str) -> str:
+    """The file of tests whose server another one uses, by their names."""
+    return TOGETHER.get(name, name)
+
+
 def side_by_side(path: Path) -> tuple[str, str, bool]:
     """Sorts files so that one of ``TOGETHER`` comes right after the one that it shares a server with."""
-    return str(path.parent), TOGETHER.get(path.name, path.name), path.name in TOGETHER
+    return str(path.parent), shared_by(path.name), path.name in TOGETHER

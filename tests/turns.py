@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from order import TOGETHER, longest_first
+from order import longest_first, shared_by
 from xdist.scheduler import LoadFileScheduling
 
 #: One worker in so many computes.
@@ -25,7 +25,7 @@ class Turns(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         folder, _, name = super()._split_scope(nodeid).rpartition("/")
-        return f"{folder}/{TOGETHER.get(name, name)}"
+        return f"{folder}/{shared_by(name)}"
 
     def _assign_work_unit(self, node: Any) -> None:
         computes = int(node.gateway.id.removeprefix("gw")) % COMPUTING == COMPUTING - 1

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from editor import chromium, open_editor, use_renderer
 from examples import start
+from order import shared_by
 
 from scripts.environment import Environment
 from scripts.server import Server
@@ -32,21 +33,29 @@ def server(environment: Environment) -> Iterator[Server]:
         yield running
 
 
+_kept: dict[str, Server] = {}
+_kept_until = ExitStack()
+
+
 @pytest.fixture(scope="session")
-def kept_server() -> Iterator[Callable[[str, Callable[[], Any]], Server]]:
-    """One server of another kind, by its name, beside the default one: files of tests that follow each other share it
-    (``TOGETHER`` in tests/order.py), and it ends when another kind is asked for."""
-    with ExitStack() as stack:
-        at_work: dict[str, Server] = {}
+def kept_server() -> Callable[[str, Callable[[], Any]], Server]:
+    """A server of another kind, by its name, beside the default one. Files that share it follow each other
+    (``TOGETHER`` in tests/order.py), and it ends after the last of them."""
 
-        def ask(kind: str, make: Callable[[], Any]) -> Server:
-            if kind not in at_work:
-                stack.close()
-                at_work.clear()
-                at_work[kind] = stack.enter_context(make())
-            return at_work[kind]
+    def ask(kind: str, make: Callable[[], Any]) -> Server:
+        if kind not in _kept:
+            _kept[kind] = _kept_until.enter_context(make())
+        return _kept[kind]
 
-        yield ask
+    return ask
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    yield
+    if nextitem is None or shared_by(nextitem.path.name) != shared_by(item.path.name):
+        _kept.clear()
+        _kept_until.close()
 
 
 @pytest.fixture(scope="module")
