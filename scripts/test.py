@@ -29,9 +29,8 @@ from scripts.typescript import prepare_tsc
 
 OLDEST_NODE = 20
 QUICK, COVERAGE, ALL, ONEFLOW = "--quick", "--coverage", "--all", "--oneflow"
-#: The tests of a file build on each other. Four files at a time on two cores: many wait, see tests/turns.py.
+#: The tests of a file build on each other.
 BY_FILE = ("--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial")
-SIDE_BY_SIDE = ("-n", "4", *BY_FILE)
 QUICK_ONES = ("-q", "-n", "2", *BY_FILE, "tests/checks", "tests/benchmarks", "tests/processors", "tests/status")
 #: Where pytest notes them, its exit code when there are some, and how many files of them are run again.
 LAST_FAILED, TESTS_FAILED, FEW_FILES = ROOT / ".cache" / "pytest" / "v" / "cache" / "lastfailed", 1, 8
@@ -63,7 +62,9 @@ def main() -> int:
         # Threads of several processes on the same cores spin while they wait for each other.
         beside = {"OMP_NUM_THREADS": "1", **variables}
         chosen = ("-m", "not serial")
-        results["pytest"] = twice("Tests (pytest)", [*pytest, *SIDE_BY_SIDE], beside, [*pytest, *chosen], variables)
+        results["pytest"] = twice(
+            "Tests (pytest)", [*pytest, "-n", workers(), *BY_FILE], beside, [*pytest, *chosen], variables
+        )
         alone = [*pytest, "-m", "serial"]
         measure = [*alone, *files_that_measure()]
         results["serial"] = twice("Tests that measure (pytest)", measure, variables, alone, variables)
@@ -145,6 +146,16 @@ def variables_for(environment: Environment, browser_wanted: bool) -> dict[str, s
         "ONEDIFF_HOST": str(environment.host),
         **(browser.variables(environment) if browser_wanted else {}),
     }
+
+
+def workers() -> str:
+    """Three or four files at a time, also on two cores: most of them wait for servers and pages (tests/turns.py). Four
+    take 14 GB, and where less than a few are free, ComfyUI forgets the results that tests ask for."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # Windows, macOS
+        return "3"
+    return "4" if memory > 20e9 else "3"
 
 
 def files_that_measure() -> list[str]:

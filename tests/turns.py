@@ -1,8 +1,8 @@
 """Which of pytest-xdist's workers takes which file next.
 
 Files of ``e2e`` wait for servers and pages most of the time, and each of their workers holds a server and a browser;
-the others compute. So that two cores are neither idle nor short of memory, some workers take the files that wait, one
-those that compute, and each goes on with the other kind when there is none of its own left.
+the others compute. So that two cores are neither idle nor short of memory, the last one takes files that compute, the
+others those that wait, and each goes on with the other kind when there is none of its own left.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ from typing import Any
 
 from order import longest_first, shared_by
 from xdist.scheduler import LoadFileScheduling
-
-#: One worker in so many computes.
-COMPUTING = 4
 
 
 def waits(file: str) -> bool:
@@ -28,7 +25,7 @@ class Turns(LoadFileScheduling):
         return f"{folder}/{shared_by(name)}"
 
     def _assign_work_unit(self, node: Any) -> None:
-        computes = int(node.gateway.id.removeprefix("gw")) % COMPUTING == COMPUTING - 1
+        computes = int(node.gateway.id.removeprefix("gw")) % self.numnodes == self.numnodes - 1
         files = longest_first(list(self.workqueue))
         chosen = next((file for file in files if waits(file) != computes), files[0])
         self.workqueue.move_to_end(chosen, last=False)
