@@ -128,7 +128,7 @@ class Server:
 
 
 def end_of(log: Path) -> list[str]:
-    """The last lines, or what Python said of a crash (with PYTHONFAULTHANDLER)."""
+    """The last lines, or what Python said of a crash: ComfyUI has it say where it was."""
     lines = tail(log, 400)
     crash = [number for number, line in enumerate(lines) if line.startswith("Fatal Python error")]
     return lines[crash[-1] :] if crash else lines[-15:]

@@ -64,7 +64,6 @@ def start(
         _know_proofs(base)
     variables = {
         "ONEDIFF_COMPILE_CACHE": "" if cold else str(compiled_in_this_run(environment.cache)),
-        "PYTHONFAULTHANDLER": "1",  # where it was, should it crash
         **(variables or {}),
     }
     for model, folder in (("sd15_small", "checkpoints"), ("flux_small", "diffusion_models"), ("flux_vae", "vae")):
