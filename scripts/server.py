@@ -123,8 +123,15 @@ class Server:
             raise ServerDied(
                 f"ComfyUI stopped by itself (exit code {self.process.returncode}); the end of its log is above, the "
                 f"whole of it in {self.log}.",
-                tail(self.log),
+                end_of(self.log),
             ) from cause
+
+
+def end_of(log: Path) -> list[str]:
+    """The last lines, or what Python said of a crash: ComfyUI has it say where it was."""
+    lines = tail(log, 400)
+    crash = [number for number, line in enumerate(lines) if line.startswith("Fatal Python error")]
+    return lines[crash[-1] :] if crash else lines[-15:]
 
 
 def error_of(entry: dict[str, Any]) -> str | None:

@@ -29,9 +29,8 @@ from scripts.typescript import prepare_tsc
 
 OLDEST_NODE = 20
 QUICK, COVERAGE, ALL, ONEFLOW = "--quick", "--coverage", "--all", "--oneflow"
-#: The tests of a file build on each other. A third one beside two, on two cores: servers and pages are waited for.
+#: The tests of a file build on each other.
 BY_FILE = ("--dist", "loadfile", "--no-loadscope-reorder", "-m", "not serial")
-SIDE_BY_SIDE = ("-n", "3", *BY_FILE)
 QUICK_ONES = ("-q", "-n", "2", *BY_FILE, "tests/checks", "tests/benchmarks", "tests/processors", "tests/status")
 #: Where pytest notes them, its exit code when there are some, and how many files of them are run again.
 LAST_FAILED, TESTS_FAILED, FEW_FILES = ROOT / ".cache" / "pytest" / "v" / "cache" / "lastfailed", 1, 8
@@ -63,9 +62,12 @@ def main() -> int:
         # Threads of several processes on the same cores spin while they wait for each other.
         beside = {"OMP_NUM_THREADS": "1", **variables}
         chosen = ("-m", "not serial")
-        results["pytest"] = twice("Tests (pytest)", [*pytest, *SIDE_BY_SIDE], beside, [*pytest, *chosen], variables)
+        results["pytest"] = twice(
+            "Tests (pytest)", [*pytest, "-n", workers(), *BY_FILE], beside, [*pytest, *chosen], variables
+        )
         alone = [*pytest, "-m", "serial"]
-        results["serial"] = twice("Tests that measure (pytest)", alone, variables, alone, variables)
+        measure = [*alone, *files_that_measure()]
+        results["serial"] = twice("Tests that measure (pytest)", measure, variables, alone, variables)
     if kind == ALL:
         results["OneFlow"] = oneflow_tests(environment, variables, [])
     failed = [name for name, code in results.items() if code]
@@ -144,6 +146,22 @@ def variables_for(environment: Environment, browser_wanted: bool) -> dict[str, s
         "ONEDIFF_HOST": str(environment.host),
         **(browser.variables(environment) if browser_wanted else {}),
     }
+
+
+def workers() -> str:
+    """Three or four files at a time, also on two cores: most of them wait for servers and pages (tests/turns.py). Four
+    take 14 GB, and where less than a few are free, ComfyUI forgets the results that tests ask for."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # Windows, macOS
+        return "3"
+    return "4" if memory > 20e9 else "3"
+
+
+def files_that_measure() -> list[str]:
+    """Those with tests that are marked `serial`: to find these, pytest would import all."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(file.relative_to(ROOT)) for file in files if "pytest.mark.serial" in file.read_text(encoding="utf-8")]
 
 
 def step(what: str, command: list[str], env: dict[str, str] | None = None) -> int:

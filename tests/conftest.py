@@ -13,6 +13,7 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,32 +89,33 @@ def _no_running_loop(request: pytest.FixtureRequest) -> Iterator[None]:
     asyncio._set_running_loop(loop)
 
 
-#: The files of `e2e` that take longest, so that no worker is left alone with one of them at the end.
-LONGEST = ("workflows", "custom", "presence", "old_workflows", "hostile_processors", "display", "canvas")
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getoption("dist") != "loadfile":
+        return None
+    from turns import Turns
 
-
-def mixed(items: list[pytest.Item]) -> list[pytest.Item]:
-    """The files of `e2e`, which wait for servers and pages, among those that compute: workers take them in turn."""
-    files: dict[Path, list[pytest.Item]] = {}
-    for item in items:
-        files.setdefault(item.path, []).append(item)
-    longest = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
-    waiting = sorted(
-        (file for file in files if file.parent.name == "e2e"), key=lambda file: longest.get(file.name, len(longest))
-    )
-    computing = [file for file in files if file not in waiting]
-    at = {file: number / len(computing) for number, file in enumerate(computing)}
-    at |= {file: 0.7 * number / len(waiting) for number, file in enumerate(waiting)}
-    return [item for file in sorted(at, key=lambda file: at[file]) for item in files[file]]
+    return Turns(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items[:] = mixed(items)
+    from order import side_by_side
+
+    items.sort(key=lambda item: side_by_side(item.path))
     if "ONEDIFF_TEST_ALL" not in os.environ:
         skip = pytest.mark.skip(reason="one of many alike that take minutes: scripts/test.py --all runs it")
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(skip)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Iterator[None]:
+    """With the end of its log where a server stopped by itself."""
+    outcome: Any = yield
+    details = getattr(call.excinfo.value, "details", None) if call.excinfo else None
+    if details:
+        outcome.get_result().sections.append(("details", "\n".join(details)))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

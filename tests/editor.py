@@ -131,7 +131,7 @@ def open_editor(page: Any, url: str) -> Any:
         for (const [name, value] of Object.entries(settings)) await app.extensionManager.setting.set(name, value);
     }"""
     )
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(2500)  # until what it asks of the server after that it is ready has come too
     page.keyboard.press("Escape")
     return page
 
@@ -142,7 +142,10 @@ def ready(page: Any) -> None:
 
 
 def use_renderer(page: Any, name: str) -> None:
-    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", RENDERERS[name])
+    setting = "Comfy.VueNodes.Enabled"
+    if page.evaluate("id => app.extensionManager.setting.get(id)", setting) is RENDERERS[name]:
+        return
+    page.evaluate("([id, on]) => app.extensionManager.setting.set(id, on)", [setting, RENDERERS[name]])
     page.wait_for_timeout(1500)
 
 
@@ -219,7 +222,7 @@ def example_workflow(page: Any) -> dict[str, Any]:
         elif node["type"] == PATCH:
             values[0] = "sdpa"
         elif node["type"] == "EmptyLatentImage":
-            values[:2] = [128, 128]
+            values[:2] = [64, 64]
         elif node["type"] == "KSampler":
             values[:3] = [7, "fixed", 8]
     return workflow

@@ -59,11 +59,14 @@ def test_all_that_comfyui_makes_is_here():
     assert sorted(host_classes.full_name(kind) for kind in known - built) == []
 
 
-@pytest.fixture
-def net(inductor):
-    kind = controls.CONTROLS["ControlNet"]
+def of(kind):
     control = kind.make()
     return kind, kind.base(), control, *compiled(control)
+
+
+@pytest.fixture
+def net(inductor):
+    return of(controls.SMALL)
 
 
 def test_strength_and_range_change_nothing_that_is_compiled(net, inductor):
@@ -88,9 +91,9 @@ def test_one_in_whose_range_no_step_lies_was_not_used(net):
 
 
 @pytest.mark.parametrize("one_node", [True, False])
-def test_chains_of_several(one_node, net, inductor):
+def test_chains_of_several(one_node, inductor):
     """The same one twice, and one of another kind; each behind a node of its own, or all behind one."""
-    kind, base, control, copied, session, _ = net
+    kind, base, control, copied, session, _ = of(controls.CONTROLS["ControlNet"])
     lora = controls.lora()
     chain = [copied, copied if one_node else compiled(control)[0], compiled(lora)[0]]
     for _ in range(2):
@@ -174,7 +177,7 @@ class Cancelled(Exception):
 @pytest.fixture
 def cancelled(inductor):
     """A ControlNet whose compiling Cancel ends: its kind, the model, one that was applied, session and record."""
-    kind = controls.CONTROLS["ControlNet"]
+    kind = controls.SMALL
     pressed: list[Any] = []
 
     def check():

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from editor import chromium, open_editor, use_renderer
 from examples import start
+from order import shared_by
 
 from scripts.environment import Environment
 from scripts.server import Server
@@ -29,6 +31,38 @@ def server(environment: Environment) -> Iterator[Server]:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # the editor keeps its settings in the server's folder
     with start(environment, f"default{worker}") as running:
         yield running
+
+
+_kept: dict[str, Server] = {}
+_kept_until = ExitStack()
+
+
+@pytest.fixture(scope="session")
+def kept_server() -> Callable[[str, Callable[[], Any]], Server]:
+    """A server of another kind, by its name, beside the default one. Files that share it follow each other
+    (``TOGETHER`` in tests/order.py), and it ends after the last of them."""
+
+    def ask(kind: str, make: Callable[[], Any]) -> Server:
+        if kind not in _kept:
+            _kept[kind] = _kept_until.enter_context(make())
+        return _kept[kind]
+
+    return ask
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    yield
+    if nextitem is None or shared_by(nextitem.path.name) != shared_by(item.path.name):
+        _kept.clear()
+        _kept_until.close()
+
+
+@pytest.fixture(scope="module")
+def sdpa_server(environment: Environment, kept_server: Callable[..., Server]) -> Server:
+    """ComfyUI with PyTorch's attention, the default on GPUs."""
+    name = f"sdpa{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+    return kept_server("sdpa", lambda: start(environment, name, flags=["--use-pytorch-cross-attention"]))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,30 +158,30 @@ def test_another_checkpoint_marks_the_lines_until_it_is_taken_back(editor: Seen)
     assert editor.read()["text"] == before
 
 
-def test_a_second_tab_with_another_checkpoint_does_not_show_it_as_its_own(
-    editor: Seen, browser: Any, server: Any
-) -> None:
+@pytest.fixture(scope="module")
+def second(browser: Any, server: Any) -> Iterator[Any]:
+    """Another browser, in which nothing was run."""
+    page = open_editor(browser.new_page(), server.url)
+    yield page
+    page.close()
+
+
+def test_a_second_tab_shows_the_same(editor: Seen, second: Any) -> None:
+    load(second, editor.workflow)
+    assert second.evaluate(READ, COMPILE)["text"] == editor.read()["text"]
+
+
+def test_a_second_tab_with_another_checkpoint_does_not_show_it_as_its_own(editor: Seen, second: Any) -> None:
     """A copy of the workflow has the same id; the server knows one record of both."""
     copy = json.loads(json.dumps(editor.workflow))
     next(n for n in copy["nodes"] if n["type"] == "CheckpointLoaderSimple")["widgets_values"] = ["another.safetensors"]
-    page = open_editor(browser.new_page(), server.url)
-    load(page, copy)
-    assert page.evaluate(READ, COMPILE)["text"].startswith("◷ before your change · ")
-    page.close()
+    load(second, copy)
+    assert second.evaluate(READ, COMPILE)["text"].startswith("◷ before your change · ")
 
 
-def test_a_second_tab_shows_the_same(editor: Seen, browser: Any, server: Any) -> None:
-    page = open_editor(browser.new_page(), server.url)
-    load(page, editor.workflow)
-    assert page.evaluate(READ, COMPILE)["text"] == editor.read()["text"]
-    page.close()
-
-
-def test_another_workflow_with_the_same_nodes_shows_nothing_of_it(editor: Seen, browser: Any, server: Any) -> None:
-    page = open_editor(browser.new_page(), server.url)
-    load(page, {**editor.workflow, "id": "00000000-0000-4000-8000-000000000001"})
-    assert page.evaluate(READ, COMPILE)["text"] == "○ not run yet"
-    page.close()
+def test_another_workflow_with_the_same_nodes_shows_nothing_of_it(editor: Seen, second: Any) -> None:
+    load(second, {**editor.workflow, "id": "00000000-0000-4000-8000-000000000001"})
+    assert second.evaluate(READ, COMPILE)["text"] == "○ not run yet"
 
 
 def test_a_copied_node_starts_afresh(editor: Seen) -> None:

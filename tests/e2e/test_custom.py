@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy
 import pytest
-from examples import ROOT, bypass, example, node_classes, run, start
+from examples import ROOT, bypass, example, node_classes, run
 from PIL import Image
 
-from scripts.environment import Environment
 from scripts.prompt import to_prompt
 from scripts.server import Server, error_of
 
@@ -80,19 +79,24 @@ LONG = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
-def folder(environment: Environment) -> Path:
-    path = environment.cache / "e2e" / "custom" / "models" / "attention_processors"
+def folder(server: Server) -> Iterator[Path]:
+    """The user's own files of the server that other tests use too: empty before, and after."""
+
+    def empty() -> None:
+        for file in (*path.rglob("*.py"), *path.rglob("*.safetensors")):
+            file.unlink()
+
+    path = server.base / "models" / "attention_processors"
     path.mkdir(parents=True, exist_ok=True)
-    for file in (*path.rglob("*.py"), *path.rglob("*.safetensors")):
-        file.unlink()
+    empty()
     (path / "mine.py").write_text(CALLED + PLAIN + BARE + KERNEL + TABLE)
-    return path
+    yield path
+    empty()
 
 
 @pytest.fixture(scope="module")
-def own_server(environment: Environment, folder: Path) -> Iterator[Server]:
-    with start(environment, "custom") as running:
-        yield running
+def own_server(server: Server, folder: Path) -> Server:
+    return server
 
 
 def options(server: Server) -> list[str]:
@@ -105,32 +109,24 @@ def with_processor(server: Server, name: str, model: str = "sd15", **changes):
     return example(model, server, steps=4, OneDiffPatchAttention={"processor": name}, OneDiffCompile=KEEP, **changes)
 
 
-@pytest.mark.parametrize(
-    "cls", [*(pytest.param(name, marks=pytest.mark.long) for name in ("Called", "Plain")), "Kernel"]
-)
+@pytest.mark.parametrize("cls", [*(pytest.param(name, marks=LONG) for name in ("Called", "Plain", "Kernel")), "Table"])
 def test_it_runs_compiled_and_equal_to_uncompiled(own_server, cls):
+    """Of the one that keeps a table: the check calls it without numbers before, and what it kept of that would end the
+    server, or spoil the picture."""
     workflow = with_processor(own_server, f"custom/mine:{cls}")
     compiled = run(own_server, workflow)
+    assert compiled.error is None
     record, patched = compiled.records["OneDiffCompile"], compiled.records["OneDiffPatchAttention"]
     assert record["state"] == "compiled", record["summary"]
     assert record["compile"]["regions_uncompiled"] == []
     assert {site["processor"] for site in patched["patches"]["sites"]} == {f"custom/mine:{cls}"}
-    assert [f["rule"] for f in patched["check"]["findings"]] == ([] if cls == "Kernel" else ["call-instead-of-forward"])
+    said = {"Kernel": [], "Table": ["ignores-mask"]}.get(cls, ["call-instead-of-forward"])
+    assert [f["rule"] for f in patched["check"]["findings"]] == said
     (picture,) = compiled.pictures
     (uncompiled,) = run(own_server, bypass(workflow, "OneDiffCompile")).pictures
     (sdpa,) = run(own_server, bypass(with_processor(own_server, "sdpa"), "OneDiffCompile")).pictures
     assert picture.std() > 1
     assert abs(picture - uncompiled).max() <= 1
-    assert abs(picture - sdpa).max() <= 1
-
-
-def test_a_processor_that_keeps_a_table_makes_the_right_picture(own_server):
-    """The check calls it without numbers before: what it kept of that would end the server, or spoil the picture."""
-    workflow = with_processor(own_server, "custom/mine:Table")
-    compiled = run(own_server, workflow)
-    assert compiled.error is None
-    (picture,) = compiled.pictures
-    (sdpa,) = run(own_server, bypass(with_processor(own_server, "sdpa"), "OneDiffCompile")).pictures
     assert abs(picture - sdpa).max() <= 1
 
 
@@ -149,7 +145,7 @@ def test_without_a_usable_forward_it_is_said_and_the_picture_is_finished(own_ser
     assert abs(compiled.pictures[0] - sdpa).max() <= 1
 
 
-@pytest.mark.long
+@LONG
 def test_a_kernel_runs_in_flux_too(own_server):
     compiled = run(own_server, with_processor(own_server, "custom/mine:Kernel", "flux"))
     assert compiled.records["OneDiffCompile"]["state"] == "compiled"

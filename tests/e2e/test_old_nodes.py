@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -172,9 +172,8 @@ REPLACED: dict[str, list[Any]] = {
 
 
 @pytest.fixture(scope="module")
-def server(environment: Environment) -> Iterator[Server]:
-    with old_server(environment) as running:
-        yield running
+def server(environment: Environment, kept_server: Callable[..., Server]) -> Server:
+    return kept_server("old", lambda: old_server(environment))
 
 
 @pytest.fixture(scope="module", params=mostly("classic"))

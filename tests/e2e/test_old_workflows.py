@@ -7,7 +7,7 @@ test compiles.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,8 @@ API = [file.name for file in shared_files() if "nodes" not in json.loads(file.re
 
 
 @pytest.fixture(scope="module")
-def server(environment: Environment) -> Iterator[Server]:
-    with old_server(environment) as running:
-        yield running
+def server(environment: Environment, kept_server: Callable[..., Server]) -> Server:
+    return kept_server("old", lambda: old_server(environment))
 
 
 def test_there_is_a_case_for_every_id():

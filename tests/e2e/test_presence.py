@@ -42,15 +42,33 @@ def say(page: Any, workflow: str, node: str, state: str = "checked", modules: in
     page.wait_for_timeout(1200)
 
 
+@pytest.fixture(scope="module")
+def shared(browser: Any) -> Iterator[list[Any]]:
+    """The editor that tests share which need no more than one."""
+    pages: list[Any] = []
+    yield pages
+    for page in pages:
+        page.close()
+
+
 @pytest.fixture
-def editors(browser: Any, server: Any) -> Iterator[Any]:
-    """Opens editors, each in a browser profile of its own."""
+def page(browser: Any, server: Any, shared: list[Any]) -> Any:
+    if not shared:
+        shared.append(opened_at(browser.new_page(viewport=VIEW), server.url))
+    use_renderer(shared[0], "classic")
+    return shared[0]
+
+
+@pytest.fixture
+def editors(browser: Any, server: Any, shared: list[Any]) -> Iterator[Any]:
+    """Opens editors, each in a browser profile of its own, when the shared one is closed."""
+    while shared:
+        shared.pop().close()
     contexts = []
 
     def open_one(url: str = server.url) -> Any:
         contexts.append(browser.new_context(viewport=VIEW))
-        page = open_editor(contexts[-1].new_page(), url)
-        page.set_default_timeout(3 * MINUTES)
+        page = opened_at(contexts[-1].new_page(), url)
         use_renderer(page, "classic")
         return page
 
@@ -59,30 +77,12 @@ def editors(browser: Any, server: Any) -> Iterator[Any]:
         context.close()
 
 
-def test_after_a_reload_and_in_a_second_browser(editors: Any) -> None:
-    page = editors()
-    workflow = quick_workflow("load")
-    load(page, workflow)
-    assert text(page) == NOT_RUN
-    run(page)
-    assert (text(page), text(page, PATCH)) == (CHECKED, PATCHED)
-    # The editor keeps its open workflow a moment after the last change.
-    page.wait_for_timeout(2000)
-    page.reload()
-    ready(page)
-    page.wait_for_timeout(2500)
-    assert (text(page), text(page, PATCH)) == (CHECKED, PATCHED)
-
-    second = editors()
-    load(second, workflow)
-    assert (text(second), text(second, PATCH)) == (CHECKED, PATCHED)
-    for renderer in RENDERERS:
-        use_renderer(second, renderer)
-        assert text(second) == CHECKED, renderer
+def opened_at(page: Any, url: str) -> Any:
+    open_editor(page, url).set_default_timeout(3 * MINUTES)
+    return page
 
 
-def test_after_switching_to_another_tab_and_back(editors: Any) -> None:
-    page = editors()
+def test_after_switching_to_another_tab_and_back(page: Any) -> None:
     workflow = quick_workflow("tabs")
     load(page, workflow)
     say(page, workflow["id"], "12", modules=7)
@@ -100,8 +100,7 @@ def test_after_switching_to_another_tab_and_back(editors: Any) -> None:
     assert page.evaluate("app.graph.nodes.find(node => node.id == 12).properties.onediff.summary") == "checked 8"
 
 
-def test_after_undo_and_redo(editors: Any) -> None:
-    page = editors()
+def test_after_undo_and_redo(page: Any) -> None:
     load(page, quick_workflow("undo"))
     run(page)
     page.evaluate("app.graph.remove(app.graph.nodes.find(node => node.id == 12))")
@@ -113,8 +112,7 @@ def test_after_undo_and_redo(editors: Any) -> None:
     assert text(page) == CHECKED
 
 
-def test_a_copied_node_starts_afresh_also_in_another_workflow(editors: Any) -> None:
-    page = editors()
+def test_a_copied_node_starts_afresh_also_in_another_workflow(page: Any) -> None:
     workflow = quick_workflow("copy")
     load(page, workflow)
     say(page, workflow["id"], "12")
@@ -179,8 +177,7 @@ OPEN = """id => {
 
 
 @pytest.mark.parametrize("renderer", mostly("classic"))
-def test_in_a_subgraph_and_in_each_of_two_uses_of_it(editors: Any, renderer: str) -> None:
-    page = editors()
+def test_in_a_subgraph_and_in_each_of_two_uses_of_it(page: Any, renderer: str) -> None:
     use_renderer(page, renderer)
     made = two_uses_of_a_subgraph(page, f"sub{'cn'[renderer == 'nodes2']}")
     run(page)
@@ -203,12 +200,33 @@ def test_in_a_subgraph_and_in_each_of_two_uses_of_it(editors: Any, renderer: str
     assert page.evaluate(steps) == before
 
 
-def test_when_comfyui_takes_the_nodes_from_its_cache(editors: Any) -> None:
-    page = editors()
+def test_when_comfyui_takes_the_nodes_from_its_cache(page: Any) -> None:
     load(page, quick_workflow("cach"))
     run(page)
     run(page)
     assert (text(page), text(page, PATCH)) == (CHECKED, PATCHED)
+
+
+def test_after_a_reload_and_in_a_second_browser(editors: Any) -> None:
+    page = editors()
+    workflow = quick_workflow("load")
+    load(page, workflow)
+    assert text(page) == NOT_RUN
+    run(page)
+    assert (text(page), text(page, PATCH)) == (CHECKED, PATCHED)
+    # The editor keeps its open workflow a moment after the last change.
+    page.wait_for_timeout(2000)
+    page.reload()
+    ready(page)
+    page.wait_for_timeout(2500)
+    assert (text(page), text(page, PATCH)) == (CHECKED, PATCHED)
+
+    second = editors()
+    load(second, workflow)
+    assert (text(second), text(second, PATCH)) == (CHECKED, PATCHED)
+    for renderer in RENDERERS:
+        use_renderer(second, renderer)
+        assert text(second) == CHECKED, renderer
 
 
 def test_two_browsers_whose_workflows_both_have_a_node_12(editors: Any, server: Any) -> None:
@@ -222,7 +240,7 @@ def test_two_browsers_whose_workflows_both_have_a_node_12(editors: Any, server: 
     assert (text(first), text(second)) == (CHECKED, CHECKED)
     third = editors()
     load(third, quick_workflow("two"))
-    assert text(third) == CHECKED, "and after a reload"
+    assert text(third) == CHECKED, "and in a browser that has not seen it run"
 
     # Now with another setting, so that both have records of their own.
     for page, sites in ((second, "self"), (first, "cross")):

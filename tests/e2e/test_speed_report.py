@@ -182,7 +182,7 @@ def test_after_clearing_the_compile_cache_the_next_sampling_compiles_anew(enviro
     """On a server with a cache of its own: the others use theirs together, and would compile all anew. One kind of
     block is enough here."""
     changes: dict[str, Any] = {"OneDiffCompile": {"keep_faster": False}, "OneDiffPatchAttention": SDPA}
-    with start(environment, "cleared", cold=True, variables={"ONEDIFF_COMPILE_SECONDS": "1"}) as server:
+    with start(environment, "cleared", cold=True, proven=True, variables={"ONEDIFF_COMPILE_SECONDS": "1"}) as server:
         first = run(server, example("flux", server, steps=3, **changes))
         before = first.records["OneDiffCompile"]["compile"]
         answer = server.post_json("/onediff/clear", {"what": "compile cache"})["cleared"]

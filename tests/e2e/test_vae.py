@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from examples import example, run, start
+from examples import example, run
 from old_workflows import make_files, node, picture, plain
 
-from scripts.environment import Environment
 from scripts.server import PromptRefused, Server
 
 CONTROL_NET = "OneDiffCompileControlNet"
 
 
 @pytest.fixture(scope="module")
-def server(environment: Environment) -> Iterator[Server]:
-    name = f"vae{os.environ.get('PYTEST_XDIST_WORKER', '')}"
-    base = environment.cache / "e2e" / name
-    for folder in ("models", "input"):
-        (base / folder).mkdir(parents=True, exist_ok=True)
-    make_files(base)
-    with start(environment, name, flags=["--use-pytorch-cross-attention"]) as running:
-        yield running
+def server(sdpa_server: Server) -> Server:
+    make_files(sdpa_server.base)
+    return sdpa_server
 
 
 def with_vae(prompt: dict[str, Any], **inputs: Any) -> dict[str, Any]:

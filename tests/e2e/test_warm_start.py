@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import pytest
 from examples import SDPA, example, run, start
 
 from scripts.environment import Environment
@@ -24,7 +23,6 @@ NO_OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.serial
 def test_after_a_restart_nothing_is_compiled_and_the_picture_is_the_same(
     environment: Environment, tmp_path: Path, record_property: Callable[[str, object], None]
 ):

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 from examples import OURS, ROOT, SDPA, bypass, example, run, start
 from old_workflows import node, picture, plain
 
-from scripts.environment import Environment
 from scripts.server import Server
 
 #: Blocks and distinct graphs (class and weight shapes) of the stand-ins.
@@ -22,13 +20,6 @@ EXPECTED = {"sd15": (15, 9), "flux": (6, 2)}
 SITES = {"sd15": 14, "flux": 6}
 
 KEEP = {"keep_faster": False}
-
-
-@pytest.fixture(scope="module")
-def sdpa_server(environment: Environment) -> Iterator[Server]:
-    """ComfyUI with PyTorch's attention, the default on GPUs."""
-    with start(environment, "sdpa", flags=["--use-pytorch-cross-attention"]) as running:
-        yield running
 
 
 @pytest.fixture(params=["its own attention, patched with sdpa", "PyTorch attention"])
