@@ -76,7 +76,9 @@ def not_used(record: dict[str, Any]) -> str | None:
     by, at = unused["by"], "attention" if record["state"] == "patched" else "the blocks"
     if unused["why"] == "not called":
         return (
-            f"no effect: “{by}” runs in the model's place" if by else "no effect: the sampler did not call this model"
+            f"no effect: “{by}” runs in the model's place"
+            if by
+            else "no effect: the model was not called as ComfyUI calls it"
         )
     return f"no effect: “{by}” computes {at} instead" if by else f"no effect: the model did not call {at}"
 

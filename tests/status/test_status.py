@@ -252,7 +252,7 @@ def test_fifty_live_records_send_at_most_a_hundred_events_a_second(monkeypatch):
         ({"state": "patched", "unused": {"why": "not called", "by": "A"}}, "no effect: “A” runs in the model's place"),
         (
             {"state": "uncompiled", "unused": {"why": "not called", "by": None}},
-            "no effect: the sampler did not call this model",
+            "no effect: the model was not called as ComfyUI calls it",
         ),
         ({"state": "patched", "unused": {"why": "instead", "by": "A"}}, "no effect: “A” computes attention instead"),
         (

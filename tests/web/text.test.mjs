@@ -71,7 +71,7 @@ test("each state reads as a person would say it", () => {
     notUsed: "▽ not used: nothing sampled this model",
     patchNotUsed: "▽ not used: nothing sampled this model",
     calledAround: "▽ no effect: “DeepCache” runs in the model's place",
-    patchCalledAround: "▽ no effect: the sampler did not call this model",
+    patchCalledAround: "▽ no effect: the model was not called as ComfyUI calls it",
     patchOverridden: "▽ no effect: “SageAttention” computes attention instead",
     patchInPart: "◐ 1 of 4 sites patched · the others: “AttentionCouple”",
     held: "… a call has not returned · 45 s · slow.py:12: Cancel, or wait",
