@@ -113,13 +113,22 @@ class SharedGraph:
         return Counts(self.seconds, len(self.reasons), self.cache_hits, self.cache_misses, self.seconds_saved)
 
 
+#: Graphs that are built for models which are gone.
+MOST_UNFINISHED = 16
+
+
 class GraphCache:
     """Shared graphs by key. A graph goes, and its compiled code with it, when no model holds it any more and a sampling
-    that had no use for it has ended. ComfyUI lets go of a checkpoint before it loads the one that takes its place."""
+    that had no use for it has ended. ComfyUI lets go of a checkpoint before it loads the one that takes its place.
+
+    One whose library is built beside stays until it ran, whatever is sampled meanwhile: only then it is kept on disk,
+    and who goes back and forth between two models would have each of them traced anew for every picture.
+    """
 
     def __init__(self) -> None:
         self._graphs: weakref.WeakValueDictionary[tuple, SharedGraph] = weakref.WeakValueDictionary()
         self._used_last: set[SharedGraph] = set()
+        self._unfinished: list[SharedGraph] = []
 
     def get(self, key: tuple, forward: Callable, label: str) -> SharedGraph:
         """The graph of a key, made when there is none."""
@@ -129,8 +138,11 @@ class GraphCache:
         return graph
 
     def used(self, graphs: Iterable[SharedGraph]) -> None:
-        """At the end of a sampling: these outlive their model until the next one ends."""
-        self._used_last = set(graphs)
+        """At the end of a sampling: these outlive their model until the next one ends, or until they ran."""
+        used = set(graphs)
+        begun = [graph for graph in self._unfinished if graph not in used] + list(used)
+        self._unfinished = [graph for graph in begun if graph.library is not None][-MOST_UNFINISHED:]
+        self._used_last = used
 
 
 GRAPHS = GraphCache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -225,3 +226,28 @@ def test_what_is_built_beside_ends_with_a_cancelled_sampling_and_begins_anew_in_
         library.ready = True
     session.sampling(lambda: step(clone))
     assert (record["state"], backend.compiled.count(DOUBLE), len(backend.libraries)) == ("compiled", 2, 2)
+
+
+def test_what_is_built_for_a_model_outlives_pictures_of_others(backend: BuildsBeside) -> None:
+    """Two tabs with two models, and pictures of few steps: each model is traced once, not for every picture."""
+    import models
+
+    def picture(patcher: Any) -> None:
+        sampled(backend, patcher(), 3)
+        gc.collect()  # ComfyUI lets go of a model for the next one
+
+    def begun() -> int:
+        return len([said for said in backend.said if said.endswith("begins")])
+
+    picture(models.flux_patcher)
+    picture(models.unet_patcher)
+    at_first = begun()
+    for patcher in (models.unet_patcher, models.flux_patcher, models.unet_patcher, models.flux_patcher):
+        picture(patcher)
+    assert begun() == at_first
+    for library in backend.libraries:
+        library.ready = True
+    picture(models.unet_patcher)
+    picture(models.flux_patcher)
+    assert begun() == at_first
+    assert {f"{kind} is there" for kind in (DOUBLE, TRANSFORMER)} <= set(backend.said)
