@@ -4,6 +4,7 @@ A thread that holds another one's frame when that one goes on is the one to end 
 keeps the state of a thread (inference mode, gradients, modes of dispatch) in objects that set it back where they end:
 in the wrong thread that leaves Dynamo with another state than it had ("Global grad_mode state changed"), or crashes.
 So a look is one call of C code, during which Python gives no other thread its turn, and code is all that it brings.
+(Where somebody has put a hook for audits into the process, that is asked in the middle: Python tells it of ``f_code``.)
 """
 
 from __future__ import annotations

@@ -168,6 +168,8 @@ def test_one_that_was_ended_before_its_turn_does_not_begin_until_it_is_needed() 
         assert go.wait(30)
 
     first, second = (CppLibrary(partial(build, number), []) for number in (1, 2))
+    while len(begun) < 2:
+        time.sleep(0.01)
     third = CppLibrary(partial(build, 3), [])
     third.end()
     assert not (first.ready or second.ready or third.ready)

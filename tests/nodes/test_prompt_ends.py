@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import subprocess
 import sys
 import textwrap
 import threading
 import time
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -218,62 +220,58 @@ def test_a_del_that_does_not_return_is_ended_wherever_python_collects(monkeypatc
         server.loop.call_soon_threadsafe(server.loop.stop)
 
 
-LOOKS: dict[str, Callable[[Any], Callable[[int], Any]]] = {
-    "for a __del__": lambda ending: lambda ident: ending.lingering.Finalizers(lambda file: False).look(),
-    "for a long call": lambda ending: (
-        lambda ident: ending.lingering.Calls(lambda file: False, lambda: {ident: 1}).look(False)
-    ),
-    "at Cancel": lambda ending: (
-        lambda ident: ending.stopping.Unanswered(ValueError, lambda file: False)._runs_theirs(ident)
-    ),
-    "at what it imports": lambda ending: lambda ident: ending.stopping.raise_in(ident, error=None),
+LOOKS = {
+    "for a __del__": "lingering.Finalizers(lambda file: False).look()",
+    "for a long call": "lingering.Calls(lambda file: False, lambda: {ident: 1}).look(False)",
+    "at Cancel": "stopping.Unanswered(ValueError, lambda file: False)._runs_theirs(ident)",
+    "at what it imports": "stopping.raise_in(ident, error=None)",
 }
+
+#: In a process of its own: another test asks Python to tell it of all that is opened, and so of every look.
+LOOKED_AT = """
+import sys, threading, time
+sys.path.insert(0, sys.argv[1])
+from ending import lingering, stopping
+
+elsewhere, end, ident = [], threading.Event(), threading.get_ident()
+
+class Guard:
+    def __init__(self):
+        self.thread = threading.get_ident()
+
+    def __del__(self):
+        if threading.get_ident() != self.thread:
+            elsewhere.append(self.thread)
+
+def guarded(depth):
+    guard = Guard()
+    if depth:
+        guarded(depth - 1)
+
+def look_on():
+    while not end.is_set():
+        LOOK
+
+sys.setswitchinterval(1e-6)
+looking = threading.Thread(target=look_on, daemon=True)
+looking.start()
+until = time.monotonic() + 1.5
+while time.monotonic() < until and not elsewhere:
+    guarded(5)
+end.set()
+looking.join(5)
+print("elsewhere" if elsewhere else "here")
+"""
 
 
 @pytest.mark.parametrize("name", LOOKS)
 def test_what_a_thread_holds_ends_in_that_thread_whoever_looks_at_it(name):
     """PyTorch's guards set back the state of the thread that they end in. In another one they left Dynamo with modes
     that it did not set, and now and then crashed the server."""
-    from onediff_pack.patching import ending
-    from onediff_pack.patching.ending import lingering, stopping
-
-    assert lingering and stopping
-    elsewhere, rounds, end = [], 0, threading.Event()
-
-    class Guard:
-        def __init__(self) -> None:
-            self.thread = threading.get_ident()
-
-        def __del__(self) -> None:
-            if threading.get_ident() != self.thread:
-                elsewhere.append(self.thread)
-
-    def guarded(depth: int) -> None:
-        guard = Guard()
-        assert guard
-        if depth:
-            guarded(depth - 1)
-
-    look, before, ident = LOOKS[name](ending), sys.getswitchinterval(), threading.get_ident()
-
-    def look_on() -> None:
-        while not end.is_set():
-            look(ident)
-
-    looking = threading.Thread(target=look_on, daemon=True)
-    sys.setswitchinterval(1e-6)
-    try:
-        looking.start()
-        until = time.monotonic() + 1.5
-        while time.monotonic() < until and not elsewhere:
-            guarded(5)
-            rounds += 1
-    finally:
-        end.set()
-        sys.setswitchinterval(before)
-        looking.join(5)
-    assert rounds
-    assert elsewhere == []
+    patching = Path(__file__).parents[2] / "patching"
+    command = [sys.executable, "-c", LOOKED_AT.replace("LOOK\n", f"{LOOKS[name]}\n"), str(patching)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.split() == ["here"]
 
 
 def test_short_ones_one_after_the_other_are_left_alone(monkeypatch):
