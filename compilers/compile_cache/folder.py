@@ -59,7 +59,8 @@ def prepare(folder: Path) -> Path:
                 f"{_ANOTHER}.",
                 named,
             )
-        refused = _others_above(named if named.is_dir() else named.parent) if POSIX else None
+        above = named if named.is_dir() else named.parent
+        refused = (_others_link(above) or _others_above(above.resolve(strict=True))) if POSIX else None
         if refused is not None:  # nothing is made there first
             raise refused
         named.mkdir(mode=0o755, exist_ok=True)
@@ -123,15 +124,7 @@ def _others_link(folder: Path) -> CacheUnusable | None:
 
 
 def _others_above(folder: Path) -> CacheUnusable | None:
-    """Why others could replace what is made in a folder, None where they cannot.
-
-    Raises:
-        OSError: when it cannot be asked.
-    """
-    linked = _others_link(folder)
-    if linked is not None:
-        return linked
-    folder = folder.resolve(strict=True)
+    """Why others could replace what is made in a folder, given by its real path; None where they cannot."""
     for parent in (folder, *folder.parents):
         found, holds = parent.stat(), "a folder that holds the compile cache"
         if found.st_uid not in trusted_owners():
