@@ -149,8 +149,8 @@ def variables_for(environment: Environment, browser_wanted: bool) -> dict[str, s
 
 
 def workers() -> str:
-    """Three or four files at a time, also on two cores: most of them wait for servers and pages (tests/turns.py). Four
-    take 14 GB, and where less than a few are free, ComfyUI forgets the results that tests ask for."""
+    """Three or four files at a time, also on two cores: most of them wait for servers and pages (tests/turns.py). Where
+    little memory is free, ComfyUI forgets the results that tests ask for: a fourth has a server and a browser too."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError):  # Windows, macOS

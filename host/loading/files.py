@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 import comfy.model_management
@@ -13,6 +12,7 @@ import folder_paths
 
 from ...processors.loaded.file import LoadedFile, load
 from ...processors.loaded.unusable import Unusable
+from ...processors.sources.latest import FINDING_PATIENCE
 from ...processors.sources.safetensors_files import ENDING, Folder, SafetensorsFile, SafetensorsFiles
 from ...processors.sources.user_files import USER_FOLDER
 from ..prompt_ends import CANCEL
@@ -22,9 +22,6 @@ IP_FOLDER = "ipadapter"
 
 #: What the list says where there are none.
 NONE = f"no {ENDING} file in models/{USER_FOLDER} or models/{IP_FOLDER}"
-
-#: Seconds that a run waits for the list of files, which it needs to find its own.
-FINDING_PATIENCE = 20.0
 
 
 def register_ip_folder() -> None:
@@ -85,17 +82,9 @@ def _find(name: object) -> SafetensorsFile:
         fix = f"choose one of {', '.join(files[:5])}" if files else f"put it into models/{USER_FOLDER} and press R"
         why = f" ({FILES.unlisted[0].rstrip('.')})" if FILES.unlisted else ""
         raise Unusable(_shown(name), f"is not among the files of models/{USER_FOLDER} and models/{IP_FOLDER}{why}", fix)
-    if not _can_be_opened(found.path):
+    if not os.path.isfile(found.path):  # a pipe would wait for its writer, a device may act
         raise Unusable(found.shown, "is no file that can be opened", "press R in the editor and choose another")
     return found
-
-
-def _can_be_opened(path: Path) -> bool:
-    """A pipe would wait for its writer, a device may act."""
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return False
 
 
 def _shown(name: object) -> str:

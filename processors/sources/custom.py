@@ -27,8 +27,8 @@ from ..authored.make import CannotLoad, failed, make, too_slow
 from ..authored.recipe import Recipe, recipe_of, tensors_of
 from ..random_numbers import defaults_kept
 from ..sites.find import Site
+from .latest import FINDING_PATIENCE, Latest
 from .latest import PATIENCE as LISTING_PATIENCE
-from .latest import Latest
 from .listing import Listed, Unlisted, list_files
 from .user_files import USER_FOLDER, UserFile, read_source, why_not_read
 
@@ -40,9 +40,6 @@ PREFIX = "custom/"
 PRIVATE = "onediff_custom_processors"
 
 _SHOWN = f"models/{USER_FOLDER}"
-
-#: Seconds that a run waits for the list of files, which it needs to find its own.
-FINDING_PATIENCE = 20.0
 
 #: Files that the console names at a time because they cannot be listed, and names that an error offers.
 MOST_TOLD = 10

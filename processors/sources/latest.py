@@ -17,6 +17,9 @@ T = TypeVar("T")
 #: hangs holds up only those who come then.
 PATIENCE = 0.5
 
+#: Seconds that a run waits for a list of files, which it needs to find its own.
+FINDING_PATIENCE = 20.0
+
 
 @dataclass
 class _Run:
