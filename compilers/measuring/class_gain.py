@@ -59,6 +59,7 @@ class ClassGain:
         self.timed = False
         self._kinds = kinds
         self._times: dict[Hashable, Pair] = {}
+        self._seen_built: int | None = None
 
     def asks(self, kind: Hashable) -> bool:
         """Whether blocks of this kind are to be timed."""
@@ -67,6 +68,21 @@ class ClassGain:
     def waits(self, kind: Hashable, step: int) -> bool:
         """Whether blocks of this kind are not compiled yet in the step of this number."""
         return False
+
+    def is_told_later(self, kind: Hashable, step: int) -> bool:
+        """Whether blocks of this kind are not compiled yet, because one whose library is built beside will tell what
+        they gain."""
+        return self.asks(kind) and self.is_being_built(step)
+
+    def is_being_built(self, step: int) -> bool:
+        """Whether a kind that will tell is built beside. In one more step it is run and timed, if it is run at all."""
+        library = self.begun.library if self.begun is not None else None
+        if library is None or library.at_work:
+            self._seen_built = None
+            return library is not None
+        if self._seen_built is None:
+            self._seen_built = step
+        return step == self._seen_built
 
     def tell(self, pairs: Sequence[Pair]) -> bool:
         """Whether no more pairs of runs need be timed, once there are the fewest."""

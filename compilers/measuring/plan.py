@@ -60,6 +60,9 @@ class FirstKind(ClassGain):
     def waits(self, kind: Hashable, step: int) -> bool:
         return self._plan.waits(self, kind, step)
 
+    def is_told_later(self, kind: Hashable, step: int) -> bool:
+        return self._plan.is_told_later(step)
+
     def tell(self, pairs: Sequence[Pair]) -> bool:
         low, high = spread(pairs)
         return not low < NOISE <= high
@@ -133,6 +136,11 @@ class Plan:
             self._is_weighed = True
             self.leave_what_does_not_pay()
         return False
+
+    def is_told_later(self, step: int) -> bool:
+        """Whether a block that is built beside is to be timed: it may be most of a step, and gain nothing. Until then
+        nothing more is compiled."""
+        return any([one.open and one.is_being_built(step) for one in self.classes])
 
     def leave_what_does_not_pay(self) -> None:
         """Leaves everything once no step can become faster by more than noise, whatever those classes gain of which it

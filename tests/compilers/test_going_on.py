@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from onediff_pack.compilers import CLEARED
 from onediff_pack.compilers.blocks.shared_graph import SharedGraph, Unfinished
-from onediff_pack.compilers.session.one_block import gain_timing
+from onediff_pack.compilers.session.one_block import block_runner, gain_timing
 from sessions import FakeBackend, compiled_clone, known, using
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -166,21 +167,71 @@ def test_where_steps_are_not_timed_the_same_ones_run_compiled_each_time(backend)
     assert backend.said == ["step 1", "step 2", *begins, "step 3", "step 4"]
 
 
-def test_of_a_class_that_is_still_to_be_timed_no_other_kind_is_begun(backend):
+def built_in_odd_steps(backend: BuildsBeside, step: int) -> None:
+    for library in backend.libraries if step % 2 else ():
+        library.ready = True
+
+
+def test_while_a_block_that_is_to_be_timed_is_built_nothing_else_is_traced(backend):
+    """It may be most of a step, and gain nothing: then tracing the others would be for nothing."""
     import models
 
-    def before(step: int) -> None:
-        for library in backend.libraries if step % 2 else ():
-            library.ready = True
-
-    _, record = sampled(backend, models.unet_patcher(), 16, before, plans=True)
-    started = {name: backend.said.index(f"{name} begins") for name in (RESIDUAL, TRANSFORMER)}
-    timed = {name: backend.said.index(f"{name} is timed") for name in (RESIDUAL, TRANSFORMER)}
-    for name in (RESIDUAL, TRANSFORMER):
-        assert backend.said[: timed[name]].count(f"{name} begins") == 1
-        assert backend.said.count(f"{name} is timed") == 1
-    assert max(started.values()) < min(timed.values()), "one is traced while the other is built"
+    _, record = sampled(backend, models.unet_patcher(), 16, partial(built_in_odd_steps, backend), plans=True)
+    first, second = (said.split()[0] for said in backend.said if said.endswith("is timed"))
+    assert {first, second} == {RESIDUAL, TRANSFORMER}
+    begun = [said for said in backend.said if not said.startswith("step")]
+    assert begun[:4] == [f"{first} begins", f"{first} is there", f"{first} is timed", f"{second} begins"]
+    before_it_is_timed = backend.said[: backend.said.index(f"{second} is timed")]
+    assert before_it_is_timed.count(f"{second} begins") == 1
     assert record["compile"]["kinds_compiled"] == record["compile"]["kinds"] == 9
+
+
+def test_what_is_most_of_a_step_and_gains_nothing_ends_compiling_before_others_are_traced(backend, monkeypatch):
+    import models
+
+    @contextmanager
+    def weighed(block: Any) -> Iterator[None]:
+        yield
+        block.weight = 100.0 if block.kind == TRANSFORMER else 0.1
+
+    monkeypatch.setattr(block_runner, "weighed", weighed)
+    monkeypatch.setattr(gain_timing, "time_pairs", lambda *_all: [(1.0, 1.0)] * 3)
+    _, record = sampled(backend, models.unet_patcher(), 16, partial(built_in_odd_steps, backend), plans=True)
+    assert [said for said in backend.said if said.endswith("begins")] == [f"{TRANSFORMER} begins"]
+    assert (record["state"], record["compile"]["stopped"]) == ("uncompiled", None)
+
+
+def test_one_that_is_not_run_any_more_holds_up_the_others_for_a_step(backend, monkeypatch):
+    """A caching node leaves out its blocks from then on."""
+    import models
+    from models import step
+
+    @contextmanager
+    def weighed(block: Any) -> Iterator[None]:
+        yield
+        block.weight = 100.0 if block.kind == SINGLE else 1.0
+
+    monkeypatch.setattr(block_runner, "weighed", weighed)
+    clone, session, record = compiled_clone(models.flux_patcher(), keep_faster=True, plans=True)
+    leaves_out = False
+
+    def replaced(args: dict[str, Any], more: dict[str, Any]) -> Any:
+        return {"img": args["img"]} if leaves_out else more["original_block"](args)
+
+    for number in range(3):
+        clone.set_model_patch_replace(replaced, "dit", "single_block", number)
+
+    def run(*_args: Any) -> None:
+        nonlocal leaves_out
+        for number in range(8):
+            backend.said.append(f"step {number + 1}")
+            if number == 4:
+                leaves_out = backend.libraries[0].ready = True
+            session.predicting(lambda: step(clone))
+
+    session.sampling(run, None, None, None, torch.zeros(9))
+    assert backend.said[:3] == ["step 1", "step 2", f"{SINGLE} begins"]
+    assert backend.said[3:8] == ["step 3", "step 4", "step 5", "step 6", f"{DOUBLE} begins"], record["summary"]
 
 
 def test_a_kind_that_fails_does_not_hold_up_the_others_of_its_class(backend):

@@ -87,6 +87,7 @@ class FirstRuns:
                 self._listener.gave_up(self._runner.block, WRITES_INTO_VIEWS)
                 return uncompiled
         if not self._compiler.is_built(graph, step):
+            self._timing.begun(graph)
             return self._meanwhile(step, call)
         if not graph.graphs and self._timing.cannot_gain(step, call):
             return self._runner.run_left(call.original)

@@ -58,20 +58,16 @@ class GainTiming:
 
     def waits(self, step: Step, graph: SharedGraph) -> bool:
         """Whether the block is compiled in a later step, because another kind comes first."""
-        block = self._runner.block
+        block, gain = self._runner.block, self._runner.block.gain
         block.postponed = not graph.graphs and (
-            block.gain.waits(block.signature, step.number) or self._is_told_by_another(step)
+            gain.waits(block.signature, step.number)
+            or (step.goes_on and gain.is_told_later(block.signature, step.number))
         )
         step.dirty |= block.postponed
         return block.postponed
 
-    def _is_told_by_another(self, step: Step) -> bool:
-        """Whether another kind will tell what the class gains, once its library is built."""
-        begun = self._runner.block.gain.begun
-        return begun is not None and begun.library is not None and step.goes_on and self._runner.is_timed()
-
     def begun(self, graph: SharedGraph) -> None:
-        """The library of the block's graph is built beside."""
+        """The library of the block's graph is built beside, from now on or since an earlier sampling."""
         if self._runner.is_timed():
             self._runner.block.gain.begun = graph
 
