@@ -47,7 +47,8 @@ class Backend(Protocol):
     ``package`` is the distribution whose version the record shows, ``packages`` those besides torch that a proof
     depends on, ``devices`` the types of device that it compiles for. A ``native`` one loads libraries that may hang or
     end the process: it is proven in a child process first. ``uses_triton`` tells that it writes GPU code with Triton,
-    ``holds_operators`` that foreign code may run inside its graphs as an operator of torch.
+    ``holds_operators`` that foreign code may run inside its graphs as an operator of torch, ``holds_code_alone`` that
+    its graphs hold no tensor, so that they may outlive their models.
     """
 
     name: ClassVar[str]
@@ -57,6 +58,7 @@ class Backend(Protocol):
     native: ClassVar[bool] = True
     uses_triton: ClassVar[bool] = False
     holds_operators: ClassVar[bool] = False
+    holds_code_alone: ClassVar[bool] = False
 
     def takes_any_batch(self, device: str) -> bool:
         """Whether one graph can hold for every batch on this type of device."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any, Protocol
 
@@ -116,19 +116,25 @@ class SharedGraph:
 #: Graphs that are built for models which are gone.
 MOST_UNFINISHED = 16
 
+#: Graphs that hold code alone and stay when their models are gone: those of three or four models. Each is about 1 MB.
+MOST_KEPT = 32
+
 
 class GraphCache:
     """Shared graphs by key. A graph goes, and its compiled code with it, when no model holds it any more and a sampling
     that had no use for it has ended. ComfyUI lets go of a checkpoint before it loads the one that takes its place.
 
-    One whose library is built beside stays until it ran, whatever is sampled meanwhile: only then it is kept on disk,
-    and who goes back and forth between two models would have each of them traced anew for every picture.
+    Graphs that hold code alone stay longer, those that were used last: ComfyUI lets go of a workflow's models when
+    another workflow runs, and who goes back and forth would have each traced anew for every picture. So does one whose
+    library is built beside, until it ran: only then it is kept on disk.
     """
 
     def __init__(self) -> None:
         self._graphs: weakref.WeakValueDictionary[tuple, SharedGraph] = weakref.WeakValueDictionary()
         self._used_last: set[SharedGraph] = set()
+        self._kept: list[SharedGraph] = []
         self._unfinished: list[SharedGraph] = []
+        self._cleared = 0
 
     def get(self, key: tuple, forward: Callable, label: str) -> SharedGraph:
         """The graph of a key, made when there is none."""
@@ -137,12 +143,24 @@ class GraphCache:
             graph = self._graphs[key] = SharedGraph(forward, label)
         return graph
 
-    def used(self, graphs: Iterable[SharedGraph]) -> None:
-        """At the end of a sampling: these outlive their model until the next one ends, or until they ran."""
-        used = set(graphs)
-        begun = [graph for graph in self._unfinished if graph not in used] + list(used)
-        self._unfinished = [graph for graph in begun if graph.library is not None][-MOST_UNFINISHED:]
+    def used(self, graphs: Iterable[SharedGraph], code_alone: bool = False, cleared: int = 0) -> None:
+        """At the end of a sampling: these outlive their model until the next one ends, or until they ran. Where they
+        hold ``code_alone``, until enough others were used. What was kept before the user ``cleared`` for the last time
+        goes."""
+        if cleared != self._cleared:
+            self._kept, self._unfinished = [], []
+        self._cleared, used = cleared, set(graphs)
+        self._unfinished = _last(MOST_UNFINISHED, self._unfinished, used, lambda graph: graph.library is not None)
+        self._kept = _last(MOST_KEPT, self._kept, used if code_alone else (), lambda graph: graph.runner is not None)
         self._used_last = used
+
+
+def _last(
+    most: int, before: Sequence[SharedGraph], used: Collection[SharedGraph], fits: Callable[[SharedGraph], bool]
+) -> list[SharedGraph]:
+    """The last of those that fit, in the order in which they were used."""
+    all_of_them = [graph for graph in before if graph not in used] + list(used)
+    return [graph for graph in all_of_them if fits(graph)][-most:]
 
 
 GRAPHS = GraphCache()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
+from onediff_pack.compilers import CLEARED
 from onediff_pack.compilers.measuring.model_memory import MOST_VARIANTS, ModelMemory
 from onediff_pack.compilers.measuring.step_measuring import Measuring
 from onediff_pack.patching.wrappers import attach
@@ -54,9 +56,9 @@ def test_weights_are_never_held_twice(inductor):
     assert copies == []
 
 
-def test_checkpoints_that_take_turns_leave_nothing_of_what_was_captured(inductor):
-    """Each lets go of the other one's graphs, so each is captured anew. Torch kept what it had traced and compiled of
-    them: 60,000 objects a turn of these two."""
+def test_checkpoints_that_take_turns_are_captured_once_and_leave_nothing(inductor):
+    """Two workflows with models of their own: ComfyUI lets go of the models of one when the other runs. Torch keeps
+    what it traced and compiled of a graph, 60,000 objects of these two, so who is captured anew leaves more each time."""
     import models
     from onediff_pack.compilers.backends import deployable
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -70,16 +72,20 @@ def test_checkpoints_that_take_turns_leave_nothing_of_what_was_captured(inductor
             del clone, session, record
         gc.collect()
         sizes = sum(type(item) is ShapeEnv for item in gc.get_objects())
-        held.append((sizes, sum(name.startswith("__compiled_fn") for name in vars(deployable)), len(gc.get_objects())))
+        compiled = sum(name.startswith("__compiled_fn") for name in vars(deployable))
+        held.append((inductor.graphs, sizes, compiled, len(gc.get_objects())))
     (*known, objects), (*same, more) = held[1:]
-    assert same == known, "what is known of sizes, and compiled functions"
+    assert same == known == list(held[0][:3]), "graphs, what is known of sizes, and compiled functions"
     assert more - objects < 25_000
 
 
-def test_compiled_code_goes_with_the_last_model_that_uses_it(inductor):
-    """At the end of the next sampling, so that a checkpoint which takes another's place finds it."""
+def test_graphs_that_were_used_longest_ago_go(inductor, monkeypatch):
+    """And their compiled code with them. Those of the last sampling stay, so that a checkpoint which takes another's
+    place finds them."""
     import models
+    from onediff_pack.compilers.blocks import shared_graph
 
+    monkeypatch.setattr(shared_graph, "MOST_KEPT", 2)
     first, second = models.flux_patcher(seed=1), models.flux_patcher(seed=2)
     clones = [compiled_clone(patcher) for patcher in (first, second)]
     for clone, session, _record in clones:
@@ -99,6 +105,21 @@ def test_compiled_code_goes_with_the_last_model_that_uses_it(inductor):
     other_kind(inductor)
     assert len(graphs) == 0
     assert [ref() for ref in code] == [None, None]
+
+
+def test_once_the_user_clears_what_was_compiled_nothing_of_it_is_kept(inductor, monkeypatch):
+    import models
+
+    patcher = models.flux_patcher()
+    clone, session, _record = compiled_clone(patcher)
+    sample(session, clone)
+    graphs = weakref.WeakSet(session.memory.graphs)
+    del clone, session, _record, patcher
+    gc.collect()
+    assert len(graphs) == 2
+    monkeypatch.setattr(CLEARED, "marks", replace(CLEARED.marks, graphs=CLEARED.marks.graphs + 1))
+    other_kind(inductor)
+    assert len(graphs) == 0
 
 
 def other_kind(inductor) -> None:
@@ -207,9 +228,11 @@ def test_twenty_varied_runs_leave_nothing_behind(inductor):
 def test_code_compiled_with_old_versions_of_an_edited_processor_goes(inductor, monkeypatch):
     """Also while the model stays loaded."""
     import models
+    from onediff_pack.compilers.blocks import shared_graph
     from onediff_pack.compilers.measuring import model_memory as memory
 
     monkeypatch.setattr(memory, "MOST_VARIANTS", 2)
+    monkeypatch.setattr(shared_graph, "MOST_KEPT", 2)
     patcher = models.flux_patcher()
     graphs: weakref.WeakSet = weakref.WeakSet()
     for _edit in range(4):

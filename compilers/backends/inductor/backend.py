@@ -30,6 +30,7 @@ class InductorBackend(Backend):
     native = False
     uses_triton = True
     holds_operators = True
+    holds_code_alone = True
 
     def absent(self, device: torch.device) -> str | None:
         return missing_onediff() or missing_tools(device.type)
