@@ -71,9 +71,10 @@ class SharedGraph:
     torch knew of sizes while it traced them. ``device`` is the type that it is compiled for. ``batch`` tells which of a
     block's tensors carry the batch, by the form in which it is called, where the graph is to hold for every one;
     ``apart`` why it cannot, so that they are compiled apart. With ``emulates_casts`` a backend rounds to float16 or
-    bfloat16 wherever uncompiled code does. ``cancel`` ends compiling it. ``library`` is what
-    is still built for it: where ``waits`` is False, a backend may leave that to a process beside, and the graph raises
-    Unfinished until it has ended.
+    bfloat16 wherever uncompiled code does. ``is_code_alone``: it holds no tensor, and no processor that a person wrote,
+    so that it may outlive its models. ``cancel`` ends compiling it. ``library`` is what is still built for it: where
+    ``waits`` is False, a backend may leave that to a process beside, and the graph raises Unfinished until it has
+    ended.
     """
 
     forward: Callable
@@ -95,6 +96,7 @@ class SharedGraph:
     device: str = "cpu"
     cancel: Cancel = field(default_factory=Cancel)
     waits: bool = True
+    is_code_alone: bool = False
     library: Library | None = None
 
     def __post_init__(self) -> None:
@@ -143,15 +145,14 @@ class GraphCache:
             graph = self._graphs[key] = SharedGraph(forward, label)
         return graph
 
-    def used(self, graphs: Iterable[SharedGraph], code_alone: bool = False, cleared: int = 0) -> None:
-        """At the end of a sampling: these outlive their model until the next one ends, or until they ran. Where they
-        hold ``code_alone``, until enough others were used. What was kept before the user ``cleared`` for the last time
-        goes."""
+    def used(self, graphs: Iterable[SharedGraph], cleared: int = 0) -> None:
+        """At the end of a sampling: these outlive their model until the next one ends, or until they ran, or until
+        enough others were used. What was kept before the user ``cleared`` for the last time goes."""
         if cleared != self._cleared:
             self._kept, self._unfinished = [], []
         self._cleared, used = cleared, set(graphs)
         self._unfinished = _last(MOST_UNFINISHED, self._unfinished, used, lambda graph: graph.library is not None)
-        self._kept = _last(MOST_KEPT, self._kept, used if code_alone else (), lambda graph: graph.runner is not None)
+        self._kept = _last(MOST_KEPT, self._kept, used, lambda graph: graph.is_code_alone and graph.runner is not None)
         self._used_last = used
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ...processors.overriding import is_repeatable
 from ..blocks.parity import Parity
 from ..blocks.regions import Region
 from ..blocks.shared_graph import SharedGraph
@@ -100,6 +101,11 @@ class Block:
     def is_own(self, functions: tuple) -> bool:
         """Whether this is the code of its class and no other."""
         return functions == (type(self.module).forward,)
+
+    def keeps_nothing(self, functions: tuple) -> bool:
+        """Whether they are the code of its class, and kernels of this pack: no processor that a person wrote."""
+        own = type(self.module).forward
+        return all(function is own or is_repeatable(function) for function in functions)
 
     @property
     def pending(self) -> bool:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import NamedTuple
 from weakref import ref
 
-from ...processors.overriding import is_repeatable
 from .block import Block
 from .class_gain import KINDS_TIMED, ClassGain
 from .cleared import CLEARED, Marks
@@ -55,7 +54,8 @@ class Gains:
             block.gain = ClassGain()
         able = [block for block in blocks if block.reason is None and device in TIMED_ON]
         if size is not None and device in PLANNED_ON:
-            self._plan(blocks, [block for block in able if _is_timed(block)], (device, way), size)
+            # Others may count their calls, and what is timed runs more often than the model calls it.
+            self._plan(blocks, [block for block in able if block.keeps_nothing(block.functions)], (device, way), size)
         else:
             self._give_by_class(able, (device, way))
 
@@ -94,12 +94,6 @@ class Gains:
 
 def _cleared() -> Marks:
     return replace(CLEARED.marks, backends=0)
-
-
-def _is_timed(block: Block) -> bool:
-    """Whether it may run more often than the model calls it: code of other nodes may count its calls."""
-    own = type(block.module).forward
-    return all(function is own or is_repeatable(function) for function in block.functions)
 
 
 GAINS = Gains()

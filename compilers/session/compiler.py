@@ -82,10 +82,10 @@ class Compiler:
         self.spent, self.waiting = 0.0, False
 
     def end_sampling(self, graphs: Iterable[SharedGraph], broke_off: bool = False) -> None:
-        """The graphs of the model that was sampled outlive it until the next sampling ends, or longer, also when it was
-        kept uncompiled: it may be another checkpoint's turn. What is built beside ends with a sampling that ``broke_off``:
-        it begins anew when it is needed."""
-        self._graphs.used(graphs, self.backend is not None and self.backend.holds_code_alone, self._cleared)
+        """The graphs of the model that was sampled outlive it for a while, also when it was kept uncompiled: it may be
+        another checkpoint's turn. What is built beside ends with a sampling that ``broke_off``: it begins anew when it
+        is needed."""
+        self._graphs.used(graphs, self._cleared)
         for library in [graph.library for graph in self._begun if broke_off]:
             if library is not None and library.at_work:
                 library.end()
@@ -182,6 +182,11 @@ class Compiler:
     def holds_operators(self) -> bool:
         """Whether foreign code may run inside its graphs."""
         return self.backend is not None and self.backend.holds_operators
+
+    @property
+    def holds_code_alone(self) -> bool:
+        """Whether its graphs hold no tensor."""
+        return self.backend is not None and self.backend.holds_code_alone
 
     @property
     def budget(self) -> float:

@@ -15,6 +15,7 @@ from onediff_pack.patching.wrappers import attach
 from onediff_pack.processors import find_sites, get_processor
 from onediff_pack.processors.attention_patch import AttentionPatch
 from onediff_pack.processors.built_in.sdpa import SDPAProcessor
+from onediff_pack.processors.contract import KernelProcessor
 from passthrough import without_inductor
 from sessions import compiled_clone
 
@@ -57,8 +58,8 @@ def test_weights_are_never_held_twice(inductor):
 
 
 def test_checkpoints_that_take_turns_are_captured_once_and_leave_nothing(inductor):
-    """Two workflows with models of their own: ComfyUI lets go of the models of one when the other runs. Torch keeps
-    what it traced and compiled of a graph, 60,000 objects of these two, so who is captured anew leaves more each time."""
+    """Two workflows with models of their own: ComfyUI lets go of the models of one when the other runs. Of these two
+    torch kept 60,000 objects of what it traced and compiled, each time anew."""
     import models
     from onediff_pack.compilers.backends import deployable
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -170,16 +171,25 @@ def test_also_where_the_checkpoint_before_was_kept_uncompiled(inductor, monkeypa
     assert (record["state"], inductor.graphs) == ("compiled", compiled)
 
 
-class Doubled(SDPAProcessor):
-    pass
+class OfAPerson(KernelProcessor):
+    """Not a kernel of this pack: it may hold anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = SDPAProcessor()
+
+    def forward(
+        self, q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False, scale=None, enable_gqa=False
+    ):
+        return self.attention(q, k, v, heads, mask, skip_reshape, skip_output_reshape, scale, enable_gqa)
 
 
-def test_a_processor_goes_when_no_node_holds_it(inductor):
+def test_a_processor_that_a_person_wrote_goes_when_no_node_holds_it(inductor):
     import models
 
     patcher = models.flux_patcher()
     clone, session, _record = compiled_clone(patcher)
-    processor = Doubled()
+    processor = OfAPerson()
     gone = weakref.ref(processor)
     patched = clone.clone()
     attach(patched, AttentionPatch(find_sites(patcher.model.diffusion_model), processor, lambda options: None))

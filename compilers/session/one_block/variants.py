@@ -81,6 +81,7 @@ class Variants:
         if key not in graphs:
             graph = self._compiler.graph_of((block.signature, *key), key[0][0], block.kind)
             graph.emulates_casts = EMULATED in key
+            graph.is_code_alone = self._compiler.holds_code_alone and block.keeps_nothing(key[0])
             if self._compiler.takes_any_batch and not (graph.graphs or graph.apart or APART in key):
                 graph.batch = graph.batch or {}
             graphs[key] = graph
