@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
+import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from typing import Any, Literal
 
 import torch
 
-from ...patching.private_tracing import PRIVATE_TRACING
+from ...patching.tracing.forgetting import end_tracing, forget_traced, sizes_in_tracing
+from ...patching.tracing.private import PRIVATE_TRACING
 from ...processors import adapt, written
 from ..mounted import Mounted
 from ..probing.real import MOST_OPERATIONS, operations
@@ -92,9 +94,9 @@ def capture(mounted: Mounted) -> Capture:
 
 def _captured(mounted: Mounted, calls: Calls, found: Capture, files: frozenset[str], masked: bool) -> bool:
     """Whether one kind of call becomes one graph. What would recompile is looked for once."""
-    runner, name = _runner()
-    first = calls.arguments(masked=masked)
-    _counted.graphs = 0
+    runner, entry = _runner()
+    name, first = entry.co_name, calls.arguments(masked=masked)
+    _counted.graphs, _counted.sizes = 0, []
     try:
         _call(runner, calls.processor, first)
         if found.plain is None and not found.recompiles:
@@ -106,6 +108,10 @@ def _captured(mounted: Mounted, calls: Calls, found: Capture, files: frozenset[s
         if stopped not in found.breaks:
             found.breaks.append(stopped)
         return False
+    finally:
+        for sizes in _counted.sizes:
+            end_tracing(sizes)
+        forget_traced(entry)
     return True
 
 
@@ -153,19 +159,19 @@ def _call(runner: Callable, processor: torch.nn.Module, arguments: tuple) -> Non
         runner(processor, arguments)
 
 
-def _runner() -> tuple[Callable, str]:
-    """A function to capture calls in, and its name, unique in this process."""
+def _runner() -> tuple[Callable, types.CodeType]:
+    """A function to capture calls in, and its code, whose name is unique in this process."""
 
     def entry(processor: torch.nn.Module, arguments: tuple) -> Any:
         return processor(*arguments)
 
-    name = f"onediff_check_{next(_numbers)}"
-    entry.__code__ = entry.__code__.replace(co_name=name)
+    entry.__code__ = entry.__code__.replace(co_name=f"onediff_check_{next(_numbers)}")
     with PRIVATE_TRACING:
-        return torch.compile(entry, backend=_uncompiled, fullgraph=True), name
+        return torch.compile(entry, backend=_uncompiled, fullgraph=True), entry.__code__
 
 
 def _uncompiled(graph: torch.fx.GraphModule, _inputs: list) -> Callable:
     """Dynamo keeps every backend for ever; this one holds nothing."""
     _counted.graphs += 1
+    _counted.sizes.append(sizes_in_tracing())
     return graph.forward

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-import types
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,7 +14,8 @@ from onediff.infer_compiler.backends.deployable_module import DeployableModule
 from torch import nn
 
 from ...checks.graph.breaks import recompile_reason
-from ...patching.private_tracing import PRIVATE_TRACING
+from ...patching.tracing.forgetting import end_tracing, forget_traced
+from ...patching.tracing.private import PRIVATE_TRACING
 from ..blocks.batches import LARGEST, form_of
 from ..blocks.shared_graph import SharedGraph, Unfinished
 from ..blocks.tensors import tensors_of
@@ -91,7 +91,7 @@ def entry_of(graph: SharedGraph) -> Callable:
         return forward(block, *args, **kwargs)
 
     entry.__code__ = entry.__code__.replace(co_name=graph.name)
-    weakref.finalize(graph, _forget, entry.__code__).atexit = False
+    weakref.finalize(graph, forget_traced, entry.__code__).atexit = False
     return entry
 
 
@@ -115,37 +115,10 @@ def _bound_batch(values: tuple, first: int) -> None:
             first = -1  # there may be tensors in it
 
 
-def sizes_in_tracing() -> Any:
-    """What torch knows of sizes while it traces, None where it traces nothing: a ``ShapeEnv``."""
-    from torch._guards import TracingContext
-
-    context = TracingContext.try_get()
-    return getattr(context and context.fake_mode, "shape_env", None)
-
-
 def _end_tracing(graph: SharedGraph) -> None:
-    """Takes from what is known of sizes the tensors that it was learned from: their sizes hold it in turn, where Python
-    does not see it, so that all of the graph stayed, some thousand objects each (torch 2.11)."""
-    for sizes in filter(None, graph.sizes):
-        sizes.tracked_fakes = None
-        getattr(sizes, "fake_tensor_cache", {}).clear()
+    for sizes in graph.sizes:
+        end_tracing(sizes)
     graph.sizes = []
-
-
-def _forget(code: types.CodeType) -> None:
-    """Lets go of what was compiled for a function that is gone. Dynamo maps what it compiled to the code that it was
-    compiled from, and keeps the first with the second: neither goes by itself, and some MB with them (torch 2.11). What
-    torch remembers of questions about sizes, and of what operations give, holds all of the graph that it was for."""
-    from torch._dynamo.eval_frame import remove_from_cache
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-    remove_from_cache(code)
-    FakeTensorMode.cache_clear()
-    for method in list(vars(ShapeEnv).values()):
-        clear = getattr(method, "cache_clear", None)
-        if clear is not None:
-            clear()
 
 
 def _told(reason: str) -> str:

@@ -11,7 +11,7 @@ from ...patching.explicit_forward import forwards_given
 from ...patching.foreign import foreign_patches
 from ...patching.forwards import swapped_forwards
 from ...patching.instead import StepCount, calls_expected
-from ...patching.private_tracing import PRIVATE_TRACING
+from ...patching.tracing.private import PRIVATE_TRACING
 from ...patching.user_errors import ordinary
 from ...patching.wrappers import APPLY_MODEL, KEY, ModelCall, ModelWrapper
 from ...processors.attention_patch import AttentionPatch

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from onediff_pack.checks.processor import check_processor
 from onediff_pack.compilers import CLEARED
 from onediff_pack.compilers.measuring.model_memory import MOST_VARIANTS, ModelMemory
 from onediff_pack.compilers.measuring.step_measuring import Measuring
@@ -197,6 +198,27 @@ def test_a_processor_that_a_person_wrote_goes_when_no_node_holds_it(inductor):
     del processor, patched, session, clone, _record, patcher
     other_kind(inductor)
     assert gone() is None
+
+
+def test_what_is_checked_and_captured_anew_each_time_leaves_next_to_nothing(inductor):
+    """As where the node of a processor that a person wrote runs anew. Dynamo hangs all that its guards hold on modules
+    and classes that never go: some thousand objects a time, of each of a model's blocks and of each check."""
+    import models
+
+    held = []
+    for _ in range(6):
+        patcher = models.flux_patcher()
+        clone, session, record = compiled_clone(patcher)
+        patched = clone.clone()
+        sites = find_sites(patcher.model.diffusion_model)
+        assert check_processor(OfAPerson(), sites[0]) == ()
+        attach(patched, AttentionPatch(sites, OfAPerson(), lambda options: None))
+        sample(session, patched)
+        assert (record["state"], record["compile"]["graphs"]) == ("compiled", 2)
+        del patcher, patched, clone, session, record, sites
+        gc.collect()
+        held.append(len(gc.get_objects()))
+    assert held[-1] - held[2] < 3 * 1_500
 
 
 def test_twenty_varied_runs_leave_nothing_behind(inductor):

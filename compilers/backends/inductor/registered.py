@@ -14,13 +14,14 @@ from onediff.infer_compiler.backends.registry import register_backend
 from torch import nn
 
 from ....memo import cached
-from ....patching.private_tracing import PRIVATE_TRACING
+from ....patching.tracing.forgetting import sizes_in_tracing
+from ....patching.tracing.private import PRIVATE_TRACING
 from ....patching.user_code import Cancel
 from ...blocks.shared_graph import SharedGraph
 from ...compile_cache import WARM
 from ...compile_cache.keys import graph_key
 from ...compile_cache.one_compile import Compile
-from ..deployable import CompiledModule, entry_of, sizes_in_tracing
+from ..deployable import CompiledModule, entry_of
 from ..errors_in_words import is_out_of_memory
 from .beside import NotBuilt, built_beside, once_built
 from .cancelling import ending_processes

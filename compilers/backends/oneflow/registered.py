@@ -13,7 +13,7 @@ from torch import fx, nn
 from torch._dynamo.backends.common import aot_autograd
 
 from ....memo import cached
-from ....patching.private_tracing import PRIVATE_TRACING
+from ....patching.tracing.private import PRIVATE_TRACING
 from ...blocks.shared_graph import SharedGraph
 from ..deployable import CompiledModule, entry_of
 from .decompositions import decompositions

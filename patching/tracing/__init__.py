@@ -1,0 +1,1 @@
+"""Dynamo, as the people who use a model need it."""
