@@ -7,12 +7,13 @@ those that most of the work went into lately.
 
 from __future__ import annotations
 
+import random
 import statistics
 from collections import Counter, deque
 from collections.abc import Hashable
-from dataclasses import dataclass, field
 
-from .pairs import LEAD, MOST_PAIRS, Pair, alike, compiled_first, faster, gain, middle_half, spread, typical
+from .pairs import LEAD, MOST_PAIRS, SEED, Order, alike, gain, spread, typical
+from .trial import DOUBTFUL, Trial
 
 Work = tuple[int, ...]
 """How often a step called each of the model's blocks."""
@@ -26,95 +27,8 @@ LAST_PAIRS = 2 * MOST_PAIRS
 #: Uncompiled steps that may be spent on pairs of a shape: where hardly two run the same blocks, pairs are rare.
 MOST_SPENT, SPENT_A_PAIR = 3 * MOST_PAIRS, 3
 
-#: Steps after a decision until it may be doubted for the first time; then twice as many, and so on.
-PATIENCE = 50
-
-#: The last steps that are looked at then. Doubtful: so many times as long as the other way, or as the figures.
-LATE_STEPS = 15
-DOUBTFUL = 1.25
-
-#: Fewer steps contradict what is shown already, so many of the last few.
-LAST_STEPS, FEWEST_STEPS = 5, 3
-
 #: Steps that tell what blocks are run lately; what ran in others of the shape is kept for so many sets of blocks.
 RECENT, MOST_WORKS = 16, 32
-
-
-def _last_steps() -> dict[bool, deque[float]]:
-    return {compiled: deque(maxlen=LATE_STEPS) for compiled in (False, True)}
-
-
-@dataclass
-class Trial:
-    """Both ways of running steps that are alike: of one shape, and with the same blocks.
-
-    ``kept`` is the faster way (``compiled`` or ``uncompiled``), None while it is not clear. ``half`` is the first step
-    of the next pair: whether it was compiled, and its time. ``last`` are the last of the ``unpaired`` steps, which went
-    into no pair, by whether they were compiled.
-    """
-
-    head_start: int = 0
-    pairs: list[Pair] = field(default_factory=list)
-    half: tuple[bool, float] | None = None
-    kept: str | None = None
-    allowed: int = MOST_PAIRS
-    patience: int = PATIENCE
-    unpaired: int = 0
-    last: dict[bool, deque[float]] = field(default_factory=_last_steps)
-
-    @property
-    def open(self) -> bool:
-        """Whether more pairs are wanted now."""
-        return self.kept is None and len(self.pairs) < self.allowed
-
-    @property
-    def uncompiled_next(self) -> bool:
-        """Which way completes the pair, or begins the next one."""
-        return self.half[0] if self.half else not compiled_first(len(self.pairs))
-
-    def add(self, milliseconds: float, compiled: bool) -> None:
-        if self.open and self.half is not None and self.half[0] != compiled:
-            first, self.half = self.half[1], None
-            self.pairs.append((first, milliseconds) if compiled else (milliseconds, first))
-            self.kept = faster(self.pairs, self.head_start)
-            return
-        if self.open:
-            waits, self.half = self.half is not None, (compiled, milliseconds)
-            if not waits:
-                return
-        self.unpaired += 1
-        self.last[compiled].append(milliseconds)
-        if self.unpaired >= self.patience and self._doubtful(compiled):
-            self._begin_anew()
-
-    def contradicted(self, compiled: bool, steps: int = LAST_STEPS) -> bool:
-        """Whether the last steps of a way take much longer, or much less, than those of its pairs."""
-        last = list(self.last[compiled])[-steps:]
-        if not self.pairs or len(last) < FEWEST_STEPS:
-            return False
-        low, high = middle_half([pair[compiled] for pair in self.pairs])
-        return not low / DOUBTFUL <= statistics.median(last) <= high * DOUBTFUL
-
-    def now(self, compiled: bool) -> float | None:
-        """Milliseconds of the last steps of a way; of the pairs before there are any."""
-        if self.last[compiled]:
-            return statistics.median(list(self.last[compiled])[-LAST_STEPS:])
-        return typical(self.pairs)[compiled] if self.pairs else None
-
-    def _doubtful(self, compiled: bool) -> bool:
-        """Whether steps of no pair, which cost nothing to look at, contradict the decision, or the pairs' figures."""
-        if not self.pairs:
-            return False
-        other_way = typical(self.pairs)[not compiled]
-        is_kept = self.kept == ("compiled" if compiled else "uncompiled")
-        slow = is_kept and statistics.median(self.last[compiled]) >= DOUBTFUL * other_way
-        return slow or self.contradicted(compiled, LATE_STEPS)
-
-    def _begin_anew(self) -> None:
-        """The decision is taken anew, from new pairs."""
-        self.pairs, self.head_start, self.half, self.kept = [], 0, None, None
-        self.allowed, self.unpaired, self.patience = MOST_PAIRS, 0, 2 * self.patience
-        self.last = _last_steps()
 
 
 class ShapeTimes:
@@ -150,18 +64,19 @@ class ShapeTimes:
             return [(1, trial) for work, trial in self.trials.items() if work == self.work]
         return [(count, self.trials[work]) for work, count in Counter(self._recent).items() if work in self.trials]
 
-    def new_trial(self, work: Work, head_start: int) -> Trial:
-        """A trial of these blocks. One that has not been seen for long makes room for it."""
+    def file(self, work: Work, trial: Trial) -> None:
+        """Files the trial of these blocks. One that has not been seen for long makes room for it."""
         if len(self.trials) >= MOST_WORKS:
             del self.trials[next(known for known in self.trials if known not in self._recent)]
-        trial = self.trials[work] = Trial(head_start)
-        return trial
+        self.trials[work] = trial
 
 
 class StepTimes:
-    """Trials by shape. Two steps are compared only on the same shapes, and when they ran the same blocks."""
+    """Trials by shape. Two steps are compared only on the same shapes, when they ran the same blocks. In which order
+    they are is drawn from ``draw``, by default the same chance after each start."""
 
-    def __init__(self) -> None:
+    def __init__(self, draw: random.Random | None = None) -> None:
+        self._draw = draw or random.Random(SEED)
         self.shapes: dict[Hashable, ShapeTimes] = {}
         self.ran_compiled = False
 
@@ -231,6 +146,8 @@ class StepTimes:
     def stands(self, shape: Hashable) -> bool:
         """Whether the last steps agree with the pairs, all that ran lately with their share."""
         compared = self._compared(shape)
+        if compared and self._trial(shape).strays:
+            return False
         for way in (False, True):
             if any(trial.contradicted(way) for _, trial in compared):
                 then = sum(count * typical(trial.pairs)[way] for count, trial in compared)
@@ -271,9 +188,17 @@ class StepTimes:
         trial = self._trial(shape)
         return spread(trial.pairs) if trial.pairs else None
 
+    def followed(self, shape: Hashable) -> bool:
+        """Whether enough steps were timed since the pairs to tell whether they are such as those."""
+        return self._trial(shape).followed
+
     def alike(self, shape: Hashable) -> bool:
         """Whether the pairs of a shape, one at least, compared like with like, so that their ratio says something."""
         return alike(self._trial(shape).pairs)
+
+    def tells(self, shape: Hashable) -> bool:
+        """Whether the pairs of a shape agree on how many times as fast a step is, and the steps since with them."""
+        return self._trial(shape).tells
 
     def _of(self, shape: Hashable) -> ShapeTimes:
         if shape not in self.shapes:
@@ -283,16 +208,21 @@ class StepTimes:
     def _trial(self, shape: Hashable) -> Trial:
         """The trial that decides for the next step of a shape."""
         times = self._of(shape)
-        return Trial() if times.work is None else self._trial_of(times, times.work)
+        return Trial(Order(self._draw)) if times.work is None else self._trial_of(times, times.work)
 
     def _trial_of(self, times: ShapeTimes, work: Work) -> Trial:
         """The trial of these blocks, made at the first call. It starts from what other shapes agree on."""
         if work in times.trials:
             return times.trials[work]
-        trials = [other.trials.get(work) for other in self.shapes.values()]
-        known = {trial.kept for trial in trials if trial is not None and trial.kept is not None}
-        agreed = known.pop() if len(known) == 1 else None
-        return times.new_trial(work, {"compiled": HEAD_START, "uncompiled": -HEAD_START, None: 0}[agreed])
+        found = [trial for other in self.shapes.values() if (trial := other.trials.get(work)) and trial.kept]
+        agreed = found[0].kept if len({trial.kept for trial in found}) == 1 else None
+        trial = Trial(Order(self._draw))
+        if agreed is not None:
+            trial.head_start = HEAD_START if agreed == "compiled" else -HEAD_START
+            known = [typical(other.pairs) for other in found]
+            trial.elsewhere = statistics.median(uncompiled / compiled for uncompiled, compiled in known)
+        times.file(work, trial)
+        return trial
 
     def _compared(self, shape: Hashable) -> list[tuple[int, Trial]]:
         """Of what the last steps ran, the trials with pairs, and how many steps; none without most of the work."""

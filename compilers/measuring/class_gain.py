@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ...measure.pairs import Pair, compiled_first, typical
+from ...measure.pairs import Order, Pair, typical
 from ...measure.stopwatch import Stopwatch
 from ...measure.verdict import verdict
 from ...patching.calls import Inputs
@@ -125,6 +125,7 @@ def time_pairs(
     watch, start = Stopwatch(device), time.monotonic()
     runs = 1 if device.type == "cpu" else IN_A_ROW
     pairs: list[Pair] = []
+    order = Order()
 
     def run(way: Callable[[Inputs], Any]) -> None:
         for _ in range(runs):
@@ -137,7 +138,7 @@ def time_pairs(
         return len(pairs) < FEWEST_PAIRS or not (tell(pairs) or time.monotonic() - start >= seconds)
 
     while len(pairs) < most and go_on():
-        if compiled_first(len(pairs)):
+        if order.compiled_first(len(pairs)):
             ours = milliseconds(compiled)
             pairs.append((milliseconds(uncompiled), ours))
         else:

@@ -29,12 +29,13 @@ class Measuring:
     blocks the last one ran; steps of what is in ``slow`` (times, shape, blocks) run uncompiled because compiled ones
     take longer, or as long as far as one can see. ``times`` belongs to the model and to what is active on it, so that
     another node finds it again. With ``by_turns`` some steps run uncompiled to be compared with compiled ones; a
-    speed report compares whole samplings instead.
+    speed report compares whole samplings instead. With ``repeats`` the same call is timed again and again.
     """
 
     def __init__(self, device: torch.device, keep_faster: bool):
         self.keep_faster = keep_faster
         self.by_turns = True
+        self.repeats = False
         self.times = StepTimes()
         self.shape: Hashable = None
         self.size = ""
@@ -79,12 +80,14 @@ class Measuring:
     @property
     def looks(self) -> bool:
         """Whether the step that begins is looked at even when nothing is compiled: another node may have come that
-        skips blocks, or have gone."""
-        return self._steps <= LOOKS_FIRST or self._steps_in_all % LOOK_EVERY == 0
+        skips blocks, or have gone; and the first steps after a decision tell whether it stands."""
+        told = self.repeats or self.kept != "uncompiled" or self.times.followed(self.shape)
+        return not told or self._steps <= LOOKS_FIRST or self._steps_in_all % LOOK_EVERY == 0
 
     def time(self, call: Callable[[], Any]) -> tuple[Any, float]:
         """Runs a step: its result and its milliseconds."""
-        self._waited = self._stopwatch.device is None or not self.settled or self._steps_in_all % WAIT_EVERY == 0
+        told = self.settled and (self.kept is None or self.times.followed(self.shape))
+        self._waited = self._stopwatch.device is None or not told or self._steps_in_all % WAIT_EVERY == 0
         self._peak_memory.start()
         return self._stopwatch.time(call, wait=self._waited)
 
@@ -157,13 +160,21 @@ class Measuring:
         return self._decided in self.slow
 
     @property
+    def tells(self) -> bool:
+        """Whether the pairs of steps like the last one say how many times as fast compiled ones are."""
+        if self.repeats:
+            enough = self.times.pairs(self.shape) > 1 or self.kept is not None
+            return enough and self.times.alike(self.shape)
+        return self.times.tells(self.shape) and self.times.stands(self.shape)
+
+    @property
     def why_uncompiled(self) -> str | None:
         """Why steps like the last one run uncompiled, None when their times are no reason."""
         if not self.is_slow:
             return None
         uncompiled, compiled = self.times.typical(self.shape)
         is_same = bool(uncompiled and compiled) and verdict((uncompiled or 0) / (compiled or 1)) == "same"
-        if self.kept == "uncompiled" and not is_same:
+        if self.kept == "uncompiled" and not is_same and self.tells:
             return "compiled, it took longer than uncompiled."
         spread = self.times.spread(self.shape)
         if spread is None:

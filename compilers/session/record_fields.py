@@ -172,10 +172,10 @@ def _weights(blocks: Sequence[Block]) -> str | None:
 
 def _speed(known: Known) -> dict[str, Any]:
     """Times of steps like the last one. ``kept`` is None while it is not decided; ``clear`` says whether one way is
-    faster by more than the spread of the ``pairs`` of steps that were compared (``spread``: the middle half). Before,
-    there is no ``verdict`` while that is wider than the gain; after all of them what is not clear is no gain, and so is
-    what blocks showed that are all left. What the last steps contradict is left out, as is the ratio of pairs that are
-    not alike."""
+    faster, by the ``pairs`` of steps that were compared (``spread``: the middle half of their ratios). Until these
+    agree, and some steps after them do, there is neither ``speedup`` nor ``verdict``: a few pairs that happen to fall
+    alike say nothing. After all of them what is not clear is no gain, and so is what blocks showed that are all left.
+    What the last steps contradict is left out, as is the ratio of pairs that do not agree."""
     measuring, times, shape = known.measuring, known.measuring.times, known.measuring.shape
     eager, compiled = times.typical(shape)
     kept = None
@@ -189,10 +189,9 @@ def _speed(known: Known) -> dict[str, Any]:
     spread = times.spread(shape)
     if not times.stands(shape):
         eager, compiled, spread = (None, current, None) if runs_compiled else (current, None, None)
-    enough = times.pairs(shape) > 1 or (known.unit == "run" and measuring.kept is not None)
-    compared = enough and times.alike(shape)
+    compared = measuring.tells
     speedup = eager / compiled if eager and compiled and compared else None
-    clear = measuring.kept is not None if spread else None
+    clear = measuring.kept is not None and compared if spread else None
     found = verdict(speedup) if speedup else None
     if nothing or (clear is False and kept == "uncompiled"):
         found = "same"

@@ -55,6 +55,7 @@ class SessionState:
         self.memory = ModelMemory()
         self.skips_classes_without_gain = self.plans = settings.keep_faster
         self.measuring = Measuring(device, settings.keep_faster)
+        self.measuring.repeats = self.unit == "run"
         self.failures = Failures()
         self.compiler = Compiler(settings, device, proofs, graphs, host.cancel)
         self.foreign: list[dict[str, str]] = []

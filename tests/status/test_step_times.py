@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import operator
 import random
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
-from onediff_pack.measure.pairs import LEAD, MOST_PAIRS, compiled_first, faster, spread, typical
-from onediff_pack.measure.step_times import FEWEST_STEPS, LAST_PAIRS, MOST_SPENT, PATIENCE, StepTimes
+from onediff_pack.measure.pairs import LEAD, MOST_PAIRS, Order, agree, faster, spread, typical
+from onediff_pack.measure.step_times import LAST_PAIRS, MOST_SPENT, StepTimes
+from onediff_pack.measure.trial import FEWEST_STEPS, FOLLOWING, PATIENCE
 
 Noise = Callable[[random.Random], Iterator[float]]
 
@@ -75,12 +77,17 @@ def outcomes(noise: str, ratio: float, trials: int = 300) -> tuple[float, float,
     return kept.count("compiled") / trials, kept.count("uncompiled") / trials, shown
 
 
+def often(noise: str) -> float:
+    """How many of 300 decisions are right at least; among many spikes 96 % of 1,500 were."""
+    return 0.93 if noise == "many spikes" else 0.95
+
+
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("ratio", [1.2, 1.5, 2.36])
 def test_a_real_gain_is_kept_and_shown(noise, ratio):
     compiled, uncompiled, shown = outcomes(noise, ratio)
     assert uncompiled <= 0.01
-    assert compiled >= 0.95
+    assert compiled >= often(noise)
     assert statistics.median(shown) == pytest.approx(ratio, rel=0.03)
 
 
@@ -89,7 +96,7 @@ def test_a_real_gain_is_kept_and_shown(noise, ratio):
 def test_compiled_steps_that_are_slower_are_not_kept(noise, ratio):
     compiled, uncompiled, shown = outcomes(noise, ratio)
     assert compiled <= 0.01
-    assert uncompiled >= 0.95
+    assert uncompiled >= often(noise)
     assert statistics.median(shown) == pytest.approx(ratio, rel=0.03)
 
 
@@ -104,11 +111,19 @@ def test_the_same_times_give_the_same_decision():
 
 def test_steps_take_turns_until_it_is_clear_then_compiled_ones_go_on():
     times = StepTimes()
-    assert drive(times, steady(random.Random(0)), 1.5, steps=14) == "ucucuucucccccc"
+    assert drive(times, steady(random.Random(0)), 1.5, steps=14) == "ucuucuccuccccc"
     assert times.pairs("shape") == LEAD
     assert not times.open("shape")
-    for first in range(0, LAST_PAIRS, 4):
-        assert sum(compiled_first(number) for number in range(first, first + 4)) == 2, "a drift favours neither"
+
+
+def test_each_trial_draws_an_order_of_its_own_in_which_a_drift_favours_neither_way():
+    order, drawn = Order(), set()
+    for _ in range(20):
+        drawn.add(tuple(map(order.compiled_first, range(24))))
+        for first in range(0, LAST_PAIRS, 4):
+            assert sum(map(order.compiled_first, range(first, first + 4))) == 2
+        order = order.anew()
+    assert len(drawn) == 20
 
 
 def test_one_picture_of_four_steps_after_the_other_decides_from_all_of_them():
@@ -117,7 +132,7 @@ def test_one_picture_of_four_steps_after_the_other_decides_from_all_of_them():
     for _picture in range(4):
         chosen.append(drive(times, noise, 1.5, steps=4))
         times.begin_sampling()
-    assert chosen == ["ucuc", "uucu", "cccc", "cccc"]
+    assert chosen == ["ucuu", "cucc", "uccc", "cccc"]
     assert times.kept("shape") == "compiled"
 
 
@@ -148,7 +163,7 @@ def test_one_more_pair_a_sampling_while_it_is_not_clear():
 def test_another_size_starts_from_what_is_known(ratio, kept):
     times, noise = StepTimes(), steady(random.Random(0))
     drive(times, noise, ratio, steps=12)
-    assert drive(times, noise, ratio, steps=4, shape="larger") == "cucu"
+    assert drive(times, noise, ratio, steps=4, shape="larger") == "cuuc"
     assert times.pairs("larger") == LEAD // 2
     assert (times.kept("larger"), times.open("larger")) == (kept, False)
 
@@ -249,15 +264,17 @@ def test_skipped_blocks_are_never_taken_for_a_gain(period, full):
 @pytest.mark.parametrize("ratio", [1.2, 0.8])
 @pytest.mark.parametrize(("period", "full"), PERIODS)
 def test_a_gain_beside_skipped_blocks_is_found(period, full, ratio):
-    right = 0
+    right, shown = 0, []
     for phase in range(period):
         for seed in range(10):
             times = StepTimes()
             cached(times, steady(random.Random(seed), 0.05), ratio, by_turns(period, full, phase, 120))
             right += times.kept("shape") == ("compiled" if ratio > 1 else "uncompiled")
             uncompiled, compiled = times.typical("shape")
-            assert uncompiled / compiled == pytest.approx(ratio, rel=0.1)
+            shown.append(uncompiled / compiled)
     assert right >= 0.95 * 10 * period
+    assert statistics.median(shown) == pytest.approx(ratio, rel=0.04)
+    assert all(one == pytest.approx(ratio, rel=0.15) for one in shown), "of four pairs, with 5 % noise"
 
 
 @pytest.mark.parametrize("period", [2, 4])
@@ -342,3 +359,94 @@ def test_few_pairs_decide_where_nobody_waits_for_more(pairs, kept):
     times.decide("a")
     assert times.kept("a") == kept
     assert times.open("a") is (kept is None)
+
+
+class Given(random.Random):
+    """Chance that draws the same each time."""
+
+    def __init__(self, drawn: tuple[int, ...]):
+        super().__init__()
+        self.drawn = drawn
+
+    def choice(self, seq):
+        return self.drawn
+
+
+def dearer(times: StepTimes, pattern: str, cost: float, ratio: float = 1.0, seed: int = 0) -> Iterator[float | None]:
+    """Pictures of 40 steps, some of which (1) take ``cost`` times as much with the same blocks run: after each of 60
+    steps, the ratio that is shown; None for none. A warm-up comes first."""
+    noise = steady(random.Random(seed))
+    times.add("shape", 100 * ratio, compiled=False)
+    for step in range(60):
+        if step % 40 == 0:
+            times.begin_sampling()
+        uncompiled = times.uncompiled_next("shape") or times.kept("shape") == "uncompiled"
+        milliseconds = 100 * next(noise) * (cost if pattern[step % len(pattern)] == "1" else 1)
+        times.add("shape", milliseconds * (ratio if uncompiled else 1), compiled=not uncompiled)
+        told = times.pairs("shape") and times.tells("shape") and times.stands("shape")
+        yield operator.truediv(*times.typical("shape")) if told else None
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.5, 0.8])
+@pytest.mark.parametrize("cost", [1.5, 2.58, 4.0])
+@pytest.mark.parametrize("period", [2, 3, 4, 5, 6, 7, 8])
+def test_times_with_a_period_are_never_shown_as_a_gain(period, cost, ratio):
+    """Another node makes some steps longer, in the same blocks: what is shown after any step is the true ratio."""
+    patterns = random.Random(period)
+    for seed in range(30):
+        pattern = "".join(patterns.choice("01") for _ in range(period))
+        times = StepTimes(random.Random(seed) if seed % 2 else None)
+        for shown in dearer(times, pattern, cost, ratio, seed):
+            assert shown is None or shown == pytest.approx(ratio, rel=0.12), (pattern, seed)
+
+
+@pytest.mark.parametrize("order", [(1, 0, 0, 1), (1, 0, 1, 0), (1, 1, 0, 0)])
+@pytest.mark.parametrize("cost", [1.5, 2.58, 4.0])
+@pytest.mark.parametrize("kept", ["compiled", "uncompiled"])
+def test_an_order_that_meets_the_times_decides_but_shows_nothing(order, cost, kept):
+    """The worst case: in all of the first four pairs, of which the first begins compiled, one way has the long step."""
+    pattern = "".join("01" if first == (kept == "compiled") else "10" for first in order)
+    times = StepTimes(Given(order))
+    steps = dearer(times, pattern, cost)
+    assert [next(steps) for _ in range(2 * LEAD)] == [None] * 2 * LEAD
+    assert times.kept("shape") == kept
+    assert [next(steps) for _ in range(PATIENCE - 2)] == [None] * (PATIENCE - 2)
+
+
+def test_a_ratio_is_shown_when_it_is_decided_and_some_steps_agree():
+    times = StepTimes()
+    shown = list(dearer(times, "0", 1.0, ratio=1.5))
+    first = 2 * LEAD + FOLLOWING - 1
+    assert shown[:first] == [None] * first
+    assert shown[first:] == pytest.approx([1.5] * (60 - first), rel=0.05)
+    assert 1 + 1 + first < 20, "after a warm-up and a step that compiles, in a first picture of 20 steps"
+
+
+def test_pairs_that_are_far_apart_decide_and_show_no_figure():
+    pairs = [(150, 100), (151, 100), (232, 100), (231, 100)]
+    assert (faster(pairs), agree(pairs)) == ("compiled", False)
+    assert agree([(150, 100), (151, 100), (600, 100), (152, 100)]) is False
+    assert agree([(150, 100), (151, 100), (160, 100), (141, 100)])
+
+
+def test_what_another_size_showed_counts_only_where_this_one_shows_the_same():
+    times, quiet = StepTimes(), steady(random.Random(0), 0.01)
+    drive(times, quiet, 1.2, steps=12)
+    drive(times, quiet, 3.9, steps=4, shape="larger")
+    assert (times.pairs("larger"), times.kept("larger")) == (2, None)
+    drive(times, quiet, 3.9, steps=4, shape="larger")
+    assert (times.pairs("larger"), times.kept("larger")) == (4, "compiled")
+
+
+def test_pairs_whose_figure_did_not_agree_are_taken_anew():
+    times = StepTimes()
+    times.add("shape", 100, compiled=False)
+    for number, uncompiled in enumerate((150, 150, 232, 231)):
+        for way in (True, False) if number in (0, 3) else (False, True):
+            times.add("shape", 100 if way else uncompiled, compiled=way)
+    assert times.kept("shape") == "compiled"
+    drive(times, steady(random.Random(0), 0.01), 1.5, steps=PATIENCE)
+    assert not times.tells("shape")
+    drive(times, steady(random.Random(0), 0.01), 1.5, steps=2 * LEAD + FOLLOWING + 1)
+    assert times.tells("shape")
+    assert operator.truediv(*times.typical("shape")) == pytest.approx(1.5, rel=0.03)
