@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -255,7 +256,10 @@ def test_two_browsers_whose_workflows_both_have_a_node_12(editors: Any, server: 
 
 def test_after_a_restart_of_the_server(editors: Any, environment: Environment) -> None:
     """What was measured before stays in the page and says so; a file saved then is known as this browser's own."""
+    own_files = environment.cache / "e2e" / "restart" / "models" / "attention_processors"
+    shutil.rmtree(own_files, ignore_errors=True)
     with start(environment, "restart") as server:
+        assert own_files.is_dir(), "for a person's own processors: it is there since the pack was first started"
         page = editors(server.url)
         load(page, quick_workflow("stop"))
         run(page)

@@ -118,7 +118,7 @@ def resident_mb(server: Server) -> float:
 
 @pytest.mark.parametrize("model", list(EXPECTED))
 def test_bypassed_nodes_leave_the_hosts_own_picture(server, model):
-    workflow = example(model, server)
+    workflow = example(model, server, OneDiffCompile=KEEP, OneDiffPatchAttention=SDPA)  # compiled by the first test
     (before,) = run(server, workflow, stock=True).pictures
     assert run(server, workflow).error is None
     (after,) = run(server, bypass(workflow, *OURS)).pictures
