@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("host", "one_pair")
 
 TOLERANCE = 1e-4
 
-#: As large as the original: half a minute, with ``scripts/test.py --all``.
-LONG = {"Stable Cascade"}
+#: With ``scripts/test.py --all``: one that is as large as the original, and two of the classes of others.
+LONG = {"Stable Cascade", "SD 3.5, large", "T2I-Adapter light"}
 
 
 def compiled(control: Any, **settings: Any) -> tuple[Any, Any, Any]:
