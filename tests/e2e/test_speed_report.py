@@ -179,22 +179,6 @@ def test_cancel_in_the_middle_ends_the_report_and_the_next_run_works(server, ent
     assert run(server, example("flux", server, steps=2)).error is None
 
 
-def test_after_clearing_the_compile_cache_the_next_sampling_compiles_anew(environment: Environment):
-    """On a server with a cache of its own: the others use theirs together, and would compile all anew. One kind of
-    block is enough here."""
-    changes: dict[str, Any] = {"OneDiffCompile": {"keep_faster": False}, "OneDiffPatchAttention": SDPA}
-    with start(environment, "cleared", cold=True, proven=True, variables={"ONEDIFF_COMPILE_SECONDS": "1"}) as server:
-        first = run(server, example("flux", server, steps=3, **changes))
-        before = first.records["OneDiffCompile"]["compile"]
-        answer = server.post_json("/onediff/clear", {"what": "compile cache"})["cleared"]
-        assert "compiles again" in answer
-        again = example("flux", server, KSampler={"seed": 9, "steps": 3}, **changes)
-        second = run(server, again).records["OneDiffCompile"]
-    assert second["compile"]["cache"] == "cold"
-    assert second["compile"]["seconds"] > 0
-    assert second["compile"]["graphs"] == before["graphs"] > 0
-
-
 @pytest.mark.parametrize("body", [{"what": "everything"}, {}, ["measurements"], {"what": ["measurements"]}])
 def test_clearing_something_unknown_is_refused_with_what_is_known(server, body):
     with pytest.raises(urllib.error.HTTPError) as refused:
