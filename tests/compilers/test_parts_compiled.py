@@ -1,7 +1,7 @@
 """A VAE for pictures, one for video, a ControlNet and a ControlLoRA, compiled by the real Inductor: with ``--all``.
 
-In an ordinary run the real Inductor compiles a VAE and a ControlLoRA on a server (``tests/e2e/test_vae.py``), and Dynamo
-captures one of each kind (``test_vaes.py``, ``test_control_nets.py``)."""
+In an ordinary run the real Inductor compiles a VAE and a ControlLoRA on a server (``tests/e2e/test_vae.py``), and
+Dynamo captures one of each kind (``test_vaes.py``, ``test_control_nets.py``)."""
 
 from __future__ import annotations
 
