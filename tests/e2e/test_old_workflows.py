@@ -51,7 +51,16 @@ def test_there_is_a_case_for_every_id():
 _PLAIN: dict[bool, Any] = {}
 
 
-@pytest.mark.parametrize("name", CASES)
+#: The same id with the inputs of another version; how inputs are read is tested in tests/nodes/test_migration.py.
+OTHER_VERSIONS = {
+    *("SVDSpeedup v1", "Nexfort v1", "VaeSpeedup v1", "VaeSpeedup v2", "ControlnetSpeedup v1", "ControlNet loader v1"),
+    *("ShowImageDiff v1", "Loader v1"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in OTHER_VERSIONS else []) for name in CASES]
+)
 def test_the_picture_is_that_of_the_plain_graph(server: Server, name: str):
     case: Case = CASES[name]
     if case.control not in _PLAIN:

@@ -75,7 +75,16 @@ def test_compiled_equals_uncompiled_in_one_graph_a_kind_of_block(attention, mode
     assert abs(picture - expected).max() <= 1
 
 
-@pytest.mark.parametrize("model", list(EXPECTED))
+@pytest.mark.parametrize(
+    ("attention", "model"),
+    [
+        ("its own attention, patched with sdpa", "sd15"),
+        ("PyTorch attention", "flux"),
+        pytest.param("its own attention, patched with sdpa", "flux", marks=pytest.mark.long),
+        pytest.param("PyTorch attention", "sd15", marks=pytest.mark.long),
+    ],
+    indirect=["attention"],
+)
 def test_a_second_sampling_compiles_nothing_and_its_history_holds_the_record(attention, model):
     server, unneeded = attention
     changes: dict[str, Any] = {"OneDiffCompile": KEEP, "OneDiffPatchAttention": SDPA}
