@@ -76,8 +76,12 @@ FAULTS = """onlyOurs => {
         const path = new Path2D(`M ${x0} ${y0} C ${x0 + reach} ${y0} ${x1 - reach} ${y1} ${x1} ${y1}`);
         const context = document.createElement("canvas").getContext("2d");
         context.lineWidth = 1;
+        // A curve does not leave what lies between the points that it is made of.
+        const [left, right] = [Math.min(x0, x1 - reach) - 1, Math.max(x0 + reach, x1) + 1];
+        const [top, bottom] = [Math.min(y0, y1) - 1, Math.max(y0, y1) + 1];
         for (const other of boxes) {
             if (other.node === node || other.node === from) continue;
+            if (other.x > right || other.x + other.w < left || other.y > bottom || other.y + other.h < top) continue;
             if (onlyOurs && !ours(other.node) && !(ours(node) || ours(from))) continue;
             for (let i = 4; i < other.w; i += 3) for (let j = 4, x = other.x + i; j < other.h; j += 3)
                 if (context.isPointInStroke(path, x, other.y + j)) {

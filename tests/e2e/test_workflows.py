@@ -227,8 +227,8 @@ def test_auto_says_that_there_is_no_gain_over_pytorchs_attention(sdpa_server: Se
     assert record["check"]["warnings"] == 0
 
 
-def test_model_speedup_compiles(sdpa_server: Server):
-    """With the booster's settings, on a server that may compile; at the size of the others here."""
+def test_model_speedup_compiles(server: Server):
+    """With the booster's settings, on a server that may compile, and has compiled that; at the size of the others."""
     old = {
         "torch": node("OneDiffTorchCompileBooster", mode="default", fullgraph=False, dynamic=None, disable=False),
         "boost": node("OneDiffModelBooster", torchcompile_booster=["torch", 0]),
@@ -237,8 +237,8 @@ def test_model_speedup_compiles(sdpa_server: Server):
     steps = {"sampler": node("KSampler", **{**plain()["sampler"]["inputs"], "steps": 5})}
     compiled = node("KSampler", **{**steps["sampler"]["inputs"], "model": ["old", 0]})
     large = {**plain(), "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1)}
-    pixels, records = picture(sdpa_server, {**large, **old, "sampler": compiled})
-    expected, _ = picture(sdpa_server, {**large, **steps})
+    pixels, records = picture(server, {**large, **old, "sampler": compiled})
+    expected, _ = picture(server, {**large, **steps})
     record = records["old"]
     assert record["backend"]["used"] == "inductor"
     gains_nothing = record["summary"].startswith("uncompiled: no gain")
