@@ -52,7 +52,8 @@ def test_after_a_restart_nothing_is_compiled_and_the_picture_is_the_same(
     def clear(server: Server) -> None:
         answer = server.post_json("/onediff/clear", {"what": "compile cache"})["cleared"]
         assert "compiles again" in answer
-        again = run(server, example("flux", server, KSampler={"seed": 9, "steps": 3}, **NO_OTHERS))
+        other_seed = {"KSampler": {"seed": 9, "steps": 3}}
+        again = run(server, example("flux", server, 3, **NO_OTHERS, **other_seed))
         cleared.update(again.records["OneDiffCompile"]["compile"])
 
     damaged, third, _ = _one_start(environment, cache, clear)
