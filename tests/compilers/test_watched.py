@@ -22,8 +22,7 @@ from torch.utils import _pytree as pytree
 pytestmark = pytest.mark.usefixtures("host")
 
 
-# What is seen hangs on what a block gives, not on its kind: on a UNet too with ``scripts/test.py --all``.
-@pytest.fixture(params=["flux", pytest.param("unet", marks=pytest.mark.long)])
+@pytest.fixture(params=["unet", "flux"])
 def patcher(request):
     import models
 
@@ -45,7 +44,6 @@ def regions(record):
     return record["compile"]["regions_compiled"], {r["reason"] for r in record["compile"]["regions_uncompiled"]}
 
 
-@pytest.mark.parametrize("patcher", ["unet", "flux"], indirect=True)
 @pytest.mark.parametrize("other", [{"size": 24}, {"batch": 4}])
 def test_wrong_only_for_another_size_or_batch(patcher, backend, other):
     from models import step
