@@ -103,7 +103,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=lambda item: side_by_side(item.path))
     if "ONEDIFF_TEST_ALL" not in os.environ:
-        skip = pytest.mark.skip(reason="one of many alike that take minutes: scripts/test.py --all runs it")
+        skip = pytest.mark.skip(reason="one of many alike, or one that takes minutes: scripts/test.py --all runs it")
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(skip)

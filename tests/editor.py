@@ -16,7 +16,8 @@ from examples import example_file
 from onediff_pack.node_ids import COMPILE, FORWARD_CHECK, PATCH_ATTENTION
 
 ROOT = Path(__file__).resolve().parents[1]
-SCREENS = Path(os.environ.get("ONEDIFF_SCREENS", ROOT / ".cache" / "screens"))
+#: Where pictures of the page are kept for a person to look at. Without, none are taken: see `keep_picture`.
+SCREENS = os.environ.get("ONEDIFF_SCREENS")
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -75,8 +76,12 @@ FAULTS = """onlyOurs => {
         const path = new Path2D(`M ${x0} ${y0} C ${x0 + reach} ${y0} ${x1 - reach} ${y1} ${x1} ${y1}`);
         const context = document.createElement("canvas").getContext("2d");
         context.lineWidth = 1;
+        // A curve does not leave what lies between the points that it is made of.
+        const [left, right] = [Math.min(x0, x1 - reach) - 1, Math.max(x0 + reach, x1) + 1];
+        const [top, bottom] = [Math.min(y0, y1) - 1, Math.max(y0, y1) + 1];
         for (const other of boxes) {
             if (other.node === node || other.node === from) continue;
+            if (other.x > right || other.x + other.w < left || other.y > bottom || other.y + other.h < top) continue;
             if (onlyOurs && !ours(other.node) && !(ours(node) || ours(from))) continue;
             for (let i = 4; i < other.w; i += 3) for (let j = 4, x = other.x + i; j < other.h; j += 3)
                 if (context.isPointInStroke(path, x, other.y + j)) {
@@ -114,7 +119,6 @@ def chromium() -> Iterator[Any]:
     path = os.environ.get("ONEDIFF_CHROMIUM", next(filter(None, map(shutil.which, names)), None))
     if path is None:
         pytest.skip("Chromium is not installed")
-    SCREENS.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path or None, args=CHROMIUM_FLAGS)
         yield browser
@@ -202,7 +206,14 @@ def show(page: Any, name: str | None = None, first: str = PATCH) -> None:
     )
     page.wait_for_timeout(1000)
     if name:
-        page.screenshot(path=SCREENS / f"{name}.png")
+        keep_picture(page, name)
+
+
+def keep_picture(page: Any, name: str) -> None:
+    """Of the page, where somebody wants to look at it: no test does, and each takes the browser a while."""
+    if SCREENS:
+        Path(SCREENS).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=Path(SCREENS) / f"{name}.png")
 
 
 def example_workflow(page: Any) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def start(
     if cold:
         shutil.rmtree(base / "user" / "__onediff" / "onediff_compile_cache", ignore_errors=True)
     if proven or not cold:
-        _know_proofs(base)
+        _know_proofs(base, environment.cache / "e2e")
     variables = {
         "ONEDIFF_COMPILE_CACHE": "" if cold else str(compiled_in_this_run(environment.cache)),
         **(variables or {}),
@@ -73,10 +73,10 @@ def start(
     return serve(environment, base, variables=variables, **options)
 
 
-def _know_proofs(base: Path) -> None:
+def _know_proofs(base: Path, servers: Path) -> None:
     """Gives a server the proofs, by machine and versions, of what worked in the servers before it."""
     file, working = base / "user" / "__onediff" / "proofs.json", {}
-    for known in base.parent.glob("*/user/__onediff/proofs.json"):
+    for known in servers.glob("*/user/__onediff/proofs.json"):
         with contextlib.suppress(OSError, ValueError):  # another server is writing it
             proofs = json.loads(known.read_text(encoding="utf-8"))
             working |= {key: proof for key, proof in proofs.items() if proof["available"]}

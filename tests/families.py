@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import comfy.model_patcher
 import comfy.ops
 import comfy.supported_models as supported
 import models
+import pytest
 import torch
 
 WIDTH = 48
@@ -87,6 +88,27 @@ class Family:
 
 
 FAMILIES: dict[str, Callable[[], Family]] = {}
+
+#: One of each way in which models are built and called. Flux 2 has the blocks of Flux, Z-Image those of Lumina 2.
+ORDINARY = (
+    "SD 1.5",
+    "SD 3",
+    "Flux",
+    "Lumina 2",
+    "Qwen-Image",
+    "Wan 2.1",
+    "LTXV",
+    "Hunyuan DiT",
+    "CogVideoX",
+    "PixArt sigma",
+)
+
+
+def some(names: Iterable[str] | None = None, ordinary: Iterable[str] = ORDINARY) -> list[Any]:
+    """Families as parameters of a test, all unless ``names`` says which; what is not ``ordinary`` comes with
+    ``scripts/test.py --all``."""
+    chosen = FAMILIES if names is None else names
+    return [pytest.param(name, marks=() if name in ordinary else pytest.mark.long) for name in chosen]
 
 
 def family(name: str) -> Callable[[Callable[[], Family]], Callable[[], Family]]:

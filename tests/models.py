@@ -37,6 +37,13 @@ DEEP_UNET = {
     "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
 }
 
+#: Its residual blocks, with attention at one width, where theirs is the question: one kind to capture and not three.
+RESIDUAL_UNET = {
+    **DEEP_UNET,
+    "transformer_depth": [0, 0, 0, 0, 1, 1, 0, 0],
+    "transformer_depth_output": [0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0],
+}
+
 #: SDXL's: transformer blocks at the deeper level alone, two at each place, and an embedding of prompt and sizes.
 SDXL = {
     **UNET,
@@ -78,6 +85,11 @@ def unet_patcher(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
 def deep_unet_patcher(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
     """The same as deep as the original, at a tenth of its width, in a ModelPatcher."""
     return _patcher(comfy.supported_models.SD15, DEEP_UNET, seed)
+
+
+def residual_unet_patcher(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
+    """The same with attention at one of its widths, in a ModelPatcher."""
+    return _patcher(comfy.supported_models.SD15, RESIDUAL_UNET, seed)
 
 
 def sdxl_patcher(seed: int = 0) -> comfy.model_patcher.ModelPatcher:

@@ -7,15 +7,19 @@ from pathlib import Path
 #: Files that take longest, by folder, come first, so that no worker is left alone with one of them at the end.
 LONGEST = {
     "e2e": (
-        *("workflows", "old_workflows", "presence", "custom", "canvas", "speed_report", "hostile_processors"),
-        *("display", "examples", "accelerate", "beside_others", "hosts", "broken_backends", "example_layout"),
+        *("workflows", "old_workflows", "presence", "custom", "canvas", "warm_start", "speed_report"),
+        *("accelerate", "display", "beside_others", "hosts", "hostile_processors", "broken_backends"),
     ),
     "checks": ("corpus", "gallery"),
-    "compilers": ("control_nets", "families", "session", "vaes", "gains", "memory"),
+    "compilers": ("session", "vaes", "gains", "families", "memory", "control_nets"),
 }
 
 #: Files of ``e2e`` that use the same server, other than the default one, one after the other in one worker.
-TOGETHER = {"test_vae.py": "test_workflows.py", "test_old_nodes.py": "test_old_workflows.py"}
+TOGETHER = {
+    "test_vae.py": "test_workflows.py",
+    "test_old_nodes.py": "test_old_workflows.py",
+    "test_examples.py": "test_old_workflows.py",
+}
 
 
 def longest_first(files: list[str]) -> list[str]:

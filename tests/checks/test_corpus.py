@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from corpus import by_hand, pictures, running
-from corpus.expected import EVERYDAY, PUBLIC
+from corpus.expected import ALIKE, EVERYDAY, PUBLIC
 from corpus.running import BY_NAME, MODELS, Source
 
 FOUND = [name for name, entry in BY_NAME.items() if entry.verdict != "fine"]
@@ -24,6 +24,12 @@ STATES = [(name, state) for name in NAMES for state in ("written", *(["mended"] 
 on_the_host = pytest.mark.usefixtures("host")
 
 
+def ordinary(names, long=ALIKE):
+    """Names, or names with their states, for tests on the host; those in ``long`` with ``scripts/test.py --all``."""
+    parts = [(name,) if isinstance(name, str) else name for name in names]
+    return [pytest.param(*part, marks=[pytest.mark.long] if part[0] in long else []) for part in parts]
+
+
 # The table, for itself.
 
 
@@ -32,6 +38,13 @@ def test_the_corpus_is_large_and_its_classes_are_small():
     for entry in BY_NAME.values():
         sources = [Source(entry)] + ([Source(entry, "mended")] if entry.verdict != "fine" else [])
         assert all(len(source.lines) < 40 for source in sources), entry.cls
+
+
+def test_one_that_is_left_to_another_differs_in_nothing_that_the_check_says():
+    for name, other in ALIKE.items():
+        left, there = BY_NAME[name], BY_NAME[other]
+        assert other not in ALIKE
+        assert (left.verdict, left.uncompiled, left.served) == (there.verdict, there.uncompiled, there.served), name
 
 
 @pytest.mark.parametrize("name", FOUND)
@@ -93,7 +106,7 @@ def _let_go():
 
 
 @on_the_host
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ordinary(NAMES))
 def test_the_verdict_is_a_maintainers(name):
     entry = BY_NAME[name]
     for kind, verdict in {"sd15": entry.verdict, **entry.on}.items():
@@ -102,7 +115,7 @@ def test_the_verdict_is_a_maintainers(name):
 
 
 @on_the_host
-@pytest.mark.parametrize("name", [name for name in NAMES if name in FOUND])
+@pytest.mark.parametrize("name", ordinary(name for name in NAMES if name in FOUND))
 def test_the_finding_names_the_line_and_the_remedy(name):
     entry = BY_NAME[name]
     _, _, findings = patched(name)
@@ -121,7 +134,7 @@ def test_the_finding_names_the_line_and_the_remedy(name):
 
 
 @on_the_host
-@pytest.mark.parametrize("name", [name for name in NAMES if name in FOUND])
+@pytest.mark.parametrize("name", ordinary(name for name in NAMES if name in FOUND))
 def test_after_the_remedy_there_is_nothing_to_find(name):
     _, said, findings = patched(name, "mended")
     assert said == "fine", findings
@@ -138,7 +151,7 @@ def assert_pictures(name: str, state: str, calls, served=lambda call: False) -> 
 
 
 @on_the_host
-@pytest.mark.parametrize(("name", "state"), STATES)
+@pytest.mark.parametrize(("name", "state"), ordinary(STATES))
 def test_it_computes_its_formula_at_every_site_and_the_same_in_the_next_sampling(name, state):
     clone, *_ = patched(name, state)
     latents = []
@@ -163,7 +176,7 @@ def additive(shape):
 
 
 @on_the_host
-@pytest.mark.parametrize(("name", "state"), STATES)
+@pytest.mark.parametrize(("name", "state"), ordinary(STATES))
 @pytest.mark.parametrize("mask", [boolean, additive])
 def test_masks_are_used_or_sdpa_uses_them(name, state, mask):
     clone, *_ = patched(name, state)
@@ -224,12 +237,12 @@ def test_a_block_that_was_compiled_without_is_given_the_noise_level_too():
     assert not torch.allclose(loud, calm)
 
 
-#: No graph can hold them, and nothing hangs on how often they are called.
-APART = ["hazards:Prints", "hazards:BranchesOnValue", "hazards:BranchesOnItem", "kernels:LoudKernel"]
+#: No graph can hold them, and nothing hangs on how often they are called. The first two are one of each level.
+APART = ["hazards:BranchesOnValue", "kernels:LoudKernel", "hazards:Prints", "hazards:BranchesOnItem"]
 
 
 @on_the_host
-@pytest.mark.parametrize("name", APART)
+@pytest.mark.parametrize("name", ordinary(APART, long=APART[2:]))
 def test_a_block_is_compiled_around_what_no_graph_can_hold(name):
     from passthrough import without_inductor
     from sessions import compiled_clone
@@ -250,9 +263,12 @@ def test_a_block_is_compiled_around_what_no_graph_can_hold(name):
 #: With a hazard, and some without.
 COMPILED = [name for name in NAMES if BY_NAME[name].uncompiled is not False or name in NAMES[::8]]
 
+#: Held elsewhere in the ordinary run: apart from their blocks (above), and a state of their own (``CountsCalls``).
+COMPILED_ALIKE = {*ALIKE, *APART, "consistent:ConsistentSelfAttention", "reference:ReferenceWriter"}
+
 
 @on_the_host
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("name", ordinary(COMPILED, long=COMPILED_ALIKE))
 def test_what_no_graph_can_hold_runs_uncompiled_and_the_picture_is_the_same(name):
     from onediff_pack.processors import find_sites
     from sessions import FakeBackend, compiled_clone, known, using

@@ -56,7 +56,7 @@ def test_nothing_is_wrong_with_any_family(built):
     assert found == {}
 
 
-@pytest.mark.parametrize("name", list(families.FAMILIES))
+@pytest.mark.parametrize("name", families.some(ordinary=(*families.ORDINARY, *NOT_CALLED)))
 def test_every_stand_in_can_be_called_on_fake_tensors(name):
     from onediff_pack.host.example_inputs import example_calls
 
@@ -126,7 +126,7 @@ def test_a_full_size_sdxl_is_checked_in_time_also_when_it_must_be_called():
     assert "read in" not in finding.why
 
 
-@pytest.mark.parametrize("name", list(families.FAMILIES))
+@pytest.mark.parametrize("name", families.some())
 def test_sdpa_at_every_site_gives_comfyuis_own_picture(name):
     from onediff_pack.patching.wrappers import attach
     from onediff_pack.processors import find_sites, get_processor

@@ -10,6 +10,13 @@ pytestmark = pytest.mark.usefixtures("host")
 
 gallery.load()
 
+#: The first of those that break the same rules at the same kind of site.
+FIRST = {(wrong.rules, wrong.kind): name for name, wrong in reversed(gallery.WRONG.items())}.values()
+REMEDIES = [pytest.param(name, marks=[] if name in FIRST else [pytest.mark.long]) for name in gallery.WRONG]
+
+#: At both kinds of site: those that tell them apart, and one of each level. The others where there is a prompt.
+AT_BOTH = {"Kernel", "Module", "BranchOnShape", "RotatesQueriesAndKeys"}
+
 
 @pytest.mark.parametrize("name", gallery.WRONG)
 def test_it_says_what_is_wrong_and_where(name):
@@ -24,15 +31,21 @@ def test_it_says_what_is_wrong_and_where(name):
         assert "{" not in finding.what + finding.fix
 
 
-@pytest.mark.parametrize("name", gallery.WRONG)
+@pytest.mark.parametrize("name", REMEDIES)
 def test_the_remedy_mends_it(name):
     wrong = gallery.WRONG[name]
     assert name in gallery.MENDED, "every wrong processor is here a second time, mended"
     assert [str(finding) for finding in gallery.check(gallery.MENDED[name](), wrong.kind)] == []
 
 
-@pytest.mark.parametrize("name", gallery.RIGHT)
-@pytest.mark.parametrize("kind", ["self", "cross"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=[pytest.mark.long] if kind == "self" and name not in AT_BOTH else [])
+        for kind in ("self", "cross")
+        for name in gallery.RIGHT
+    ],
+)
 def test_nothing_is_found_in_a_right_one(name, kind):
     assert [str(finding) for finding in gallery.check(gallery.RIGHT[name](), kind)] == []
 

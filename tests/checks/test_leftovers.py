@@ -104,7 +104,11 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+#: Each in a container that is found another way; a size and a device are found as ``lru_cache`` is.
+LONG = ("lru_cache of a size", "lru_cache by device")
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.long] if way in LONG else []) for way in WAYS])
 def test_a_table_that_a_processor_keeps_has_numbers_after_a_check(way):
     table = WAYS[way]
 

@@ -198,11 +198,13 @@ def test_a_block_with_a_wrong_processor_stays_uncompiled_and_the_others_do_not()
     from onediff_pack.compilers import Host, Session, Settings
     from onediff_pack.processors import adapt
     from onediff_pack.status import Record
+    from sessions import FakeBackend, known
 
     model = models.unet_patcher().model.diffusion_model
     sites = find_sites(model)[:1]
     record = Record("7", "OneDiffCompile")
-    session = Session(Settings(), record, Host(lambda: None, "test"), torch.device("cpu"))
+    settings, proofs = Settings(backend="counting"), known(FakeBackend())
+    session = Session(settings, record, Host(lambda: None, "test"), torch.device("cpu"), proofs=proofs)
     session.prepare(model, [AttentionPatch(sites, adapt(Flat()), lambda options: None)])
     refused = [block.path for block in session.blocks if block.reason]
     assert len(refused) == 1 and sites[0].path.startswith(refused[0])

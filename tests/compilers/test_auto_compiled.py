@@ -75,7 +75,7 @@ def sampled(model: Any) -> torch.Tensor:
     return sample(Setup(model, conditioning(1), conditioning(2)))
 
 
-@pytest.mark.parametrize("model", ["unet", "flux", "sdxl"])
+@pytest.mark.parametrize("model", ["unet", "flux", pytest.param("sdxl", marks=pytest.mark.long)])
 def test_it_compiles_around_the_choice_and_no_more_than_around_that_kernel_by_name(
     model: str, inductor: Passthrough, sub_quadratic: Callable
 ) -> None:
@@ -139,7 +139,13 @@ def test_a_kernel_that_no_graph_can_hold_is_an_operator_in_compiled_blocks(
 
 
 @pytest.mark.parametrize(
-    ("model", "name"), [("unet", "sliced"), ("flux", "sliced"), ("sdxl", "sliced"), ("flux", "sdpa-math")]
+    ("model", "name"),
+    [  # each kernel, and each way of giving attention its heads
+        ("unet", "sliced"),
+        ("flux", "sdpa-math"),
+        pytest.param("flux", "sliced", marks=pytest.mark.long),
+        pytest.param("sdxl", "sliced", marks=pytest.mark.long),
+    ],
 )
 def test_exact_kernels_give_the_same_picture_compiled(
     model: str, name: str, inductor: Passthrough, sub_quadratic: Callable

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("host", "one_pair")
 
 TOLERANCE = 1e-4
 
-#: As large as the original: half a minute, with ``scripts/test.py --all``.
-LONG = {"Stable Cascade"}
+#: With ``scripts/test.py --all``: one that is as large as the original, and two of the classes of others.
+LONG = {"Stable Cascade", "SD 3.5, large", "T2I-Adapter light"}
 
 
 def compiled(control: Any, **settings: Any) -> tuple[Any, Any, Any]:
@@ -203,8 +203,7 @@ def test_after_cancel_nothing_is_said_to_be_compiled_and_the_next_sampling_is_a_
     assert record["state"] == "compiled", record["summary"]
 
 
-@pytest.mark.parametrize("steps", [0, 1])
-@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize(("steps", "same"), [(0, True), (1, True), (1, False)])
 def test_a_sampling_that_was_cut_off_elsewhere_does_not_count_in_the_next(steps, same, net, inductor, monkeypatch):
     """Cancel may come while the model runs: the ControlNet is not told. It may be in ComfyUI's cache still, beside the
     one that the next prompt brings."""

@@ -10,7 +10,7 @@ from sessions import compiled_clone
 pytestmark = pytest.mark.usefixtures("host", "backend")
 
 
-@pytest.mark.parametrize("ending", ["full", "short"])
+@pytest.mark.parametrize("ending", ["short", pytest.param("full", marks=pytest.mark.long)])
 def test_blocks_stay_compiled_and_the_results_are_those_without_compiling(ending):
     from models import step, unet_patcher
     from onediff_pack.patching.skipping.deep_cache import CacheSettings, DeepCache

@@ -120,28 +120,7 @@ def compiles():
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-#: One of each way in which models are built and called; the others with ``scripts/test.py --all``.
-ORDINARY = (
-    "SD 1.5",
-    "SD 3",
-    "Flux",
-    "Flux 2",
-    "Lumina 2",
-    "Qwen-Image",
-    "Wan 2.1",
-    "LTXV",
-    "Z-Image",
-    "Hunyuan DiT",
-    "CogVideoX",
-    "PixArt sigma",
-)
-
-
-def some(names, ordinary):
-    return [pytest.param(name, marks=() if name in ordinary else pytest.mark.long) for name in names]
-
-
-@pytest.mark.parametrize("name", some(families.FAMILIES, ORDINARY))
+@pytest.mark.parametrize("name", families.some())
 def test_each_kind_of_block_is_compiled_once(name, inductor):
     family = families.FAMILIES[name]()
     patcher = checkpoint(family, seed=0)
@@ -206,7 +185,7 @@ def test_each_kind_of_block_is_compiled_once(name, inductor):
 WITH_BATCH_1 = ("SD 1.5", "SDXL", "SVD", "SD 3", "Flux", "Flux 2", "Lumina 2", "Qwen-Image", "Wan 2.1", "LTXV")
 
 
-@pytest.mark.parametrize("name", some(WITH_BATCH_1, ("SD 1.5", "Flux", "LTXV")))
+@pytest.mark.parametrize("name", families.some(WITH_BATCH_1, ("SD 1.5", "LTXV")))
 def test_one_graph_a_kind_holds_for_every_batch_also_when_the_first_is_1(name, inductor):
     """CFG off, on, four pictures at once, and back."""
     family = families.FAMILIES[name]()
@@ -247,4 +226,4 @@ def test_scope_model_compiles_the_parts_around_the_blocks_too(name, parts, induc
 
 def test_the_table_has_every_family_and_no_other():
     assert FIRST_PICTURE.keys() == families.FAMILIES.keys()
-    assert {*NOT_CALLED, *AGAIN, *ORDINARY, *WITH_BATCH_1} <= {*families.FAMILIES}
+    assert {*NOT_CALLED, *AGAIN, *families.ORDINARY, *WITH_BATCH_1} <= {*families.FAMILIES}

@@ -94,8 +94,15 @@ def test_all_blocks_are_compiled_and_another_nodes_override_takes_effect(
     assert inductor.graphs == with_override
 
 
-@pytest.mark.parametrize("processor", ["sdpa", "reference"])
-@pytest.mark.parametrize("sites", ["all", "cross"])
+@pytest.mark.parametrize(
+    ("sites", "processor"),
+    [
+        ("all", "sdpa"),
+        ("cross", "reference"),
+        pytest.param("all", "reference", marks=pytest.mark.long),
+        pytest.param("cross", "sdpa", marks=pytest.mark.long),
+    ],
+)
 def test_processors_take_its_place_where_they_are(
     sites: str, processor: str, inductor: Passthrough, sub_quadratic: Callable
 ) -> None:

@@ -48,7 +48,7 @@ def compiled(patched: Any, attention: Any = None, **options: Any) -> torch.Tenso
     return result
 
 
-@pytest.mark.parametrize("attention", ["pytorch", "sub-quadratic"])
+@pytest.mark.parametrize("attention", ["pytorch", pytest.param("sub-quadratic", marks=pytest.mark.long)])
 def test_another_picture_weight_mask_time_or_size_compiles_nothing(inductor, model, file, attention):
     own = opaque(attention)
     first = compiled(loaded.put(model, loaded.with_picture(file, loaded.picture(1))), own)
@@ -80,8 +80,15 @@ def test_a_second_file_compiles_once_and_then_nothing(inductor, model, file):
     assert inductor.graphs == before
 
 
-@pytest.mark.parametrize("attention", ["pytorch", "sub-quadratic"])
-@pytest.mark.parametrize("name", ["sdpa", "reference"])
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [
+        ("sdpa", "pytorch"),
+        ("reference", "sub-quadratic"),
+        pytest.param("sdpa", "sub-quadratic", marks=pytest.mark.long),
+        pytest.param("reference", "pytorch", marks=pytest.mark.long),
+    ],
+)
 def test_it_is_compiled_around_an_earlier_processor(inductor, model, file, name, attention):
     """A kernel, which it is put around, and one that takes the module's place, to whose result it is added."""
     from onediff_pack.patching.wrappers import attach

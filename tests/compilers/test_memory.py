@@ -267,7 +267,7 @@ def test_code_compiled_with_old_versions_of_an_edited_processor_goes(inductor, m
     monkeypatch.setattr(shared_graph, "MOST_KEPT", 2)
     patcher = models.flux_patcher()
     graphs: weakref.WeakSet = weakref.WeakSet()
-    for _edit in range(4):
+    for _edit in range(3):
         edited = type("Edited", (type(get_processor("sdpa")),), {"forward": another_forward()})
         clone, session, record = compiled_clone(patcher)
         patch = AttentionPatch(find_sites(patcher.model.diffusion_model), edited(), lambda options: None)

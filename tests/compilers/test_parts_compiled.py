@@ -1,4 +1,7 @@
-"""A VAE for pictures, one for video, a ControlNet and a ControlLoRA, compiled by the real Inductor."""
+"""A VAE for pictures, one for video, a ControlNet and a ControlLoRA, compiled by the real Inductor: with ``--all``.
+
+In an ordinary run the real Inductor compiles a VAE and a ControlLoRA on a server (``tests/e2e/test_vae.py``), and
+Dynamo captures one of each kind (``test_vaes.py``, ``test_control_nets.py``)."""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from torch._dynamo.utils import counters
 pytest.importorskip("comfy", reason="ComfyUI is not in .cache/host; run “python3 scripts/test.py”, which brings it")
 vaes, controls = importlib.import_module("vaes"), importlib.import_module("controls")
 
-pytestmark = pytest.mark.usefixtures("host")
+pytestmark = [pytest.mark.usefixtures("host"), pytest.mark.long]
 
 TOLERANCE = 1e-4
 
@@ -33,7 +36,7 @@ def compiled() -> int:
     return counters["inductor"]["fxgraph_cache_miss"] + counters["inductor"]["fxgraph_cache_hit"]
 
 
-@pytest.mark.parametrize("name", ["TAESD", *(pytest.param(name, marks=pytest.mark.long) for name in ("SD", "Wan 2.1"))])
+@pytest.mark.parametrize("name", ["TAESD", "SD", "Wan 2.1"])
 def test_a_vae(name: str) -> None:
     vae = vaes.VAES[name]
     model = vae.model()
@@ -55,7 +58,6 @@ def test_a_vae(name: str) -> None:
     assert record["speed"]["compiled_ms"] > 0
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["ControlNet", "ControlLoRA"])
 def test_a_control_net(name: str) -> None:
     kind = controls.CONTROLS[name]

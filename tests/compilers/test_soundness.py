@@ -58,8 +58,21 @@ def sittings(host):
         yield {model: sitting(model, inductor) for model in ("unet", "flux")}
 
 
+#: What reaches into a model's blocks, and what a change outside of them may be: on Flux too in an ordinary run. The
+#: others do the same there as on a UNet.
+ON_BOTH = ("attention override", "attention input patch", "attention output patch", "LoRA", "replaced module", "no CFG")
+
+
 def cases() -> list[Any]:
-    return [pytest.param(name, model, id=f"{model}: {name}") for name, (_, on) in CHANGES.items() for model in on]
+    return [
+        pytest.param(
+            *(name, model),
+            id=f"{model}: {name}",
+            marks=[pytest.mark.long] if model != on[0] and name not in ON_BOTH else [],
+        )
+        for name, (_, on) in CHANGES.items()
+        for model in on
+    ]
 
 
 @pytest.mark.parametrize(("name", "model"), cases())

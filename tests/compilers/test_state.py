@@ -233,7 +233,13 @@ def test_a_picture_is_the_same_again_after_one_of_another_size(custom, patcher, 
 
 
 # The check that a session makes in its first step calls a processor many times, and Dynamo captures it: the slow part.
-@pytest.mark.parametrize("name", ["OnInstance", "OnClass", "Bank", "ASite", "Table", "StandIn"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("OnInstance", "Bank", "Table", "StandIn"),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("OnClass", "ASite")),  # counts its calls too
+    ],
+)
 def test_compiled_it_makes_the_picture_that_it_makes_uncompiled(custom, patcher, backend, name):
     model = patched(custom, patcher, name)
     first, other = sample(model), sample(model, size=12)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from editor import CHECK, COMPILE, FAULTS, PATCH, SCREENS, example_workflow, load, mostly, use_renderer
+from editor import CHECK, COMPILE, FAULTS, PATCH, example_workflow, keep_picture, load, mostly, use_renderer
 
 # The nodes that a model passes, from the loader to the sampler.
 WAY = """() => {
@@ -50,7 +50,7 @@ def fit(page: Any, name: str) -> None:
     page.evaluate("app.canvas.deselectAll()")
     page.evaluate(RUN, "Comfy.Canvas.FitView")
     page.wait_for_timeout(1500)
-    page.screenshot(path=SCREENS / f"{name}.png")
+    keep_picture(page, name)
 
 
 def renderer(page: Any) -> str:
@@ -207,7 +207,7 @@ def test_a_right_click_on_the_loader_shows_the_entry(page: Any) -> None:
     page.wait_for_timeout(800)
     page.mouse.click(*at, button="right")
     page.wait_for_timeout(800)
-    page.screenshot(path=SCREENS / f"menu-loader-{renderer(page)}.png")
+    keep_picture(page, f"menu-loader-{renderer(page)}")
     extensions = page.get_by_text("Extensions", exact=True).last
     if page.get_by_text("Accelerate with OneDiff").count() == 0:
         extensions.hover()
@@ -224,7 +224,7 @@ def test_the_search_finds_the_nodes(opened: Any, words: str) -> None:
     opened.wait_for_timeout(1000)
     opened.keyboard.type(words)
     opened.wait_for_timeout(1200)
-    opened.screenshot(path=SCREENS / f"search-{words.replace(' ', '-')}.png")
+    keep_picture(opened, f"search-{words.replace(' ', '-')}")
     wanted = "Patch Attention Processors" if words == "sage attention" else "OneDiff Compile"
     found = opened.get_by_text(wanted, exact=True).count()
     opened.keyboard.press("Escape")

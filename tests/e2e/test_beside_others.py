@@ -91,7 +91,8 @@ def server(environment: Environment, theirs: dict[str, tuple[str, ...]]) -> Iter
         (folder / "__init__.py").write_text(f"IDS = {theirs[place]!r}\n{STUB}", encoding="utf-8")
     # What is compiled is kept in ComfyUI's folder: compilers meet its path too. One kind of block is enough for that.
     variables = {"ONEDIFF_COMPILE_SECONDS": "1"}
-    with start(replace(environment, host=host), name, cold=True, variables=variables, pack=None) as running:
+    options: dict[str, Any] = {"cold": True, "proven": True, "variables": variables, "pack": None}
+    with start(replace(environment, host=host), name, **options) as running:
         yield running
     shutil.rmtree(host)
 

@@ -1,4 +1,5 @@
-"""The steps of the help page “A processor of your own”, taken in the real editor."""
+"""The steps of the help page “A processor of your own”, taken in the real editor. What pictures come of it is in
+test_custom.py: here nothing is sampled."""
 
 from __future__ import annotations
 
@@ -8,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from editor import PATCH, QUEUE, READ, RENDERERS, example_workflow, load, open_editor, show, use_renderer
-from examples import ROOT, start
+from editor import PATCH, QUEUE, READ, RENDERERS, load, show, use_renderer
+from examples import ROOT
+from quick import quick_workflow
 
-from scripts.environment import Environment
+from scripts.server import Server
 
 CLASSES = ["custom/my_attention:MyAttention", "custom/my_attention:MyModuleAttention", "custom/my_attention:MyStandIn"]
 
@@ -22,33 +24,26 @@ CHOOSE = """([type, name]) => {
     app.graph.nodes.find(node => node.type === type).widgets.find(widget => widget.name === "processor").value = name;
 }"""
 
-# Mode 4 is bypassed.
-BYPASS = "type => { app.graph.nodes.find(node => node.type === type).mode = 4; }"
+
+@pytest.fixture
+def folder(server: Server) -> Iterator[Path]:
+    """Of the server that other tests use too: empty before, and after. Who makes it is in test_presence.py."""
+    path = server.base / "models" / "attention_processors"
+
+    def empty() -> None:
+        for file in path.glob("*.*"):
+            file.unlink()
+
+    empty()
+    yield path
+    empty()
 
 
-@pytest.fixture(scope="module")
-def folder(environment: Environment) -> Path:
-    path = environment.cache / "e2e" / "own" / "models" / "attention_processors"
-    shutil.rmtree(path, ignore_errors=True)
-    return path
-
-
-@pytest.fixture(scope="module")
-def page(browser: Any, environment: Environment, folder: Path) -> Iterator[Any]:
-    with start(environment, "own") as server:
-        page = open_editor(browser.new_page(viewport={"width": 1600, "height": 900}), server.url)
-        use_renderer(page, "classic")
-        workflow = example_workflow(page)
-        load(page, workflow)
-        page.evaluate(BYPASS, "OneDiffCompile")
-        show(page)
-        yield page
-        page.close()
-
-
-def test_from_nothing_to_a_processor_in_use_and_back_from_a_broken_file(page: Any, folder: Path) -> None:
-    assert folder.is_dir(), "it is there since the pack was first started"
-    assert not list(folder.iterdir())
+def test_from_nothing_to_a_processor_in_use_and_back_from_a_broken_file(opened: Any, folder: Path) -> None:
+    page = opened
+    use_renderer(page, "classic")
+    load(page, quick_workflow("own"))
+    show(page)
     assert not [name for name in page.evaluate(OPTIONS, PATCH) if name.startswith("custom/")]
 
     file = folder / "my_attention.py"

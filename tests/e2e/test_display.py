@@ -12,10 +12,11 @@ from editor import (
     PATCH,
     READ,
     RENDERERS,
-    SCREENS,
     example_workflow,
+    keep_picture,
     line,
     load,
+    mostly,
     open_editor,
     set_setting,
     show,
@@ -72,6 +73,10 @@ def page(request: pytest.FixtureRequest, opened: Any) -> Any:
     load(opened, example_workflow(opened))
     show(opened)
     return opened
+
+
+#: Dialogs and messages: no renderer draws them.
+in_one_of_them = pytest.mark.parametrize("page", mostly("nodes2"), indirect=True)
 
 
 def mark_of_the_sampler(page: Any) -> str:
@@ -163,6 +168,7 @@ def test_a_sampler_behind_an_uncompiled_model_is_marked_until_that_changes(page:
     assert mark_of_the_sampler(page) == ""
 
 
+@in_one_of_them
 def test_the_command_opens_the_worst_report_and_without_nodes_the_sidebar_and_never_closes_it(page: Any) -> None:
     known = states(page)
     show_report = "app.extensionManager.command.execute('OneDiff.ShowReport')"
@@ -182,6 +188,7 @@ def test_the_command_opens_the_worst_report_and_without_nodes_the_sidebar_and_ne
     page.locator(".onediff-tab-button").click()
 
 
+@in_one_of_them
 def test_the_settings_page_says_what_is_kept_and_clears_it(page: Any) -> None:
     kept = {
         "cache": {"bytes": 312 * 2**20, "files": 40, "limit": 2**31},
@@ -202,7 +209,7 @@ def test_the_settings_page_says_what_is_kept_and_clears_it(page: Any) -> None:
     page.get_by_text("312 MB in 40 files, of 2048 MB at most").wait_for(timeout=5000)
     assert page.get_by_text("sd15.safetensors, UNetModel, 860 M parameters, float16").count() == 1
     assert page.get_by_text("Seconds of compiling in one picture").count() == 1
-    page.screenshot(path=SCREENS / f"settings-{len(page.query_selector_all('.lg-node')) > 0}.png")
+    keep_picture(page, f"settings-{len(page.query_selector_all('.lg-node')) > 0}")
     page.locator(".onediff-kept button", has_text="Clear").first.click()  # the cache; the other one, measurements
     page.get_by_text("empty", exact=True).wait_for(timeout=5000)
     assert cleared == ["compile cache"]
@@ -213,6 +220,7 @@ def test_the_settings_page_says_what_is_kept_and_clears_it(page: Any) -> None:
     page.wait_for_timeout(500)
 
 
+@in_one_of_them
 def test_clearing_says_what_the_server_answers(page: Any) -> None:
     asked: list[Any] = []
 
@@ -230,6 +238,7 @@ def test_clearing_says_what_the_server_answers(page: Any) -> None:
     page.evaluate("app.extensionManager.toast.removeAll()")
 
 
+@in_one_of_them
 def test_a_toast_only_for_what_needs_action_and_once(page: Any) -> None:
     known = states(page)
     known["uncompiled"]["backend"]["reason"] = f"no compiler in {page.evaluate('Math.random()')}: install one"

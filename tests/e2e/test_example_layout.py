@@ -12,7 +12,7 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 import pytest
-from editor import FAULTS, MINUTES, RENDERERS, ROOT, SCREENS, load, mostly, open_editor, set_setting, use_renderer
+from editor import FAULTS, MINUTES, RENDERERS, ROOT, keep_picture, load, mostly, open_editor, set_setting, use_renderer
 from examples import EXAMPLES, OURS, bypass, example, example_file, run
 
 # Links that lead back, and nodes that are not wholly on the screen, or higher or lower than what they hold.
@@ -97,7 +97,7 @@ def test_it_reads_from_left_to_right_on_a_small_screen(page: Any, name: str, ren
     workflow = json.loads(example_file(name).read_text(encoding="utf-8"))
     load(page, {**workflow, "id": str(uuid.uuid4())})  # never run: other tests run the example on this server
     page.wait_for_timeout(500)
-    page.screenshot(path=SCREENS / f"example-{name}-{renderer}.png")
+    keep_picture(page, f"example-{name}-{renderer}")
     if PICTURES and renderer == "classic":
         take_picture(page, example_file(name).with_suffix(".jpg"))
     assert page.evaluate(LOOK) == []
@@ -145,7 +145,7 @@ def test_the_demos_editor_shows_the_picture_that_it_made(page: Any, server: Any)
         use_renderer(page, renderer)
         page.wait_for_function(SHOWS, arg=saved["images"][0]["filename"], timeout=MINUTES)
         page.wait_for_timeout(300)
-        page.screenshot(path=SCREENS / f"demo-picture-{renderer}.png")
+        keep_picture(page, f"demo-picture-{renderer}")
 
 
 def answered(text: str, kind: str) -> Any:

@@ -11,8 +11,8 @@ from editor import (
     COMPILE,
     PATCH,
     RENDERERS,
-    SCREENS,
     example_workflow,
+    keep_picture,
     load,
     show,
     states,
@@ -106,7 +106,7 @@ def test_the_mark_is_still_seen_from_far_away(page: Any) -> None:
     tell(page, states(page)["compiled"])
     assert page.evaluate(SYMBOL, COMPILE)["words"]
     zoom(page, 0.3)
-    page.screenshot(path=SCREENS / f"far-{name(page)}.png")
+    keep_picture(page, f"far-{name(page)}")
     far = page.evaluate(SYMBOL, COMPILE)
     assert far["visible"]
     if name(page) == "classic":  # Nodes 2.0 draws all text at any zoom
@@ -134,7 +134,7 @@ def test_a_subgraph_shows_the_worst_of_what_is_inside(page: Any) -> None:
     page.evaluate("app.canvas.deselectAll()")
     page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     page.wait_for_timeout(1200)
-    page.screenshot(path=SCREENS / f"face-{name(page)}.png")
+    keep_picture(page, f"face-{name(page)}")
     say(page, known["failed"], f"{use}:{compiled}")
     bad = page.evaluate(FACE)
     assert bad[0] == "OneDiff ✗ failed" and bad[1] != good[1]
@@ -145,7 +145,7 @@ def test_a_subgraph_shows_the_worst_of_what_is_inside(page: Any) -> None:
     assert page.locator(REPORT).count() == 0, "above it"
     page.mouse.click(*page.evaluate(AT))
     page.wait_for_selector(REPORT)
-    page.screenshot(path=SCREENS / f"face-report-{name(page)}.png")
+    keep_picture(page, f"face-report-{name(page)}")
     assert "OneDiff Compile" in page.locator(REPORT).inner_text()
     page.keyboard.press("Escape")
 
@@ -178,7 +178,7 @@ def test_a_change_of_a_setting_marks_the_line_until_it_is_taken_back(page: Any) 
     page.evaluate(change, [COMPILE, False])
     page.wait_for_timeout(1500)
     assert page.evaluate(title, COMPILE).startswith("◷ before your change · compiled · 1.62×")
-    page.screenshot(path=SCREENS / f"changed-{name(page)}.png")
+    keep_picture(page, f"changed-{name(page)}")
     page.evaluate(change, [COMPILE, True])
     page.wait_for_timeout(1500)
     assert page.evaluate(title, COMPILE).startswith("▲ compiled · 1.62×")
@@ -215,7 +215,7 @@ def test_a_change_behind_a_link_marks_the_line_too(page: Any) -> None:
         number,
     )
     page.wait_for_timeout(800)
-    page.screenshot(path=SCREENS / f"changed-behind-a-link-{name(page)}.png")
+    keep_picture(page, f"changed-behind-a-link-{name(page)}")
     page.evaluate(
         """([to, from]) => {
         const report = app.graph.getNodeById(Number(to));

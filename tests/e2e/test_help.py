@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from editor import MINUTES, QUEUE, ROOT, SCREENS, example_workflow, load, open_editor, use_renderer
+from editor import MINUTES, QUEUE, ROOT, example_workflow, keep_picture, load, open_editor, use_renderer
 from onediff_pack.node_ids import (
     COMPILE,
     COMPILE_CONTROL_NET,
@@ -211,7 +211,7 @@ def test_the_help_panel_shows_page_and_picture(page: Any, language: str) -> None
             "title => document.querySelector('.node-help-content h1')?.textContent === title", arg=title, timeout=15_000
         )
         page.wait_for_function("document.querySelector('.node-help-content img')?.naturalWidth > 0", timeout=15_000)
-        page.screenshot(path=SCREENS / f"help-{node}-{language}.png")
+        keep_picture(page, f"help-{node}-{language}")
         shown = page.evaluate(READ_HELP)
         assert shown["picture"] > 200
         assert shown["shown"] > 150

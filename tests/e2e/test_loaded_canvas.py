@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from editor import SCREENS, example_workflow, load, mostly, use_renderer
+from editor import example_workflow, keep_picture, load, mostly, use_renderer
 from onediff_pack.node_ids import IP_ADAPTER, LOAD_PROCESSOR, PATCH_ATTENTION
 
 # Puts the two nodes in a row before the patch, below the checkpoint, and connects them as a person would.
@@ -50,7 +50,7 @@ def test_they_connect_to_each_other_and_to_the_patch(page: Any, request: pytest.
     found = page.evaluate(CONNECT, [LOAD_PROCESSOR, IP_ADAPTER])
     assert found == {"linked": [True, True], "wrong": False}
     page.wait_for_timeout(1500)
-    page.screenshot(path=SCREENS / f"loaded-{request.node.callspec.params['page']}.png")
+    keep_picture(page, f"loaded-{request.node.callspec.params['page']}")
     loading, adapter = page.evaluate(READ_NODES, [LOAD_PROCESSOR, IP_ADAPTER])
     assert loading["title"] == "Load Attention Processor"
     assert loading["widgets"] == ["file", "strength"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from editor import MINUTES, QUEUE, SCREENS, load, mostly, open_editor, use_renderer
+from editor import MINUTES, QUEUE, keep_picture, load, mostly, open_editor, use_renderer
 from old_workflows import (
     CHECKPOINT,
     SHARED,
@@ -189,7 +189,7 @@ def page(request: Any, browser: Any, server: Server) -> Iterator[Any]:
 def shoot(page: Any, name: str) -> None:
     page.evaluate(FIT)
     page.wait_for_timeout(1000)
-    page.screenshot(path=SCREENS / f"old-{name}-{page.renderer}.png")
+    keep_picture(page, f"old-{name}-{page.renderer}")
 
 
 def test_one_click_replaces_them_and_undo_takes_it_back(page: Any):
@@ -241,7 +241,7 @@ def test_the_nodes_menu_replaces_that_node_alone(page: Any):
     page.mouse.click(*page.evaluate(TITLE, "ModelSpeedup"), button="right")
     entry = page.get_by_text("Replace with today's nodes", exact=True)
     entry.wait_for(timeout=10_000)
-    page.screenshot(path=SCREENS / f"old-menu-{page.renderer}.png")
+    keep_picture(page, f"old-menu-{page.renderer}")
     entry.click()
     page.wait_for_timeout(2000)
     types = [one[0] for one in page.evaluate(GRAPH)["nodes"]]
@@ -296,7 +296,7 @@ def test_pictures_that_end_the_run_as_different_are_shown(page: Any):
     page.evaluate("() => void app.queuePrompt(0)")
     page.wait_for_function("() => app.extensionManager && document.body.innerText.includes('SSIM')", timeout=60_000)
     page.wait_for_timeout(1500)
-    page.screenshot(path=SCREENS / f"old-different-{page.renderer}.png")
+    keep_picture(page, f"old-different-{page.renderer}")
     assert page.evaluate(SHOWN)
     page.keyboard.press("Escape")
 

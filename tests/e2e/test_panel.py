@@ -11,8 +11,8 @@ from editor import (
     CHECK,
     COMPILE,
     PATCH,
-    SCREENS,
     example_workflow,
+    keep_picture,
     line,
     load,
     mostly,
@@ -182,7 +182,7 @@ def test_a_check_leads_to_the_node_that_did_not_take_its_processor(page: Any) ->
     page.keyboard.press("Escape")
     tell(page, known["rejected"], PATCH)
     line(page, CHECK).click()
-    page.screenshot(path=SCREENS / f"panel-leads-on-{page.evaluate('LiteGraph.vueNodesMode === true')}.png")
+    keep_picture(page, f"panel-leads-on-{page.evaluate('LiteGraph.vueNodesMode === true')}")
     press(page, "Open the report of “Patch Attention Processors”")
     text = panel(page) or ""
     assert text.startswith("Patch Attention Processors") and "out.transpose(1, 2)" in text

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from editor import MINUTES, QUEUE, SCREENS, example_workflow, line, load, mostly, open_editor, show, use_renderer
+from editor import MINUTES, QUEUE, example_workflow, keep_picture, line, load, mostly, open_editor, show, use_renderer
 from onediff_pack.node_ids import COMPILE_CONTROL_NET, COMPILE_VAE
 
 # The example with a compiled VAE and without the pack's other nodes' work, and a ControlNet node that nobody uses.
@@ -53,5 +53,5 @@ def test_the_line_says_what_became_of_it_and_opens_the_report(page: Any) -> None
     assert " run takes " in said and "step" not in said, said
     line(page, COMPILE_VAE).click()
     page.wait_for_timeout(1000)
-    page.screenshot(path=SCREENS / f"parts-report-{page.renderer}.png")
+    keep_picture(page, f"parts-report-{page.renderer}")
     page.keyboard.press("Escape")

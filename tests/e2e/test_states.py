@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from editor import CHECK, PATCH, RENDERERS, SCREENS, open_editor, set_setting, states, use_language, use_renderer
+from editor import CHECK, PATCH, RENDERERS, keep_picture, open_editor, set_setting, states, use_language, use_renderer
 
 TEXTS = json.loads(Path(__file__).with_name("states.json").read_text(encoding="utf-8"))
 PALETTES = ("dark", "light")
@@ -157,7 +157,7 @@ def test_every_state_fits_and_says_what_it_should(page: Any, renderer: str, pale
         )
         page.evaluate(LOOK, [zoom, margin["x"], margin["y"]])
         page.wait_for_timeout(900)
-        page.screenshot(path=SCREENS / f"states-{renderer}-{palette}-{language}-{round(zoom * 100)}.png")
+        keep_picture(page, f"states-{renderer}-{palette}-{language}-{round(zoom * 100)}")
         read = page.evaluate(READ)
         problems += [f"at {zoom}: {problem}" for problem in read["wrong"]]
         # Elapsed time goes on while the pictures are taken.

@@ -1,4 +1,4 @@
-"""Compiled code survives a restart of the real server."""
+"""Compiled code survives a restart of the real server, until it is cleared."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy
 from examples import SDPA, example, run, start
 
 from scripts.environment import Environment
+from scripts.server import Server
 
 FLAGS = ("--use-pytorch-cross-attention",)
 NO_OTHERS: dict[str, dict[str, Any]] = {
@@ -46,10 +47,22 @@ def test_after_a_restart_nothing_is_compiled_and_the_picture_is_the_same(
 
     entry = next(one for one in (cache / "onediff_compile_cache").glob("*.graph") if _holds_a_graph(one))
     entry.write_bytes(entry.read_bytes()[:-100])  # as a crash or a bad disk would leave it
-    damaged, third, _ = _one_start(environment, cache)
+    cleared: dict[str, Any] = {}
+
+    def clear(server: Server) -> None:
+        answer = server.post_json("/onediff/clear", {"what": "compile cache"})["cleared"]
+        assert "compiles again" in answer
+        other_seed = {"KSampler": {"seed": 9, "steps": 3}}
+        again = run(server, example("flux", server, 3, **NO_OTHERS, **other_seed))
+        cleared.update(again.records["OneDiffCompile"]["compile"])
+
+    damaged, third, _ = _one_start(environment, cache, clear)
     assert (damaged["cache_hits"], damaged["cache_misses"]) == (cold["graphs"] - 1, 1)
     assert any("damaged" in note for note in damaged["cache_notes"])
     assert numpy.array_equal(first, third)
+    assert (cleared["cache"], cleared["cache_hits"]) == ("cold", 0)
+    assert cleared["cache_misses"] == cleared["graphs"] == cold["graphs"]
+    assert cleared["seconds"] > 0
 
 
 def _holds_a_graph(entry: Path) -> bool:
@@ -58,7 +71,9 @@ def _holds_a_graph(entry: Path) -> bool:
         return any(name.startswith("files/fxgraph/") for name in files.namelist())
 
 
-def _one_start(environment: Environment, cache: Path) -> tuple[dict[str, Any], Any, list[float]]:
+def _one_start(
+    environment: Environment, cache: Path, then: Callable[[Server], None] = lambda server: None
+) -> tuple[dict[str, Any], Any, list[float]]:
     """The record's compile field, the picture, and seconds that the server took to answer meanwhile."""
     variables = {"ONEDIFF_COMPILE_CACHE": str(cache)}
     with start(environment, "warm_start", flags=FLAGS, variables=variables) as server:
@@ -78,4 +93,5 @@ def _one_start(environment: Environment, cache: Path) -> tuple[dict[str, Any], A
             done.set()
             asking.join()
         assert result.error is None
+        then(server)
         return result.records["OneDiffCompile"]["compile"], result.pictures[0], trips

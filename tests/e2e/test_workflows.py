@@ -75,7 +75,16 @@ def test_compiled_equals_uncompiled_in_one_graph_a_kind_of_block(attention, mode
     assert abs(picture - expected).max() <= 1
 
 
-@pytest.mark.parametrize("model", list(EXPECTED))
+@pytest.mark.parametrize(
+    ("attention", "model"),
+    [
+        ("its own attention, patched with sdpa", "sd15"),
+        ("PyTorch attention", "flux"),
+        pytest.param("its own attention, patched with sdpa", "flux", marks=pytest.mark.long),
+        pytest.param("PyTorch attention", "sd15", marks=pytest.mark.long),
+    ],
+    indirect=["attention"],
+)
 def test_a_second_sampling_compiles_nothing_and_its_history_holds_the_record(attention, model):
     server, unneeded = attention
     changes: dict[str, Any] = {"OneDiffCompile": KEEP, "OneDiffPatchAttention": SDPA}
@@ -118,7 +127,7 @@ def resident_mb(server: Server) -> float:
 
 @pytest.mark.parametrize("model", list(EXPECTED))
 def test_bypassed_nodes_leave_the_hosts_own_picture(server, model):
-    workflow = example(model, server)
+    workflow = example(model, server, OneDiffCompile=KEEP, OneDiffPatchAttention=SDPA)  # compiled by the first test
     (before,) = run(server, workflow, stock=True).pictures
     assert run(server, workflow).error is None
     (after,) = run(server, bypass(workflow, *OURS)).pictures
@@ -218,8 +227,8 @@ def test_auto_says_that_there_is_no_gain_over_pytorchs_attention(sdpa_server: Se
     assert record["check"]["warnings"] == 0
 
 
-def test_model_speedup_compiles(sdpa_server: Server):
-    """With the booster's settings, on a server that may compile; at the size of the others here."""
+def test_model_speedup_compiles(server: Server):
+    """With the booster's settings, on a server that may compile, and has compiled that; at the size of the others."""
     old = {
         "torch": node("OneDiffTorchCompileBooster", mode="default", fullgraph=False, dynamic=None, disable=False),
         "boost": node("OneDiffModelBooster", torchcompile_booster=["torch", 0]),
@@ -228,8 +237,8 @@ def test_model_speedup_compiles(sdpa_server: Server):
     steps = {"sampler": node("KSampler", **{**plain()["sampler"]["inputs"], "steps": 5})}
     compiled = node("KSampler", **{**steps["sampler"]["inputs"], "model": ["old", 0]})
     large = {**plain(), "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1)}
-    pixels, records = picture(sdpa_server, {**large, **old, "sampler": compiled})
-    expected, _ = picture(sdpa_server, {**large, **steps})
+    pixels, records = picture(server, {**large, **old, "sampler": compiled})
+    expected, _ = picture(server, {**large, **steps})
     record = records["old"]
     assert record["backend"]["used"] == "inductor"
     gains_nothing = record["summary"].startswith("uncompiled: no gain")

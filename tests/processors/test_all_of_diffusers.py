@@ -1,7 +1,9 @@
 """Every attention processor class of the installed diffusers, in whichever of its files: what the check says of it at
 a UNet's site, and what happens when it is really run there.
 
-Run it with ``-s`` to read the list of all classes with the reason why each fits or does not.
+Those that the node offers, and what stands beside them in their file; the others with ``scripts/test.py --all``, which
+imports each of diffusers' models for that. Run it so with ``-s`` to read the list of all classes with the reason why
+each fits or does not.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import itertools
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -179,7 +181,14 @@ def errors(findings: tuple[Finding, ...]) -> list[Finding]:
     return [finding for finding in findings if finding.severity == "error"]
 
 
-@pytest.mark.parametrize(("entry", "kind"), list(itertools.product(CLASSES, KINDS)), ids=str)
+BESIDE = [entry for entry in CLASSES if entry.path == FILE]
+ENTRIES = [
+    pytest.param(entry, kind, marks=[] if entry in BESIDE else [pytest.mark.long])
+    for entry, kind in itertools.product(CLASSES, KINDS)
+]
+
+
+@pytest.mark.parametrize(("entry", "kind"), ENTRIES, ids=str)
 def test_verdict_and_outcome_agree(entry, kind):
     """No false "fine": what fails in an ordinary run has an error, and what fails elsewhere goes to sdpa there. No
     false alarm: what runs has no error."""
@@ -200,14 +209,20 @@ def test_verdict_and_outcome_agree(entry, kind):
         assert ("ignores-mask" in rules) == ("ignored" in ran.masks), ran
 
 
-def right() -> list[Listed]:
+def right(classes: Sequence[Listed] = CLASSES) -> list[Listed]:
     """Classes that are PyTorch's attention at both kinds of sites, with every mask."""
     exact = Ran("", True, frozenset({"used"}))
-    return [e for e in CLASSES if judged(e).sites and all(ran == exact for _, ran in judged(e).sites.values())]
+    return [e for e in classes if judged(e).sites and all(ran == exact for _, ran in judged(e).sites.values())]
 
 
+def test_those_that_the_node_offers_compute_pytorchs_attention():
+    offered = {name.removeprefix(from_diffusers.PREFIX) for name in from_diffusers.names()}
+    assert {"AttnProcessor", "AttnProcessor2_0"} <= offered <= {e.name for e in right(BESIDE)}
+
+
+@pytest.mark.long
 def test_every_class_has_its_place_in_the_list():
-    """Prints the list. The processors that the node offers are among those that compute PyTorch's attention."""
+    """Prints the list."""
     groups = defaultdict(list)
     for entry in CLASSES:
         result = judged(entry)
@@ -223,10 +238,9 @@ def test_every_class_has_its_place_in_the_list():
     for title, lines in groups.items():
         sys.stdout.write("\n  ".join([f"\n{title} ({len(lines)})", *(line[:400] for line in lines)]) + "\n")
     assert sum(map(len, groups.values())) == len(CLASSES) > 60
-    offered = {name.removeprefix(from_diffusers.PREFIX) for name in from_diffusers.names()}
-    assert {"AttnProcessor", "AttnProcessor2_0"} <= offered <= {e.name for e in right() if e.path == FILE}
 
 
+@pytest.mark.long
 def test_those_that_fit_have_no_error_with_everything_looked_at():
     """The graph capture and every combination of inputs, too, which are left out above. Those of UNets are looked at
     so where they are offered."""

@@ -206,3 +206,17 @@ EVERYDAY = (
 )  # fmt: skip
 
 EXPECTED = (*PUBLIC, *EVERYDAY)
+
+#: Those that another one stands for on the host, but for ``--all``: what the check has to see is the same in both.
+ALIKE = {
+    "editing:MutualSelfAttention": "hazards:CountsCalls",  # counts its calls
+    "regions:TimeGate": "hazards:CountsCalls",
+    "adapters:CustomDiffusion": "adapters:LoRAAttention",  # weights of its own
+    "memory:MemoryEfficientAttention": "memory:SlicedAttention",  # the same numbers, a part at a time
+    "reference:ReferenceReader": "hazards:GlobalStrength",  # reads a global
+    "forms:Mixed": "forms:HandsAllOn",  # ``*args, **kwargs``
+    "forms:HandsAllOnToSDPA": "forms:SDPA",  # no mask of three dimensions
+    "forms:Wrapped": "forms:NoGradient",  # another function around its own
+    "standins:HostAttention": "standins:GuideAttention",  # calls ComfyUI's own module
+    "hazards:BranchesOnItem": "hazards:BranchesOnValue",  # a branch by a value
+}
