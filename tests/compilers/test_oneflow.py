@@ -123,18 +123,34 @@ def test_an_operator_that_oneflow_lacks_is_named_with_its_line():
         assert re.fullmatch(r"it uses aten\.topk \(model\.py:\d+\), which OneFlow cannot do here: .*", region["reason"])
 
 
-@pytest.mark.parametrize("processor", processor_names())
-def test_scope_attention_compiles_every_processor(processor):
+def sampled_with(processor: str) -> Sampled:
+    """With a processor at every site of a UNet, each compiled for itself."""
     patcher = models.unet_patcher()
     sites = find_sites(patcher.model.diffusion_model)
-    patch = AttentionPatch(sites, get_processor(processor), lambda options: None)
-    attach(patcher, patch)
-    sampled = Sampled(patcher, models.step, scope="attention")
+    attach(patcher, AttentionPatch(sites, get_processor(processor), lambda options: None))
+    return Sampled(patcher, models.step, scope="attention")
+
+
+@pytest.mark.parametrize("processor", [name for name in processor_names() if not get_processor(name).as_operator])
+def test_scope_attention_compiles_every_processor_that_a_graph_can_hold(processor):
+    sampled = sampled_with(processor)
     runs, difference = sampled.sample()
     assert sampled.record["parity"]["relative"] <= TOLERANCE
     assert sampled.record["compile"]["regions_uncompiled"] == []
-    assert runs == 2 * len(sites)
+    assert runs == 2 * sampled.record["compile"]["regions"]
     assert difference <= TOLERANCE
+
+
+@pytest.mark.parametrize("processor", [name for name in processor_names() if get_processor(name).as_operator])
+def test_one_that_is_an_operator_runs_uncompiled_and_says_so(processor):
+    """OneFlow's graphs hold none of torch's operators that this pack makes."""
+    sampled = sampled_with(processor)
+    runs, difference = sampled.sample()
+    assert (runs, difference) == (0, 0)
+    uncompiled = sampled.record["compile"]["regions_uncompiled"]
+    assert len(uncompiled) == sampled.record["compile"]["regions"] > 0
+    for region in uncompiled:
+        assert "which OneFlow cannot do here" in region["reason"]
 
 
 # Weights.
