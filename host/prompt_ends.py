@@ -7,6 +7,7 @@ import asyncio
 import functools
 import importlib
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -76,7 +77,8 @@ class PromptEnds:
         self._unanswered = Unanswered(CANCEL.error, is_theirs)
         self._calls, self._hold = Calls(is_theirs, running), hold
         self._held: Held | None = None
-        self._finalizers, self._beside = Finalizers(is_theirs), Finalizers(is_theirs)
+        self._loops: int | None = None  # the thread of the server's event loop
+        self._finalizers, self._beside = Finalizers(is_theirs), Finalizers(is_theirs, served=self._serving)
         self._seen: deque[str] = deque(maxlen=MOST)
         self._timer: asyncio.TimerHandle | None = None
         self._until = 0.0
@@ -88,6 +90,11 @@ class PromptEnds:
         loop = getattr(self._server, "loop", None)
         if loop is not None and loop.is_running():
             loop.call_soon_threadsafe(self._begin)
+
+    def _serving(self) -> int | None:
+        """The thread of the server's event loop, while that runs: another one may have its number after it."""
+        loop = getattr(self._server, "loop", None)
+        return self._loops if loop is not None and loop.is_running() else None
 
     def on_prompt(self, data: Any) -> Any:
         """What the server calls with each prompt that it is sent."""
@@ -111,6 +118,7 @@ class PromptEnds:
                 yield ended
 
     def _begin(self) -> None:
+        self._loops = threading.get_ident()
         if self._timer is None:
             self._look()
 

@@ -1,6 +1,7 @@
 """At which sites what a patch put there computes, noted while a model call runs.
 
-A compiled block does not tell: for it is noted what its uncompiled run noted, with which it was compared.
+A compiled block does not tell: for it is noted what its uncompiled run noted, with which it was compared. Another node
+may call the model, or its blocks, in a thread of its own: what is met there is noted by all who note.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ..patching.ending.stopping import OWN
 from .sites.find import Site
 
 #: A site's module by its id, and the number of what adds to its attention; None is what takes its place.
@@ -76,6 +78,12 @@ def note_met(site: nn.Module | None, called: bool, number: int | None = None) ->
 
 def _note(place: Place, called: bool) -> None:
     of_thread = _RUNNING.get(threading.get_ident())
-    if of_thread is not None:
-        of_thread.last = next(_NUMBERS)
-        of_thread.noted[-1][place] = called or of_thread.noted[-1].get(place, False)
+    for one in _others() if of_thread is None else (of_thread,):
+        one.last = next(_NUMBERS)
+        for noted in one.noted[-1:]:  # none where it ends just now
+            noted[place] = called or noted.get(place, False)
+
+
+def _others() -> Iterable[_Running]:
+    """Those of other threads, for one in which nobody notes; none for a check's, which calls processors to try them."""
+    return () if threading.current_thread().name.startswith(OWN) else _RUNNING.copy().values()

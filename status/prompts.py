@@ -88,8 +88,9 @@ class EndedPrompt:
                 found[source].append((node, slot))
         return dict(found)
 
+    @cached_property
     def executed(self) -> set[str]:
-        """The nodes that ran: what was wanted needs them, and they were not cached."""
+        """The nodes that ran: what was wanted needs them, and they were not cached. Looked up once, too."""
         ran, waiting = set(), [node for node in self.wanted if node in self.graph]
         while waiting:
             node = waiting.pop()
@@ -106,8 +107,9 @@ def not_sampled(prompt: EndedPrompt, node: str, record: Record, class_of: Callab
     Nobody was expected to sample where only our own nodes took the model, where the sampler was cached, or where a node
     of another pack may keep the model for a later prompt.
     """
-    executed = prompt.executed()
-    if record.sampled_at >= prompt.began or node not in executed | prompt.cached:
+    executed = prompt.executed
+    ran = node in executed or node in prompt.cached
+    if record.sampled_at >= prompt.began or not ran:
         return False
     takers = _takers(prompt, node, class_of)
     for taker in takers & prompt.cached:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from comfy_api.latest import ui as host_ui
 
+from ...host.prompt_ends import CANCEL
 from ...host.server import show_now
 from .given import Given
 
@@ -41,6 +42,7 @@ def different_weights(one: Any, other: Any) -> list[str]:
     first, second = (model.model.state_dict() for model in (one, other))
     names = sorted(first.keys() ^ second.keys())
     for name in sorted(first.keys() & second.keys()):
+        CANCEL.check()
         a, b = first[name], second[name]
         same = a is b or (a.shape == b.shape and torch.equal(a.detach().cpu().float(), b.detach().cpu().float()))
         if not same or _patches(one, name) != _patches(other, name):

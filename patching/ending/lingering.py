@@ -1,4 +1,5 @@
-"""People's code that does not return: a call in a model, which is said, and a ``__del__``, which is ended."""
+"""People's code that does not return: a call in a model, which is said, and what Python runs when it collects, a
+``__del__`` or a weak reference's callback, which is ended."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 #: Seconds after which it is said that a call has not returned.
 LONG = 15.0
 
-#: Seconds that a ``__del__`` has, and between two looks at them.
+#: Seconds that such a ``__del__`` has, and between two looks at them.
 FINALIZING, PAUSE = 10.0, 0.5
 
 #: Seconds in which an exception is met by Python code. It is taken back from what waits in C code.
@@ -76,10 +77,19 @@ class Calls:
 
 class Finalizers:
     """Ends a person's ``__del__`` that does not return, in whatever thread Python collects: what is raised in one goes
-    no further. Two of them, in two threads, each see what holds the other."""
+    no further. Two of them, in two threads, each see what holds the other.
 
-    def __init__(self, is_theirs: Callable[[str], bool], seconds: float = FINALIZING):
-        self._is_theirs, self._seconds = is_theirs, seconds
+    A weak reference's callback, and the rest of a generator, look like any other code. Cancel ends them but where it is
+    answered: in the thread ``served``, the event loop's, nobody calls a person's code, so all of it is Python's doing.
+    """
+
+    def __init__(
+        self,
+        is_theirs: Callable[[str], bool],
+        seconds: float = FINALIZING,
+        served: Callable[[], int | None] = lambda: None,
+    ):
+        self._is_theirs, self._seconds, self._served = is_theirs, seconds, served
         self._since: dict[int, float] = {}
         self._said: set[int] = set()
         self._thread: threading.Thread | None = None
@@ -115,11 +125,13 @@ class Finalizers:
             set_raised(ident, None)
             if ident not in self._said:
                 self._said.add(ident)
-                log.warning("OneDiff: a __del__ did not return in %g s, at %s, and is ended.", self._seconds, where)
+                what = "what Python runs when it collects (a __del__, a weak reference's callback)"
+                log.warning("OneDiff: %s did not return in %g s, at %s, and is ended.", what, self._seconds, where)
 
     def _finalizing(self, ident: int) -> str | None:
-        """Where a thread runs a ``__del__`` of theirs."""
+        """Where a thread runs a ``__del__`` of theirs, or what they have in the place of one."""
+        anything = ident == self._served()
         for code, line in stack_of(ident):
-            if code.co_name == "__del__" and self._is_theirs(code.co_filename):
+            if (anything or code.co_name == "__del__") and self._is_theirs(code.co_filename):
                 return f"{os.path.basename(code.co_filename)}:{line}"
         return None

@@ -1,4 +1,5 @@
-"""Dynamo without the files that it shares with whoever can write into Inductor's usual folder."""
+"""Dynamo without files that it need not read: those that it shares with whoever can write into Inductor's usual folder,
+and the sources of what it traces."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from typing import Any
 class PrivateTracing:
     """``with`` it, ``torch.compile`` and what it made read and write two kinds of file no more: torch's bisector, which
     may name another backend, and profiles of earlier runs (``TORCH_COMPILE_JOB_ID``), which are unpickled. Any user of
-    the machine may have made that folder first. It is entered at every call of a block, so it is quick."""
+    the machine may have made that folder first. Nor does it open the source of each function that it traces, only to
+    name that in a log: the disk of a person's file may not answer any more, and Cancel would wait for it. It is entered
+    at every call of a block, so it is quick."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,6 +48,7 @@ def _instead() -> list[tuple[Any, str, Any]]:
     is_asked = any(os.environ.get(f"TORCH_BISECT_{what}") for what in ("BACKEND", "SUBSYSTEM"))
     wanted = (
         ("torch._dynamo.pgo", "", "get_cache_key", lambda: None),
+        ("torch._dynamo.symbolic_convert", "", "get_funcname", _no_name),
         ("torch._inductor.compiler_bisector", "CompilerBisector", "bisection_enabled", is_asked),
         ("torch._inductor.compiler_bisector", "CompilerBisector", "read_lines_from_file", staticmethod(_no_lines)),
     )
@@ -62,6 +66,10 @@ def _instead() -> list[tuple[Any, str, Any]]:
 
 def _no_lines(_path: str) -> list[str]:
     return []
+
+
+def _no_name(_file: str, _line: int) -> None:
+    return None
 
 
 #: The one of this process.

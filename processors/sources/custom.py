@@ -149,9 +149,14 @@ class CustomProcessors:
     def _load(self, name: str, file: UserFile, attendance: Attendance) -> _Loaded:
         """What there is of the file's present text; it is run where there is nothing."""
         try:
-            source = read_source(file.path)
+            source = attendance.apart(lambda: read_source(file.path), f"{file.shown} to be read")
         except OSError as error:
             raise CannotLoad(name, file.shown, "cannot be read", *why_not_read(error)) from error
+        except Overdue as over:
+            raise CannotLoad(
+                name, file.shown, f"was not read within {over.seconds:g} s", "The disk does not answer.",
+                "Check the disk or the network that it is on.",
+            ) from over  # fmt: skip
         digest = hashlib.sha256(source).hexdigest()
         loaded = self._loaded.get(file.name)
         if loaded is None or loaded.digest != digest:

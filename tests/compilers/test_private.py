@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import linecache
 import os
 import pickle
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +330,35 @@ class Harmful:
 
     def __reduce__(self):
         return os.mkdir, (str(self.trap),)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes among files here")
+def test_a_file_that_became_a_pipe_is_not_waited_for_where_its_code_is_traced(tmp_path):
+    """As one on a disk that does not answer any more: what it holds is in memory already."""
+    from onediff_pack.checks.graph import capture
+
+    text = "from torch import nn\nclass Mine(nn.Module):\n    def forward(self, x):\n        return x.sin() + 1\n"
+    path, scope = tmp_path / "mine.py", {"__name__": "mine"}
+    exec(compile(text, path, "exec"), scope)
+    linecache.cache[str(path)] = (len(text), None, text.splitlines(True), str(path))  # as for each file that is loaded
+    os.mkfifo(path)
+    mine: Any = scope["Mine"]
+    traced: list[int] = []
+
+    def trace() -> None:
+        capture._counted.graphs = 0
+        capture._call(capture._runner()[0], mine(), (torch.ones(1, 2, 4),))
+        traced.append(capture._counted.graphs)
+
+    thread = threading.Thread(target=trace, daemon=True)
+    thread.start()
+    thread.join(60)
+    in_time = list(traced)
+    lets_go = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    path.unlink()
+    os.close(lets_go)
+    thread.join(60)
+    assert in_time == [1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows deletes nothing that is open")

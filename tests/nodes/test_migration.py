@@ -466,6 +466,19 @@ def test_models_are_compared_by_their_weights(patcher):
     assert run("CompareModel", torch_model=patcher, oneflow_model=lora)[1]["summary"] == f"1 weights differ: {name}"
 
 
+def test_comparing_models_can_be_cancelled(patcher):
+    """In the middle: weights of 12 billion numbers take a minute."""
+    import comfy.model_management as management
+
+    inputs = {"torch_model": patcher, "oneflow_model": models.unet_patcher()}
+    management.interrupt_current_processing()
+    try:
+        with pytest.raises(management.InterruptProcessingException):
+            run("CompareModel", **inputs)
+    finally:
+        management.interrupt_current_processing(False)
+
+
 @pytest.mark.parametrize(
     ("values", "same", "near"),
     [

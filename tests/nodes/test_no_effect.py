@@ -89,6 +89,25 @@ class DeepCache:
         return (clone,)
 
 
+class InThread:
+    """Calls the model in a thread of its own, as packs do that share its work among devices."""
+
+    RETURN_TYPES, FUNCTION = ("MODEL",), "apply"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def apply(self, model):
+        def diffusion_model(executor, *args, **kwargs):
+            with ThreadPoolExecutor(1) as apart:
+                return apart.submit(torch.inference_mode()(executor), *args, **kwargs).result()
+
+        clone = model.clone()
+        clone.add_wrapper_with_key("diffusion_model", "apart", diffusion_model)
+        return (clone,)
+
+
 class Server:
     """The host's executor and queue, without its routes and sockets."""
 
@@ -122,6 +141,7 @@ class Server:
             "Prompt": Prompt,
             "Show": Show,
             "DeepCache": DeepCache,
+            "InThread": InThread,
         }
         for name, cls in ours.items():
             monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, cls)
@@ -211,6 +231,13 @@ def test_what_each_prompt_says(server):
     assert server.run(around)["patch"] == "no effect: “DeepCache” runs in the model's place"
     assert server.run({**plain, "sample": sampling("patch", seed=2)})["patch"] == good
     assert server.run({**plain, "sample": sampling("patch", seed=2), "show": renamed["show"]})["patch"] == good
+
+
+def test_a_model_that_is_called_in_another_thread_has_an_effect_there(server):
+    apart = {"class_type": "InThread", "inputs": {"model": ["patch", 0]}}
+    said = server.run({**PATCHED, "apart": apart, "sample": sampling("apart")})["patch"]
+    assert said == server.run({**PATCHED, "sample": sampling("patch")})["patch"]
+    assert said.startswith("patched 14 sites")
 
 
 def test_a_node_that_never_was_sampled_says_so_too(server):

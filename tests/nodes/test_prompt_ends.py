@@ -13,6 +13,7 @@ import threading
 import time
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_an_ended_prompt_is_noticed_soon_and_once():
     (prompt,) = found
     assert (prompt.workflow, prompt.began, prompt.wanted, prompt.cached) == ("w", 5.0, ("3",), {"12"})
     assert prompt.records == {"12": {"node": "12"}}
-    assert (prompt.graph, prompt.executed()) == (GRAPH, {"3"})
+    assert (prompt.graph, prompt.executed) == (GRAPH, {"3"})
     server.prompt_queue.delete_history_item("ours")
     assert list(ends.new()) == []
     server.loop.call_soon_threadsafe(server.loop.stop)
@@ -195,12 +196,14 @@ SWALLOWS = "begun.set()\nwhile True:\n    try:\n        sum(range(3000))\n    ex
 @pytest.mark.parametrize("body", [LOOPS, SWALLOWS], ids=["loops", "swallows"])
 @pytest.mark.parametrize("where", ["a thread", "the event loop"])
 def test_a_del_that_does_not_return_is_ended_wherever_python_collects(monkeypatch, where, body):
-    from onediff_pack.host.prompt_ends import PromptEnds
+    from onediff_pack.host import prompt_ends
     from onediff_pack.patching.ending import lingering
 
-    monkeypatch.setattr(lingering.Finalizers.__init__, "__defaults__", (0.3,))
+    monkeypatch.setattr(prompt_ends, "Finalizers", partial(lingering.Finalizers, seconds=0.3))
     server, begun, ended = Server(), threading.Event(), threading.Event()
-    ends = PromptEnds(server, lambda: None, lambda prompt: "w", lambda file: file == MINE and not ended.is_set())
+    ends = prompt_ends.PromptEnds(
+        server, lambda: None, lambda prompt: "w", lambda file: file == MINE and not ended.is_set()
+    )
 
     def collect() -> None:
         leave(body, begun=begun)
@@ -217,6 +220,46 @@ def test_a_del_that_does_not_return_is_ended_wherever_python_collects(monkeypatc
         assert begun.wait(5)
         assert ended.wait(5)
     finally:
+        server.loop.call_soon_threadsafe(server.loop.stop)
+
+
+#: Each makes ``left``, and what Python runs when that is collected.
+IN_ITS_PLACE = {
+    "a callback": "import weakref\nclass Mine: pass\ndef end(_): LOOP\nleft = Mine()\nref = weakref.ref(left, end)",
+    "finalize": "import weakref\nclass Mine: pass\ndef end(): LOOP\nleft = Mine()\nweakref.finalize(left, end)",
+    "a generator": "def go_on():\n    try: yield\n    finally: LOOP\nleft = go_on()\nnext(left)",
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("what", IN_ITS_PLACE)
+def test_what_stands_for_a_del_is_ended_where_cancel_is_answered(monkeypatch, what):
+    """On the event loop, that is: whatever it holds up, Cancel would wait for."""
+    from onediff_pack.host import prompt_ends
+    from onediff_pack.patching.ending import lingering
+
+    monkeypatch.setattr(prompt_ends, "Finalizers", partial(lingering.Finalizers, seconds=0.3))
+    server, ended, end = Server(), threading.Event(), threading.Event()
+
+    def theirs(file: str) -> bool:
+        return file == MINE and not ended.is_set()
+
+    ends = prompt_ends.PromptEnds(server, lambda: None, lambda prompt: "w", theirs)
+    scope: dict[str, Any] = {"end_": end}
+    text = IN_ITS_PLACE[what].replace("LOOP", "\n        while not end_.is_set(): pass")
+    exec(compile(text, MINE, "exec"), scope)
+
+    def collect() -> None:
+        del scope["left"]
+        gc.collect()
+        ended.set()
+
+    try:
+        ends.watch()
+        server.loop.call_soon_threadsafe(collect)
+        assert ended.wait(5)
+    finally:
+        end.set()
         server.loop.call_soon_threadsafe(server.loop.stop)
 
 

@@ -335,6 +335,27 @@ ENDLESS = {
 }
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_disk_that_hangs_while_a_file_is_read_for_a_run(custom, folder, monkeypatch, cancelled):
+    """No such disk is at hand: the read waits."""
+    write(folder, "mine.py", MODULE)
+    custom.names()
+    answers = threading.Event()
+    monkeypatch.setattr(custom_module, "read_source", lambda path: answers.wait(20))
+
+    def check() -> None:
+        if cancelled:
+            raise Cancelled
+
+    start = time.monotonic()
+    try:
+        with pytest.raises(Cancelled if cancelled else CannotLoad, match=None if cancelled else "was not read within"):
+            custom.load("custom/mine:Gain", cancel=Cancel(check, Cancelled), patience=1.0)
+        assert time.monotonic() - start < 10
+    finally:
+        answers.set()
+
+
 @pytest.mark.parametrize("what", ENDLESS)
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_what_never_ends_slows_nothing_afterwards(custom, folder, what, cancelled):

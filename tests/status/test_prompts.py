@@ -262,6 +262,16 @@ def test_a_chain_of_hundreds_of_nodes_is_settled_at_once(server):
     assert time.thread_time() - start < 3
 
 
+def test_hundreds_beside_thousands_of_others_are_settled_at_once(server):
+    names = [f"patch{i}" for i in range(300)]
+    server.execute(**dict.fromkeys(names, "patched"))
+    others: dict[str, Any] = {f"show{i}": ("PreviewAny", f"show{i - 1}" if i else "load") for i in range(10_000)}
+    nodes = {"load": "CheckpointLoaderSimple", **others, **{name: ("OneDiffPatchAttention", "load") for name in names}}
+    start = time.thread_time()
+    server.end({**nodes, "sample": ("KSampler", "load")}, wanted=(*others, *names, "sample"))
+    assert time.thread_time() - start < 2
+
+
 def test_a_node_with_inputs_that_are_none_hides_nothing(server):
     graph: dict[str, Any] = {"odd": {"class_type": "KSampler", "inputs": [1]}}
     kinds = {"load": ("CheckpointLoaderSimple", {}), "patch": ("OneDiffPatchAttention", {"model": ["load", 0]})}
