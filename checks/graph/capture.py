@@ -34,7 +34,17 @@ Occasion = Literal["step", "size", "block"]
 _AROUND = frozenset({__file__, adapt.__code__.co_filename})
 
 _numbers = itertools.count()
-_counted = threading.local()
+
+
+class _Counted(threading.local):
+    """Graphs of one kind of call, and what torch knew of sizes while it traced them."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+        self.sizes: list[Any] = []
+
+
+_counted = _Counted()
 
 
 @dataclass(frozen=True)
