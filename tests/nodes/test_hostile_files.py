@@ -277,7 +277,10 @@ def test_links_that_lead_back_hold_up_nobody(folder):
     (folder / "sub" / "other.safetensors").write_bytes(b"")
     for link in (folder / "one", folder / "two", folder / "sub" / "up", folder.parent / "ipadapter" / "back"):
         link.symlink_to(folder)
-    (folder / "elsewhere").symlink_to(folder.parent.parent)
+    other = folder.parent / "another_place"
+    (other / "deep").mkdir(parents=True)
+    (other / "deep" / "up").symlink_to(folder.parent)
+    (folder / "elsewhere").symlink_to(other)
     start = time.monotonic()
     assert {"good.safetensors", "sub/other.safetensors"} <= set(listed())
     assert time.monotonic() - start < 5
