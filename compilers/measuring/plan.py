@@ -139,7 +139,7 @@ class Plan:
 
     def is_told_later(self, step: int) -> bool:
         """Whether a block that is built beside is to be timed: it may be most of a step, and gain nothing. Until then
-        nothing more is compiled."""
+        nothing more is compiled. All are asked: each notes when it was built."""
         return any([one.open and one.is_being_built(step) for one in self.classes])
 
     def leave_what_does_not_pay(self) -> None:

@@ -172,6 +172,17 @@ def built_in_odd_steps(backend: BuildsBeside, step: int) -> None:
         library.ready = True
 
 
+def weighs_most(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of this class take nearly all of a step."""
+
+    @contextmanager
+    def weighed(block: Any) -> Iterator[None]:
+        yield
+        block.weight = 100.0 if block.kind == kind else 0.1
+
+    monkeypatch.setattr(block_runner, "weighed", weighed)
+
+
 def test_while_a_block_that_is_to_be_timed_is_built_nothing_else_is_traced(backend):
     """It may be most of a step, and gain nothing: then tracing the others would be for nothing."""
     import models
@@ -189,12 +200,7 @@ def test_while_a_block_that_is_to_be_timed_is_built_nothing_else_is_traced(backe
 def test_what_is_most_of_a_step_and_gains_nothing_ends_compiling_before_others_are_traced(backend, monkeypatch):
     import models
 
-    @contextmanager
-    def weighed(block: Any) -> Iterator[None]:
-        yield
-        block.weight = 100.0 if block.kind == TRANSFORMER else 0.1
-
-    monkeypatch.setattr(block_runner, "weighed", weighed)
+    weighs_most(TRANSFORMER, monkeypatch)
     monkeypatch.setattr(gain_timing, "time_pairs", lambda *_all: [(1.0, 1.0)] * 3)
     _, record = sampled(backend, models.unet_patcher(), 16, partial(built_in_odd_steps, backend), plans=True)
     assert [said for said in backend.said if said.endswith("begins")] == [f"{TRANSFORMER} begins"]
@@ -206,12 +212,7 @@ def test_one_that_is_not_run_any_more_holds_up_the_others_for_a_step(backend, mo
     import models
     from models import step
 
-    @contextmanager
-    def weighed(block: Any) -> Iterator[None]:
-        yield
-        block.weight = 100.0 if block.kind == SINGLE else 1.0
-
-    monkeypatch.setattr(block_runner, "weighed", weighed)
+    weighs_most(SINGLE, monkeypatch)
     clone, session, record = compiled_clone(models.flux_patcher(), keep_faster=True, plans=True)
     leaves_out = False
 
