@@ -71,6 +71,7 @@ class Workspace:
                 else:
                     os.environ[variable] = value
             _forget_folder()
+            _forget_modules(str(self.folder))
 
     @contextlib.contextmanager
     def _own_headers(self) -> Iterator[None]:
@@ -186,6 +187,15 @@ def _forget_folder() -> None:
     """The one path below its folder that Inductor remembers."""
     with contextlib.suppress(AttributeError):
         _codecache().CacheBase.get_local_cache_path.cache_clear()
+
+
+def _forget_modules(folder: str) -> None:
+    """Inductor lists every module of code that it has loaded, and never lets go of one, so that it can delete their
+    files when it is told to (torch 2.11). Ours are in a folder that goes as a whole."""
+    loaded: Any = getattr(getattr(_codecache(), "PyCodeCache", None), "modules", None)
+    if isinstance(loaded, list):
+        for module in [module for module in loaded if (module.__file__ or "").startswith(folder)]:
+            loaded.remove(module)
 
 
 def _codecache() -> Any:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import linecache
+import re
+import sys
 import types
 import weakref
 from typing import Any
 
 import torch
+
+#: The name of a file that stands for the Python of a graph, with its number.
+_GENERATED = re.compile(r"<eval_with_key>\.(\d+)")
 
 
 def sizes_in_tracing() -> Any:
@@ -25,6 +31,22 @@ def end_tracing(sizes: Any) -> None:
     if sizes is not None:
         sizes.tracked_fakes = None
         getattr(sizes, "fake_tensor_cache", {}).clear()
+
+
+def sources_kept() -> int:
+    """How many graphs torch has written as Python so far."""
+    module = sys.modules.get("torch.fx.graph_module")
+    return getattr(getattr(module, "_loader", None), "next_id", 0)
+
+
+def forget_sources(before: int) -> None:
+    """Lets go of the Python of those that came after so many: torch keeps all of it, for whoever prints a traceback."""
+    cache = getattr(getattr(sys.modules.get("torch.fx.graph_module"), "_loader", None), "eval_cache", {})
+    for name in list(cache):
+        number = _GENERATED.match(name)
+        if number is not None and int(number[1]) >= before:
+            cache.pop(name, None)
+            linecache.cache.pop(name, None)
 
 
 def forget_traced(code: types.CodeType) -> None:

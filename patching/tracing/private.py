@@ -8,19 +8,22 @@ import os
 import threading
 from typing import Any
 
+from .forgetting import forget_sources, sources_kept
+
 
 class PrivateTracing:
     """``with`` it, ``torch.compile`` and what it made read and write two kinds of file no more: torch's bisector, which
     may name another backend, and profiles of earlier runs (``TORCH_COMPILE_JOB_ID``), which are unpickled. Any user of
     the machine may have made that folder first. Nor does it open the source of each function that it traces, only to
-    name that in a log: the disk of a person's file may not answer any more, and Cancel would wait for it. It is entered
-    at every call of a block, so it is quick."""
+    name that in a log: the disk of a person's file may not answer any more, and Cancel would wait for it. What it writes
+    of graphs as Python is not kept. It is entered at every call of a block, so it is quick."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
         self._instead: list[tuple[Any, str, Any]] | None = None
         self._before: list[tuple[Any, str, Any]] = []
+        self._sources = 0
 
     def __enter__(self) -> None:
         with self._lock:
@@ -30,12 +33,15 @@ class PrivateTracing:
             if self._inside == 1:  # other threads may trace meanwhile
                 self._before = [(owner, name, vars(owner)[name]) for owner, name, _ in self._instead]
                 _set(self._instead)
+                self._sources = sources_kept()
 
     def __exit__(self, *_error: object) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
                 _set(self._before)
+                if sources_kept() > self._sources:
+                    forget_sources(self._sources)
 
 
 def _set(values: list[tuple[Any, str, Any]]) -> None:

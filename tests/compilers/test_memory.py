@@ -202,10 +202,12 @@ def test_a_processor_that_a_person_wrote_goes_when_no_node_holds_it(inductor):
 
 def test_what_is_checked_and_captured_anew_each_time_leaves_next_to_nothing(inductor):
     """As where the node of a processor that a person wrote runs anew. Dynamo hangs all that its guards hold on modules
-    and classes that never go: some thousand objects a time, of each of a model's blocks and of each check."""
+    and classes that never go: some thousand objects a time, of each of a model's blocks and of each check. And torch
+    keeps the Python that it writes of each graph."""
     import models
+    from torch.fx.graph_module import _loader
 
-    held = []
+    held, sources = [], set(_loader.eval_cache)
     for _ in range(4):
         patcher = models.flux_patcher()
         clone, session, record = compiled_clone(patcher)
@@ -219,6 +221,7 @@ def test_what_is_checked_and_captured_anew_each_time_leaves_next_to_nothing(indu
         gc.collect()
         held.append(len(gc.get_objects()))
     assert held[-1] - held[1] < 2 * 1_500
+    assert set(_loader.eval_cache) == sources
 
 
 def test_twenty_varied_runs_leave_nothing_behind(inductor):

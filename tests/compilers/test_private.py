@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,23 @@ def test_headers_are_precompiled_in_the_private_folder_and_not_remembered_from_a
     with WarmStart().compiling("1" * 64) as compiling:
         assert Path(codecache._precompile_header("header.h")).is_relative_to(compiling.workspace.folder)
     assert Path(codecache._precompile_header("header.h")) == shared
+
+
+def test_what_inductor_loaded_from_the_private_folder_is_not_listed_for_ever():
+    """It lists each module of code, of 100 KB and more, so that it can delete their files one day."""
+    from torch._inductor.codecache import PyCodeCache
+
+    workspace = Workspace()
+    ours, theirs = types.ModuleType("ours"), types.ModuleType("theirs")
+    ours.__file__, theirs.__file__ = str(workspace.folder / "ab" / "cab.py"), "/tmp/another_folder/cab.py"
+    before = list(PyCodeCache.modules)
+    try:
+        with workspace.in_use():
+            PyCodeCache.modules += [theirs, ours]
+        assert PyCodeCache.modules == [*before, theirs]
+    finally:
+        PyCodeCache.modules[:] = before
+        workspace.delete()
 
 
 def test_a_precompiled_header_is_kept_signed_for_the_next_start_and_not_with_a_graph(tmp_path):
