@@ -63,6 +63,7 @@ def test_without_a_place_for_links_it_is_said(tmp_path, monkeypatch):
         PlainPaths().of(tmp_path / "a b")
 
 
+@pytest.mark.long
 def test_python_torch_and_the_temporary_folder_in_a_folder_with_a_space(tmp_path):
     """As in “/home/me/AI stuff/ComfyUI/venv”."""
     folder = tmp_path / "it's AI stuff"

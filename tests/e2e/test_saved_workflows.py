@@ -83,9 +83,8 @@ def without_pack(environment: Environment, browser: Any) -> Iterator[Any]:
         page.close()
 
 
-@pytest.mark.parametrize(
-    "name", ["control", *(pytest.param(name, marks=pytest.mark.long) for name in EXAMPLES if name != "control")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_it_comes_back_from_a_comfyui_without_this_pack_as_it_was(without_pack: Any, opened: Any, name: str) -> None:
     """Opened there, moved a little and saved again."""
     workflow = load_workflow(example_file(name))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pytest
 from examples import SDPA, example, run, start
 
 from scripts.environment import Environment
@@ -45,6 +46,14 @@ def test_after_a_restart_nothing_is_compiled_and_the_picture_is_the_same(
     assert numpy.array_equal(first, second)
     assert statistics.median(trips) < 0.5, "the server answered slowly while it compiled"
 
+
+@pytest.mark.long
+def test_a_damaged_entry_is_compiled_anew_and_clearing_lets_the_next_picture_compile_all(
+    environment: Environment, tmp_path: Path
+):
+    """That no damaged entry is used: tests/compilers/test_cache_store.py."""
+    cache = tmp_path / "cache"
+    cold, first, _ = _one_start(environment, cache)
     entry = next(one for one in (cache / "onediff_compile_cache").glob("*.graph") if _holds_a_graph(one))
     entry.write_bytes(entry.read_bytes()[:-100])  # as a crash or a bad disk would leave it
     cleared: dict[str, Any] = {}

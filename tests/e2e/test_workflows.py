@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,28 @@ SITES = {"sd15": 14, "flux": 6}
 KEEP = {"keep_faster": False}
 
 
-@pytest.fixture(params=["its own attention, patched with sdpa", "PyTorch attention"])
-def attention(request, model: str) -> tuple[Server, tuple[str, ...]]:
+#: Each model once, and each server once; the other pairs with ``scripts/test.py --all``.
+each_once = pytest.mark.parametrize(
+    ("attention", "model"),
+    [
+        ("its own attention, patched with sdpa", "sd15"),
+        ("PyTorch attention", "flux"),
+        pytest.param("its own attention, patched with sdpa", "flux", marks=pytest.mark.long),
+        pytest.param("PyTorch attention", "sd15", marks=pytest.mark.long),
+    ],
+    indirect=["attention"],
+)
+
+
+@pytest.fixture
+def attention(request) -> tuple[Server, tuple[str, ...]]:
     """A server, and the nodes that are not needed there."""
     if request.param == "PyTorch attention":
-        if model == "sd15" and "ONEDIFF_TEST_ALL" not in os.environ:
-            pytest.skip("compiles for a minute what Flux shows too: scripts/test.py --all runs it")
         return request.getfixturevalue("sdpa_server"), ("OneDiffPatchAttention",)
     return request.getfixturevalue("server"), ()
 
 
-@pytest.mark.parametrize("model", list(EXPECTED))
+@each_once
 def test_compiled_equals_uncompiled_in_one_graph_a_kind_of_block(attention, model):
     server, unneeded = attention
     workflow = bypass(example(model, server, OneDiffCompile=KEEP, OneDiffPatchAttention=SDPA), *unneeded)
@@ -75,16 +85,7 @@ def test_compiled_equals_uncompiled_in_one_graph_a_kind_of_block(attention, mode
     assert abs(picture - expected).max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("attention", "model"),
-    [
-        ("its own attention, patched with sdpa", "sd15"),
-        ("PyTorch attention", "flux"),
-        pytest.param("its own attention, patched with sdpa", "flux", marks=pytest.mark.long),
-        pytest.param("PyTorch attention", "sd15", marks=pytest.mark.long),
-    ],
-    indirect=["attention"],
-)
+@each_once
 def test_a_second_sampling_compiles_nothing_and_its_history_holds_the_record(attention, model):
     server, unneeded = attention
     changes: dict[str, Any] = {"OneDiffCompile": KEEP, "OneDiffPatchAttention": SDPA}

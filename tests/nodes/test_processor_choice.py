@@ -25,18 +25,25 @@ RIGHT = """
 """
 
 
+@pytest.fixture(scope="module")
+def unet(host):
+    """One for all: what a model hands to its attention is found out once, which takes a third of a second."""
+    import models
+
+    return models.unet_patcher()
+
+
 @pytest.fixture
-def choose(tmp_path, monkeypatch):
+def choose(tmp_path, monkeypatch, unet):
     """Chooses a processor whose file has this text, for the small UNet: its name, (severity, rule) of findings, those
     themselves, the processor, and a site."""
-    import models
     from onediff_pack.host import offered_processors as processor_choice
     from onediff_pack.processors import find_sites
     from onediff_pack.processors.sources.custom import CustomProcessors
 
     custom = CustomProcessors(lambda: [tmp_path])
     monkeypatch.setattr(processor_choice, "CUSTOM", custom)
-    patcher = models.unet_patcher()
+    patcher = unet.clone()
     sites = find_sites(patcher.model.diffusion_model)
 
     def choose(name: str, text: str = ""):
