@@ -15,8 +15,8 @@ class PrivateTracing:
     """``with`` it, ``torch.compile`` and what it made read and write two kinds of file no more: torch's bisector, which
     may name another backend, and profiles of earlier runs (``TORCH_COMPILE_JOB_ID``), which are unpickled. Any user of
     the machine may have made that folder first. Nor does it open the source of each function that it traces, only to
-    name that in a log: the disk of a person's file may not answer any more, and Cancel would wait for it. What it writes
-    of graphs as Python is not kept. It is entered at every call of a block, so it is quick."""
+    name that in a log: the disk of a person's file may not answer any more, and Cancel would wait for it. The Python
+    that it writes of graphs is not kept. It is entered at every call of a block, so it is quick."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

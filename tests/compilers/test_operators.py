@@ -15,7 +15,9 @@ import torch
 from changes import CHANGES, Setup, conditioning, relative, sample, strengthen
 from onediff_pack.compilers.blocks.operators import block_call
 from onediff_pack.patching.ending.stopping import Stopped
-from onediff_pack.patching.wrappers import KEY, OUTER_SAMPLE
+from onediff_pack.patching.wrappers import KEY, OUTER_SAMPLE, attach
+from onediff_pack.processors import find_sites, get_processor
+from onediff_pack.processors.attention_patch import AttentionPatch
 from onediff_pack.proving.proof import Proof
 from passthrough import Passthrough, without_inductor
 from sessions import compiled_clone, known, using
@@ -47,7 +49,12 @@ FOREIGN = {
     "sdxl": ON_A_UNET,
     "flux": ("attention override", "attention input patch", "attention output patch"),
 }
-ON_SDXL_ALWAYS = ("replaced cross-attention",)  # its place has a number more
+#: In an ordinary run: one of each way to call it on a UNet, the others in test_soundness.py, and all on Flux.
+ALWAYS = {
+    "unet": ("attention override", "attention output patch", "patch between attentions", "replaced attention"),
+    "sdxl": ("replaced cross-attention",),  # its place has a number more
+    "flux": FOREIGN["flux"],
+}
 
 
 @dataclass
@@ -117,9 +124,9 @@ def sittings(inductor):
 
 
 def cases() -> list[Any]:
-    """All of them; of those on SDXL, whose blocks are built like SD 1.5's, one in an ordinary run."""
+    """All of them; in an ordinary run those of ``ALWAYS``."""
     return [
-        pytest.param(model, name, marks=LONG if model == "sdxl" and name not in ON_SDXL_ALWAYS else ())
+        pytest.param(model, name, marks=() if name in ALWAYS[model] else LONG)
         for model, names in FOREIGN.items()
         for name in names
     ]
@@ -162,6 +169,26 @@ def patched(**patches: Any) -> Callable[[Setup], None]:
 
 def scaled(by: float) -> Callable[[Setup], None]:
     return patched(override=lambda func, *args, **kwargs: func(*args, **kwargs) * by)
+
+
+def test_an_override_that_a_processor_takes_the_place_of_stays_out_beside_a_replacement(sittings):
+    """An override, then a processor, then a replacement of the middle block's attention. What the block computes
+    uncompiled, while it is compared, is the picture's."""
+    sitting, halved = sittings("unet"), scaled(0.5)
+
+    def change(setup: Setup) -> None:
+        halved(setup)
+        before = setup.model.model_options["transformer_options"]["optimized_attention_override"]
+        setup.model = setup.model.clone()
+        sites = find_sites(setup.model.model.diffusion_model)
+        attach(setup.model, AttentionPatch(sites, get_processor("sdpa"), lambda options: None, superseded=before))
+        CHANGES["replaced attention"][0](setup)
+
+    expected = sitting.uncompiled(change)
+    assert relative(sitting.uncompiled(halved), sitting.plain) > 10 * TOLERANCE, "else the override would not show"
+    for _ in range(2):
+        assert relative(sitting.with_compiled(change), expected) <= TOLERANCE
+        sitting.assert_all_compiled()
 
 
 @pytest.mark.parametrize("model", ["unet", "flux_of_nine"])

@@ -183,6 +183,7 @@ def test_files_are_listed_edited_broken_and_mended_without_a_restart(own_server,
     assert "is not among the classes in models/attention_processors" in finding["what"]
 
 
+@LONG
 def test_diffusers_own_compute_the_same_picture(own_server):
     result = run(own_server, with_processor(own_server, "diffusers/AttnProcessor2_0"))
     assert result.records["OneDiffCompile"]["state"] == "compiled", result.records["OneDiffCompile"]["summary"]

@@ -35,8 +35,14 @@ def given(name: str) -> str:
 
 
 EDITORS = [name for name in FILES if "nodes" in json.loads(given(name))]
+#: One with a ControlNet and one without; tests/e2e/test_old_workflows.py runs all, as they are sent.
+ALWAYS = ("controlnet_onediff-ui.json", "sd15-onediff-ui.json")
 RUNS = [
-    *((name, False) for name in EDITORS if not name.startswith("text-to-video")),  # loads an image encoder
+    *(
+        pytest.param(name, False, marks=() if name in ALWAYS else pytest.mark.long)
+        for name in EDITORS
+        if not name.startswith("text-to-video")  # loads an image encoder
+    ),
     *(pytest.param(name, True, marks=pytest.mark.long) for name in EDITORS if names_larger_classes(given(name))),
 ]
 

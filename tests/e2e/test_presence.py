@@ -230,6 +230,7 @@ def test_after_a_reload_and_in_a_second_browser(editors: Any) -> None:
         assert text(second) == CHECKED, renderer
 
 
+@pytest.mark.long
 def test_two_browsers_whose_workflows_both_have_a_node_12(editors: Any, server: Any) -> None:
     """The second runs what ComfyUI cached for the first: equal nodes with equal ids, and no node executes."""
     first, second = editors(), editors()

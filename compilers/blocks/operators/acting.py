@@ -97,7 +97,13 @@ def with_standins(options: dict[str, Any], entering: dict[str, Any], acting: Act
     return inside
 
 
-def uncompiled_options(call: BlockCall, reads: Reads | None = None, keeps_override: bool = False) -> dict[str, Any]:
+def is_superseded(override: Callable | None, functions: dict[str, Callable]) -> bool:
+    """Whether an attention override is none of the foreign ``functions`` that act: a processor takes its place, as it
+    does for this very override alone."""
+    return override is not None and _role_of(override) not in functions
+
+
+def uncompiled_options(call: BlockCall, keeps_override: bool, reads: Reads | None = None) -> dict[str, Any]:
     """The options of a call with functions that go through it in the place of foreign ones. ``reads`` notes what the
     block itself reads. With ``keeps_override`` the attention override is left as it is: a processor takes its place."""
     options = dict(call.options)

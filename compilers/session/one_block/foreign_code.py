@@ -10,7 +10,14 @@ import torch
 from ....patching.calls import Inputs, with_options
 from ....patching.foreign import OVERRIDE, hosts_own, origin
 from ....processors.overriding import has_processor, supersedes
-from ...blocks.operators.acting import Acting, acting_on, uncompiled_options, whose_words, with_standins
+from ...blocks.operators.acting import (
+    Acting,
+    acting_on,
+    is_superseded,
+    uncompiled_options,
+    whose_words,
+    with_standins,
+)
 from ...blocks.operators.block_call import BlockCall
 from ...blocks.operators.call_form import MARK
 from ...blocks.operators.promises import promises_of
@@ -114,7 +121,7 @@ class ForeignCode:
             return result, seen, self.acting(forward, options, seen, can_hold)
         call = BlockCall(options, {}, self._promises.note, _without_options(inputs, options))
         keeps = self.superseding(forward, options) != "none"
-        result = run(with_options(inputs, self.position, uncompiled_options(call, seen, keeps)))
+        result = run(with_options(inputs, self.position, uncompiled_options(call, keeps, seen)))
         seen.keys.discard(MARK)
         found = self.acting(forward, options, seen, can_hold)
         if isinstance(found, Acting):
@@ -124,7 +131,7 @@ class ForeignCode:
     def first(self, run: Callable[[Inputs], Any], inputs: Inputs, call: BlockCall, found: Acting) -> Any:
         """The uncompiled run of a call that is compared; what foreign code gives is kept."""
         call.compared = True
-        result = run(with_options(inputs, self.position, uncompiled_options(call)))
+        result = run(self._through(call, inputs))
         self._promises.seen.add(found.roles)
         return result
 
@@ -132,8 +139,12 @@ class ForeignCode:
         """Goes on uncompiled with a call that could not be finished compiled; None where no foreign code acts."""
         if call is None:
             return run(inputs)
-        second = call.again()
-        return run(with_options(inputs, self.position, uncompiled_options(second)))
+        return run(self._through(call.again(), inputs))
+
+    def _through(self, call: BlockCall, inputs: Inputs) -> Inputs:
+        """Inputs with which the block runs uncompiled, and foreign code that acts on it goes through the call."""
+        superseded = is_superseded(call.options.get(OVERRIDE), call.functions)
+        return with_options(inputs, self.position, uncompiled_options(call, superseded))
 
     def parity(self, call: BlockCall, second: BlockCall, clones: Inputs, inputs: Inputs) -> list[Parity]:
         """How far the second run, on clones, went the way of the first: arguments of foreign code, and what the block
