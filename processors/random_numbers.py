@@ -13,7 +13,6 @@ import torch
 from torch import overrides
 from torch.utils import _device
 
-
 Setting = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
