@@ -14,7 +14,7 @@ from ..patching.calls import options_of, options_position, with_options
 from ..patching.foreign import OVERRIDE
 from .authored.instances import AsOperator, Computes, Seat, reader_of
 from .built_in.sdpa import SDPAProcessor
-from .built_in.shapes import attend
+from .built_in.shapes import attend, in_batch_of
 from .called_sites import note_met
 from .choosing.host_call import HostCall
 from .choosing.running import trial_at
@@ -49,6 +49,8 @@ def kernel_override(processor: Computes) -> Callable:
         **kwargs: Any,
     ) -> torch.Tensor:
         scale, enable_gqa = kwargs.get("scale"), kwargs.get("enable_gqa", False)
+        if not (skip_reshape or torch.compiler.is_compiling()):
+            k, v = in_batch_of(q, k, v)  # type: ignore[assignment]
         if kernel is not None:
             in_full = kernel.approximate and kwargs.get("low_precision_attention", True) is False
             if torch.compiler.is_compiling():
@@ -142,6 +144,8 @@ def module_forward(forward: Callable, processor: Computes, superseded: Callable 
         options = transformer_options or {}
         if not gives_way(options.get(OVERRIDE, superseded), superseded):
             return forward(self, x, context, value, mask, options)
+        if not torch.compiler.is_compiling():
+            context, value = in_batch_of(x, context, value)
         if processor.left and is_one_of(processor.left, x, mask):
             note_given_up(self)
             note_met(self, called=False)

@@ -1,39 +1,96 @@
-"""What all share, put back as it was: random numbers, and the dtype and device that tensors have by default."""
+"""What all share, put back as it was: random numbers, and PyTorch's settings."""
 
 from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from operator import is_
+from typing import Any
 
 import torch
+from torch import overrides
+from torch.utils import _device
+
+Setting = tuple[Callable[[], Any], Callable[[Any], Any]]
+
+
+def _settings() -> Iterator[Setting]:
+    """What holds for all of PyTorch, as people set it for speed: how it is asked, and set."""
+    yield torch.get_default_dtype, torch.set_default_dtype
+    yield torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+    yield torch.get_num_threads, torch.set_num_threads
+    yield torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode
+    kernels: Any = torch.backends.cuda
+    for name in ("flash", "mem_efficient", "math", "cudnn"):
+        if hasattr(kernels, f"enable_{name}_sdp"):
+            yield getattr(kernels, f"{name}_sdp_enabled"), getattr(kernels, f"enable_{name}_sdp")
+
+
+_SETTINGS = tuple(_settings())
 
 
 @contextmanager
 def defaults_kept() -> Iterator[None]:
-    """Leaves PyTorch's default dtype and device as they were: other models and nodes would go on with others."""
-    dtype, device = torch.get_default_dtype(), _default_device()
+    """Leaves PyTorch's settings as they were, the default dtype and device among them: other models and nodes would go
+    on with others."""
+    were, device = [_asked(ask) for ask, _ in _SETTINGS], _DefaultDevice()
     try:
         yield
     finally:
-        if torch.get_default_dtype() is not dtype:
-            torch.set_default_dtype(dtype)
-        if _default_device() != device:
-            with suppress(AssertionError, RuntimeError):  # another context, as while a check looks, took its place
-                torch.set_default_device(device)
+        device.put_back()
+        for (ask, put), was in zip(_SETTINGS, were, strict=True):
+            if was is not None and _asked(ask) != was:
+                put(was)
 
 
-def _default_device() -> torch.device | None:
-    """The one that was set for this thread, None where none was: torch's own question cannot tell that from the CPU."""
-    context = getattr(getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None), "device_context", None)
-    return getattr(context, "device", None)
+def _asked(ask: Callable[[], Any]) -> Any:
+    """None where PyTorch does not say: it refuses where its older and newer ways to set a precision were both used."""
+    with suppress(RuntimeError):
+        return ask()
+    return None
+
+
+class _DefaultDevice:
+    """The default device of this thread, and what else takes PyTorch's calls here, as they are when this is made.
+
+    Put back as a whole: where one was set inside another context, as a check has one, PyTorch would bring that context
+    back once it has ended.
+    """
+
+    def __init__(self) -> None:
+        self._modes = _modes()
+        self._default = getattr(_default(), "device_context", None)
+        self._current = getattr(_device, "CURRENT_DEVICE", None)
+
+    def put_back(self) -> None:
+        default = _default()
+        if default is not None and getattr(default, "device_context", None) is not self._default:
+            default.device_context = self._default
+        if getattr(_device, "CURRENT_DEVICE", None) != self._current:
+            _device.CURRENT_DEVICE = self._current
+        now = _modes()
+        if len(now) == len(self._modes) and all(map(is_, now, self._modes)):
+            return
+        for _ in now:
+            overrides._pop_mode()
+        for mode in self._modes:
+            overrides._push_mode(mode)
+
+
+def _modes() -> list[Any]:
+    return overrides._get_current_function_mode_stack()
+
+
+def _default() -> Any:
+    return getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None)
 
 
 @contextmanager
 def numbers_kept(device: torch.device, seed: int | None = None) -> Iterator[None]:
     """Leaves the random numbers that come next as they were: torch's, Python's and, where it is loaded, numpy's. And
-    the default dtype and device.
+    PyTorch's settings.
 
     Args:
         seed: of the numbers that torch, on the CPU, and Python draw inside; None goes on with those that come next.

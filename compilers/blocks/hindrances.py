@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 from torch import nn
 from torch.nn.modules import module as modules
 
+from ...memo import cached
 from ...processors.overriding import keeps_state
 
 #: A compiled block is also run uncompiled, to be compared with that; such a processor is called once a step.
@@ -23,6 +25,10 @@ class BlockState:
         self._states = [module.__dict__ for _, module in self._inner]
         self._block = block
         self._classes = tuple(dict.fromkeys(type(module) for module in block.modules()))
+        self._of_classes = [(cls, name) for cls in self._classes for name in ("forward", "__call__", *_called_by(cls))]
+        self._of_modules = [
+            (number, module, name) for number, module in enumerate(block.modules()) for name in _called_by(type(module))
+        ]
         self._children = [(one._modules, [*one._modules.values()]) for one in block.modules() if one._modules]
         self._odd: list[dict[str, Any]] = []
 
@@ -53,6 +59,9 @@ class BlockState:
             return "another node replaced its forward with something that is not a method of it."
         if keeps_state(forward):
             return KEEPS_STATE
+        for _, name, own, module in self._set_over():
+            if getattr(own, "__self__", module) is not module:
+                return f"another node replaced {name} in it with something that is not a method of it."
         return self._inside() if self._odd else None
 
     def _inside(self) -> str | None:
@@ -66,9 +75,41 @@ class BlockState:
                 return KEEPS_STATE
         return None
 
-    def class_forwards(self) -> tuple[Callable, ...]:
-        """The forwards of the classes in the block. Dynamo takes for granted that nobody replaces them."""
-        return tuple([cls.forward for cls in self._classes])
+    def methods(self) -> Methods:
+        """What runs below the forwards: methods of the classes in the block, and, each with its place, what was set on
+        a module over one of them, as seamless tiling sets ``_conv_forward``. Dynamo takes for granted that nobody
+        replaces the first, and may mistake one of the second for another."""
+        return (
+            tuple([getattr(cls, name) for cls, name in self._of_classes]),
+            tuple([(number, name, getattr(own, "__func__", own)) for number, name, own, _ in self._set_over()]),
+        )
+
+    def _set_over(self) -> list[tuple[int, str, Any, nn.Module]]:
+        return [
+            (number, name, module.__dict__[name], module)
+            for number, module, name in self._of_modules
+            if name in module.__dict__
+        ]
+
+
+Methods = tuple[tuple[Callable, ...], tuple[tuple[int, str, Any], ...]]
+"""Of classes, and set on modules."""
+
+
+@cached
+def _called_by(cls: type[nn.Module]) -> tuple[str, ...]:
+    """The methods of a class, besides ``forward``, that its forward calls, or those do: "_conv_forward"."""
+    found: dict[str, None] = {}
+    waiting = [vars(base)["forward"] for base in cls.__mro__ if "forward" in vars(base) and base is not nn.Module]
+    while waiting:
+        code = getattr(waiting.pop(), "__code__", None)
+        for name in () if code is None else code.co_names:
+            method = getattr(cls, name, None)
+            if name == "forward" or name in found or not isinstance(method, FunctionType) or hasattr(nn.Module, name):
+                continue
+            found[name] = None
+            waiting.append(method)
+    return tuple(found)
 
 
 #: Where PyTorch keeps hooks that are called for every module.

@@ -20,6 +20,18 @@ def project(
     return attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context if value is None else value)
 
 
+def in_batch_of(x: torch.Tensor, *others: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    """Keys and values, or what they are made from, in the batch of the queries: (batch, tokens, …) each.
+
+    ComfyUI's attention takes the batch from the queries alone and views the rest so. HyperTile relies on that: it cuts
+    the queries into tiles, and leaves what they attend to in one piece.
+    """
+    batch = x.shape[0]
+    return tuple(
+        [one if one is None or one.shape[0] == batch else one.reshape(batch, -1, *one.shape[2:]) for one in others]
+    )
+
+
 def attend(
     kernel: Callable,
     attn: Any,

@@ -195,3 +195,47 @@ def test_a_forward_that_stays_goes_on_to_what_it_found_also_without_this_pack(ca
     other = models.flux_patcher()
     with forward_of_block(other.model.diffusion_model):
         torch.testing.assert_close(bypassed, models.step(other))
+
+
+def _tiling(conv: Any) -> None:
+    """What nodes for seamless pictures put on convolutions."""
+
+    def circular(self: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        sides = self._reversed_padding_repeated_twice
+        return nn.functional.conv2d(nn.functional.pad(x, sides, mode="circular"), weight, bias, self.stride)
+
+    conv._conv_forward = circular.__get__(conv)
+
+
+def _as_it_was(conv: Any) -> None:
+    """As they put it back: on the module."""
+    conv._conv_forward = nn.Conv2d._conv_forward.__get__(conv)
+
+
+def _of_class(conv: Any) -> None:
+    found = nn.Conv2d._conv_forward
+    cls: Any = type(conv)
+    cls._conv_forward = lambda *args: found(*args) * 1.5
+
+
+@pytest.mark.parametrize("sets", [(_as_it_was, _tiling, _as_it_was), (_of_class,)], ids=["a module's", "a class's"])
+def test_a_method_that_is_replaced_below_a_forward_takes_effect(captured: None, sets: tuple[Callable, ...]) -> None:
+    import models
+
+    patcher = models.unet_patcher()
+    conv = next(m for m in patcher.model.diffusion_model.input_blocks[1].modules() if isinstance(m, nn.Conv2d))
+    clone, session, _record = compiled_clone(patcher)
+    plain, found = models.step(patcher), []
+    try:
+        session.sampling(lambda: [models.step(clone) for _ in range(4)])
+        for put in sets:
+            put(conv)
+            found.append(models.step(patcher))
+            again = session.sampling(lambda: [models.step(clone) for _ in range(4)])
+            torch.testing.assert_close(again[-1], found[-1])
+    finally:
+        vars(conv).pop("_conv_forward", None)
+        if "_conv_forward" in vars(type(conv)):
+            del type(conv)._conv_forward
+    assert any(not torch.allclose(one, plain) for one in found), "it shows"
+    torch.testing.assert_close(session.sampling(lambda: [models.step(clone) for _ in range(4)])[-1], plain)

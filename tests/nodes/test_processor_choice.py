@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import overrides
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -357,19 +358,53 @@ class Mean({base}):
     assert str(caught.value).endswith("custom/mine:Mine raised Mean: its message cannot be read")
 
 
-@pytest.mark.parametrize("sets", ["torch.set_default_dtype(torch.float64)", "torch.set_default_device('meta')"])
-def test_pytorchs_defaults_are_put_back_after_each_model_call(choose, tmp_path, sets):
+#: Settings of PyTorch that hold for all of ComfyUI, as people copy them from guides.
+SETS = (
+    "torch.set_default_dtype(torch.float64)",
+    "torch.set_default_device('meta')",
+    "torch.set_float32_matmul_precision('medium')",
+    "torch.backends.cuda.enable_math_sdp(False)",
+    "torch.use_deterministic_algorithms(True)",
+)
+
+
+def pytorchs_settings() -> list[Any]:
+    made, precision = torch.ones(1), torch.get_float32_matmul_precision()
+    math, exact = torch.backends.cuda.math_sdp_enabled(), torch.are_deterministic_algorithms_enabled()
+    return [made.dtype, made.device.type, precision, math, exact, len(overrides._get_current_function_mode_stack())]
+
+
+@pytest.fixture
+def settings_as_they_are():
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.enable_math_sdp(True)
+    torch.use_deterministic_algorithms(False)
+    for _ in overrides._get_current_function_mode_stack():
+        overrides._pop_mode()
+
+
+@pytest.mark.parametrize("sets", SETS)
+@pytest.mark.usefixtures("settings_as_they_are")
+def test_pytorchs_settings_are_put_back_after_each_model_call(choose, tmp_path, sets):
+    before = pytorchs_settings()
     line = WHERE_NOW.format(repr(str(tmp_path / "now")), sets)
     name, found, _, processor, site = choose("custom/mine:Mine", written(line=line))
     assert name == "custom/mine:Mine", found
     (tmp_path / "now").touch()
-    try:
-        sampled(name, processor, site, partial(site.module, torch.ones(1, 64, site.module.to_q.in_features)))
-        made = torch.ones(1)
-        assert (made.dtype, made.device.type) == (torch.float32, "cpu")
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
+    sampled(name, processor, site, partial(site.module, torch.ones(1, 64, site.module.to_q.in_features)))
+    assert pytorchs_settings() == before
+
+
+@pytest.mark.parametrize("sets", [*SETS, "torch.set_default_device('cpu')"])
+@pytest.mark.usefixtures("settings_as_they_are")
+def test_pytorchs_settings_are_put_back_after_a_check(choose, sets):
+    """The default device was one of the check's own after it: every later prompt ended with “no data”."""
+    before = pytorchs_settings()
+    choose("custom/mine:Mine", written(line=sets))
+    assert pytorchs_settings() == before
 
 
 @pytest.mark.parametrize("where", ["__init__", "forward", "file"])

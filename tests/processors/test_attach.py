@@ -69,6 +69,26 @@ def test_sdpa_keeps_the_result(patcher):
     torch.testing.assert_close(step(clone), step(patcher), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["sdpa", "sliced", "reference"])
+def test_queries_that_another_node_cuts_into_tiles_are_computed_as_by_the_host(name):
+    """HyperTile gives the queries another batch than keys and values; ComfyUI's attention goes by the queries'."""
+    import models
+    from changes import CHANGES, Setup, conditioning, relative, sample, strengthen
+
+    patcher = models.unet_patcher()
+    strengthen(patcher.model)
+    pictures = []
+    for model in (patcher, patcher, patched_with(patcher, get_processor(name))[0]):
+        setup = Setup(model, conditioning(1), conditioning(2))
+        if pictures:
+            CHANGES["HyperTile"][0](setup)
+        pictures.append(sample(setup))
+        setup.restore()
+    plain, expected, patched = pictures
+    assert relative(expected, plain) > 1e-3, "it must cut, or this test tells nothing"
+    assert relative(patched, expected) < 1e-5
+
+
 def test_a_patch_comes_off_after_an_error(patcher):
     from models import step
 

@@ -217,8 +217,8 @@ class BlockRunner(InPlace):
         """Runs the block compiled for these options and for the processors that sit on it now."""
         dtype = self._weights.dtype(self._dtype) if self.block.casts_weights else None
         operators = self._foreign.operators(call.foreign)
-        classes = self._state.class_forwards()
-        key, graph = self._variants.find(functions, classes, dtype, entering, operators, call.inputs)
+        methods = self._state.methods()
+        key, graph = self._variants.find(functions, methods, dtype, entering, operators, call.inputs)
         if graph is None:
             return self._skip(f"it was compiled for {MAX_VARIANTS} combinations of settings already.", call.original)
         step.variant.graphs.add(graph)

@@ -9,6 +9,7 @@ import torch
 
 from ....patching.calls import Inputs
 from ...blocks.batches import carry, form_of
+from ...blocks.hindrances import Methods
 from ...blocks.shared_graph import SharedGraph
 from ...blocks.tensors import tensors_of
 from ...blocks.transformer_options import in_key
@@ -43,7 +44,7 @@ class Variants:
     def find(
         self,
         functions: tuple,
-        class_forwards: tuple,
+        methods: Methods,
         dtype: torch.dtype | None,
         entering: dict[str, Any],
         operators: Operators,
@@ -51,7 +52,7 @@ class Variants:
     ) -> tuple[tuple, SharedGraph | None]:
         """The key of a variant, and its graph; no graph where there are too many variants."""
         graphs = self._block.graphs
-        key: tuple = (functions, class_forwards, dtype, operators, in_key(entering))
+        key: tuple = (functions, methods, dtype, operators, in_key(entering))
         if key not in graphs:
             known = [other[3] for other in graphs if EMULATED not in other and APART not in other]
             is_new = operators not in known and len(set(known)) >= MAX_OPERATORS
@@ -81,7 +82,7 @@ class Variants:
         if key not in graphs:
             graph = self._compiler.graph_of((block.signature, *key), key[0][0], block.kind)
             graph.emulates_casts = EMULATED in key
-            graph.is_code_alone = self._compiler.holds_code_alone and block.keeps_nothing(key[0])
+            graph.is_code_alone = self._compiler.holds_code_alone and not key[1][1] and block.keeps_nothing(key[0])
             if self._compiler.takes_any_batch and not (graph.graphs or graph.apart or APART in key):
                 graph.batch = graph.batch or {}
             graphs[key] = graph
