@@ -49,7 +49,7 @@ def kernel_override(processor: Computes) -> Callable:
         **kwargs: Any,
     ) -> torch.Tensor:
         scale, enable_gqa = kwargs.get("scale"), kwargs.get("enable_gqa", False)
-        if not (skip_reshape or torch.compiler.is_compiling()):
+        if not skip_reshape:
             k, v = in_batch_of(q, k, v)  # type: ignore[assignment]
         if kernel is not None:
             in_full = kernel.approximate and kwargs.get("low_precision_attention", True) is False
@@ -144,8 +144,7 @@ def module_forward(forward: Callable, processor: Computes, superseded: Callable 
         options = transformer_options or {}
         if not gives_way(options.get(OVERRIDE, superseded), superseded):
             return forward(self, x, context, value, mask, options)
-        if not torch.compiler.is_compiling():
-            context, value = in_batch_of(x, context, value)
+        context, value = in_batch_of(x, context, value)
         if processor.left and is_one_of(processor.left, x, mask):
             note_given_up(self)
             note_met(self, called=False)

@@ -75,10 +75,11 @@ def difference(picture: array.array, expected: array.array) -> float:
 
 def usage(server: Server) -> dict[str, float]:
     """What the server's process holds: MB that are resident and that are allocated, threads, file descriptors."""
+    heap = server.get_json("/soak/heap", PATIENCE)  # first: it lets go of what nobody holds
     status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii", errors="replace")
     lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     descriptors = len(os.listdir(f"/proc/{server.process.pid}/fd"))
-    held = {"rss_mb": int(lines["VmRSS"].split()[0]) / 1024, "heap_mb": server.get_json("/soak/heap", PATIENCE)}
+    held = {"rss_mb": int(lines["VmRSS"].split()[0]) / 1024, "heap_mb": heap}
     return {**held, "threads": int(lines["Threads"]), "fds": descriptors}
 
 

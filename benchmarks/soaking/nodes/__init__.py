@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -141,9 +142,15 @@ class _Heap(ctypes.Structure):
 
 @PromptServer.instance.routes.get("/soak/heap")
 async def heap(_request: web.Request) -> web.Response:
-    """MB that are allocated, without what glibc keeps for later: the resident size moves in steps by that."""
+    """MB that are allocated; null where this is not glibc. What is only waiting to be freed is freed before, so that
+    what is resident right after it is what is held: ComfyUI looks for cycles every ten seconds, and until then a whole
+    model can be one; glibc keeps for later what a program has freed.
+    """
+    gc.collect()
     try:
-        mallinfo2 = ctypes.CDLL("libc.so.6").mallinfo2
+        libc = ctypes.CDLL("libc.so.6")
+        libc.malloc_trim(ctypes.c_size_t(0))
+        mallinfo2 = libc.mallinfo2
     except (OSError, AttributeError):
         return web.json_response(None)
     mallinfo2.restype = _Heap
