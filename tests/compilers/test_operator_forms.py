@@ -104,7 +104,7 @@ class Compiled:
         return BlockCall({"patches": {"attn1_patch": [function]}, **options}, self.acting.functions, self.promises.note)
 
     def uncompiled(self, x: torch.Tensor, call: BlockCall) -> torch.Tensor:
-        return self.block(x, uncompiled_options(call))
+        return self.block(x, uncompiled_options(call, keeps_override=False))
 
     def compiled(self, x: torch.Tensor, call: BlockCall) -> torch.Tensor:
         with call.running():
