@@ -1,4 +1,4 @@
-"""What all share, put back as it was: random numbers, and PyTorch's settings."""
+"""What all share, put back as it was: random numbers, PyTorch's settings, and where output goes."""
 
 from __future__ import annotations
 
@@ -34,15 +34,23 @@ _SETTINGS = tuple(_settings())
 @contextmanager
 def defaults_kept() -> Iterator[None]:
     """Leaves PyTorch's settings as they were, the default dtype and device among them: other models and nodes would go
-    on with others."""
+    on with others. And leaves streams to write to: without, ComfyUI's progress bar ends every later sampling."""
     were, device = [_asked(ask) for ask, _ in _SETTINGS], _DefaultDevice()
+    streams = [(name, getattr(sys, name)) for name in ("stdout", "stderr")]
     try:
         yield
     finally:
         device.put_back()
+        for name, stream in streams:
+            if not _can_write(getattr(sys, name, None)) and _can_write(stream):
+                setattr(sys, name, stream)
         for (ask, put), was in zip(_SETTINGS, were, strict=True):
             if was is not None and _asked(ask) != was:
                 put(was)
+
+
+def _can_write(stream: Any) -> bool:
+    return stream is not None and not getattr(stream, "closed", False)
 
 
 def _asked(ask: Callable[[], Any]) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _thread
+import io
+import sys
 import threading
 import time
 import traceback
@@ -405,6 +407,26 @@ def test_pytorchs_settings_are_put_back_after_a_check(choose, sets):
     before = pytorchs_settings()
     choose("custom/mine:Mine", written(line=sets))
     assert pytorchs_settings() == before
+
+
+@pytest.mark.parametrize("where", ["__init__", "forward", "file"])
+@pytest.mark.parametrize("silenced", ["None", "open(__import__('os').devnull, 'w'); sys.stderr.close()"])
+def test_a_class_that_silences_its_output_leaves_later_prompts_something_to_write_to(
+    choose, where, silenced, monkeypatch
+):
+    """ComfyUI's progress bar ended every later sampling: “'NoneType' object has no attribute 'write'”."""
+    streams = [io.StringIO(), io.StringIO()]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    line = f"import sys; sys.stdout = None; sys.stderr = {silenced}"
+    text = written(line=line if where == "forward" else "pass")
+    if where == "__init__":
+        init = f"    def __init__(self):\n        super().__init__()\n        {line}\n\n    def forward"
+        text = text.replace("    def forward", init)
+    elif where == "file":
+        text += f"\n\n{line}\n"
+    choose("custom/mine:Mine", text)
+    assert [sys.stdout, sys.stderr] == streams
 
 
 @pytest.mark.parametrize("where", ["__init__", "forward", "file"])
