@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -36,17 +37,21 @@ def defaults_kept() -> Iterator[None]:
     """Leaves PyTorch's settings as they were, the default dtype and device among them: other models and nodes would go
     on with others. And leaves streams to write to: without, ComfyUI's progress bar ends every later sampling."""
     were, device = [_asked(ask) for ask, _ in _SETTINGS], _DefaultDevice()
-    streams = [(name, getattr(sys, name)) for name in ("stdout", "stderr")]
+    streams = [(name, stream) for name in ("stdout", "stderr") if _can_write(stream := getattr(sys, name, None))]
     try:
         yield
     finally:
         device.put_back()
         for name, stream in streams:
-            if not _can_write(getattr(sys, name, None)) and _can_write(stream):
-                setattr(sys, name, stream)
+            if not _can_write(getattr(sys, name, None)):
+                setattr(sys, name, stream if _can_write(stream) else _nowhere())
         for (ask, put), was in zip(_SETTINGS, were, strict=True):
             if was is not None and _asked(ask) != was:
                 put(was)
+
+
+def _nowhere() -> Any:
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _can_write(stream: Any) -> bool:

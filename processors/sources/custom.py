@@ -199,6 +199,7 @@ def _run_file(file: UserFile, source: bytes, digest: str) -> types.ModuleType:
     try:
         with defaults_kept():
             exec(code, module.__dict__)
+        _answering(module)
     except BaseException:
         if sys.modules.get(module.__name__) is module:  # it may have been left behind, and loaded again
             sys.modules.pop(module.__name__)
@@ -206,6 +207,15 @@ def _run_file(file: UserFile, source: bytes, digest: str) -> types.ModuleType:
                 sys.modules[module.__name__] = before
         raise
     return module
+
+
+def _answering(module: types.ModuleType) -> None:
+    """Makes a module an ordinary one again whose class raises when it is asked: Python asks all modules there are for
+    their files where it looks for a line of any, and nobody's processor could be checked."""
+    try:
+        hasattr(module, "__file__")
+    except BaseException:
+        object.__setattr__(module, "__class__", types.ModuleType)
 
 
 def _let_go(module: types.ModuleType) -> None:

@@ -410,7 +410,7 @@ def test_pytorchs_settings_are_put_back_after_a_check(choose, sets):
 
 
 @pytest.mark.parametrize("where", ["__init__", "forward", "file"])
-@pytest.mark.parametrize("silenced", ["None", "open(__import__('os').devnull, 'w'); sys.stderr.close()"])
+@pytest.mark.parametrize("silenced", ["None", "io.StringIO(); sys.stderr.close()", "sys.stderr; sys.stderr.close()"])
 def test_a_class_that_silences_its_output_leaves_later_prompts_something_to_write_to(
     choose, where, silenced, monkeypatch
 ):
@@ -418,7 +418,7 @@ def test_a_class_that_silences_its_output_leaves_later_prompts_something_to_writ
     streams = [io.StringIO(), io.StringIO()]
     monkeypatch.setattr(sys, "stdout", streams[0])
     monkeypatch.setattr(sys, "stderr", streams[1])
-    line = f"import sys; sys.stdout = None; sys.stderr = {silenced}"
+    line = f"import io, sys; sys.stdout = None; sys.stderr = {silenced}"
     text = written(line=line if where == "forward" else "pass")
     if where == "__init__":
         init = f"    def __init__(self):\n        super().__init__()\n        {line}\n\n    def forward"
@@ -426,7 +426,22 @@ def test_a_class_that_silences_its_output_leaves_later_prompts_something_to_writ
     elif where == "file":
         text += f"\n\n{line}\n"
     choose("custom/mine:Mine", text)
-    assert [sys.stdout, sys.stderr] == streams
+    sys.stderr.write("to write to")
+    sys.stderr.flush()
+    assert sys.stdout is streams[0]
+    assert sys.stderr is streams[1] or streams[1].closed
+
+
+def test_a_module_that_raises_when_it_is_asked_keeps_nobody_elses_class_from_being_checked(choose, tmp_path):
+    """Its own is used too: only the module is odd."""
+    odd = (
+        "\n\nclass Odd(type(torch)):\n    def __getattribute__(self, name):\n        raise SystemExit(name)\n"
+        "\n\n__import__('sys').modules[__name__].__class__ = Odd\n"
+    )
+    assert choose("custom/mine:Mine", written() + odd)[0] == "custom/mine:Mine"
+    (tmp_path / "other.py").write_text(written())
+    used, found, *_ = choose("custom/other:Mine", written() + odd)
+    assert (used, found) == ("custom/other:Mine", [])
 
 
 @pytest.mark.parametrize("where", ["__init__", "forward", "file"])
