@@ -89,8 +89,8 @@ class Family:
 
 FAMILIES: dict[str, Callable[[], Family]] = {}
 
-#: One of each way in which models are built and called. Flux 2 has the blocks of Flux, Z-Image those of Lumina 2; LTXV,
-#: CogVideoX and PixArt call blocks like those of the others with arguments of their own.
+#: Those of an ordinary run, most of the ways in which models are built and called. Flux 2 has the blocks of Flux,
+#: Z-Image those of Lumina 2.
 ORDINARY = ("SD 1.5", "SD 3", "Flux", "Lumina 2", "Qwen-Image", "Wan 2.1", "Hunyuan DiT")
 
 

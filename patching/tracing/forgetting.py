@@ -33,15 +33,19 @@ def end_tracing(sizes: Any) -> None:
         getattr(sizes, "fake_tensor_cache", {}).clear()
 
 
+def _loader() -> Any:
+    """What torch keeps the Python of graphs in; None while nobody has imported it."""
+    return getattr(sys.modules.get("torch.fx.graph_module"), "_loader", None)
+
+
 def sources_kept() -> int:
     """How many graphs torch has written as Python so far."""
-    module = sys.modules.get("torch.fx.graph_module")
-    return getattr(getattr(module, "_loader", None), "next_id", 0)
+    return getattr(_loader(), "next_id", 0)
 
 
 def forget_sources(before: int) -> None:
     """Lets go of the Python of those that came after so many: torch keeps all of it, for whoever prints a traceback."""
-    cache = getattr(getattr(sys.modules.get("torch.fx.graph_module"), "_loader", None), "eval_cache", {})
+    cache = getattr(_loader(), "eval_cache", {})
     for name in list(cache):
         number = _GENERATED.match(name)
         if number is not None and int(number[1]) >= before:

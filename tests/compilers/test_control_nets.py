@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("host", "one_pair")
 
 TOLERANCE = 1e-4
 
-#: With ``scripts/test.py --all``: one that is as large as the original, and two of the classes of others.
+#: With ``scripts/test.py --all``: one that is as large as the original, and those that are made much like another.
 LONG = {
     *("Stable Cascade", "SD 3.5", "SD 3.5, large", "T2I-Adapter light"),
     *("Flux, union", "Qwen, Fun", "Hunyuan DiT"),
